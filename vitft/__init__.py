@@ -1,0 +1,3 @@
+"""Fine-tune pretrained Vision Transformers and measure transfer honestly."""
+
+__version__ = "0.1.0"

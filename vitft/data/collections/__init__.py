@@ -1,0 +1,1 @@
+"""Readers of the raw collections behind VTAB, one module each."""

@@ -1,0 +1,109 @@
+"""What a data set looks like to the rest of vitft: a `Source` opens a `Split`."""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Completeness = Literal["full", "declared", "partial"]
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where a split's images come from; it only ever adds a footnote to a number.
+
+    Attributes:
+        source: kind and place, e.g. "vtab folder (JPEG re-encoded)", "parquet", "digits (scikit-learn)".
+        reference: whether the examples are those of the official split.
+        why: the reason where they are not.
+        completeness: "full" (the official count), "declared" (the count its manifest gives), "partial".
+        revision: version or commit of the data where it has one.
+    """
+
+    source: str
+    reference: bool = False
+    why: str = ""
+    completeness: Completeness = "partial"
+    revision: str = ""
+
+
+@dataclass(frozen=True)
+class Split:
+    """One opened split: an index of its examples. Images are read one by one, when asked for.
+
+    Attributes:
+        task: canonical task name, or the folder's name for a user's own data.
+        name: "train", "val", "test", "train800", "val200" or "train800val200".
+        class_names: K names, index = label.
+        keys: N stable names of the examples, unique within the split.
+        labels: (N,) int64 in [0, K).
+        read: index -> the encoded image (JPEG, PNG, WebP, ... bytes); safe to call from several threads.
+        provenance: see there.
+        exif: apply the EXIF orientation (a user's photographs); benchmark sets are read as their reference code does.
+    """
+
+    task: str
+    name: str
+    class_names: tuple[str, ...]
+    keys: Sequence[str]
+    labels: NDArray[np.int64]
+    read: Callable[[int], bytes]
+    provenance: Provenance
+    exif: bool = field(default=False)
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.class_names)
+
+    @cached_property
+    def digest(self) -> str:
+        """sha256 over keys and labels in their order: equal digests mean the same examples in the same order."""
+        h = hashlib.sha256()
+        for key, label in zip(self.keys, self.labels.tolist(), strict=True):
+            h.update(f"{key}\t{label}\n".encode())
+        return h.hexdigest()
+
+    def select(self, indices: Sequence[int] | NDArray[np.int64], name: str | None = None) -> "Split":
+        """Return the examples at `indices`, in that order, as a `partial` split."""
+        indices = np.asarray(indices, dtype=np.int64)
+        return Split(
+            self.task,
+            name or self.name,
+            self.class_names,
+            [self.keys[i] for i in indices],
+            self.labels[indices],
+            lambda i: self.read(int(indices[i])),
+            Provenance(
+                self.provenance.source,
+                self.provenance.reference,
+                self.provenance.why,
+                "partial",
+                self.provenance.revision,
+            ),
+            self.exif,
+        )
+
+
+class Source(Protocol):
+    """One data set at one place."""
+
+    @property
+    def task(self) -> str:
+        """Canonical task name, or the folder's name for a user's own data."""
+        ...
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """Names that `open` takes."""
+        ...
+
+    def open(self, split: str) -> Split:
+        """Open one split. Raises DataMissing (no such split or file) or DataDamaged (exit code 3)."""
+        ...

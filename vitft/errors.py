@@ -1,0 +1,134 @@
+"""Every error vitft raises on purpose, and the exit code each ends the program with.
+
+    VitftError                    1   the run failed
+    ├── NonFiniteLoss             1   the loss became NaN or infinite
+    ├── DiskFull                  1   a file could not be written whole
+    ├── UsageError                2   a flag, a name or a recipe is wrong
+    │   ├── UnknownName           2   no such task, model, recipe or key (the nearest is named)
+    │   ├── RecipeError           2   a recipe has wrong keys or values (all of them, at once)
+    │   └── RunFolderOccupied     2   other settings already live in the output folder
+    ├── DataError                 3   data is missing or damaged
+    │   ├── DataMissing           3
+    │   ├── DataDamaged           3
+    │   └── ProtocolBreach        3   a split was opened that this phase may not see
+    ├── CheckpointError           4   a checkpoint or a saved state cannot be used
+    │   └── CheckpointUnsafe      4   a file would have to run code to be read
+    ├── OutsideTolerance          5   a number lies outside its recipe's tolerance
+    ├── SuiteIncomplete           6   a suite finished with failed tasks
+    ├── OutOfMemory               7   not even one image at a time fits
+    └── Interrupted             130   stopped by a signal (143 for SIGTERM); the state is saved
+
+An error is at most three short lines: what is wrong (the value in quotes), what is legal, what to do.
+"""
+
+import difflib
+from collections.abc import Iterable
+
+
+class VitftError(Exception):
+    """An expected failure: what is wrong, what would be legal, what to do about it."""
+
+    exit_code = 1
+
+    def __init__(self, what: str, legal: str = "", action: str = "") -> None:
+        self.lines = tuple(line for line in (what, legal, action) if line)
+        super().__init__("\n".join(self.lines))
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Survive a trip between processes (the default would join the three lines into one)."""
+        return _rebuild, (type(self), self.lines, self.__dict__)
+
+
+def _rebuild(cls: type[VitftError], lines: tuple[str, ...], state: dict[str, object]) -> VitftError:
+    error = cls.__new__(cls)
+    Exception.__init__(error, "\n".join(lines))
+    error.__dict__.update(state)
+    return error
+
+
+class NonFiniteLoss(VitftError):
+    pass
+
+
+class DiskFull(VitftError):
+    pass
+
+
+class UsageError(VitftError):
+    exit_code = 2
+
+
+class UnknownName(UsageError):
+    """No such name among the legal ones; suggests the nearest.
+
+    Args:
+        kind: what the name should have named, e.g. "task".
+        name: what the user wrote.
+        names: every legal name.
+        action: the command that lists them.
+    """
+
+    def __init__(self, kind: str, name: str, names: Iterable[str], action: str = "") -> None:
+        names = list(names)
+        near = difflib.get_close_matches(name.lower(), names, n=1, cutoff=0.5)
+        what = f"Unknown {kind} '{name}'."
+        if near:
+            what += f" Did you mean '{near[0]}'?"
+        legal = "" if near or len(names) > 24 else "Legal: " + ", ".join(names) + "."
+        super().__init__(what, legal, action)
+
+
+class RecipeError(UsageError):
+    pass
+
+
+class RunFolderOccupied(UsageError):
+    pass
+
+
+class DataError(VitftError):
+    exit_code = 3
+
+
+class DataMissing(DataError):
+    pass
+
+
+class DataDamaged(DataError):
+    pass
+
+
+class ProtocolBreach(DataError):
+    pass
+
+
+class CheckpointError(VitftError):
+    exit_code = 4
+
+
+class CheckpointUnsafe(CheckpointError):
+    pass
+
+
+class OutsideTolerance(VitftError):
+    exit_code = 5
+
+
+class SuiteIncomplete(VitftError):
+    exit_code = 6
+
+
+class OutOfMemory(VitftError):
+    exit_code = 7
+
+
+class Interrupted(VitftError):
+    """Stopped by a signal after the state was saved.
+
+    Args:
+        signum: 2 (SIGINT) or 15 (SIGTERM); the exit code is 128 + signum.
+    """
+
+    def __init__(self, signum: int, what: str, legal: str = "", action: str = "") -> None:
+        super().__init__(what, legal, action)
+        self.exit_code = 128 + signum

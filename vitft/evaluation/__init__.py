@@ -1,0 +1,1 @@
+"""Exact prediction and the numbers made from it."""

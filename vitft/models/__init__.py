@@ -1,0 +1,1 @@
+"""From a checkpoint to a network at any resolution with a fresh head."""

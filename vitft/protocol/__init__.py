@@ -1,0 +1,1 @@
+"""One task's way to its number: plan the units, tune on val, retrain, open test once."""

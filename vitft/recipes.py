@@ -1,0 +1,305 @@
+"""A recipe is a document: one flat TOML file that holds every choice of a fine-tuning protocol.
+
+Keys are few, unknown ones are errors, and all errors come at once. `[sweep]` lists what may be chosen on val,
+`[for.TASK]` and `[method.NAME]` hold what the source itself varies, `[expect]` the number it should reproduce.
+Precedence: recipe < `[method.NAME]` < `[for.TASK]` < flags and `--set`.
+"""
+
+import hashlib
+import json
+import tomllib
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from vitft.errors import RecipeError, UnknownName, UsageError
+
+Method = Literal["full", "linear", "bias", "lora"]
+Normalise = Literal["checkpoint", "imagenet", "half", "none"]
+
+_DEFAULT = "quick"
+
+
+class Settings(BaseModel):
+    """Every choice that decides a number. The field descriptions are the documentation of the recipe's keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    method: Method = Field("full", description="what is trained: the whole network, the head, head + biases, head + LoRA")
+    steps: int = Field(500, ge=0, description="optimiser updates")
+    batch_size: int = Field(512, ge=1, description="images an update (effective batch)")
+    optimizer: Literal["sgd", "adamw"] = Field("sgd", description="SGD with momentum 0.9, or AdamW")
+    lr: float = Field(0.01, ge=0, description="peak learning rate")
+    momentum: float = Field(0.9, ge=0, lt=1, description="SGD momentum, or AdamW's beta1")
+    weight_decay: float = Field(0.0, ge=0, description="decoupled from the gradient, on matrices only, scaled by lr")
+    schedule: Literal["cosine", "staircase", "linear", "constant"] = Field("cosine", description="decay after warmup")
+    warmup_steps: int = Field(0, ge=0, description="linear warmup from 0")
+    decay_steps: tuple[int, ...] = Field((), description="steps at which `staircase` divides the lr by 10")
+    clip_norm: float = Field(1.0, ge=0, description="global gradient norm; 0 = no clipping")
+    layer_decay: float = Field(1.0, gt=0, le=1, description="lr factor from each block to the one below it")
+    lora_rank: int = Field(8, ge=1, description="rank of the LoRA update")
+    lora_alpha: float = Field(8.0, gt=0, description="LoRA update is scaled by alpha / rank")
+    mixup: float = Field(0.0, ge=0, description="alpha of mixup's Beta distribution; 0 = off")
+    label_smoothing: float = Field(0.0, ge=0, lt=1, description="mass moved from the label to all classes")
+    drop_path: float = Field(0.0, ge=0, lt=1, description="stochastic depth at the last block, rising linearly")
+    ema: float = Field(0.0, ge=0, lt=1, description="Polyak averaging factor of the evaluated weights; 0 = off")
+
+    resolution: int | tuple[int, int] = Field(384, description="pixels: a side, or [height, width]")
+    resize: Literal["squash", "resize-small", "checkpoint"] = Field(
+        "squash",
+        description="how evaluation makes an image the network's size: aspect ratio lost; shorter side to 8/7 of it "
+        "and a centre crop (big_vision's 448 -> 384); the checkpoint's own crop fraction",
+    )
+    crop: Literal["none", "random", "inception", "pad"] = Field(
+        "none",
+        description="training crop: none; resized as `resize` says to `crop_from` and cropped at random; "
+        "a random area of 5-100 % and aspect 3/4-4/3; zero-padded by 1/8 and cropped at random",
+    )
+    crop_from: int = Field(0, ge=0, description="side before the random crop, in pixels; 0 = 8/7 of the resolution")
+    flip: bool = Field(True, description="mirror each training image with probability 1/2")
+    interpolation: Literal["bilinear", "bicubic"] = Field("bilinear", description="of the image resize")
+    antialias: bool = Field(True, description="low-pass before downsampling (tf.image.resize does not by default)")
+    normalise: Normalise = Field("checkpoint", description="mean and std: the checkpoint's, ImageNet's, 0.5, or none")
+    posembed_resize: Literal["bilinear", "bicubic"] = Field(
+        "bilinear", description="endpoint-aligned, as the paper's code; or timm's antialiased bicubic"
+    )
+    gelu: Literal["exact", "tanh"] = Field("exact", description="timm's GELU, or the approximation of the original code")
+
+    dev_fraction: float = Field(0.1, gt=0, lt=1, description="end of train held out while tuning, where no val is given")
+    train_fraction: float = Field(1.0, gt=0, le=1, description="part of train (its start) that the final run uses")
+
+    @field_validator("resolution", mode="before")
+    @classmethod
+    def _resolution(cls, value: Any) -> Any:
+        if isinstance(value, list):
+            value = tuple(value)
+        sides = value if isinstance(value, tuple) else (value,)
+        if not all(isinstance(s, int) and not isinstance(s, bool) and 1 <= s <= 4096 for s in sides):
+            raise ValueError("a side in pixels from 1 to 4096, or [height, width]")
+        return value
+
+    @field_validator("decay_steps", mode="before")
+    @classmethod
+    def _decay_steps(cls, value: Any) -> Any:
+        return tuple(value) if isinstance(value, list) else value
+
+    @field_validator(
+        "lr", "momentum", "weight_decay", "clip_norm", "layer_decay", "lora_alpha", "mixup", "ema", mode="before"
+    )
+    @classmethod
+    def _number(cls, value: Any) -> Any:
+        return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+    @model_validator(mode="after")
+    def _together(self) -> "Settings":
+        if self.schedule == "staircase" and not self.decay_steps:
+            raise ValueError("schedule 'staircase' needs decay_steps, e.g. [300, 600, 900]")
+        if self.crop == "random" and 0 < self.crop_from < max(self.size):
+            raise ValueError(f"crop_from {self.crop_from} is smaller than the resolution {max(self.size)}")
+        return self
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) in pixels."""
+        return self.resolution if isinstance(self.resolution, tuple) else (self.resolution, self.resolution)
+
+
+class Expect(BaseModel):
+    """A number the recipe should reproduce."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    task: str
+    model: str = ""
+    metric: Literal["top1"] = "top1"
+    value: float = Field(ge=0, le=1)
+    tolerance: float = Field(gt=0, le=1)
+    source: str
+    device: str = ""
+
+
+# What a sweep may list: what is chosen on val must not change which numbers are comparable.
+SWEEPABLE = ("lr", "steps", "weight_decay", "lora_alpha", "drop_path", "layer_decay")
+
+
+class Recipe(BaseModel):
+    """A named protocol: base settings, its variations, what may be tuned, what it should give."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    title: str
+    source: str
+    settings: dict[str, Any]
+    sweep: dict[str, list[Any]] = {}
+    for_task: dict[str, dict[str, Any]] = {}
+    for_method: dict[str, dict[str, Any]] = {}
+    expect: list[Expect] = []
+    text: str = Field("", exclude=True, repr=False)
+
+    def resolve(self, task: str = "", overrides: Mapping[str, Any] | None = None) -> Settings:
+        """Return the settings for one task, with the user's overrides on top.
+
+        Raises:
+            RecipeError: for unknown keys and bad values, all of them at once (exit code 2).
+        """
+        overrides = dict(overrides or {})
+        for_task = {k: v for k, v in self.for_task.get(task, {}).items() if k != "sweep"}
+        method = overrides.get("method", for_task.get("method", self.settings.get("method", "full")))
+        for_method = {k: v for k, v in self.for_method.get(str(method), {}).items() if k != "sweep"}
+        return _validated(self.name, {**self.settings, **for_method, **for_task, **overrides})
+
+    def sweep_for(self, task: str, settings: Settings, overrides: Mapping[str, Any]) -> dict[str, list[Any]]:
+        """Return what is tuned on val; a key the user has fixed is no longer swept."""
+        sweep = dict(self.sweep)
+        sweep.update(self.for_method.get(settings.method, {}).get("sweep", {}))
+        sweep.update(self.for_task.get(task, {}).get("sweep", {}))
+        return {k: v for k, v in sweep.items() if k not in overrides and v}
+
+
+def names() -> list[str]:
+    """Return the names of the shipped recipes, sorted."""
+    return sorted(p.name.removesuffix(".toml") for p in folder().iterdir() if p.name.endswith(".toml"))
+
+
+def folder() -> Path:
+    """Return the folder of the shipped recipes: beside the package in a checkout, inside it when installed."""
+    package = Path(str(resources.files("vitft")))
+    inside = package / "_recipes"
+    return inside if inside.is_dir() else package.parent / "recipes"
+
+
+def load(name_or_path: str = _DEFAULT) -> Recipe:
+    """Load a shipped recipe by name, or a TOML file by its path (anything with a slash or ending in .toml).
+
+    Raises:
+        UnknownName: no shipped recipe has that name.
+        RecipeError: the file is missing, no TOML, or has wrong keys or values.
+    """
+    if "/" in name_or_path or name_or_path.endswith(".toml"):
+        path = Path(name_or_path)
+        if not path.is_file():
+            raise RecipeError(
+                f"No recipe file '{name_or_path}'.",
+                "Legal: the path of a TOML file, or the name of a shipped recipe.",
+                "Run 'vitft recipes ls' to list them.",
+            )
+    elif name_or_path in names():
+        path = folder() / f"{name_or_path}.toml"
+    else:
+        raise UnknownName("recipe", name_or_path, names(), "Run 'vitft recipes ls' to list them.")
+    try:
+        text = path.read_text(encoding="utf-8")
+        data = tomllib.loads(text)
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise RecipeError(f"Recipe '{name_or_path}' is not readable TOML: {error}.") from None
+    return parse(data, path.stem, text)
+
+
+def parse(data: dict[str, Any], name: str, text: str = "") -> Recipe:
+    """Build a recipe from parsed TOML and check every variation of it. Raises RecipeError."""
+    data = dict(data)
+    head: dict[str, Any] = {
+        "name": data.pop("name", name),
+        "title": data.pop("title", ""),
+        "source": data.pop("source", ""),
+        "text": text,
+    }
+    expect = data.pop("expect", [])
+    head["expect"] = expect if isinstance(expect, list) else [expect]
+    problems = []
+    for key, field in (("sweep", "sweep"), ("for", "for_task"), ("method", "for_method")):
+        # `method` is both a key (a string) and a table of variations.
+        if key == "method" and not isinstance(data.get(key), dict):
+            continue
+        head[field] = data.pop(key, {})
+        if not isinstance(head[field], dict):
+            problems.append(f"{key}: a table, not {head[field]!r}")
+            head[field] = {}
+    method = data.pop("default_method", None)
+    if method is not None:
+        data["method"] = method
+    head["settings"] = data
+    try:
+        recipe = Recipe(**head)
+    except ValidationError as error:
+        raise RecipeError(f"Recipe '{name}': " + "; ".join(_explain(error))) from None
+    problems += _problems(recipe.settings)
+    sweeps = [("sweep", recipe.sweep)]
+    for table, variations in (("for", recipe.for_task), ("method", recipe.for_method)):
+        for variant, keys in variations.items():
+            if not isinstance(keys, dict):
+                problems.append(f"{table}.{variant}: a table, not {keys!r}")
+                continue
+            sweeps.append((f"{table}.{variant}.sweep", keys.get("sweep", {})))
+            own = {k: v for k, v in keys.items() if k != "sweep"}
+            problems += [f"{table}.{variant}.{p}" for p in _problems({**recipe.settings, **own}, own)]
+    for where, sweep in sweeps:
+        for key, values in sweep.items():
+            if key not in SWEEPABLE:
+                problems.append(f"{where}.{key}: only {', '.join(SWEEPABLE)} may be swept")
+            elif not isinstance(values, list):
+                problems.append(f"{where}.{key}: a list, not {values!r}")
+            else:
+                for value in values:
+                    problems += [f"{where}.{p}" for p in _problems({**recipe.settings, key: value}, {key: value})]
+    if problems:
+        raise RecipeError(f"Recipe '{name}': " + "; ".join(dict.fromkeys(problems)))
+    return recipe
+
+
+def parse_override(text: str) -> tuple[str, Any]:
+    """Parse one `--set key=value`; the value is TOML, or a bare word.
+
+    Raises UsageError when there is no '=' and UnknownName for a key no recipe has.
+    """
+    key, sep, raw = text.partition("=")
+    key = key.strip()
+    if not sep or not key:
+        raise UsageError(f"'{text}' is not of the form key=value.", "Legal: e.g. --set warmup_steps=10.")
+    if key not in Settings.model_fields:
+        raise UnknownName("recipe key", key, Settings.model_fields, "Run 'vitft recipes show' to see them all.")
+    try:
+        return key, tomllib.loads(f"v = {raw.strip()}")["v"]
+    except tomllib.TOMLDecodeError:
+        return key, raw.strip()
+
+
+def digest(settings: Settings | Mapping[str, Any]) -> str:
+    """Return 8 hexadecimal digits that change with any setting."""
+    data = settings.model_dump(mode="json") if isinstance(settings, Settings) else dict(settings)
+    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def _validated(name: str, values: dict[str, Any]) -> Settings:
+    problems = _problems(values)
+    if problems:
+        raise RecipeError(f"Recipe '{name}': " + "; ".join(problems))
+    return Settings(**values)
+
+
+def _problems(values: dict[str, Any], only: dict[str, Any] | None = None) -> list[str]:
+    try:
+        Settings(**values)
+    except ValidationError as error:
+        return [text for text in _explain(error) if only is None or text.split(":")[0].split(" ")[0] in {*only, "schedule", "crop_from"}]
+    return []
+
+
+def _explain(error: ValidationError) -> list[str]:
+    import difflib
+
+    lines = []
+    for item in error.errors():
+        key = str(item["loc"][0]) if item["loc"] else ""
+        message = item["msg"].removeprefix("Value error, ")
+        if item["type"] == "extra_forbidden":
+            near = difflib.get_close_matches(key, Settings.model_fields, n=1, cutoff=0.5)
+            message = "unknown key" + (f", did you mean '{near[0]}'?" if near else "")
+        elif key:
+            message = f"{message}, not {item['input']!r}"
+        lines.append(f"{key}: {message}" if key else message)
+    return list(dict.fromkeys(lines))

@@ -1,0 +1,1 @@
+"""The loop, its optimiser and schedule, its randomness and its saved state."""
