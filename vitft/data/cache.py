@@ -1,0 +1,135 @@
+"""Pixels decoded once a machine: a uint8 memory map for each (images, decoder, deterministic preprocessing)."""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from numpy.lib.format import open_memmap
+from numpy.typing import NDArray
+
+from vitft.data.decode import decode
+from vitft.data.preprocess import Preprocess, deterministic
+from vitft.data.split import Split
+from vitft.errors import VitftError
+
+_VERSION = 1  # raise it when decode or preprocess change their pixels
+_LARGEST = 64 << 30  # bytes; a larger split is decoded anew each time
+
+Progress = Callable[[str, int, int], None]
+"""Called with (what, done, total)."""
+
+
+def folder() -> Path:
+    """Return $VITFT_CACHE, or ~/.cache/vitft."""
+    return Path(os.environ.get("VITFT_CACHE") or Path.home() / ".cache" / "vitft")
+
+
+def pixels(split: Split, pp: Preprocess, workers: int = 2, progress: Progress | None = None) -> NDArray[np.uint8] | None:
+    """Return all images of a split after the deterministic part, (N, h, w, 3) uint8, read-only.
+
+    None where the shapes differ or the array would be too large; then `loader` decodes as it goes. The array is
+    found again by the digest of the encoded bytes, so changed images are never taken for the old ones. Where the
+    cache cannot be written (read-only or full), the array stays in memory.
+
+    Raises:
+        DataDamaged: an image does not decode.
+    """
+    if pp.stored_size is None or len(split) == 0:
+        return None
+    shape = (len(split), *pp.stored_size, 3)
+    size = int(np.prod(shape, dtype=np.int64))
+    if size > _LARGEST:
+        return None
+    path = folder() / "pixels" / f"{_digest(split, pp)}.npy"
+    found = _existing(path, shape)
+    if found is not None:
+        return found
+    array, temporary = _allocate(path, shape, size)
+    try:
+        with ThreadPoolExecutor(max(1, workers)) as pool:
+            for done, (i, image) in enumerate(_decoded(split, pp, pool, 4 * max(1, workers)), 1):
+                array[i] = image
+                if progress and (done % 64 == 0 or done == len(split)):
+                    progress(f"decode {split.task} {split.name}", done, len(split))
+        if temporary is not None and isinstance(array, np.memmap):
+            array.flush()
+            os.replace(temporary, path)
+            return _existing(path, shape)
+    except BaseException:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+        raise
+    array.setflags(write=False)
+    return array
+
+
+def encoded_digest(split: Split) -> str:
+    """Return the sha256 over all encoded images of a split, in order."""
+    h = hashlib.sha256()
+    for i in range(len(split)):
+        data = split.read(i)
+        h.update(len(data).to_bytes(8, "little"))
+        h.update(data)
+    return h.hexdigest()
+
+
+def _digest(split: Split, pp: Preprocess) -> str:
+    what = {
+        "version": _VERSION,
+        "images": encoded_digest(split),
+        "exif": split.exif,
+        "deterministic": [
+            pp.stored_size,
+            pp.resize,
+            pp.interpolation,
+            pp.antialias,
+            pp.crop_pct if pp.resize == "checkpoint" else None,
+        ],
+    }
+    return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def _existing(path: Path, shape: tuple[int, ...]) -> NDArray[np.uint8] | None:
+    try:
+        array: NDArray[np.uint8] = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError):  # absent, or damaged: it is made anew
+        return None
+    return array if array.shape == shape and array.dtype == np.uint8 else None
+
+
+def _allocate(path: Path, shape: tuple[int, ...], size: int) -> tuple[NDArray[np.uint8], Path | None]:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # A memory map on a full disk dies of SIGBUS when it is written: leave room, or stay in memory.
+        if shutil.disk_usage(path.parent).free < size + (1 << 30):
+            return np.empty(shape, dtype=np.uint8), None
+        temporary = path.with_name(f".{path.stem}.{os.getpid()}.npy")
+        return open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape), temporary
+    except OSError:
+        return np.empty(shape, dtype=np.uint8), None
+
+
+def _decoded(
+    split: Split, pp: Preprocess, pool: ThreadPoolExecutor, ahead: int
+) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+    """Yield (i, image) in order, decoding a bounded number ahead, so that a large split never fills the memory."""
+
+    def one(i: int) -> NDArray[np.uint8]:
+        return deterministic(decode(split.read(i), split.keys[i], split.exif), pp)
+
+    pending: dict[int, Future[NDArray[np.uint8]]] = {}
+    try:
+        for i in range(len(split)):
+            for j in range(i, min(i + ahead, len(split))):
+                if j not in pending:
+                    pending[j] = pool.submit(one, j)
+            yield i, pending.pop(i).result()
+    except VitftError:
+        for future in pending.values():
+            future.cancel()
+        raise

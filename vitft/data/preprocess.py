@@ -1,0 +1,161 @@
+"""The way of an image to the network's size: a deterministic part, done once, and a random part, done each step.
+
+All random choices are functions of uniform numbers handed in (one row an example), so that they do not depend on
+how the work is cut into micro-batches, workers or runs (see `training.randomness`).
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+UNIFORMS = 24
+"""Uniform numbers an example may use in a step: flip, top, left, one spare, then ten (area, aspect) attempts."""
+
+_AREA = (0.05, 1.0)  # tf.image.sample_distorted_bounding_box as vision_transformer's input_pipeline calls it
+_ASPECT = (3 / 4, 4 / 3)
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """How images become (3, H, W) inputs. Two equal instances give equal pixels.
+
+    Attributes:
+        size: (H, W) of the network, in pixels.
+        resize: "squash" ignores the aspect ratio; "resize-small" brings the shorter side to 8/7 of the network's
+            (448 for 384, big_vision) and crops the centre; "checkpoint" uses the shorter side / `crop_pct` (timm).
+        interpolation, antialias: of the resize.
+        mean, std: of the normalisation, in [0, 1] units, per channel.
+        crop_pct: of "checkpoint".
+        crop, crop_from, flip: the random part; evaluation has none.
+    """
+
+    size: tuple[int, int]
+    resize: Literal["squash", "resize-small", "checkpoint"] = "squash"
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+    antialias: bool = True
+    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    std: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    crop_pct: float = 1.0
+    crop: Literal["none", "random", "inception", "pad"] = "none"
+    crop_from: int = 0
+    flip: bool = False
+
+    @property
+    def enlarged(self) -> int:
+        """Side before a random crop, in pixels: 448 for 384."""
+        return self.crop_from or round(max(self.size) * 8 / 7)
+
+    @property
+    def stored_size(self) -> tuple[int, int] | None:
+        """(h, w) of what the deterministic part gives, or None where it keeps each image's own shape."""
+        if self.crop == "inception" or (self.crop == "random" and self.resize != "squash"):
+            return None
+        return (self.enlarged, self.enlarged) if self.crop == "random" else self.size
+
+
+def deterministic(image: NDArray[np.uint8], pp: Preprocess) -> NDArray[np.uint8]:
+    """Apply the part that draws nothing: (h, w, 3) uint8 -> `pp.stored_size` + (3,) uint8, or another shape if None.
+
+    The resize is the float tensor operation, rounded to the nearest of 256 levels.
+    """
+    h, w = image.shape[:2]
+    if pp.crop == "inception":
+        return image
+    if pp.crop == "random":
+        return resized(image, _shorter_side(h, w, pp.enlarged) if pp.resize != "squash" else (pp.enlarged,) * 2, pp)
+    if pp.resize == "squash":
+        return resized(image, pp.size, pp)
+    if pp.resize == "resize-small":
+        scale = 8 / 7
+        target = max(round(pp.size[0] * scale) / h, round(pp.size[1] * scale) / w)
+    else:
+        target = max(math.floor(pp.size[0] / pp.crop_pct) / h, math.floor(pp.size[1] / pp.crop_pct) / w)
+    # As torchvision's Resize does it: the longer side is truncated, the shorter is exact.
+    new = (max(pp.size[0], int(h * target + 1e-6)), max(pp.size[1], int(w * target + 1e-6)))
+    image = resized(image, new, pp)
+    top, left = (round((new[0] - pp.size[0]) / 2.0), round((new[1] - pp.size[1]) / 2.0))
+    return image[top : top + pp.size[0], left : left + pp.size[1]]
+
+
+def resized(image: NDArray[np.uint8], size: tuple[int, int], pp: Preprocess) -> NDArray[np.uint8]:
+    """Resize (h, w, 3) uint8 to `size`; an image that has the size already is returned as it is."""
+    if image.shape[:2] == size:
+        return image
+    x = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None].float()
+    x = F.interpolate(x, size, mode=pp.interpolation, align_corners=False, antialias=pp.antialias)
+    out: NDArray[np.uint8] = x[0].round_().clamp_(0, 255).to(torch.uint8).permute(1, 2, 0).numpy()
+    return out
+
+
+def random_part(stored: Tensor, uniforms: NDArray[np.float64], pp: Preprocess) -> Tensor:
+    """Crop and flip a batch of equal shape, each by its own row of uniforms.
+
+    Args:
+        stored: (B, h, w, 3) uint8, on any device.
+        uniforms: (B, UNIFORMS) in [0, 1).
+
+    Returns:
+        (B, H, W, 3) uint8.
+    """
+    b, h, w = stored.shape[:3]
+    height, width = pp.size
+    if pp.crop == "pad":
+        pad_h, pad_w = math.ceil(height / 8), math.ceil(width / 8)
+        stored = F.pad(stored, (0, 0, pad_w, pad_w, pad_h, pad_h))
+        h, w = h + 2 * pad_h, w + 2 * pad_w
+    flip = (uniforms[:, 0] < 0.5) & pp.flip
+    if (h, w) == (height, width):
+        if not flip.any():
+            return stored
+        mask = torch.from_numpy(flip).to(stored.device)
+        return torch.where(mask[:, None, None, None], stored.flip(2), stored)
+    top = np.floor(uniforms[:, 1] * (h - height + 1)).astype(np.int64)
+    left = np.floor(uniforms[:, 2] * (w - width + 1)).astype(np.int64)
+    rows = top[:, None] + np.arange(height)[None]
+    columns = left[:, None] + np.where(flip[:, None], np.arange(width)[None, ::-1], np.arange(width)[None])
+    index = [torch.from_numpy(a).to(stored.device) for a in (np.arange(b)[:, None, None], rows, columns)]
+    return stored[index[0], index[1][:, :, None], index[2][:, None, :]]
+
+
+def random_one(image: NDArray[np.uint8], uniforms: NDArray[np.float64], pp: Preprocess) -> NDArray[np.uint8]:
+    """Crop and flip one image of any shape (after `deterministic`) to (H, W, 3) uint8 by one row of uniforms."""
+    h, w = image.shape[:2]
+    if pp.crop == "inception":
+        top, left, height, width = inception_box(h, w, uniforms)
+        image = resized(image[top : top + height, left : left + width], pp.size, pp)
+    else:
+        top = int(uniforms[1] * (h - pp.size[0] + 1))
+        left = int(uniforms[2] * (w - pp.size[1] + 1))
+        image = image[top : top + pp.size[0], left : left + pp.size[1]]
+    return image[:, ::-1] if pp.flip and uniforms[0] < 0.5 else image
+
+
+def inception_box(h: int, w: int, uniforms: NDArray[np.float64]) -> tuple[int, int, int, int]:
+    """Return (top, left, height, width) of a random area of 5-100 % with aspect ratio 3/4-4/3.
+
+    Ten attempts at a box that fits; the whole image when none does, as tf.image.sample_distorted_bounding_box.
+    """
+    for area_u, aspect_u in uniforms[4:UNIFORMS].reshape(-1, 2):
+        area = h * w * (_AREA[0] + (_AREA[1] - _AREA[0]) * area_u)
+        aspect = _ASPECT[0] + (_ASPECT[1] - _ASPECT[0]) * aspect_u
+        width, height = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+        if 0 < width <= w and 0 < height <= h:
+            return int(uniforms[1] * (h - height + 1)), int(uniforms[2] * (w - width + 1)), height, width
+    return 0, 0, h, w
+
+
+def normalise(images: Tensor, pp: Preprocess) -> Tensor:
+    """Turn (B, H, W, 3) uint8 into (B, 3, H, W) float32, (x / 255 - mean) / std, on the same device."""
+    mean = torch.tensor(pp.mean, device=images.device)
+    std = torch.tensor(pp.std, device=images.device)
+    return ((images.float() / 255.0 - mean) / std).permute(0, 3, 1, 2).contiguous()
+
+
+def _shorter_side(h: int, w: int, side: int) -> tuple[int, int]:
+    return (side, round(w * side / h)) if h <= w else (round(h * side / w), side)
