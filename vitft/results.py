@@ -1,0 +1,190 @@
+"""Run folders and results on disk.
+
+    <run folder>/
+      run.json                      what this run is: the settings that decide its numbers
+      result.json                   the run's answer, written last
+      units/<unit id>/
+        metrics.jsonl               one line an update: step, loss, lr, grad_norm
+        state.pt                    to go on after a kill; removed when the unit is finished
+        weights.safetensors         network and head (`--save-weights`, and every single fine-tune)
+        predictions.parquet         key, label, prediction and its probability, of the final evaluation
+        result.json                 the unit's answer; its presence is the truth
+
+Every file appears whole or not at all: written beside, flushed to disk, renamed.
+"""
+
+import errno
+import fcntl
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from vitft.errors import CheckpointError, DiskFull, RunFolderOccupied, UsageError
+
+SCHEMA_VERSION = 1
+
+
+def runs_root() -> Path:
+    """Return $VITFT_RUNS, or runs/ in the current folder."""
+    return Path(os.environ.get("VITFT_RUNS") or "runs")
+
+
+def default_folder(task: str, model_slug: str, sha8: str, recipe: str, hash8: str) -> Path:
+    """Return where a run goes without --output: `<runs>/<task>/<model>-<sha8>/<recipe>-<hash8>`."""
+    model = f"{model_slug}-{sha8}" if sha8 else model_slug
+    return runs_root() / slug(task) / model / f"{slug(recipe)}-{hash8}"
+
+
+def slug(text: str) -> str:
+    """Return `text` as a file name: letters, digits, dot, dash and underscore."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-.") or "x"
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Write a file whole or not at all.
+
+    Raises:
+        DiskFull: there is no room, or the folder cannot be written; what was there before is untouched (exit code 1).
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise cannot_write(path, error) from None
+
+
+def cannot_write(path: Path, error: OSError) -> DiskFull:
+    """Return the error for a file that could not be written, saying why and what is still there."""
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    return DiskFull(
+        f"Cannot write '{path}': {'the disk is full' if full else error.strerror or error}.",
+        "Everything saved before is untouched.",
+        "Free some space" * full + "Choose another folder with --output" * (not full) + " and run the same command again.",
+    )
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON whole or not at all; NaN and infinity are refused, as no other program reads them."""
+    write_atomic(path, (json.dumps(value, indent=1, allow_nan=False) + "\n").encode())
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """Read a JSON object; None where there is no such file.
+
+    Raises:
+        CheckpointError: the file is there but damaged (exit code 4).
+    """
+    try:
+        value = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"'{path}' is damaged ({error}).",
+            "vitft writes its files whole; something else changed this one.",
+            "Delete it and run the same command again, or start anew with --overwrite.",
+        ) from None
+    if not isinstance(value, dict):
+        raise CheckpointError(f"'{path}' holds no JSON object.", action="Delete it and run the same command again.")
+    return value
+
+
+def claim(folder: Path, identity: Mapping[str, Any], *, overwrite: bool, resume: bool) -> None:
+    """Make a folder this run's own: new, or the same run's to go on with.
+
+    Args:
+        identity: what decides the numbers; stored as run.json and compared key by key.
+        overwrite: throw away what another (or the same) run left.
+        resume: go on with the same run's units; False = start them anew.
+
+    Raises:
+        RunFolderOccupied: other settings live here (exit code 2); nothing is touched.
+    """
+    wanted = json.loads(json.dumps({"schema_version": SCHEMA_VERSION, **identity}))
+    if folder.is_file():
+        raise UsageError(f"--output '{folder}' is a file.", "Legal: a new folder, or one of an earlier run.")
+    known = read_json(folder / "run.json")
+    if known is None and folder.is_dir() and any(p for p in folder.iterdir() if p.name != ".lock") and not overwrite:
+        raise RunFolderOccupied(
+            f"Folder '{folder}' holds files that no run of vitft left.",
+            "Legal: an empty or new folder, or one of the same run.",
+            "Choose another with --output; --overwrite would not delete them.",
+        )
+    if known is not None and known != wanted and not overwrite:
+        keys = differing(known, wanted)
+        raise RunFolderOccupied(
+            f"Folder '{folder}' holds another run: {'; '.join(keys[:6])}{' ...' * (len(keys) > 6)}.",
+            "Legal: the same settings (goes on), or another folder.",
+            "Choose one with --output, or start anew here with --overwrite.",
+        )
+    if known is not None and (overwrite or not resume):
+        shutil.rmtree(folder / "units", ignore_errors=True)
+        for name in ("result.json", "suite.json"):
+            (folder / name).unlink(missing_ok=True)
+    if known != wanted:
+        write_json(folder / "run.json", wanted)
+
+
+def differing(known: Mapping[str, Any], wanted: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Return "key: there -> here" for every leaf that differs."""
+    lines: list[str] = []
+    for key in sorted({*known, *wanted}):
+        a, b = known.get(key), wanted.get(key)
+        if a == b:
+            continue
+        if isinstance(a, dict) and isinstance(b, dict):
+            lines += differing(a, b, f"{prefix}{key}.")
+        else:
+            lines.append(f"{prefix}{key}: {a} there, {b} here")
+    return lines
+
+
+@contextmanager
+def lock(folder: Path) -> Iterator[None]:
+    """Hold a folder against a second vitft process; the kernel lets go of it when this one dies, however it dies.
+
+    Raises:
+        UsageError: another process works there (exit code 2).
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / ".lock").open("a")
+    except OSError as error:
+        raise cannot_write(folder, error) from None
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise UsageError(
+                f"Another vitft process is at work in '{folder}'.",
+                "Legal: one process a run folder.",
+                "Wait for it, or choose another folder with --output.",
+            ) from None
+        yield
+
+
+def unit_folder(folder: Path, unit_id: str) -> Path:
+    """Return where a unit of a run lives."""
+    return folder / "units" / unit_id
+
+
+def finished_unit(folder: Path, unit_id: str) -> dict[str, Any] | None:
+    """Return a unit's result, or None while it is not finished."""
+    return read_json(unit_folder(folder, unit_id) / "result.json")
+
+
+def collect(folder: Path) -> list[dict[str, Any]]:
+    """Return the results of all finished units below a run folder, sorted by unit id."""
+    found = (read_json(path) for path in sorted((folder / "units").glob("**/result.json")))
+    return [result for result in found if result is not None]
