@@ -1,0 +1,51 @@
+"""What long work tells while it runs, and how it learns that it should stop."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from vitft.errors import Interrupted
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """One finished update: `step` of `steps`, counted from 1; loss is the mean over the effective batch."""
+
+    step: int
+    steps: int
+    loss: float
+    lr: float
+    grad_norm: float
+    images_per_s: float
+
+
+def _silent(*_: object) -> None:
+    return None
+
+
+@dataclass(frozen=True)
+class Hooks:
+    """Callbacks of a run. All of them may be called often and must return quickly.
+
+    Attributes:
+        unit: (title, done, total) when a unit starts; done counts from 0.
+        step: after each update.
+        phase: (what, done, total) of anything else that takes long: decoding, features, evaluation.
+        note: something the user should know, in one line.
+        signal: the number of the signal that asked to stop, or 0.
+    """
+
+    unit: Callable[[str, int, int], None] = _silent
+    step: Callable[[StepReport], None] = _silent
+    phase: Callable[[str, int, int], None] = _silent
+    note: Callable[[str], None] = _silent
+    signal: Callable[[], int] = lambda: 0
+
+    def stop_if_asked(self) -> None:
+        """Raise Interrupted (exit code 130 or 143) when a signal has come; callers save their state first."""
+        signum = self.signal()
+        if signum:
+            raise Interrupted(
+                signum,
+                "Interrupted; the state is saved.",
+                action="Run the same command again to go on from here.",
+            )

@@ -1,0 +1,311 @@
+"""Fit a network to a split: optimiser, accumulation, clipping, averaging, and going on after an interruption."""
+
+import json
+import math
+import os
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from vitft.data.loader import Images
+from vitft.data.preprocess import UNIFORMS
+from vitft.errors import NonFiniteLoss, OutOfMemory
+from vitft.progress import Hooks, StepReport
+from vitft.recipes import Settings
+from vitft.results import cannot_write
+from vitft.training import frozen, randomness, state
+from vitft.training.schedule import learning_rate
+
+_MICRO_BATCH = {"cpu": 16, "cuda": 512, "mps": 64}  # CPU: measured best of 8, 16, 64; others halve when memory is short
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What a fit did.
+
+    Attributes:
+        steps: updates done, all in all.
+        resumed_at: the update it went on from, 0 for a run in one piece.
+        first_loss, last_loss: mean loss over the effective batch; ln K first, as the head is zero.
+        micro_batch: images a forward pass, after any halving.
+        seconds, images: of this process only.
+    """
+
+    steps: int
+    resumed_at: int
+    first_loss: float
+    last_loss: float
+    micro_batch: int
+    seconds: float
+    images: int
+
+
+def fit(
+    net: nn.Module,
+    images: Images,
+    groups: list[dict[str, Any]],
+    settings: Settings,
+    *,
+    seed: int,
+    folder: Path,
+    precision: str = "float32",
+    micro_batch: int = 0,
+    hooks: Hooks | None = None,
+    state_seconds: float = 60.0,
+) -> Fitted:
+    """Train `net` in place for settings.steps updates; it holds the averaged weights afterwards where `ema` is on.
+
+    Args:
+        images: the training split; its labels are those of its split.
+        groups: parameter groups, each with "params", "lr_scale" and "weight_decay" (see `models.methods`).
+        folder: where metrics.jsonl and state.pt live; a state found there is gone on from.
+        precision: "float32" or "bf16" (autocast; the weights stay float32).
+        micro_batch: images a forward pass; 0 = by device. The gradient is that of the effective batch in any case.
+        state_seconds: least time between two saved states.
+
+    Raises:
+        NonFiniteLoss: with the step, the lr and the last finite loss.
+        OutOfMemory: a single image does not fit.
+        Interrupted: a signal came; the state was saved first.
+        DiskFull: a state or a metric could not be written.
+    """
+    hooks = hooks or Hooks()
+    device = images.device
+    labels = torch.from_numpy(images.split.labels).to(device)
+    micro_batch = min(settings.batch_size, micro_batch or _MICRO_BATCH.get(device.type, 64))
+    parameters = [p for g in groups for p in g["params"]]
+    optimizer = _optimizer(groups, settings)
+    average = [p.detach().clone() for p in parameters] if settings.ema else []
+    folder.mkdir(parents=True, exist_ok=True)
+
+    start, first_loss, last_loss = 0, math.nan, math.nan
+    saved = state.load(folder / "state.pt")
+    if saved is None and (folder / "state.pt").exists():
+        hooks.note("The saved state is damaged; this unit starts from its beginning.")
+    if saved is not None:
+        start, first_loss, last_loss = saved["step"], saved["first_loss"], saved["last_loss"]
+        micro_batch = saved["micro_batch"]
+        _restore(saved, parameters, optimizer, average)
+        hooks.note(f"Going on from step {start} of {settings.steps}.")
+    metrics = _Metrics(folder / "metrics.jsonl", keep=start)
+
+    source = frozen.source(net, images, settings, precision, micro_batch, hooks)
+    network = source.network
+    began, seen, last_save, save_cost = time.monotonic(), 0, time.monotonic(), 0.0
+
+    def save(step: int) -> None:
+        metrics.flush()
+        state.save(
+            folder / "state.pt",
+            {
+                "step": step,
+                "first_loss": first_loss,
+                "last_loss": last_loss,
+                "micro_batch": micro_batch,
+                "parameters": [p.detach().cpu() for p in parameters],
+                "optimizer": optimizer.state_dict(),
+                "average": [a.cpu() for a in average],
+            },
+        )
+
+    step = start
+    try:
+        while step < settings.steps:
+            lr = learning_rate(settings, step)
+            began_step = time.monotonic()
+            try:
+                loss = _gradients(network, source, labels, settings, seed, step, micro_batch, precision, hooks)
+            except (torch.OutOfMemoryError, RuntimeError) as error:
+                if not _out_of_memory(error):
+                    raise
+                micro_batch = _halved(micro_batch, settings, hooks)
+                optimizer.zero_grad(set_to_none=True)
+                continue
+            norm = float(nn.utils.clip_grad_norm_(parameters, settings.clip_norm or math.inf))
+            if not (math.isfinite(loss) and math.isfinite(norm)):
+                raise NonFiniteLoss(
+                    f"The loss is {loss} (gradient norm {norm}) at step {step + 1} of {settings.steps}, lr {lr:.3g}.",
+                    f"The last finite loss was {last_loss:.4f}." if math.isfinite(last_loss) else "",
+                    f"Try a smaller --lr (now {settings.lr:g}), more warmup_steps, or --precision float32.",
+                )
+            _update(optimizer, settings, lr)
+            for a, p in zip(average, parameters, strict=bool(average)):
+                a.lerp_(p.detach(), 1 - settings.ema)
+            step += 1
+            first_loss = loss if step == 1 else first_loss
+            last_loss = loss
+            seen += settings.batch_size
+            metrics.add({"step": step, "loss": loss, "lr": lr, "grad_norm": norm})
+            speed = settings.batch_size / max(1e-9, time.monotonic() - began_step)
+            hooks.step(StepReport(step, settings.steps, loss, lr, norm, speed))
+            # Saving takes at most a twentieth of the time, however large the network.
+            if time.monotonic() - last_save >= max(state_seconds, 20 * save_cost) and step < settings.steps:
+                last_save = time.monotonic()
+                save(step)
+                save_cost = time.monotonic() - last_save
+            if hooks.signal():
+                break
+        save(step) if step > start or start == 0 else None
+    except _Stopped:
+        optimizer.zero_grad(set_to_none=True)
+        save(step)
+    finally:
+        metrics.close()
+    hooks.stop_if_asked()
+    with torch.no_grad():
+        for a, p in zip(average, parameters, strict=bool(average)):
+            p.copy_(a)
+    return Fitted(step, start, first_loss, last_loss, micro_batch, time.monotonic() - began, seen)
+
+
+class _Stopped(Exception):
+    """A signal came between two micro-batches; the weights are those of the last whole update."""
+
+
+def _gradients(
+    network: nn.Module,
+    source: frozen.Source,
+    labels: Tensor,
+    settings: Settings,
+    seed: int,
+    step: int,
+    micro_batch: int,
+    precision: str,
+    hooks: Hooks,
+) -> float:
+    """Accumulate the gradient of the mean loss over the effective batch; return that loss."""
+    n, batch = len(labels), settings.batch_size
+    indices = randomness.order(seed, n, step, batch)
+    rows = randomness.uniforms(seed, step, batch, UNIFORMS)
+    parts = [slice(a, min(a + micro_batch, batch)) for a in range(0, batch, micro_batch)]
+    # Mixup pairs position p with batch - 1 - p: a pairing that no micro-batch boundary can change.
+    weight = randomness.mixup_weight(seed, step, settings.mixup) if settings.mixup else 1.0
+    partner = np.arange(batch)[::-1]
+    inputs = source.batches([indices[p] for p in parts], [rows[p] for p in parts])
+    others: Iterator[Tensor] = iter(())
+    if settings.mixup:
+        others = source.batches([indices[partner[p]] for p in parts], [rows[partner[p]] for p in parts])
+    total = 0.0
+    for micro, (part, x) in enumerate(zip(parts, inputs, strict=True)):
+        if hooks.signal():
+            raise _Stopped
+        targets = _targets(labels[_index(indices[part], labels)], source.num_classes, settings)
+        if settings.mixup:
+            x = weight * x + (1 - weight) * next(others)
+            other = _targets(labels[_index(indices[partner[part]], labels)], source.num_classes, settings)
+            targets = weight * targets + (1 - weight) * other
+        if settings.drop_path:
+            torch.manual_seed(randomness.torch_seed(seed, step, micro))
+        with autocast(x.device, precision):
+            logits = network(x)
+        loss = F.cross_entropy(logits.float(), targets, reduction="sum") / batch
+        loss.backward()  # type: ignore[no-untyped-call]
+        total += float(loss.detach())
+    return total
+
+
+def autocast(device: torch.device, precision: str) -> AbstractContextManager[Any]:
+    """Return bf16 autocast, or nothing for float32."""
+    return torch.autocast(device.type, dtype=torch.bfloat16) if precision == "bf16" else nullcontext()
+
+
+def _index(indices: NDArray[np.int64], labels: Tensor) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(indices)).to(labels.device)
+
+
+def _targets(labels: Tensor, num_classes: int, settings: Settings) -> Tensor:
+    onehot = F.one_hot(labels, num_classes).float()
+    if settings.label_smoothing:
+        onehot = onehot * (1 - settings.label_smoothing) + settings.label_smoothing / num_classes
+    return onehot
+
+
+def _optimizer(groups: list[dict[str, Any]], settings: Settings) -> torch.optim.Optimizer:
+    groups = [dict(g) for g in groups]
+    if settings.optimizer == "sgd":
+        # Decay is applied by _update, decoupled from the gradient, so that it means the same for both optimisers.
+        return torch.optim.SGD([{**g, "weight_decay": 0.0, "decay": g["weight_decay"]} for g in groups],
+                               lr=settings.lr, momentum=settings.momentum)  # fmt: skip
+    return torch.optim.AdamW(groups, lr=settings.lr, betas=(settings.momentum, 0.999))
+
+
+def _update(optimizer: torch.optim.Optimizer, settings: Settings, lr: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = lr * group.get("lr_scale", 1.0)
+        if settings.optimizer == "sgd" and group["decay"]:
+            with torch.no_grad():
+                for p in group["params"]:
+                    p.mul_(1 - group["lr"] * group["decay"])
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+
+
+def _restore(
+    saved: dict[str, Any], parameters: list[nn.Parameter], optimizer: torch.optim.Optimizer, average: list[Tensor]
+) -> None:
+    with torch.no_grad():
+        for p, value in zip(parameters, saved["parameters"], strict=True):
+            p.copy_(value)
+        for a, value in zip(average, saved["average"], strict=True):
+            a.copy_(value)
+    optimizer.load_state_dict(saved["optimizer"])
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+def _halved(micro_batch: int, settings: Settings, hooks: Hooks) -> int:
+    if micro_batch == 1:
+        raise OutOfMemory(
+            "Out of memory with a single image at a time.",
+            "Memory grows with the resolution, the network and, for AdamW and EMA, the optimiser's state.",
+            "Try a smaller -r, --method lora or linear, or --precision bf16.",
+        )
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    hooks.note(f"Out of memory at micro-batch {micro_batch}; going on with {micro_batch // 2}, same effective batch.")
+    return micro_batch // 2
+
+
+class _Metrics:
+    """metrics.jsonl: one line an update, without gap or duplicate whatever interrupts the run."""
+
+    def __init__(self, path: Path, keep: int) -> None:
+        self._path = path
+        lines = path.read_text().splitlines(keepends=True)[:keep] if path.exists() and keep else []
+        try:
+            self._file = path.open("w")
+            self._file.writelines(lines)
+            self.flush()
+        except OSError as error:
+            raise cannot_write(path, error) from None
+
+    def add(self, values: dict[str, float]) -> None:
+        try:
+            self._file.write(json.dumps(values) + "\n")
+        except OSError as error:
+            raise cannot_write(self._path, error) from None
+
+    def flush(self) -> None:
+        """Bring the lines to the disk; always before the state that counts on them."""
+        try:
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            raise cannot_write(self._path, error) from None
+
+    def close(self) -> None:
+        try:
+            self._file.close()
+        except OSError:  # a full disk: the flush before the state has said so already
+            pass
