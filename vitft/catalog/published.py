@@ -1,0 +1,184 @@
+"""Published accuracies, curated and tagged: what to print beside a result, and what differs from it.
+
+The numbers live in `published.json` next to this module, each row with its source and protocol. A row is only
+ever shown beside a result of the same task and protocol, with every known difference named.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cache
+from importlib import resources
+from statistics import fmean
+from typing import Any
+
+from vitft.catalog.suites import SUITES
+from vitft.errors import UnknownName
+
+
+@dataclass(frozen=True)
+class Published:
+    """One row of a published table.
+
+    Attributes:
+        key: unique name, e.g. "vit-vtab/vit-l16-in21k".
+        group: tag to ask for it by: vit-paper, vit-paper-scaling, vit-readme, augreg, big-vision, bit, petl,
+            petl-osu, vtab-resnet, timm, dinov2.
+        title: as it is printed.
+        model: architecture, as the source writes it, e.g. "ViT-L/16".
+        pretraining: data of the pre-training.
+        weights: timm names of the released checkpoint it was measured with; empty where none was released.
+        method: what was trained: full, linear, bias, lora, or the source's own word.
+        resolution: side in pixels; None where the source does not say, or it varies.
+        protocol: name of the protocol; `protocol_text` describes it.
+        recipes: vitft's recipes of the same protocol; "" stands for a checkpoint evaluated with its own head.
+        source: where the numbers were read.
+        shots: training examples a task; 0 = all training data.
+        differs: what is known to differ from a result of vitft with the same recipe.
+        tasks: task -> top-1 in percent; "imagenet_real" is ImageNet under the ReaL labels.
+        groups: VTAB group -> mean in percent, printed or computed from the tasks.
+        mean_of_tasks, mean_of_groups: as printed; computed where the source prints only the other, or none.
+    """
+
+    key: str
+    group: str
+    title: str
+    model: str
+    pretraining: str
+    protocol: str
+    protocol_text: str
+    recipes: tuple[str, ...]
+    source: str
+    weights: tuple[str, ...] = ()
+    method: str = "full"
+    resolution: int | None = None
+    shots: int = 0
+    differs: tuple[str, ...] = ()
+    tasks: Mapping[str, float] = field(default_factory=dict)
+    groups: Mapping[str, float] = field(default_factory=dict)
+    mean_of_tasks: float | None = None
+    mean_of_groups: float | None = None
+
+
+@cache
+def rows() -> tuple[Published, ...]:
+    """Return every published row, in the order of the file."""
+    data = json.loads(resources.files("vitft.catalog").joinpath("published.json").read_text(encoding="utf-8"))
+    return tuple(_row(row, data) for row in data["rows"])
+
+
+def groups() -> tuple[str, ...]:
+    """Return the tags that `in_group` takes, in the order of the file."""
+    return tuple(dict.fromkeys(row.group for row in rows()))
+
+
+def in_group(tag: str) -> tuple[Published, ...]:
+    """Return the rows of one tag. Raises UnknownName (exit code 2)."""
+    if tag not in groups():
+        raise UnknownName("group of published numbers", tag, groups())
+    return tuple(row for row in rows() if row.group == tag)
+
+
+def for_result(
+    task: str,
+    model: str,
+    recipe: str = "",
+    resolution: int | tuple[int, int] | None = None,
+    *,
+    method: str = "full",
+    shots: int | None = None,
+) -> tuple[Published, ...]:
+    """Return the rows to print beside one result: same task, same released weights, same protocol, same method.
+
+    Args:
+        task: canonical task name; "imagenet_real" for ReaL.
+        model: timm name of the checkpoint, with or without "timm:", e.g. "vit_large_patch16_224.orig_in21k".
+        recipe: name of the recipe; "" for a checkpoint evaluated with its own head.
+        resolution: of the result; a row measured at another one says so in `differs`.
+        shots: training examples; None takes 1,000 for a `vtab-` recipe and all data for any other.
+    """
+    name = model.removeprefix("timm:")
+    shots = _shots(recipe) if shots is None else shots
+    found = [
+        row
+        for row in rows()
+        if task in row.tasks
+        and name in row.weights
+        and recipe in row.recipes
+        and row.shots == shots
+        and (row.method == method or not recipe)
+    ]
+    return tuple(_at(row, resolution) for row in found)
+
+
+# Where a suite's own weights have no published row, these are the rows a reader looks for all the same.
+_SUITE_GROUPS = {
+    "vtab-vit": ("vit-paper",),
+    "vtab-bit-hyperrule": ("bit",),
+    "vtab-2019": ("vtab-resnet",),
+    "vtab-peft": ("petl", "petl-osu"),
+}
+
+
+def for_suite(
+    model: str,
+    recipe: str,
+    resolution: int | tuple[int, int] | None = None,
+    *,
+    method: str = "full",
+    shots: int = 1000,
+) -> tuple[Published, ...]:
+    """Return the rows to print beside a VTAB table of that recipe, each with what differs.
+
+    Rows of other weights are included (few weights have a published VTAB row) and say so in `differs`.
+
+    Args:
+        model, recipe, resolution, method: as for `for_result`.
+        shots: 1000, or 0 for all training data.
+    """
+    name = model.removeprefix("timm:")
+    found = []
+    for row in rows():
+        suitable = row.group in _SUITE_GROUPS.get(recipe, ()) and row.shots == shots
+        if not suitable or not (len(row.tasks) == len(SUITES["vtab"].tasks) or row.mean_of_tasks):
+            continue
+        if row.method != method or (row.group == "vtab-resnet" and "Sup-100%" not in row.title):
+            continue
+        other = () if name in row.weights or "weights never released" in row.differs else ("other weights",)
+        found.append(_at(replace(row, differs=other + row.differs), resolution))
+    return tuple(found)
+
+
+def _shots(recipe: str) -> int:
+    return 1000 if recipe.startswith("vtab-") else 0
+
+
+def _at(row: Published, resolution: int | tuple[int, int] | None) -> Published:
+    side = max(resolution) if isinstance(resolution, tuple) else resolution
+    if side is None or row.resolution is None or side == row.resolution:
+        return row
+    return replace(row, differs=(f"{row.resolution} px", *row.differs))
+
+
+def _row(raw: dict[str, Any], data: dict[str, Any]) -> Published:
+    row = dict(raw)
+    protocol, source = data["protocols"][row["protocol"]], data["sources"][row["source"]]
+    where = row.pop("where", "")
+    order = data["vtab_order"]
+    # Rows of all 19 tasks are written as a list in that order.
+    tasks = dict(zip(order, row["tasks"], strict=True)) if isinstance(row["tasks"], list) else row["tasks"]
+    if set(tasks) == set(order):
+        means = {g: fmean(tasks[t] for t in names) for g, names in SUITES["vtab"].groups.items()}
+        row.setdefault("groups", means)
+        row.setdefault("mean_of_tasks", fmean(tasks.values()))
+    if "groups" in row:
+        row.setdefault("mean_of_groups", fmean(row["groups"].values()))
+    row |= {
+        "tasks": tasks,
+        "protocol_text": protocol["text"],
+        "recipes": tuple(protocol["recipes"]),
+        "source": f"{source}, {where}" if where else source,
+        "weights": tuple(row.get("weights", ())),
+        "differs": tuple(row.get("differs", ())),
+    }
+    return Published(**row)
