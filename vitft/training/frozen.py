@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from vitft.data.loader import Images
+from vitft.data.preprocess import UNIFORMS
 from vitft.progress import Hooks
 from vitft.recipes import Settings
 
@@ -82,7 +83,7 @@ def source(
     views = []
     parts = [np.arange(a, min(a + micro_batch, n)) for a in range(0, n, micro_batch)]
     for mirrored in (False, True)[: 1 + images.pp.flip]:
-        rows = [np.full((len(p), 1), 0.0 if mirrored else 0.9) for p in parts]
+        rows = [np.full((len(p), UNIFORMS), 0.0 if mirrored else 0.9) for p in parts]
         done, collected = 0, []
         for batch in images.batches(parts, rows):
             hooks.stop_if_asked()

@@ -100,6 +100,8 @@ def fit(
 
     source = frozen.source(net, images, settings, precision, micro_batch, hooks)
     network = source.network
+    # Features are cheap: all of a batch at once. What the state keeps is the micro-batch they were computed with.
+    whole = settings.batch_size if isinstance(source, frozen.FeatureSource) else 0
     began, seen, last_save, save_cost = time.monotonic(), 0, time.monotonic(), 0.0
 
     def save(step: int) -> None:
@@ -123,7 +125,7 @@ def fit(
             lr = learning_rate(settings, step)
             began_step = time.monotonic()
             try:
-                loss = _gradients(network, source, labels, settings, seed, step, micro_batch, precision, hooks)
+                loss = _gradients(network, source, labels, settings, seed, step, whole or micro_batch, precision, hooks)
             except (torch.OutOfMemoryError, RuntimeError) as error:
                 if not _out_of_memory(error):
                     raise

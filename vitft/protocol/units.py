@@ -1,0 +1,160 @@
+"""What is to be run: jobs as users ask for them, units as engines run them. No torch.
+
+A unit is (task, settings of one point of the sweep, phase, seed): one result file. A job is a plan of a few units:
+tune units that see train and val only, then, with the best point, final units that see test once at their end.
+"""
+
+import hashlib
+import itertools
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from vitft.errors import DataMissing
+from vitft.results import slug
+
+Phase = Literal["tune", "final"]
+
+DEV = "dev"
+"""Name of the end of the training split, held out while tuning where the data has no val of its own."""
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """Which split each phase uses.
+
+    Attributes:
+        tune_train, tune_val: trained on and selected on while tuning; `tune_val` = "dev" is cut from the end of
+            `tune_train` (the recipe's dev_fraction), as the paper does for data sets without an official val.
+        final_train, test: the final fit and its single evaluation.
+    """
+
+    tune_train: str
+    tune_val: str
+    final_train: str
+    test: str
+
+
+@dataclass(frozen=True)
+class Job:
+    """One task to bring to its number, as asked for on the command line.
+
+    Attributes:
+        task: canonical name, or a path.
+        data_dir: `--data-dir`, or "".
+        model: alias, timm:..., hf-hub:..., or a path.
+        settings: every key of the recipe, resolved for this task.
+        sweep: key -> values to choose from on val.
+        limit: at most so many examples of every split; None = all.
+        per_class: so many training examples of each class; None = all.
+    """
+
+    task: str
+    model: str
+    recipe: str
+    settings: dict[str, Any]
+    sweep: dict[str, list[Any]] = field(default_factory=dict)
+    seeds: tuple[int, ...] = (0,)
+    data_dir: str = ""
+    from_scratch: bool = False
+    limit: int | None = None
+    per_class: int | None = None
+
+    def identity(self) -> dict[str, Any]:
+        """Return what decides the numbers, for the run folder."""
+        return {"kind": "finetune", **asdict(self)}
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One fit and one evaluation."""
+
+    job: Job
+    phase: Phase
+    seed: int
+    settings: dict[str, Any]
+    point: dict[str, Any]
+    scheme: Scheme
+
+    @property
+    def id(self) -> str:
+        """A folder name that is the same in every process: `<task>/<phase>-<digest>-seed<n>`."""
+        what = {
+            "job": {k: v for k, v in asdict(self.job).items() if k not in ("seeds", "sweep", "data_dir", "settings")},
+            "phase": self.phase,
+            "settings": self.settings,
+            "scheme": asdict(self.scheme),
+        }
+        text = json.dumps(what, sort_keys=True)
+        return f"{slug(self.job.task)}/{self.phase}-{hashlib.sha256(text.encode()).hexdigest()[:10]}-seed{self.seed}"
+
+    @property
+    def title(self) -> str:
+        """A few words for a progress line."""
+        point = ", ".join(f"{k} {v:g}" if isinstance(v, float) else f"{k} {v}" for k, v in self.point.items())
+        return f"{self.job.task}: {self.phase}" + (f" ({point})" if point else "") + f", seed {self.seed}"
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON object that `from_json` reads."""
+        return asdict(self)
+
+    @staticmethod
+    def from_json(data: Mapping[str, Any]) -> "Unit":
+        """Rebuild a unit from `to_json`'s object."""
+        job = dict(data["job"], seeds=tuple(data["job"]["seeds"]))
+        return Unit(
+            Job(**job), data["phase"], data["seed"], dict(data["settings"]), dict(data["point"]), Scheme(**data["scheme"])
+        )
+
+
+def scheme(splits: tuple[str, ...], task: str) -> Scheme:
+    """Choose the splits of a task's phases from what its source has.
+
+    VTAB-1k where `train800` and `test` exist: tune on train800 / val200, then train800val200. Otherwise train (all of
+    it in the final run, val only selects); val stands for test where there is no test, as in ImageNet.
+
+    Raises:
+        DataMissing: no training split, or nothing to evaluate on (exit code 3).
+    """
+    have = set(splits)
+    if {"train800", "test"} <= have:
+        val = "val200" if "val200" in have else DEV
+        return Scheme("train800", val, "train800val200" if "train800val200" in have else "train800", "test")
+    if "train" not in have or not have & {"test", "val"}:
+        raise DataMissing(
+            f"Data set '{task}' has the splits {', '.join(splits) or 'none'}.",
+            "Legal: train and test (or val), or the VTAB-1k splits train800, val200 and test.",
+            "Add what is missing, or give another folder.",
+        )
+    if "test" in have:
+        return Scheme("train", "val" if "val" in have else DEV, "train", "test")
+    return Scheme("train", DEV, "train", "val")
+
+
+def tune_units(job: Job, splits: Scheme) -> list[Unit]:
+    """Return one unit for each point of the sweep (none where there is nothing to choose), with the first seed."""
+    points = [dict(zip(job.sweep, values, strict=True)) for values in itertools.product(*job.sweep.values())]
+    if len(points) < 2:
+        return []
+    return [Unit(job, "tune", job.seeds[0], {**job.settings, **point}, point, splits) for point in points]
+
+
+def final_units(job: Job, splits: Scheme, tuned: list[dict[str, Any]]) -> list[Unit]:
+    """Return the final units, one a seed, with the point that was best on val.
+
+    Args:
+        tuned: the results of all tune units, empty where there were none.
+    """
+    point = select(tuned)["point"] if tuned else {k: v[0] for k, v in job.sweep.items()}
+    return [Unit(job, "final", seed, {**job.settings, **point}, point, splits) for seed in job.seeds]
+
+
+def select(tuned: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the result with the highest top1 on val; of equals the smaller lr, then the fewer steps."""
+
+    def rank(result: dict[str, Any]) -> tuple[float, ...]:
+        settings = result["recipe_settings"]
+        return (-result["metrics"]["top1"], settings["lr"], settings["steps"])
+
+    return min(tuned, key=rank)
