@@ -1,8 +1,9 @@
 """A recipe is a document: one flat TOML file that holds every choice of a fine-tuning protocol.
 
 Keys are few, unknown ones are errors, and all errors come at once. `[sweep]` lists what may be chosen on val,
-`[for.TASK]` and `[method.NAME]` hold what the source itself varies, `[expect]` the number it should reproduce.
-Precedence: recipe < `[method.NAME]` < `[for.TASK]` < flags and `--set`.
+`[size.N]` (training sets of fewer than N examples), `[method.NAME]` and `[for.TASK]` hold what the source itself
+varies, `[expect]` the number it should reproduce.
+Precedence: recipe < `[size.N]` < `[method.NAME]` < `[for.TASK]` < flags and `--set`.
 """
 
 import hashlib
@@ -47,7 +48,11 @@ class Settings(BaseModel):
     drop_path: float = Field(0.0, ge=0, lt=1, description="stochastic depth at the last block, rising linearly")
     ema: float = Field(0.0, ge=0, lt=1, description="Polyak averaging factor of the evaluated weights; 0 = off")
 
-    resolution: int | tuple[int, int] = Field(384, description="pixels: a side, or [height, width]")
+    resolution: int | tuple[int, int] | Literal["native", "higher"] = Field(
+        384,
+        description="pixels: a side, or [height, width]; `native`: what the checkpoint was trained at; "
+        "`higher`: 12/7 of it, the paper's 224 -> 384, in whole patches",
+    )
     resize: Literal["squash", "resize-small", "checkpoint"] = Field(
         "squash",
         description="how evaluation makes an image the network's size: aspect ratio lost; shorter side to 8/7 of it "
@@ -74,11 +79,12 @@ class Settings(BaseModel):
     @field_validator("resolution", mode="before")
     @classmethod
     def _resolution(cls, value: Any) -> Any:
-        if isinstance(value, list):
-            value = tuple(value)
+        if value in ("native", "higher"):
+            return value
+        value = tuple(value) if isinstance(value, list) else value
         sides = value if isinstance(value, tuple) else (value,)
-        if not all(isinstance(s, int) and not isinstance(s, bool) and 1 <= s <= 4096 for s in sides):
-            raise ValueError("a side in pixels from 1 to 4096, or [height, width]")
+        if len(sides) > 2 or not all(type(s) is int and 1 <= s <= 4096 for s in sides):
+            raise ValueError("a side in pixels from 1 to 4096, [height, width], 'native' or 'higher'")
         return value
 
     @field_validator("decay_steps", mode="before")
@@ -97,14 +103,26 @@ class Settings(BaseModel):
     def _together(self) -> "Settings":
         if self.schedule == "staircase" and not self.decay_steps:
             raise ValueError("schedule 'staircase' needs decay_steps, e.g. [300, 600, 900]")
-        if self.crop == "random" and 0 < self.crop_from < max(self.size):
-            raise ValueError(f"crop_from {self.crop_from} is smaller than the resolution {max(self.size)}")
+        if self.crop == "random" and self.crop_from and not isinstance(self.resolution, str):
+            if self.crop_from < max(self.size):
+                raise ValueError(f"crop_from {self.crop_from} is smaller than the resolution {max(self.size)}")
         return self
 
     @property
     def size(self) -> tuple[int, int]:
-        """(height, width) in pixels."""
+        """(height, width) in pixels; `at` first turns "native" and "higher" into numbers."""
+        if isinstance(self.resolution, str):
+            raise ValueError(f"resolution '{self.resolution}' depends on the checkpoint")
         return self.resolution if isinstance(self.resolution, tuple) else (self.resolution, self.resolution)
+
+    def at(self, native: tuple[int, int], patch: tuple[int, int]) -> "Settings":
+        """Return these settings with the resolution in pixels, for a checkpoint of this native size and patch."""
+        if not isinstance(self.resolution, str):
+            return self
+        size = native
+        if self.resolution == "higher":
+            size = tuple(max(p, round(n * 12 / 7 / p) * p) for n, p in zip(native, patch, strict=True))  # type: ignore[assignment]
+        return self.model_copy(update={"resolution": size[0] if size[0] == size[1] else size})
 
 
 class Expect(BaseModel):
@@ -137,11 +155,15 @@ class Recipe(BaseModel):
     sweep: dict[str, list[Any]] = {}
     for_task: dict[str, dict[str, Any]] = {}
     for_method: dict[str, dict[str, Any]] = {}
+    for_size: dict[str, dict[str, Any]] = {}
     expect: list[Expect] = []
     text: str = Field("", exclude=True, repr=False)
 
-    def resolve(self, task: str = "", overrides: Mapping[str, Any] | None = None) -> Settings:
+    def resolve(self, task: str = "", overrides: Mapping[str, Any] | None = None, examples: int = 0) -> Settings:
         """Return the settings for one task, with the user's overrides on top.
+
+        Args:
+            examples: training examples, for a recipe with `[size.N]` tables: the one of the smallest N above it counts.
 
         Raises:
             RecipeError: for unknown keys and bad values, all of them at once (exit code 2).
@@ -150,7 +172,17 @@ class Recipe(BaseModel):
         for_task = {k: v for k, v in self.for_task.get(task, {}).items() if k != "sweep"}
         method = overrides.get("method", for_task.get("method", self.settings.get("method", "full")))
         for_method = {k: v for k, v in self.for_method.get(str(method), {}).items() if k != "sweep"}
-        return _validated(self.name, {**self.settings, **for_method, **for_task, **overrides})
+        return _validated(
+            self.name, {**self.settings, **self._by_size(examples), **for_method, **for_task, **overrides}
+        )
+
+    def _by_size(self, examples: int) -> dict[str, Any]:
+        above = sorted(int(n) for n in self.for_size if int(n) > examples)
+        return self.for_size[str(above[0])] if above and examples else {}
+
+    def digest(self, overrides: Mapping[str, Any]) -> str:
+        """Return 8 hexadecimal digits that change with any value of the document or any override."""
+        return digest({**self.model_dump(mode="json", exclude={"expect", "title", "source"}), "overrides": overrides})
 
     def sweep_for(self, task: str, settings: Settings, overrides: Mapping[str, Any]) -> dict[str, list[Any]]:
         """Return what is tuned on val; a key the user has fixed is no longer swept."""
@@ -211,7 +243,7 @@ def parse(data: dict[str, Any], name: str, text: str = "") -> Recipe:
     expect = data.pop("expect", [])
     head["expect"] = expect if isinstance(expect, list) else [expect]
     problems = []
-    for key, field in (("sweep", "sweep"), ("for", "for_task"), ("method", "for_method")):
+    for key, field in (("sweep", "sweep"), ("for", "for_task"), ("method", "for_method"), ("size", "for_size")):
         # `method` is both a key (a string) and a table of variations.
         if key == "method" and not isinstance(data.get(key), dict):
             continue
@@ -229,8 +261,10 @@ def parse(data: dict[str, Any], name: str, text: str = "") -> Recipe:
         raise RecipeError(f"Recipe '{name}': " + "; ".join(_explain(error))) from None
     problems += _problems(recipe.settings)
     sweeps = [("sweep", recipe.sweep)]
-    for table, variations in (("for", recipe.for_task), ("method", recipe.for_method)):
+    for table, variations in (("for", recipe.for_task), ("method", recipe.for_method), ("size", recipe.for_size)):
         for variant, keys in variations.items():
+            if table == "size" and not variant.isdecimal():
+                problems.append(f"size.{variant}: the name is a number of training examples, e.g. [size.20000]")
             if not isinstance(keys, dict):
                 problems.append(f"{table}.{variant}: a table, not {keys!r}")
                 continue

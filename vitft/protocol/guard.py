@@ -1,0 +1,50 @@
+"""The guard between a unit and its data: what a phase may not see cannot be opened."""
+
+from vitft.data.split import Source, Split
+from vitft.errors import ProtocolBreach
+from vitft.protocol.units import DEV, Unit
+
+
+class Guard:
+    """Opens the splits of one unit, in the order the protocol allows.
+
+    A tune unit sees its training split and val. A final unit sees its training split, and test once, after `trained`.
+
+    Attributes:
+        opened: the names of the splits opened so far, in order.
+    """
+
+    def __init__(self, source: Source, unit: Unit) -> None:
+        self._source, self._unit = source, unit
+        self._trained = False
+        self.opened: list[str] = []
+
+    def trained(self) -> None:
+        """Say that the fit is over: from now on the evaluation split may be opened."""
+        self._trained = True
+
+    def open(self, name: str) -> Split:
+        """Open a split of the source.
+
+        Raises:
+            ProtocolBreach: this unit may not see it, or not yet, or not again.
+        """
+        unit, scheme = self._unit, self._unit.scheme
+        tuning = unit.phase == "tune"
+        legal = {scheme.tune_train, scheme.tune_val} if tuning else {scheme.final_train, scheme.test}
+        held_out = scheme.tune_val if tuning else scheme.test
+        problem = ""
+        if name not in legal or name == DEV or (tuning and name == scheme.test):
+            problem = f"may not open '{name}'"
+        elif name == held_out and not self._trained:
+            problem = f"may not open '{name}' before its training is over"
+        elif name == held_out and name in self.opened:
+            problem = f"may not open '{name}' a second time"
+        if problem:
+            raise ProtocolBreach(
+                f"A {unit.phase} unit of '{unit.job.task}' {problem}.",
+                f"Legal: {', '.join(sorted(legal - {DEV}))}.",
+                "This is a fault of vitft, not of yours: please report it.",
+            )
+        self.opened.append(name)
+        return self._source.open(name)
