@@ -1,0 +1,28 @@
+"""How many examples the official splits of a task hold, and what a source may therefore claim."""
+
+from vitft.catalog import tasks
+from vitft.data.split import Completeness
+
+
+def counts(task: str, split: str) -> tuple[int, ...]:
+    """Return every count that the official split is known to have; empty for a task or split without one.
+
+    Caltech101's test split holds 6,084 images in the benchmark's own test and 6,085 in the community's archive.
+    """
+    name = tasks.canonical(task)
+    pieces = tasks.get(name).splits.get(split, ()) if name else ()
+    if not pieces:
+        return ()
+    n = sum(piece.stop - piece.start for piece in pieces)
+    return (n, n + 1) if (name, split) == ("caltech101", "test") else (n,)
+
+
+def completeness(task: str, split: str, n: int) -> Completeness:
+    """Return "full" when `n` is the official count of the split, else "partial"."""
+    return "full" if n in counts(task, split) else "partial"
+
+
+def shortfall(task: str, split: str, n: int) -> str:
+    """Say how far `n` is from the official count; empty when it is one, or when there is none."""
+    official = counts(task, split)
+    return "" if not official or n in official else f"{split} has {n:,} of the official {official[0]:,} images"

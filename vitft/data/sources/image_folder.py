@@ -1,0 +1,187 @@
+"""One folder for each class: `train/<class>/*`, `val/<class>/*`, `test/<class>/*`."""
+
+import os
+import unicodedata
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from vitft.data import official
+from vitft.data.split import Provenance, Split
+from vitft.errors import DataDamaged, DataMissing
+
+SUFFIXES = frozenset({".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"})
+_SPLITS = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "test": "test",
+    "testing": "test",
+}
+_LEGAL = "Legal: train/<class>/*.jpg, val/<class>/*.jpg (or validation/), test/<class>/*.jpg."
+
+
+def detect(path: Path) -> bool:
+    """Tell whether `path` holds split folders with class folders in them, or class folders alone."""
+    if not path.is_dir():
+        return False
+    if any(_class_folders(folder) for folder in _split_folders(path).values()):
+        return True
+    return any(_holds_image(folder) for folder in _class_folders(path).values())
+
+
+@dataclass(frozen=True)
+class ImageFolder:
+    """A user's own images. A folder of class folders without a split above them is one split, `test`.
+
+    Attributes:
+        path: the folder above the split folders.
+        task: what the data set is called.
+    """
+
+    path: Path
+    task: str
+
+    @cached_property
+    def _folders(self) -> dict[str, Path]:
+        folders = _split_folders(self.path)
+        if any(_class_folders(folder) for folder in folders.values()):
+            return folders
+        return {"test": self.path}
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        return tuple(name for name in ("train", "val", "test") if name in self._folders)
+
+    @cached_property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the class folders, sorted; those of all splits agree. Raises DataDamaged where they do not."""
+        named = {name: set(_class_folders(self._folders[name])) for name in self.splits}
+        first, *others = named
+        for other in others:
+            for one, two in ((first, other), (other, first)):
+                if lacking := sorted(named[one] - named[two]):
+                    raise DataDamaged(
+                        f"Split '{two}' of '{self.path}' has no class folder {_some(lacking)}, which '{one}' has.",
+                        "Legal: the same class folders in every split.",
+                    )
+        if not named[first]:
+            raise DataDamaged(f"'{self._folders[first]}' holds no class folder.", _LEGAL)
+        return tuple(sorted(named[first]))
+
+    def open(self, split: str) -> Split:
+        """Open one split. Raises DataMissing for an absent split, DataDamaged for an empty class folder."""
+        if split not in self._folders:
+            raise DataMissing(f"'{self.path}' has no split '{split}'; it has: {', '.join(self.splits)}.", _LEGAL)
+        root, names = self._folders[split], self.class_names
+        folders = _class_folders(root)
+        files: list[str] = []
+        labels: list[int] = []
+        for label, name in enumerate(names):
+            found = _images(folders[name])
+            if not found:
+                raise DataDamaged(
+                    f"Class folder '{folders[name]}' holds no image.",
+                    f"Legal: files ending in {' '.join(sorted(SUFFIXES))}, in either case.",
+                    "Add images, or remove the folder from every split.",
+                )
+            files += (os.path.join(folders[name].name, file) for file in found)
+            labels += [label] * len(found)
+        why = official.shortfall(self.task, split, len(files)) or "a folder's membership is not checked"
+        return Split(
+            self.task,
+            split,
+            names,
+            [_printable(file) for file in files],
+            np.asarray(labels, dtype=np.int64),
+            lambda i: read_file(root / files[i]),
+            Provenance("image folder", False, why, official.completeness(self.task, split, len(files))),
+            exif=not official.counts(self.task, split),
+        )
+
+
+def read_file(path: Path) -> bytes:
+    """Return the bytes of an image file. Raises DataMissing or DataDamaged naming it."""
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise DataMissing(f"Image '{_printable(path)}' is missing.") from None
+    except OSError as error:
+        raise DataDamaged(f"Image '{_printable(path)}' cannot be read ({error.strerror}).") from None
+
+
+def _split_folders(path: Path) -> dict[str, Path]:
+    """Map "train", "val", "test" to the folders of that meaning. Raises DataDamaged where two mean the same."""
+    found: dict[str, Path] = {}
+    for folder in _folders(path):
+        name = _SPLITS.get(folder.name.lower())
+        if name is None:
+            continue
+        if name in found:
+            raise DataDamaged(
+                f"'{path}' holds both '{found[name].name}' and '{folder.name}', which mean the same split.",
+                _LEGAL,
+                "Remove or rename one.",
+            )
+        found[name] = folder
+    return found
+
+
+def _class_folders(path: Path) -> dict[str, Path]:
+    """Map class names to their folders. Names are NFC: macOS archives spell an accent in two characters."""
+    found: dict[str, Path] = {}
+    for folder in _folders(path):
+        name = unicodedata.normalize("NFC", _printable(folder.name))
+        if name in found:
+            raise DataDamaged(f"'{path}' holds the class folder '{name}' twice, in two spellings of its accents.")
+        found[name] = folder
+    return found
+
+
+def _folders(path: Path) -> list[Path]:
+    try:
+        with os.scandir(path) as entries:
+            names = [e.name for e in entries if not e.name.startswith((".", "__")) and e.is_dir()]
+    except OSError as error:
+        raise DataMissing(f"Folder '{path}' cannot be read ({error.strerror}).") from None
+    return [path / name for name in sorted(names)]
+
+
+def _images(folder: Path) -> list[str]:
+    """Return the images below a class folder as sorted relative paths; a folder is entered once, links included."""
+    found: list[str] = []
+    seen: set[tuple[int, int]] = set()
+    for parent, folders, files in os.walk(folder, followlinks=True):
+        state = os.stat(parent)
+        if (state.st_dev, state.st_ino) in seen:
+            folders.clear()
+            continue
+        seen.add((state.st_dev, state.st_ino))
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        inside = os.path.relpath(parent, folder)
+        # Names that begin with a dot are no images: macOS leaves "._x.jpg" beside "x.jpg".
+        names = (name for name in files if not name.startswith(".") and Path(name).suffix.lower() in SUFFIXES)
+        found += (name if inside == "." else os.path.join(inside, name) for name in names)
+    return sorted(found)
+
+
+def _holds_image(folder: Path) -> bool:
+    try:
+        with os.scandir(folder) as entries:
+            return any(Path(e.name).suffix.lower() in SUFFIXES and not e.name.startswith(".") for e in entries)
+    except OSError:
+        return False
+
+
+def _printable(path: str | Path) -> str:
+    """Return a path as legal text: bytes of a file name that are no UTF-8 are escaped."""
+    return os.fsencode(path).decode(errors="backslashreplace")
+
+
+def _some(names: list[str], most: int = 3) -> str:
+    shown = ", ".join(f"'{name}'" for name in names[:most])
+    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"

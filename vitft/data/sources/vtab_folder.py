@@ -1,0 +1,202 @@
+"""The community's VTAB-1k layout: `{train800,val200,train800val200,test}.txt` with lines `images/test/000000.jpg 307`."""
+
+import json
+import os
+from collections import Counter
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+
+from vitft.catalog import tasks
+from vitft.data import labels as label_names
+from vitft.data import official
+from vitft.data.sources.image_folder import read_file
+from vitft.data.split import Completeness, Provenance, Split
+from vitft.errors import DataDamaged, DataMissing
+
+_SPLITS = ("train800", "val200", "train800val200", "test")
+_LEGAL = "Legal: one image a line, a path below that folder, a space, and its label, as 'images/test/000000.jpg 307'."
+_KIND = "vtab folder (JPEG re-encoded)"
+
+
+def detect(path: Path) -> bool:
+    """Tell whether `path` holds at least two of the four lists."""
+    return sum((path / f"{name}.txt").is_file() for name in _SPLITS) >= 2
+
+
+@dataclass(frozen=True)
+class VtabFolder:
+    """One task of the archive that goes round among the parameter-efficient tuning papers.
+
+    Its images are those of the official splits, written once more as JPEG: the membership can be the reference, the
+    pixels are not. A `manifest.json` beside the lists may state `{"counts": {"test": 1000}, "completeness": "full" |
+    "declared", "reference": true | false, "why": "...", "revision": "..."}`; what it states is held against the lists.
+
+    Attributes:
+        path: the folder of the lists.
+        task: canonical name of a VTAB task, or the folder's name.
+    """
+
+    path: Path
+    task: str
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        present = {name for name in _SPLITS if (self.path / f"{name}.txt").is_file()}
+        if {"train800", "val200"} <= present:
+            present.add("train800val200")
+        return tuple(name for name in _SPLITS if name in present)
+
+    @cached_property
+    def class_names(self) -> tuple[str, ...]:
+        """Names from `classes.txt`, else the task's own, else the numbers up to the largest label."""
+        file = self.path / "classes.txt"
+        known = tasks.canonical(self.task)
+        if file.is_file():
+            names = tuple(line.strip() for line in _text(file).splitlines() if line.strip())
+            if known and len(names) != tasks.get(known).num_classes:
+                raise DataDamaged(
+                    f"'{file}' names {len(names)} classes; {known} has {tasks.get(known).num_classes}.",
+                    "Legal: one class a line, line 1 being label 0.",
+                    "Remove the file, or take the right one.",
+                )
+            return names
+        if known:
+            return label_names.class_names(known)
+        largest = max(label for name in _SPLITS if (self.path / f"{name}.txt").is_file() for _, label in self._lines(name))
+        return tuple(str(label) for label in range(largest + 1))
+
+    @cached_property
+    def _manifest(self) -> dict[str, Any]:
+        file = self.path / "manifest.json"
+        if not file.is_file():
+            return {}
+        try:
+            manifest = json.loads(_text(file))
+            if isinstance(manifest, dict) and isinstance(manifest.get("counts", {}), dict):
+                return manifest
+        except ValueError:
+            pass
+        raise DataDamaged(f"'{file}' is no manifest.", 'Legal: {"counts": {"test": 1000}, "completeness": "declared"}.')
+
+    def open(self, split: str) -> Split:
+        """Open one split; `train800val200` is the two lists joined where it has no list of its own.
+
+        Raises:
+            DataMissing: no such list, or an image that it names is not there.
+            DataDamaged: a bad line, a label outside the task, an image named twice, or a broken manifest.
+        """
+        if split not in self.splits:
+            raise DataMissing(f"'{self.path}' has no list '{split}.txt'.", f"There are: {', '.join(self.splits)}.")
+        joined = split == "train800val200" and not (self.path / f"{split}.txt").is_file()
+        parts = ("train800", "val200") if joined else (split,)
+        lines = [line for part in parts for line in self._lines(part)]
+        for part in parts:
+            self._check(part, self._lines(part))
+        paths = [path for path, _ in lines]
+        twice = [path for path, n in Counter(paths).items() if n > 1]
+        if twice:
+            raise DataDamaged(
+                f"'{self.path / parts[0]}.txt' names '{twice[0]}' {paths.count(twice[0])} times.",
+                "Legal: each image once; counted twice it would weigh twice.",
+                "Remove the second line.",
+            )
+        return Split(
+            self.task,
+            split,
+            self.class_names,
+            paths,
+            np.asarray([label for _, label in lines], dtype=np.int64),
+            lambda i: read_file(self.path / paths[i]),
+            self._provenance(split, len(lines)),
+        )
+
+    def _lines(self, split: str) -> list[tuple[str, int]]:
+        """Parse one list to (relative path, label); tolerates a byte-order mark, CRLF, backslashes and empty lines."""
+        file = self.path / f"{split}.txt"
+        lines: list[tuple[str, int]] = []
+        for number, line in enumerate(_text(file).splitlines(), 1):
+            if not line.strip():
+                continue
+            path, _, label = line.strip().rpartition(" ") if " " in line.strip() else line.strip().rpartition("\t")
+            path = path.strip().replace("\\", "/").removeprefix("./")
+            outside = PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts
+            if not path or outside or not label.isascii() or not label.isdigit():
+                raise DataDamaged(f"'{file}', line {number}: '{line.strip()[:120]}' cannot be used.", _LEGAL)
+            lines.append((path, int(label)))
+        if not lines:
+            raise DataDamaged(f"'{file}' names no image.", _LEGAL)
+        return lines
+
+    def _check(self, split: str, lines: list[tuple[str, int]]) -> None:
+        """Hold a list against the folder, the class names and the manifest."""
+        k = len(self.class_names)
+        for path, label in lines:
+            if label >= k:
+                raise DataDamaged(
+                    f"'{self.path / split}.txt' gives '{path}' the label {label}.",
+                    f"Legal: 0 to {k - 1}, as '{self.task}' has {k} classes.",
+                )
+        present: dict[str, set[str]] = {}
+        absent = []
+        for path, _ in lines:
+            folder, _, name = path.rpartition("/")
+            if folder not in present:
+                present[folder] = _names(self.path / folder)
+            if name not in present[folder]:
+                absent.append(path)
+        if absent:
+            more = f" ({len(absent):,} of {len(lines):,} are missing)" if len(absent) > 1 else ""
+            raise DataMissing(
+                f"Image '{self.path / absent[0]}' is missing{more}.",
+                f"Legal: every image that '{split}.txt' names.",
+                "Unpack the archive anew.",
+            )
+        counts = self._manifest.get("counts", {})
+        if split in counts and counts[split] != len(lines):
+            raise DataDamaged(
+                f"'{split}.txt' names {len(lines):,} images; manifest.json declares {counts[split]:,}.",
+                "Legal: the counts of its own manifest.",
+                f"Unpack the archive of '{self.task}' anew.",
+            )
+        shortfall = official.shortfall(self.task, split, len(lines))
+        if self._manifest.get("completeness") == "full" and shortfall:
+            raise DataDamaged(
+                f"'{self.path}' claims to be full, but {shortfall}.",
+                "Legal: the official counts, or a manifest that says 'declared'.",
+            )
+
+    def _provenance(self, split: str, n: int) -> Provenance:
+        full = official.completeness(self.task, split, n)
+        stated: Completeness = "declared" if split in self._manifest.get("counts", {}) else "partial"
+        # A folder is judged as a whole: a training list of 800 proves little where the test list is not the official.
+        test = len(self._lines("test")) if (self.path / "test.txt").is_file() else 0
+        short = official.shortfall(self.task, "test", test) or official.shortfall(self.task, split, n)
+        known = bool(official.counts(self.task, "test"))
+        why = short or ("" if known else "not a task with official splits")
+        reference = not why
+        if "reference" in self._manifest:
+            reference = bool(self._manifest["reference"]) and reference
+            why = str(self._manifest.get("why", "")) or why or ("" if reference else "its manifest says so")
+        revision = str(self._manifest.get("revision", ""))
+        return Provenance(_KIND, reference, why, full if full == "full" else stated, revision)
+
+
+def _names(folder: Path) -> set[str]:
+    """Return the file names in a folder: one listing, where 73,728 single questions would be slow on a network disk."""
+    try:
+        return set(os.listdir(folder))
+    except OSError:
+        return set()
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataDamaged(f"'{file}' is not UTF-8 text (byte {error.start}).", "Legal: a list in UTF-8.") from None
+    except OSError as error:
+        raise DataDamaged(f"'{file}' cannot be read ({error.strerror}).") from None
