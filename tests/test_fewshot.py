@@ -1,0 +1,143 @@
+"""The classifiers on frozen features, each against its definition written out a second time."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vitft.errors import DataError, DataMissing
+from vitft.evaluation import fewshot, intervals, knn, probe, ridge
+
+
+def _clusters(per_class: int, classes: int, dim: int, seed: int, spread: float = 0.6) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    centres = np.random.default_rng(99).normal(size=(classes, dim))
+    labels = np.repeat(np.arange(classes), per_class)
+    return (centres[labels] + spread * rng.normal(size=(len(labels), dim))).astype(np.float32), labels
+
+
+def _ridge_reference(x: np.ndarray, y: np.ndarray, queries: np.ndarray, classes: int) -> np.ndarray:
+    """Solve the normal equations directly: (X'X + 2^10 I) W = X'Y."""
+    x, queries = x.astype(np.float64), queries.astype(np.float64)
+    mean, std = x.mean(0), x.std(0) + 1e-5
+    design = np.hstack([(x - mean) / std, np.full((len(x), 1), 100.0)])
+    asked = np.hstack([(queries - mean) / std, np.full((len(queries), 1), 100.0)])
+    targets = 2 * np.eye(classes)[y] - 1
+    return asked @ np.linalg.solve(design.T @ design + 1024.0 * np.eye(design.shape[1]), design.T @ targets)
+
+
+@given(n=st.integers(2, 40), dim=st.integers(1, 40), classes=st.integers(2, 6), seed=st.integers(0, 999))
+@settings(max_examples=60, deadline=None)
+def test_ridge_is_the_regularised_least_squares_whichever_gram_is_smaller(
+    n: int, dim: int, classes: int, seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    x, y = rng.normal(3, 5, size=(n, dim)).astype(np.float32), rng.integers(0, classes, n)
+    queries = rng.normal(3, 5, size=(9, dim)).astype(np.float32)
+    np.testing.assert_allclose(
+        ridge.fit(x, y, classes).scores(queries), _ridge_reference(x, y, queries, classes), atol=1e-5, rtol=1e-5
+    )
+
+
+def test_ridge_survives_a_constant_feature_and_one_example_a_class() -> None:
+    x = np.array([[1.0, 5.0], [-1.0, 5.0]], dtype=np.float32)
+    assert ridge.fit(x, np.array([0, 1]), 2).scores(x).argmax(1).tolist() == [0, 1]
+
+
+@given(n=st.integers(1, 30), k=st.integers(1, 200), seed=st.integers(0, 99))
+@settings(deadline=None, max_examples=50)
+def test_knn_votes_as_defined_and_never_asks_more_neighbours_than_there_are(n: int, k: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    x, y, queries = rng.normal(size=(n, 5)), rng.integers(0, 4, n), rng.normal(size=(6, 5))
+    ks = knn.neighbours(n, (k,))
+    assert ks == (min(k, n),)
+    got = knn.votes(x, y, queries, 4, ks[0])
+    for row, query in zip(got, queries, strict=True):
+        cosine = x @ query / np.linalg.norm(x, axis=1) / np.linalg.norm(query)
+        near = np.argsort(-cosine)[: ks[0]]
+        weights = np.exp(cosine[near] / 0.07)
+        expected = np.array([weights[y[near] == c].sum() for c in range(4)]) / weights.sum()
+        np.testing.assert_allclose(row, expected, atol=1e-9)
+    assert knn.neighbours(15) == (10, 15)
+
+
+def test_more_neighbours_than_examples_is_refused() -> None:
+    with pytest.raises(ValueError, match="1 to 3, not 4"):
+        knn.votes(np.eye(3), np.arange(3), np.eye(3), 3, 4)
+
+
+def test_probe_chooses_on_held_out_training_data_and_fits_on_all_of_it() -> None:
+    x, y = _clusters(10, 4, 8, seed=1)
+    test_x, test_y = _clusters(30, 4, 8, seed=2)
+    held = probe.hold_out(y, 0)
+    assert [int(held[y == c].sum()) for c in range(4)] == [2] * 4
+    assert (held != probe.hold_out(y, 1)).any() and (held == probe.hold_out(y, 0)).all()
+    fitted = probe.fit(x, y, seed=0)
+    assert fitted.strength in probe.STRENGTHS and fitted.held_out == 8
+    assert (fitted.answers(test_x) == test_y).mean() > 0.9
+    assert (probe.fit(x, y, seed=0).weights == fitted.weights).all()
+
+
+def test_probe_with_one_example_a_class_two_classes_or_one() -> None:
+    x, y = _clusters(1, 2, 8, seed=1)
+    fitted = probe.fit(x, y + 3, seed=0)
+    assert fitted.held_out == 0 and fitted.strength == 1.0
+    assert fitted.answers(x).tolist() == [3, 4]
+    assert probe.fit(x, np.array([5, 5]), seed=0).answers(x).tolist() == [5, 5]
+
+
+def test_draws_hold_k_of_each_class_and_grow_into_one_another() -> None:
+    labels = np.random.default_rng(0).permutation(np.repeat(np.arange(5), 30))
+    order = fewshot.orders(labels, 5, seed=1)
+    for k in (1, 5, 10, 25):
+        assert np.bincount(labels[fewshot.chosen(order, k)]).tolist() == [k] * 5
+    assert set(fewshot.chosen(order, 5)) < set(fewshot.chosen(order, 10))
+    assert set(fewshot.chosen(order, 5)) != set(fewshot.chosen(fewshot.orders(labels, 5, seed=2), 5))
+    # big_vision's draw written out: one generator a seed, a permutation of each class's positions in turn
+    rng = np.random.default_rng(1)
+    np.testing.assert_array_equal(order, [rng.permutation(np.where(labels == c)[0]) for c in range(5)])
+    assert len(fewshot.chosen(order, fewshot.ALL)) == 150
+
+
+def test_rows_have_means_and_intervals_over_seeds() -> None:
+    x, y = _clusters(20, 6, 4, seed=1, spread=1.5)
+    test = _clusters(40, 6, 4, seed=2, spread=1.5)
+    needed = fewshot.needed(y, 6, (1, 5), (0, 1, 2))
+    assert len(needed) < len(y) and (np.diff(needed) > 0).all()
+    rows = fewshot.score("ridge", (x[needed], y[needed]), needed, y, test, 6, (1, 5), (0, 1, 2))
+    assert [(r.per_class, r.examples, len(r.correct)) for r in rows] == [(1, 6, 3), (5, 30, 3)]
+    assert rows[1].top1 > rows[0].top1 > 1 / 6
+    assert rows[0].ci95 == intervals.t_interval(rows[0].values) and rows[0].interval == "t over 3 seeds"
+    for seed, correct in zip((0, 1, 2), rows[1].correct, strict=True):
+        mine = fewshot.chosen(fewshot.orders(y, 6, seed), 5)
+        assert correct == (_ridge_reference(x[mine], y[mine], test[0], 6).argmax(1) == test[1]).sum()
+
+
+def test_the_whole_pool_is_one_draw_with_a_wilson_interval() -> None:
+    x, y = _clusters(20, 3, 4, seed=1)
+    test = _clusters(9, 3, 4, seed=2)
+    needed = fewshot.needed(y, 3, (fewshot.ALL,), (0, 1, 2))
+    rows = fewshot.score("knn", (x, y), needed, y, test, 3, (fewshot.ALL,), (0, 1, 2))
+    assert [row.k for row in rows] == [10, 20, 60]
+    assert all(row.interval == "wilson" and row.examples == 60 and len(row.correct) == 1 for row in rows)
+    assert rows[0].ci95 == intervals.wilson(rows[0].correct[0], 27)
+
+
+def test_too_few_examples_are_named_or_stamped() -> None:
+    labels = np.array([0, 0, 0, 1, 2, 2])
+    short = fewshot.short_classes(labels, ("cat", "dog", "emu"), 3)
+    assert short == [("dog", 1), ("emu", 2)]
+    with pytest.raises(DataError, match=r"2 classes have fewer than 3 examples in 'train': 'dog' 1, 'emu' 2") as caught:
+        fewshot.refuse_short(short, 3, "train")
+    assert "up to 1" in str(caught.value) and caught.value.exit_code == 3
+    fewshot.refuse_short([], 3, "train")
+    x = np.random.default_rng(0).normal(size=(6, 3)).astype(np.float32)
+    row = fewshot.score("ridge", (x, labels), np.arange(6), labels, (x, labels), 3, (3,), (0,))[0]
+    assert (row.short, row.fewest, row.examples) == (2, 1, 6)
+
+
+def test_the_pool_is_train() -> None:
+    assert fewshot.pool_name(("train800", "train", "test")) == "train"
+    assert fewshot.pool_name(("train800", "val200", "train800val200", "test")) == "train800"
+    with pytest.raises(DataMissing, match="no 'train'"):
+        fewshot.pool_name(("test",))

@@ -1,0 +1,207 @@
+"""What frozen features are worth: k examples of each class, a classifier without a network, all of the test split."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Literal, assert_never
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vitft.errors import DataError, DataMissing
+from vitft.evaluation import intervals, knn, probe, ridge
+
+Classifier = Literal["ridge", "knn", "logistic"]
+CLASSIFIERS: tuple[Classifier, ...] = ("ridge", "knn", "logistic")
+ALL = 0
+"""As a number of examples of each class: everything there is."""
+
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table.
+
+    Attributes:
+        classifier: "ridge", "knn" or "logistic".
+        per_class: examples of each class; ALL for the whole pool.
+        k: neighbours, 0 for other classifiers.
+        examples: training examples of the first draw.
+        correct: right answers of each draw; n: test images.
+        seeds: the draws.
+        short: classes with fewer than `per_class` examples; fewest: examples of the smallest of them.
+        strengths: C of each draw (logistic regression).
+    """
+
+    classifier: Classifier
+    per_class: int
+    k: int
+    examples: int
+    correct: tuple[int, ...]
+    n: int
+    seeds: tuple[int, ...]
+    short: int
+    fewest: int
+    strengths: tuple[float, ...] = ()
+
+    @property
+    def values(self) -> tuple[float, ...]:
+        """Accuracy of each draw, in [0, 1]."""
+        return tuple(c / self.n for c in self.correct)
+
+    @property
+    def top1(self) -> float:
+        """Mean accuracy over the draws."""
+        return fmean(self.values)
+
+    @property
+    def ci95(self) -> tuple[float, float]:
+        """Student's t over the draws, or Wilson's on the test images for a single one."""
+        if len(self.correct) > 1:
+            return intervals.t_interval(self.values)
+        return intervals.wilson(self.correct[0], self.n)
+
+    @property
+    def interval(self) -> str:
+        """Which interval `ci95` is."""
+        return f"t over {len(self.correct)} seeds" if len(self.correct) > 1 else "wilson"
+
+
+def pool_name(splits: Sequence[str]) -> str:
+    """Return the split the examples are drawn from: `train`, or `train800` where a folder has no `train`.
+
+    Raises DataMissing when there is neither.
+    """
+    for name in ("train", "train800"):
+        if name in splits:
+            return name
+    raise DataMissing(
+        "There is no 'train' split to draw examples from.",
+        f"Splits here: {', '.join(splits) or 'none'}.",
+        "Give a data set with train and test.",
+    )
+
+
+def orders(labels: Ints, num_classes: int, seed: int) -> list[Ints]:
+    """Return each class's pool positions in the seed's order; the first k of them are its k examples.
+
+    Source: big_vision fewshot_lsr.py (one generator a seed, one permutation a class), so more examples contain fewer.
+    """
+    rng = np.random.default_rng(seed)
+    return [rng.permutation(np.flatnonzero(labels == label)) for label in range(num_classes)]
+
+
+def chosen(order: list[Ints], per_class: int) -> Ints:
+    """Return the pool positions of the first `per_class` examples of each class, class by class."""
+    return np.concatenate([members[: per_class or None] for members in order]).astype(np.int64)
+
+
+def short_classes(labels: Ints, names: Sequence[str], per_class: int) -> list[tuple[str, int]]:
+    """Return (name, examples) of the classes with fewer than `per_class` examples, fewest first."""
+    counts = np.bincount(labels, minlength=len(names))
+    short = [(name, int(count)) for name, count in zip(names, counts, strict=True) if count < per_class]
+    return sorted(short, key=lambda item: item[1])
+
+
+def refuse_short(short: list[tuple[str, int]], per_class: int, pool: str) -> None:
+    """Raise DataError naming the classes that have too few examples; nothing when there are none."""
+    if not short:
+        return
+    some = ", ".join(f"'{name}' {count}" for name, count in short[:4]) + ", ..." * (len(short) > 4)
+    raise DataError(
+        f"{len(short)} classes have fewer than {per_class} examples in '{pool}': {some}.",
+        f"Legal here: --per-class up to {short[0][1]}.",
+        "Ask for fewer, or take what there is with --allow-fewer (stamped in the result).",
+    )
+
+
+def needed(labels: Ints, num_classes: int, per_class: Sequence[int], seeds: Sequence[int]) -> Ints:
+    """Return the pool positions any draw uses, sorted: the only ones whose features are computed."""
+    if ALL in per_class:
+        return np.arange(len(labels), dtype=np.int64)
+    most = max(per_class)
+    return np.unique(np.concatenate([chosen(orders(labels, num_classes, seed), most) for seed in seeds]))
+
+
+def score(
+    classifier: Classifier,
+    pool: tuple[NDArray[np.float32], Ints],
+    positions: Ints,
+    all_labels: Ints,
+    test: tuple[NDArray[np.float32], Ints],
+    num_classes: int,
+    per_class: Sequence[int],
+    seeds: Sequence[int],
+    on_progress: Callable[[int, int], None] | None = None,
+) -> list[Row]:
+    """Fit and test every (per_class, seed) and return one row a per_class (times neighbours for kNN).
+
+    Args:
+        pool: ((P, D), (P,)) features and labels of the examples at `positions` of the pool.
+        positions: (P,) sorted positions in the pool, as `needed` gave them.
+        all_labels: labels of the whole pool.
+        test: ((T, D), (T,)).
+        on_progress: called with (fits done, fits).
+    """
+    where = np.full(len(all_labels), -1, dtype=np.int64)
+    where[positions] = np.arange(len(positions))
+    rows: list[Row] = []
+    jobs = sum(1 if k == ALL else len(seeds) for k in per_class)
+    done = 0
+    for count in per_class:
+        used = tuple(seeds[:1]) if count == ALL else tuple(seeds)  # the whole pool is one draw, whatever the seed
+        found: dict[int, list[int]] = {}
+        strengths: list[float] = []
+        examples = 0
+        for seed in used:
+            mine = where[chosen(orders(all_labels, num_classes, seed), count)]
+            examples = examples or len(mine)
+            train = pool[0][mine], pool[1][mine]
+            for k, answers, strength in _answers(classifier, *train, test[0], num_classes, seed):
+                found.setdefault(k, []).append(int((answers == test[1]).sum()))
+                if strength:
+                    strengths.append(strength)
+            done += 1
+            if on_progress is not None:
+                on_progress(done, jobs)
+        counts = np.bincount(all_labels, minlength=num_classes)
+        short = counts[counts < count]
+        rows += [
+            Row(
+                classifier,
+                count,
+                k,
+                examples,
+                tuple(correct),
+                len(test[1]),
+                used,
+                len(short),
+                int(short.min()) if len(short) else 0,
+                tuple(strengths),
+            )
+            for k, correct in found.items()
+        ]
+    return rows
+
+
+def _answers(
+    classifier: Classifier,
+    features: NDArray[np.float32],
+    labels: Ints,
+    queries: NDArray[np.float32],
+    num_classes: int,
+    seed: int,
+) -> list[tuple[int, Ints, float]]:
+    """Return (neighbours or 0, answers (T,), chosen C or 0) for each variant of the classifier."""
+    match classifier:
+        case "ridge":
+            return [(0, ridge.fit(features, labels, num_classes).scores(queries).argmax(axis=1), 0.0)]
+        case "knn":
+            ks = knn.neighbours(len(features))
+            return [(k, knn.votes(features, labels, queries, num_classes, k).argmax(axis=1), 0.0) for k in ks]
+        case "logistic":
+            fitted = probe.fit(features, labels, seed)
+            return [(0, fitted.answers(queries), fitted.strength)]
+        case _:
+            assert_never(classifier)

@@ -1,0 +1,130 @@
+"""Ask the network about every image exactly once, whatever the batch size."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor, nn
+
+from vitft.errors import VitftError
+
+Batches = Iterable[tuple[ArrayLike | Tensor, Tensor]]
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What the network answered.
+
+    Attributes:
+        logits: (N, K) float32, row i = example i of the split.
+    """
+
+    logits: NDArray[np.float32]
+
+    @property
+    def answers(self) -> NDArray[np.int64]:
+        """(N,) class with the highest logit; the lowest class of a tie."""
+        return self.logits.argmax(axis=1).astype(np.int64)
+
+
+def predict(
+    net: nn.Module,
+    batches: Batches,
+    n: int,
+    num_classes: int,
+    *,
+    precision: str = "auto",
+    on_progress: Callable[[int], None] | None = None,
+) -> Predictions:
+    """Run the network over all batches and put each answer into the row of its image.
+
+    Args:
+        batches: (indices (B,), images (B, 3, H, W)) in any order.
+        n: images there must be.
+        num_classes: K, the width of the network's output.
+        precision: "float32", "bf16" (autocast) or "auto": bf16 on CUDA, float32 elsewhere.
+        on_progress: called with the number of images done after each batch.
+
+    Raises:
+        VitftError: an image came twice or not at all, or an answer is not finite; the images are named.
+    """
+    logits = gather(net, net, batches, n, "logits", precision, on_progress)
+    if logits.shape[1] != num_classes:
+        raise VitftError(f"The network gave {logits.shape[1]} logits an image, not {num_classes}.")
+    return Predictions(logits)
+
+
+def gather(
+    net: nn.Module,
+    function: Callable[[Tensor], Tensor],
+    batches: Batches,
+    n: int,
+    what: str,
+    precision: str = "auto",
+    on_progress: Callable[[int], None] | None = None,
+) -> NDArray[np.float32]:
+    """Apply `function`, a part of `net`, to every image exactly once; raises as `predict`.
+
+    Args:
+        net: its device counts, and it is in evaluation mode meanwhile.
+        function: images (B, 3, H, W) -> (B, D).
+        what: the word for the result in messages, e.g. "logits".
+
+    Returns:
+        (n, D) float32, on the CPU.
+    """
+    parameter = next(net.parameters(), None)
+    device = parameter.device if parameter is not None else torch.device("cpu")
+    reduced = precision == "bf16" or (precision == "auto" and device.type == "cuda")
+    out: NDArray[np.float32] | None = None
+    seen = np.zeros(n, dtype=np.int64)
+    done = 0
+    was_training = net.training
+    net.eval()
+    try:
+        with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=reduced):
+            for indices, images in batches:
+                rows = np.asarray(indices, dtype=np.int64)
+                outside = rows[(rows < 0) | (rows >= n)]
+                if len(outside):
+                    raise VitftError(f"Image {int(outside[0])} is asked about, but there are only {n}.")
+                values = function(images.to(device, non_blocking=True)).float().cpu().numpy()
+                if values.ndim != 2 or len(values) != len(rows):
+                    raise VitftError(f"The network gave {what} of shape {values.shape} for {len(rows)} images.")
+                if out is None:
+                    out = np.zeros((n, values.shape[1]), dtype=np.float32)
+                out[rows] = values
+                np.add.at(seen, rows, 1)
+                done += len(rows)
+                if on_progress is not None:
+                    on_progress(done)
+    finally:
+        net.train(was_training)
+    _exactly_once(seen)
+    if out is None:
+        raise VitftError("There are no images to evaluate.")
+    broken = np.flatnonzero(~np.isfinite(out).all(axis=1))
+    if len(broken):
+        raise VitftError(
+            f"The network's {what} are NaN or infinite for {len(broken)} of {n} images: {_some(broken)}.",
+            action="Try --precision float32; if it stays, the checkpoint is damaged.",
+        )
+    return out
+
+
+def _exactly_once(seen: NDArray[np.int64]) -> None:
+    twice, never = np.flatnonzero(seen > 1), np.flatnonzero(seen == 0)
+    if len(twice) or len(never):
+        faults = [
+            f"{len(which)} {word}: {_some(which)}"
+            for which, word in ((twice, "came more than once"), (never, "never came"))
+            if len(which)
+        ]
+        raise VitftError(f"Each of the {len(seen)} images must come exactly once; " + "; ".join(faults) + ".")
+
+
+def _some(indices: NDArray[np.int64], most: int = 8) -> str:
+    text = ", ".join(str(int(i)) for i in indices[:most])
+    return text + (f", ... ({len(indices)} in all)" if len(indices) > most else "")
