@@ -77,7 +77,9 @@ def pack_imagenet(wnids: Sequence[str]) -> bytes:
     """Return the contents of imagenet_val.bin.xz from 50,000 WordNet identifiers (see `imagenet_validation`)."""
     index = {wnid: label for label, wnid in enumerate(names("imagenet"))}
     labels = np.array([index[wnid] for wnid in wnids], dtype=np.uint16)
-    return lzma.compress((labels % 256).astype(np.uint8).tobytes() + (labels // 256).astype(np.uint8).tobytes(), preset=9)
+    return lzma.compress(
+        (labels % 256).astype(np.uint8).tobytes() + (labels // 256).astype(np.uint8).tobytes(), preset=9
+    )
 
 
 def _value(word: str) -> int:
