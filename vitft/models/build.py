@@ -1,0 +1,228 @@
+"""Build the network of a checkpoint for a task: resolution, head, position embeddings, initial weights."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import timm
+import torch
+from torch import Tensor, nn
+
+from vitft.errors import CheckpointError, UsageError
+from vitft.models import checkpoints, posembed
+from vitft.models.info import Architecture, CheckpointInfo, Size, side
+from vitft.recipes import Settings
+
+# Parts of pre-training that a classifier has no place for.
+_LEFT_OUT = ("mask_token", "decoder", "head", "pre_logits", "rope.", "dino_head", "projector", "prototypes")
+
+
+@dataclass(frozen=True)
+class Built:
+    """A network ready to train or evaluate, in training mode, float32, on the CPU."""
+
+    net: nn.Module
+    info: CheckpointInfo
+    class_names: tuple[str, ...] = ()
+
+    def initial_state(self) -> dict[str, Tensor]:
+        """Return a copy of the weights, for `restore` between the units of a suite."""
+        return {name: tensor.detach().clone() for name, tensor in self.net.state_dict().items()}
+
+
+def build(model: str, num_classes: int | None, settings: Settings, *, from_scratch: bool = False, seed: int = 0) -> Built:
+    """Build a network at `settings.size`.
+
+    Args:
+        model: see `checkpoints.load`.
+        num_classes: K; the whole head (pre_logits too) becomes one zero-initialised linear layer, so the first loss
+            is ln K. None keeps the file's own head.
+        from_scratch: keep the architecture, draw the weights.
+        seed: of drawn weights; the caller's random state is neither used nor changed.
+
+    Raises:
+        UsageError: the resolution is smaller than a patch, or random weights without num_classes.
+        CheckpointError: see `checkpoints.load`; or its tensors do not fit its architecture.
+    """
+    opened = checkpoints.load(model, weights=not from_scratch)
+    info = opened.info
+    settings = settings.at(info.native, info.patch)
+    if from_scratch and num_classes is None:
+        raise UsageError("Random weights have no head to keep.", "Legal: a number of classes with --from-scratch.")
+    if info.grid and min(settings.size) < max(info.patch):
+        raise UsageError(
+            f"Resolution '{side(settings.size)}' is smaller than one patch of '{model}' ({side(info.patch)} pixels).",
+            f"Legal: {max(info.patch)} or more.",
+        )
+    classes = info.num_classes if num_classes is None else num_classes
+    state = dict(opened.state)
+    net = _create(info.architecture, classes, settings, seed)
+    notes: list[str] = []
+    if num_classes is not None:
+        set_head(net, num_classes)
+        arch = replace(info.architecture, pre_logits=0)
+    else:
+        arch = info.architecture
+        if arch.pre_logits and classes:
+            net.head = nn.Sequential(nn.Linear(net.num_features, arch.pre_logits), nn.Tanh(), nn.Linear(arch.pre_logits, classes))
+            state = {_inside(name): tensor for name, tensor in state.items()}
+    if from_scratch:
+        notes.append(f"random weights (seed {seed})")
+        info = replace(info, kind="random", path="", sha256="")
+    else:
+        notes += _fill(net, state, info, settings, keep_head=num_classes is None)
+    if settings.gelu == "tanh" or arch.gelu == "tanh":
+        arch = replace(arch, gelu="tanh")
+        for module in net.modules():
+            if isinstance(module, nn.GELU):
+                module.approximate = "tanh"
+    patch, grid, used = geometry(net, settings.size)
+    if used != settings.size:
+        notes.append(f"resolution {side(settings.size)} is {grid[0]}x{grid[1]} patches of {side(patch)}: {side(used)} pixels used")
+    info = replace(
+        info, architecture=arch, num_classes=classes, patch=patch, resolution=settings.size, used=used
+    ).with_notes(*notes)
+    names = opened.class_names if num_classes is None else ()
+    return Built(net.train(), info, names)
+
+
+def set_head(net: nn.Module, num_classes: int) -> None:
+    """Replace the classifier by one zero-initialised linear layer; attention pooling stays."""
+    with drawing(0):
+        net.reset_classifier(num_classes)
+    heads = net.get_classifier()
+    for head in heads if isinstance(heads, tuple) else (heads,):
+        for parameter in head.parameters():
+            nn.init.zeros_(parameter)
+
+
+def restore(net: nn.Module, state: Mapping[str, Tensor], num_classes: int | None = None) -> None:
+    """Put initial weights back in place, for the next unit of a warm worker.
+
+    Args:
+        state: from `Built.initial_state`.
+        num_classes: also give the network a new zero head of this size; the state's own head is then left out.
+    """
+    if num_classes is not None:
+        set_head(net, num_classes)
+    own = net.state_dict()
+    heads = head_names(net)
+    with torch.no_grad():
+        for name, tensor in own.items():
+            if num_classes is None or name not in heads:
+                tensor.copy_(state[name])
+    for parameter in net.parameters():
+        parameter.grad = None
+
+
+def head_names(net: nn.Module) -> frozenset[str]:
+    """Return the names of the classifier's parameters."""
+    heads = net.get_classifier()
+    own = {id(p) for head in (heads if isinstance(heads, tuple) else (heads,)) for p in head.parameters()}
+    return frozenset(name for name, parameter in net.named_parameters() if id(parameter) in own)
+
+
+def geometry(net: nn.Module, size: Size) -> tuple[Size, Size, Size]:
+    """Return (patch, grid, pixels used) of a network; a ResNet counts as stride 32 and uses every pixel."""
+    embed = getattr(net, "patch_embed", None)
+    grid = getattr(embed, "grid_size", None)
+    if grid is None:
+        return (32, 32), (-(-size[0] // 32), -(-size[1] // 32)), size
+    patch = tuple(embed.patch_size)
+    ratio = getattr(embed, "feature_ratio", None)
+    if ratio is not None:  # a hybrid's ResNet pads, so every pixel counts
+        return (patch[0] * ratio[0], patch[1] * ratio[1]), tuple(grid), size
+    return patch, tuple(grid), (grid[0] * patch[0], grid[1] * patch[1])
+
+
+@contextmanager
+def drawing(seed: int) -> Iterator[None]:
+    """Draw from a generator of this seed and leave the caller's as it was (CPU: weights are drawn there)."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        yield
+
+
+def _create(arch: Architecture, num_classes: int, settings: Settings, seed: int) -> nn.Module:
+    kwargs: dict[str, Any] = {**arch.kwargs, "num_classes": num_classes}
+    if settings.drop_path:
+        kwargs["drop_path_rate"] = settings.drop_path
+    sized = timm.get_pretrained_cfg(arch.name)
+    if sized is not None and sized.fixed_input_size:
+        kwargs["img_size"] = settings.size
+    try:
+        with drawing(seed):
+            net = timm.create_model(arch.name, pretrained=False, **kwargs)
+        if getattr(net, "dynamic_img_size", False):
+            # The dynamic form refuses a resolution that does not divide by the patch; the fixed one takes the floor.
+            with drawing(seed):
+                net = timm.create_model(arch.name, pretrained=False, **kwargs, dynamic_img_size=False)
+    except (RuntimeError, ValueError, TypeError, AssertionError) as error:
+        raise CheckpointError(
+            f"timm cannot build '{arch.name}' at {side(settings.size)} pixels: {str(error).splitlines()[0][:160]}.",
+            "Legal: a resolution this architecture takes.",
+            "Try its native resolution: vitft models show.",
+        ) from None
+    return net
+
+
+def _fill(net: nn.Module, state: dict[str, Tensor], info: CheckpointInfo, settings: Settings, keep_head: bool) -> list[str]:
+    """Load the file's tensors, positions and patches resized; return the notes."""
+    notes = []
+    own = net.state_dict()
+    heads = head_names(net)
+    embed = getattr(net, "patch_embed", None)
+    if "pos_embed" in state and "pos_embed" in own and info.grid:
+        target = tuple(embed.grid_size)
+        prefix = own["pos_embed"].shape[1] - target[0] * target[1]
+        tokens = state["pos_embed"].shape[1] - prefix
+        if tokens == info.grid[0] * info.grid[1]:
+            state["pos_embed"] = posembed.resize(state["pos_embed"], info.grid, target, prefix, settings.posembed_resize)
+            notes.append(posembed.describe(info.grid, target, settings.posembed_resize))
+    name = "patch_embed.proj.weight"
+    if name in state and name in own and state[name].shape[:2] == own[name].shape[:2]:
+        source, target = tuple(state[name].shape[2:]), tuple(own[name].shape[2:])
+        if source != target:
+            state[name] = posembed.resize_patch(state[name], target)
+            notes.append(f"patch embedding {side(source)} -> {side(target)} pixels (pseudo-inverse of the resize)")
+    if not keep_head:
+        state = {name: tensor for name, tensor in state.items() if name not in heads}
+    missing = sorted(name for name in own if name not in state and (keep_head or name not in heads))
+    strange = sorted(name for name in state if name not in own and not name.startswith(_LEFT_OUT))
+    wrong = sorted(name for name in state if name in own and state[name].shape != own[name].shape)
+    if missing or strange or wrong:
+        raise _misfit(info, own, state, missing, strange, wrong)
+    net.load_state_dict({name: tensor for name, tensor in state.items() if name in own}, strict=False)
+    return notes
+
+
+def _misfit(
+    info: CheckpointInfo,
+    own: Mapping[str, Tensor],
+    state: Mapping[str, Tensor],
+    missing: list[str],
+    strange: list[str],
+    wrong: list[str],
+) -> CheckpointError:
+    if wrong:
+        name = wrong[0]
+        what = f"'{name}' has shape {tuple(state[name].shape)}, the architecture needs {tuple(own[name].shape)}"
+    elif missing:
+        what = f"'{missing[0]}' is missing"
+    else:
+        what = f"'{strange[0]}' has no place in the architecture"
+    count = len(missing) + len(strange) + len(wrong)
+    more = f" (and {count - 1} more)" if count > 1 else ""
+    return CheckpointError(
+        f"'{info.name}' does not fit {info.architecture.name}: {what}{more}.",
+        "Legal: a whole checkpoint of one architecture.",
+        "Check that the file is complete and was not edited; 'vitft models show' describes it.",
+    )
+
+
+def _inside(name: str) -> str:
+    """Name a tensor of the file's two-layer head as it is called inside the network."""
+    if name.startswith("head."):
+        return name.replace("head.", "head.2.")
+    return name.replace("pre_logits.", "head.0.")
