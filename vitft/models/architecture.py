@@ -1,0 +1,250 @@
+"""Tell the architecture from the tensors of a file, and the timm tag it comes closest to."""
+
+import fnmatch
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import isqrt
+from typing import Any
+
+import timm
+from torch import Tensor
+
+from vitft.errors import CheckpointError
+from vitft.models.info import Architecture, Size
+
+State = Mapping[str, Tensor]
+
+# (width, depth) -> the size word of timm's names.
+_SIZES = {
+    (192, 12): "tiny",
+    (384, 12): "small",
+    (512, 12): "medium",
+    (768, 12): "base",
+    (1024, 24): "large",
+    (1152, 27): "so400m",
+    (1280, 32): "huge",
+    (1408, 40): "giant",
+    (1536, 40): "giant",
+    (1664, 48): "gigantic",
+}
+# Where heads are not 64 wide (big_vision's decode_variant, DINOv2's giant). A head's width is in no timm-named tensor.
+_HEADS = {1152: 16, 1280: 16, 1408: 16, 1664: 16, 1792: 16, 64: 2}
+_HYBRIDS = {(): "vit_tiny_r_s16_p8", (2, 2, 2, 2): "vit_small_r26_s32", (3, 4, 9): "vit_base_r50_s16", (3, 4, 6, 3): "vit_large_r50_s32"}
+_RESNETS = {(3, 4, 6, 3): 50, (3, 4, 23, 3): 101, (3, 8, 36, 3): 152}
+_SYNONYMS = {"i21k": "in21k", "imagenet21k": "in21k", "imagenet2012": "in1k", "i1k": "in1k", "aug": "augreg"}
+_DEFAULT_ORDER = ("augreg_", "orig_", "fb_", "goog_", "lvd", "openai", "v2_webli")
+
+
+@dataclass(frozen=True)
+class Inferred:
+    """What the tensors say.
+
+    Attributes:
+        tag: the closest timm tag, e.g. "vit_tiny_patch16_224.augreg_in21k"; "" where none has this shape.
+        patch: pixels a token, (height, width).
+        grid: of the position embeddings; None without.
+        assumed: parts of the architecture that no tensor tells.
+    """
+
+    architecture: Architecture
+    tag: str
+    patch: Size
+    grid: Size | None
+    assumed: tuple[str, ...]
+
+
+def infer(
+    state: State,
+    *,
+    hint: str = "",
+    num_heads: int = 0,
+    no_embed_class: bool | None = None,
+    stages: tuple[int, ...] | None = None,
+    half: bool = False,
+) -> Inferred:
+    """Infer the architecture of a ViT, a hybrid or a BiT ResNet from timm-named tensors.
+
+    Args:
+        hint: the file's name; its words choose between tags of one shape.
+        num_heads: 0 where the file does not say.
+        no_embed_class: whether the class token has no position; None to tell by the count.
+        stages: units of a hybrid's ResNet.
+        half: only tags with mean and std 0.5 (Google's JAX releases all use it).
+
+    Raises:
+        CheckpointError: no such architecture, or position embeddings that form no square grid.
+    """
+    if "stem.conv.weight" in state and "stages.0.blocks.0.conv1.weight" in state:
+        return _resnet(state, hint)
+    if "patch_embed.proj.weight" not in state or "blocks.0.norm1.weight" not in state:
+        raise CheckpointError(
+            f"Its tensors are no Vision Transformer or BiT ResNet (first: {', '.join(list(state)[:3]) or 'none'}).",
+            "Legal: timm's names ('patch_embed.proj.weight', 'blocks.0...'), or the JAX releases' .npz.",
+            "For another architecture put the config.json of its hub page beside the file.",
+        )
+    return _transformer(state, hint, num_heads, no_embed_class, stages, half)
+
+
+def _transformer(
+    state: State, hint: str, num_heads: int, no_embed_class: bool | None, stages: tuple[int, ...] | None, half: bool
+) -> Inferred:
+    kernel = state["patch_embed.proj.weight"]
+    width, depth = kernel.shape[0], 1 + max(int(name.split(".")[1]) for name in state if name.startswith("blocks."))
+    patch: Size = (kernel.shape[2], kernel.shape[3])
+    classed, distilled = "cls_token" in state, "dist_token" in state
+    registers = state["reg_token"].shape[1] if "reg_token" in state else 0
+    hidden, back = (state.get(f"blocks.0.mlp.fc{i}.weight") for i in (1, 2))
+    if hidden is None or back is None or "blocks.0.attn.qkv.weight" not in state:
+        raise CheckpointError(
+            "Its blocks have no 'attn.qkv' or no 'mlp.fc1', 'mlp.fc2'.",
+            "Legal: timm's VisionTransformer.",
+            "For another architecture put the config.json of its hub page beside the file.",
+        )
+    packed = back.shape[1] * 2 == hidden.shape[0]
+    assumed: tuple[str, ...] = ()
+    if not num_heads:
+        norm = state.get("blocks.0.attn.q_norm.weight")
+        num_heads = width // norm.shape[0] if norm is not None else _HEADS.get(width, max(1, width // 64))
+        assumed = () if norm is not None else ("num_heads",)
+    pooled = "map" if "attn_pool.latent" in state else "token" if classed and "fc_norm.weight" not in state else "avg"
+    kwargs: dict[str, Any] = {
+        "patch_size": patch[0] if patch[0] == patch[1] else patch,
+        "embed_dim": width,
+        "depth": depth,
+        "num_heads": num_heads,
+        "mlp_ratio": _ratio(hidden.shape[0], width),
+        "qkv_bias": "blocks.0.attn.qkv.bias" in state,
+        "global_pool": pooled,
+    }
+    size = _SIZES.get((width, depth), "")
+    side = "[0-9][0-9][0-9]"
+    if distilled:
+        names = [f"deit_{size}_distilled_patch{patch[0]}_{side}"]
+        generic, prefix = "deit_tiny_distilled_patch16_224", 2
+        del kwargs["global_pool"]
+        no_embed_class = False
+    else:
+        scaled, pre_norm = "blocks.0.ls1.gamma" in state, "norm_pre.weight" in state
+        prefix = int(classed) + registers
+        kwargs |= {
+            "class_token": classed,
+            "reg_tokens": registers,
+            "pre_norm": pre_norm,
+            "fc_norm": "fc_norm.weight" in state,
+            "qk_norm": "blocks.0.attn.q_norm.weight" in state,
+        }
+        if scaled:
+            kwargs["init_values"] = 1e-5
+        names = _names(size, patch[0], registers, scaled, pre_norm, pooled, classed)
+        generic = "vit_giant_patch14_dinov2" if packed else "vit_tiny_patch16_224"
+    if stages is not None:
+        if stages not in _HYBRIDS:
+            raise CheckpointError(f"No hybrid with {list(stages)} ResNet units a stage is known.")
+        names, generic = [f"{_HYBRIDS[stages]}_*"], f"{_HYBRIDS[stages]}_224"
+        stride = 4 * 2 ** max(0, len(stages) - 1)
+        patch = (patch[0] * stride, patch[1] * stride)
+    grid: Size | None = None
+    if "pos_embed" in state:
+        grid, no_embed_class = _grid(state["pos_embed"].shape[1], prefix, no_embed_class, registers > 0)
+    if not distilled:
+        kwargs["no_embed_class"] = bool(no_embed_class)
+        if grid is None:
+            kwargs["pos_embed"] = "none"
+    native = (grid[0] * patch[0], grid[1] * patch[1]) if grid else None
+    tag = closest_tag(names, hint, _classes(state), native, half)
+    base = tag.split(".")[0] if tag else generic
+    if registers or packed or pooled == "map" or "pre_norm" in kwargs:
+        # What no tensor tells (the activation, above all) is the tag's.
+        assumed += ("activation",) if kwargs.get("pre_norm") else ()
+    pre_logits = state["pre_logits.weight"].shape[0] if "pre_logits.weight" in state else 0
+    return Inferred(Architecture(base, kwargs, pre_logits), tag, patch, grid, assumed)
+
+
+def _names(
+    size: str, patch: int, registers: int, scaled: bool, pre_norm: bool, pooled: str, classed: bool
+) -> list[str]:
+    """Patterns of timm names with these traits, the likeliest first."""
+    side, stem = "[0-9][0-9][0-9]", f"{size}_patch{patch}"
+    if registers:
+        return [f"vit_{stem}_reg{registers}_dinov2"]
+    if scaled:
+        return [f"vit_{stem}_dinov2"] if patch == 14 else [f"deit3_{stem}_{side}"]
+    if pre_norm:
+        return [f"vit_{stem}_clip_{side}", f"vit_{stem}_clip_quickgelu_{side}"]
+    if pooled == "map":
+        return [f"vit_{stem}_siglip_{side}"]
+    if not classed:
+        return [f"vit_{stem}_siglip_gap_{side}", f"vit_{stem}_gap_{side}"]
+    return [f"vit_{stem}_{side}", f"deit_{stem}_{side}", f"flexivit_{size}"]
+
+
+def _grid(tokens: int, prefix: int, no_embed_class: bool | None, registers: bool) -> tuple[Size, bool]:
+    """Split a count of position embeddings into prefix and square grid."""
+    both = (True, False) if registers else (False, True)
+    for bare in (no_embed_class,) if no_embed_class is not None else both if prefix else (False,):
+        count = tokens if bare else tokens - prefix
+        if count > 0 and isqrt(count) ** 2 == count:
+            return (isqrt(count), isqrt(count)), bool(bare)
+    raise CheckpointError(
+        f"Its {tokens} position embeddings ({prefix} prefix tokens) form no square grid.",
+        "Legal: a square grid, or a file that says its grid (a vitft run, a folder with config.json).",
+        "Put a config.json with pretrained_cfg.input_size beside the file.",
+    )
+
+
+def _resnet(state: State, hint: str) -> Inferred:
+    units = {(int(m[1]), int(m[2])) for name in state if (m := re.match(r"stages\.(\d+)\.blocks\.(\d+)\.", name))}
+    layers = tuple(sum(1 for i, _ in units if i == stage) for stage in range(1 + max(i for i, _ in units)))
+    if layers not in _RESNETS or any("running_mean" in name for name in state):
+        raise CheckpointError(
+            f"A ResNet-v2 with {list(layers)} units a stage is no BiT model.",
+            "Legal: BiT's R50, R101 and R152, with group norm.",
+            "For another architecture put the config.json of its hub page beside the file.",
+        )
+    stem = state["stem.conv.weight"].shape[0]
+    name = f"resnetv2_{_RESNETS[layers]}x{stem // 64}_bit"
+    kwargs: dict[str, Any] = {}
+    if stem % 64 or not timm.is_model(name):
+        name = f"resnetv2_{_RESNETS[layers]}x1_bit"
+        channels = [state[f"stages.{i}.blocks.0.conv3.weight"].shape[0] for i in range(len(layers))]
+        kwargs = {"stem_chs": stem, "channels": channels}
+        if not timm.is_model(name):
+            kwargs, name = {}, ""
+    if not name:
+        raise CheckpointError(f"No BiT model has a stem of {stem} channels.")
+    tag = closest_tag([name], hint, _classes(state), None, True)
+    return Inferred(Architecture(name, kwargs), tag, (32, 32), None, ())
+
+
+def closest_tag(patterns: list[str], hint: str, classes: int, native: Size | None, half: bool) -> str:
+    """Return the timm tag of these names that fits best: words of the file's name, head size, resolution."""
+    tags = timm.list_pretrained()
+    found = [tag for pattern in patterns for tag in tags if fnmatch.fnmatch(tag.split(".")[0], pattern)]
+    words = {_SYNONYMS.get(word, word) for word in re.split(r"[^a-z0-9]+", hint.lower())}
+
+    def score(tag: str) -> tuple[float, ...]:
+        cfg = timm.get_pretrained_cfg(tag)
+        assert cfg is not None
+        if tag.lower() in hint.lower():
+            return (9.0,)
+        own = set(re.split(r"[_.]", tag)) - {"vit", "base", "small", "large", "tiny", "huge", "patch16", "ft"}
+        rank = next((i for i, word in enumerate(_DEFAULT_ORDER) if tag.split(".")[1].startswith(word)), 99)
+        size = None if native is None else cfg.input_size[1:] == native
+        return (0.0, len(own & words), cfg.num_classes == classes, bool(size), -rank)
+
+    found = [tag for tag in found if not half or timm.get_pretrained_cfg(tag).mean == (0.5, 0.5, 0.5)]
+    return max(found, key=score, default="")
+
+
+def _classes(state: State) -> int:
+    for name in ("head.weight", "head.fc.weight"):
+        if name in state:
+            return int(state[name].shape[0])
+    return 0
+
+
+def _ratio(hidden: int, width: int) -> float:
+    """Return a ratio that timm's int(width * ratio) turns back into `hidden`."""
+    ratio = hidden / width
+    return ratio if int(width * ratio) == hidden else (hidden + 0.5) / width

@@ -1,0 +1,289 @@
+"""Open a checkpoint of any kind as timm-named tensors, an architecture and its stamp; save a run's weights.
+
+Kinds: `.npz` of the JAX releases, `.safetensors`, `.pth`, a finished run or export folder, `timm:NAME`,
+`hf-hub:ORG/NAME`, and the aliases of the catalog. Nothing in a file is run.
+"""
+
+import contextlib
+import errno
+import json
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from vitft.catalog.models import MODELS
+from vitft.errors import CheckpointError, DiskFull, UnknownName
+from vitft.models import files, methods, npz
+from vitft.models.architecture import infer
+from vitft.models.info import Architecture, CheckpointInfo
+
+WEIGHTS = "weights.safetensors"
+RESULT = "result.json"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """An opened checkpoint.
+
+    Attributes:
+        state: timm name -> float32 tensor; empty where only the architecture was asked for.
+        class_names: of the head, where the file knows them.
+    """
+
+    info: CheckpointInfo
+    state: Mapping[str, Tensor]
+    class_names: tuple[str, ...] = ()
+
+
+def load(model: str, *, weights: bool = True) -> Checkpoint:
+    """Open what the user named after --model.
+
+    Args:
+        model: an alias, timm:NAME, hf-hub:ORG/NAME, a file, or a folder.
+        weights: False for the architecture alone; a hub name then needs no network.
+
+    Raises:
+        UnknownName: neither an alias nor a file (exit code 2).
+        CheckpointError: missing, damaged or of no known architecture; CheckpointUnsafe: it would run code.
+    """
+    from vitft.models import hub
+
+    if model in MODELS:
+        alias = MODELS[model]
+        if alias.timm:
+            opened = hub.timm_tag(alias.timm, model, weights=weights)
+            return _with_patch(opened, alias.patch_size)
+        return replace_name(load_path(alias.path()), model)
+    scheme, _, rest = model.partition(":")
+    if scheme == "timm":
+        return hub.timm_tag(rest, model, weights=weights)
+    if scheme in ("hf-hub", "hf_hub"):
+        return hub.repository(rest, model, weights=weights)
+    path = Path(model).expanduser()
+    if path.exists() or "/" in model or path.suffix.lower() in files.SUFFIXES:
+        return replace_name(load_path(path), model)
+    names = list(MODELS)
+    if timm.is_model(model.split(".")[0]):
+        raise UnknownName("model", model, [f"timm:{model}"], "Run 'vitft models ls' to list the aliases.")
+    raise UnknownName("model", model, names, "Run 'vitft models ls' to list them; a file needs its suffix.")
+
+
+def load_path(path: Path) -> Checkpoint:
+    """Open a local file or folder. Raises as `load` does."""
+    if path.is_dir():
+        return _folder(path)
+    if not path.is_file():
+        near = sorted(p.name for p in path.parent.glob("*") if p.suffix.lower() in files.SUFFIXES)[:4]
+        raise CheckpointError(
+            f"No checkpoint file '{path}'.",
+            f"That folder holds: {', '.join(near)}." if near else "Legal: .npz, .safetensors, .pth, or a run folder.",
+            "Check the path; 'vitft models ls' lists the aliases.",
+        )
+    suffix = path.suffix.lower()
+    if suffix in files.NPZ:
+        return _npz(path)
+    if suffix in files.SAFETENSORS:
+        state, record = files.read_safetensors(path)
+        if record:
+            return _recorded(path, state, record)
+        return _named(path, state, "safetensors")
+    if suffix in files.PICKLE:
+        return _named(path, files.read_pickle(path), "pth")
+    raise CheckpointError(
+        f"'{path}' is no kind of checkpoint vitft reads.", f"Legal: {', '.join(files.SUFFIXES)}, or a run folder."
+    )
+
+
+def save_weights(path: Path, net: nn.Module, info: CheckpointInfo, class_names: Sequence[str] = ()) -> None:
+    """Write a network and what is needed to build it again, atomically; LoRA is merged in.
+
+    Args:
+        path: `<run>/weights.safetensors`.
+        info: of the built network; its mean and std should be those the images were normalised with.
+        class_names: of the head's outputs, in order.
+
+    Raises:
+        DiskFull: it could not be written whole; an older file is left as it was.
+    """
+    record = {
+        "model": info.to_dict(),
+        "architecture": info.to_dict()["architecture"],
+        "class_names": list(class_names),
+        "num_classes": info.num_classes,
+        "resolution": list(info.resolution),
+    }
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in methods.merged_state(net).items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    os.close(handle)
+    try:
+        save_file(state, temporary, metadata={"vitft": json.dumps(record), "format": "pt"})
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except Exception as error:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        full = getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error)
+        if full:
+            raise DiskFull(f"No space left to write '{path}'.", "", "Free some space and run the same command again.") from None
+        raise
+
+
+def replace_name(checkpoint: Checkpoint, name: str) -> Checkpoint:
+    """Return the checkpoint under the name the user gave it."""
+    return replace(checkpoint, info=replace(checkpoint.info, name=name))
+
+
+def _folder(path: Path) -> Checkpoint:
+    if (path / WEIGHTS).is_file():
+        return load_path(path / WEIGHTS)
+    if (path / "config.json").is_file():
+        from vitft.models import hub
+
+        return hub.folder(path)
+    if (path / RESULT).is_file():
+        raise CheckpointError(
+            f"The run '{path}' kept no weights (no {WEIGHTS} in it).",
+            "Legal: a run made with --save-weights.",
+            "Run the same command again with --save-weights.",
+        )
+    raise CheckpointError(
+        f"The folder '{path}' holds no checkpoint.",
+        f"Legal: a finished run ({RESULT} and {WEIGHTS}), or config.json and model.safetensors.",
+        "Name the weight file itself.",
+    )
+
+
+def _npz(path: Path) -> Checkpoint:
+    with _telling(path):
+        found = npz.translate(files.read_npz(path))
+        stages = found.stages if found.kind == "hybrid" else None
+        inferred = infer(
+            found.state,
+            hint=path.stem,
+            num_heads=found.num_heads,
+            no_embed_class=found.no_embed_class,
+            stages=stages,
+            half=True,
+        )
+        return _stamped(path, "npz", found.state, inferred)
+
+
+def _named(path: Path, state: Mapping[str, Tensor], kind: str) -> Checkpoint:
+    """Open tensors that have timm's names, or the near ones of the releases timm's own derive from."""
+    if (path.parent / "config.json").is_file():
+        from vitft.models import hub
+
+        return hub.folder(path.parent, path)
+    with _telling(path):
+        state = spelled(state)
+        return _stamped(path, kind, state, infer(state, hint=path.stem))
+
+
+def _stamped(path: Path, kind: str, state: Mapping[str, Tensor], inferred: Any) -> Checkpoint:
+    cfg = timm.get_pretrained_cfg(inferred.tag) if inferred.tag else None
+    grid, patch = inferred.grid, inferred.patch
+    native = (grid[0] * patch[0], grid[1] * patch[1]) if grid else cfg.input_size[1:] if cfg else (224, 224)
+    notes: tuple[str, ...] = ()
+    if cfg is None:
+        # All of Google's JAX releases map pixels to [-1, 1]; most PyTorch ones use ImageNet's statistics.
+        half = kind == "npz"
+        notes = (f"no timm tag has this shape: {'mean = std = 0.5' if half else 'ImageNet mean and std'} assumed",)
+    mean = cfg.mean if cfg else (0.5, 0.5, 0.5) if kind == "npz" else (0.485, 0.456, 0.406)
+    std = cfg.std if cfg else (0.5, 0.5, 0.5) if kind == "npz" else (0.229, 0.224, 0.225)
+    head = next((state[name] for name in ("head.weight", "head.fc.weight") if name in state), None)
+    info = CheckpointInfo(
+        name=str(path),
+        kind=kind,
+        path=str(path),
+        sha256=files.sha256(path),
+        timm_name=inferred.tag,
+        mean=tuple(mean),
+        std=tuple(std),
+        crop_pct=float(cfg.crop_pct if cfg else 0.9),
+        interpolation=cfg.interpolation if cfg else "bicubic",
+        native=native,
+        num_classes=0 if head is None else int(head.shape[0]),
+        patch=patch,
+        grid=grid,
+        resolution=native,
+        used=native,
+        architecture=inferred.architecture,
+        assumed=("mean", "std", "crop_pct", "interpolation", *inferred.assumed),
+        notes=notes,
+    )
+    return Checkpoint(info, {name: tensor.float() for name, tensor in state.items()})
+
+
+def _recorded(path: Path, state: Mapping[str, Tensor], record: Mapping[str, Any]) -> Checkpoint:
+    """Open what `save_weights` wrote: nothing is inferred, nothing assumed anew."""
+    try:
+        info = CheckpointInfo.from_dict(record["model"])
+        names = tuple(str(name) for name in record.get("class_names", ()))
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"The record in '{path}' is not one this vitft understands ({error}).",
+            "Legal: a weights file of this or an earlier version.",
+        ) from None
+    if info.architecture.pre_logits:
+        # Inside a network the kept tanh layer is part of the head.
+        state = {
+            name.replace("head.0.", "pre_logits.").replace("head.2.", "head."): tensor for name, tensor in state.items()
+        }
+    kind = "run" if (path.parent / RESULT).is_file() else "safetensors"
+    info = replace(info, kind=kind, path=str(path), sha256=files.sha256(path), native=info.resolution, notes=())
+    return Checkpoint(info, {name: tensor.float() for name, tensor in state.items()}, names)
+
+
+def spelled(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return timm's names for tensors under a wrapper's prefix, or in DeiT-3's, DINOv2's and old timm spellings."""
+    anchors = ("patch_embed.proj.weight", "stem.conv.weight")
+    found = min((name for name in state if name.endswith(anchors)), key=len, default="")
+    prefix = found.removesuffix(anchors[0]).removesuffix(anchors[1])
+    state = {name[len(prefix) :]: tensor for name, tensor in state.items() if name.startswith(prefix)}
+    renames = {"gamma_1": "ls1.gamma", "gamma_2": "ls2.gamma", "mlp.w12.": "mlp.fc1.", "mlp.w3.": "mlp.fc2."}
+    renames["pre_logits.fc."] = "pre_logits."
+    out: dict[str, Tensor] = {}
+    for name, tensor in state.items():
+        for old, new in renames.items():
+            name = name.replace(old, new)
+        out[name] = tensor
+    kernel = out.get("patch_embed.proj.weight")
+    if "register_tokens" in out and "pos_embed" in out and "cls_token" in out:
+        # DINOv2 keeps a position for the class token; timm's form adds it to the token itself.
+        out["reg_token"] = out.pop("register_tokens")
+        out["cls_token"] = out["cls_token"] + out["pos_embed"][:, :1]
+        out["pos_embed"] = out["pos_embed"][:, 1:]
+    if kernel is not None and not kernel.dim() == 4:
+        raise CheckpointError(f"Its patch embedding has {kernel.dim()} dimensions, not 4.")
+    return out
+
+
+def _with_patch(checkpoint: Checkpoint, patch: int) -> Checkpoint:
+    """Ask for another patch size than the file's (FlexiViT): the build resizes the kernel."""
+    arch = checkpoint.info.architecture
+    if not arch.name.startswith("flexivit") or checkpoint.info.patch == (patch, patch):
+        return checkpoint
+    arch = Architecture(arch.name, {**arch.kwargs, "patch_size": patch}, arch.pre_logits)
+    return replace(checkpoint, info=replace(checkpoint.info, architecture=arch))
+
+
+@contextlib.contextmanager
+def _telling(path: Path) -> Any:
+    """Name the file in errors that come from its tensors alone."""
+    try:
+        yield
+    except CheckpointError as error:
+        if str(path) in error.lines[0]:
+            raise
+        what, *rest = error.lines
+        raise type(error)(f"'{path}' cannot be used. {what}", *rest[:2]) from None

@@ -1,0 +1,245 @@
+"""Weights by name: timm's tags, pages of the Hugging Face hub, folders laid out like one.
+
+Looked for in the local caches first; then one probe of at most two seconds; then an error that says where it looked.
+"""
+
+import json
+import os
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from torch import Tensor
+
+from vitft.errors import CheckpointError, UnknownName
+from vitft.models import checkpoints, files, npz
+from vitft.models.info import Architecture, CheckpointInfo
+
+PROBE_SECONDS = 2.0
+_WEIGHTS = ("model.safetensors", "pytorch_model.bin", "open_clip_model.safetensors")
+
+
+def timm_tag(name: str, asked: str, *, weights: bool = True) -> "checkpoints.Checkpoint":
+    """Open timm:NAME, from the local caches or the hub.
+
+    Args:
+        name: timm's model name, with or without a tag.
+        asked: what the user wrote, for messages.
+        weights: False for the architecture alone, which needs no network.
+
+    Raises:
+        UnknownName: timm has no such model. CheckpointError: the weights are not here and cannot be reached.
+    """
+    base = name.split(".")[0]
+    cfg = timm.get_pretrained_cfg(name) if timm.is_model(base) else None
+    if cfg is None or (name != base and name not in timm.list_pretrained()):
+        known = [*timm.list_pretrained(), *timm.list_models()]
+        raise UnknownName("timm model", name, known, "Run 'vitft models ls' for the aliases; timm.list_models() for all.")
+    tag = f"{base}.{cfg.tag}" if cfg.tag else base
+    if not weights:
+        return _open(base, cfg.to_dict(), {}, None, asked, tag)
+    if not cfg.hf_hub_id:
+        raise CheckpointError(
+            f"timm has no weights on the hub for '{name}'.",
+            f"Legal: {', '.join(timm.list_pretrained(base + '.*')[:3]) or 'another model'}.",
+            f"For random weights add --from-scratch; 'timm:{base}' then needs no file.",
+        )
+    repository_id = cfg.hf_hub_id + tag if cfg.hf_hub_id.endswith("/") else cfg.hf_hub_id
+    wanted = (cfg.hf_hub_filename,) if cfg.hf_hub_filename else _WEIGHTS
+    return _open(base, cfg.to_dict(), {}, locate(repository_id, wanted, asked), asked, tag)
+
+
+def repository(name: str, asked: str, *, weights: bool = True) -> "checkpoints.Checkpoint":
+    """Open hf-hub:ORG/NAME[@revision], a page with timm's config.json. Raises CheckpointError."""
+    if name.count("/") != 1:
+        raise CheckpointError(f"'{asked}' names no page of the hub.", "Legal: hf-hub:ORG/NAME.")
+    config = _config(locate(name, ("config.json",), asked), asked)
+    return _configured(config, locate(name, _WEIGHTS, asked) if weights else None, asked)
+
+
+def folder(path: Path, file: Path | None = None) -> "checkpoints.Checkpoint":
+    """Open a folder with a config.json like the hub's, and the weights beside it. Raises CheckpointError."""
+    file = file or next((path / name for name in _WEIGHTS if (path / name).is_file()), None)
+    if file is None:
+        raise CheckpointError(f"The folder '{path}' has a config.json but no weights.", f"Legal: {', '.join(_WEIGHTS)}.")
+    return _configured(_config(path / "config.json", str(path)), file, str(path))
+
+
+def locate(repository_id: str, names: tuple[str, ...], asked: str) -> Path:
+    """Return the first of these files of a hub page: from the local caches, else downloaded.
+
+    Raises CheckpointError, within three seconds where the hub cannot be reached.
+    """
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
+
+    page, _, revision = repository_id.partition("@")
+    places = caches()
+    for place in places:
+        for name in names:
+            found = try_to_load_from_cache(page, name, cache_dir=place, revision=revision or None)
+            if isinstance(found, str):
+                return Path(found)
+    looked = f"Looked in: {', '.join(str(place) for place in places)}; and at {endpoint()}."
+    fetch = f"On a machine with a network run 'vitft models fetch {asked}' and copy that folder here."
+    if offline():
+        raise CheckpointError(f"'{asked}' is not in the local caches, and HF_HUB_OFFLINE is set.", looked, fetch)
+    reached: dict[str, int] = {}
+    for name in names:
+        status = reached[name] = probe(f"{endpoint()}/{page}/resolve/{revision or 'main'}/{name}")
+        if status == 0:
+            raise CheckpointError(f"'{asked}' is not in the local caches and the hub cannot be reached.", looked, fetch)
+        if status in (401, 403):
+            raise CheckpointError(
+                f"The hub refuses '{page}' ({status}).",
+                "Legal: a public page, or one whose licence you have accepted, with 'hf auth login' done.",
+                fetch,
+            )
+        if status < 400:
+            try:
+                return Path(hf_hub_download(page, name, cache_dir=places[0], revision=revision or None, etag_timeout=5))
+            except Exception as error:  # the client's own tree of network, disk and gate errors
+                cause = str(error).strip().splitlines()[0][:160]
+                raise CheckpointError(f"'{asked}' could not be fetched: {cause}.", looked, fetch) from None
+    raise CheckpointError(
+        f"The hub page '{page}' holds none of {', '.join(names)} (answers: {', '.join(map(str, reached.values()))}).",
+        looked,
+        "Check the name.",
+    )
+
+
+def caches() -> list[Path]:
+    """Return the folders of downloads: vitft's own where VITFT_CACHE is set, then the hub client's."""
+    home = Path(os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface")
+    theirs = Path(os.environ.get("HF_HUB_CACHE") or home / "hub").expanduser()
+    own = os.environ.get("VITFT_CACHE")
+    return [Path(own).expanduser() / "hub", theirs] if own else [theirs]
+
+
+def endpoint() -> str:
+    """Return the hub's address."""
+    return os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
+
+
+def offline() -> bool:
+    """Tell whether the user forbade the network."""
+    return os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "TRUE", "YES", "ON")
+
+
+def probe(address: str, seconds: float = PROBE_SECONDS) -> int:
+    """Ask once for the head of a page; return its HTTP status, or 0 where nothing answers in time.
+
+    The question runs in a thread of its own: looking up a name ignores every timeout.
+    """
+    answer = [0]
+
+    def ask() -> None:
+        opener = urllib.request.build_opener(_Stay)
+        try:
+            with opener.open(urllib.request.Request(address, method="HEAD"), timeout=seconds) as response:
+                answer[0] = response.status
+        except urllib.error.HTTPError as error:
+            answer[0] = error.code
+        except (OSError, ValueError):
+            answer[0] = 0
+
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    return answer[0]
+
+
+class _Stay(urllib.request.HTTPRedirectHandler):
+    """Take a redirect for an answer."""
+
+    def redirect_request(self, *args: Any, **kwargs: Any) -> None:
+        return None
+
+
+def _config(path: Path, asked: str) -> dict[str, Any]:
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(config, dict):
+            return config
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError):
+        pass
+    raise CheckpointError(f"The config.json of '{asked}' is not readable JSON.")
+
+
+def _configured(config: Mapping[str, Any], file: Path | None, asked: str) -> "checkpoints.Checkpoint":
+    base = str(config.get("architecture", ""))
+    if not timm.is_model(base):
+        kind = f"architecture '{base}'" if base else f"model type '{config.get('model_type', '?')}'"
+        raise CheckpointError(
+            f"'{asked}' has {kind}, which is not timm's.",
+            "Legal: pages whose config.json names a timm architecture.",
+            "Most models have a timm copy: try timm:NAME.",
+        )
+    cfg = timm.get_pretrained_cfg(base)
+    stamp = {**(cfg.to_dict() if cfg else {}), **config.get("pretrained_cfg", {})}
+    for name in ("num_classes", "global_pool"):
+        if name in config:
+            stamp[name] = config[name]
+    tag = stamp.get("tag")
+    return _open(base, stamp, config.get("model_args", {}), file, asked, f"{base}.{tag}" if tag else base)
+
+
+def _open(
+    base: str, cfg: Mapping[str, Any], args: Mapping[str, Any], file: Path | None, asked: str, tag: str
+) -> "checkpoints.Checkpoint":
+    """Read a file as the architecture its name or config says, at its native resolution, with timm's own renaming."""
+    cfg = {key: value for key, value in cfg.items() if value is not None}
+    native = tuple(cfg.get("input_size", (3, 224, 224)))[1:]
+    classes = max(0, int(cfg.get("num_classes", 0)))
+    cfg |= {"num_classes": classes}
+    try:
+        if file is None:
+            with torch.device("meta"):
+                net = timm.create_model(base, pretrained=False, pretrained_cfg=cfg, **args)
+        else:
+            overlay = {"state_dict": _read(file), "custom_load": False}
+            with torch.random.fork_rng(devices=[]):
+                net = timm.create_model(
+                    base, pretrained=True, pretrained_cfg=cfg, pretrained_cfg_overlay=overlay, **args
+                )
+    except (RuntimeError, ValueError, KeyError, TypeError, AssertionError) as error:
+        raise CheckpointError(
+            f"'{asked}' does not fit {base}: {' '.join(str(error).split())[:200]}.",
+            "Legal: the weights of that architecture.",
+            "The file may be truncated or of another model: remove it from the cache and fetch it again.",
+        ) from None
+    embed = getattr(net, "patch_embed", None)
+    grid = getattr(embed, "grid_size", None) if getattr(net, "pos_embed", None) is not None else None
+    info = CheckpointInfo(
+        name=asked,
+        kind="hub" if file is not None else "random",
+        path=str(file or ""),
+        sha256=files.sha256(file) if file is not None else "",
+        timm_name=tag,
+        mean=tuple(cfg.get("mean", (0.5, 0.5, 0.5))),
+        std=tuple(cfg.get("std", (0.5, 0.5, 0.5))),
+        crop_pct=float(cfg.get("crop_pct", 0.875)),
+        interpolation=str(cfg.get("interpolation", "bicubic")),
+        native=native,
+        num_classes=classes,
+        patch=tuple(getattr(embed, "patch_size", (32, 32))),
+        grid=None if grid is None else tuple(grid),
+        resolution=native,
+        used=native,
+        architecture=Architecture(base, dict(args)),
+    )
+    state = {name: tensor.float() for name, tensor in net.state_dict().items()} if file is not None else {}
+    return checkpoints.Checkpoint(info, state)
+
+
+def _read(file: Path) -> dict[str, Tensor]:
+    suffix = file.suffix.lower()
+    if suffix in files.NPZ:
+        return npz.translate(files.read_npz(file)).state
+    if suffix in files.SAFETENSORS:
+        return files.read_safetensors(file)[0]
+    return files.read_pickle(file)
