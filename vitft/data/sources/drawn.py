@@ -108,7 +108,8 @@ def picture(task: str, number: int) -> NDArray[np.uint8]:
     noise = _uniforms(task, number, 128 + SIDE * SIDE)[128:].reshape(SIDE, SIDE, 1) - 0.5
     big = _PAINT[task](label(task, number), u[1:])
     small = big.reshape(SIDE, _SCALE, SIDE, _SCALE, 3).mean(axis=(1, 3))
-    return np.clip(np.floor(255 * (small + 0.12 * noise) + 0.5), 0, 255).astype(np.uint8)
+    image: NDArray[np.uint8] = np.clip(np.floor(255 * (small + 0.12 * noise) + 0.5), 0, 255).astype(np.uint8)
+    return image
 
 
 def _entry(task: str) -> Task:
@@ -167,37 +168,39 @@ def _plain(colour: Plane) -> Plane:
 
 def _outline(kind: str, x: Plane, y: Plane) -> Plane:
     """Return the signed distance to a shape of radius about 1 (negative inside), near enough for a soft edge."""
-    r = np.hypot(x, y)
+    r: Plane = np.hypot(x, y)
+    a, b = np.abs(x), np.abs(y)
+    distance: Plane
     match kind:
         case "disc":
-            return r - 0.9
+            distance = r - 0.9
         case "square":
-            return np.maximum(np.abs(x), np.abs(y)) - 0.78
+            distance = np.maximum(a, b) - 0.78
         case "triangle":
-            return np.maximum(y, 0.866 * np.abs(x) - 0.5 * y) - 0.5
+            distance = np.maximum(y, 0.866 * a - 0.5 * y) - 0.5
         case "cross":
-            a, b = np.abs(x), np.abs(y)
-            return np.minimum(np.maximum(a - 1, b - 0.3), np.maximum(a - 0.3, b - 1))
+            distance = np.minimum(np.maximum(a - 1, b - 0.3), np.maximum(a - 0.3, b - 1))
         case "star":
             wave = np.abs(((np.arctan2(y, x) * 5 / (2 * np.pi)) % 1.0) * 2 - 1)
-            return r - 0.42 - 0.62 * wave
+            distance = r - 0.42 - 0.62 * wave
         case "ring":
-            return np.abs(r - 0.72) - 0.24
+            distance = np.abs(r - 0.72) - 0.24
         case "crescent":
-            return np.maximum(r - 0.95, 0.75 - np.hypot(x - 0.5, y))
+            distance = np.maximum(r - 0.95, 0.75 - np.hypot(x - 0.5, y))
         case _:  # hourglass
-            return np.maximum(np.abs(y) - 0.9, np.abs(x) - 0.12 - 0.75 * np.abs(y))
+            distance = np.maximum(b - 0.9, a - 0.12 - 0.75 * b)
+    return distance
 
 
 def _shapes(kind: int, u: Plane) -> Plane:
     ground = _colour(u[0:3], 0.15, 0.85) + ((_X - 16) * (u[3] - 0.5) + (_Y - 16) * (u[4] - 0.5))[..., None] * 0.02
-    for i in range(7):  # clutter: bars and specks of any colour
+    for i in range(6):  # clutter: bars and specks of any colour
         c = u[8 + 6 * i :]
         x, y = _frame(32 * c[0], 32 * c[1], 1.0, np.pi * c[2])
         bar = np.maximum(np.abs(x) - 1 - 7 * c[3] * (i % 2), np.abs(y) - 0.6 - 0.8 * c[4])
         ground = _over(ground, bar, 1.0, _colour(c[5:8], 0.1, 0.9))
-    size = 6.0 + 4.5 * u[60]
-    x, y = _frame(10 + 12 * u[61], 10 + 12 * u[62], size, 2 * np.pi * u[63])
+    size = 7.0 + 4.0 * u[60]
+    x, y = _frame(11 + 10 * u[61], 11 + 10 * u[62], size, 1.2 * (u[63] - 0.5))
     distance = _outline(_CLASSES["mini-shapes"][kind], x, y)
     shadow = _over(ground, _outline(_CLASSES["mini-shapes"][kind], x - 0.18, y - 0.18), size, ground * 0.45)
     lit = np.clip(1.15 - 0.45 * np.hypot(x + 0.4, y + 0.4), 0.3, 1.3)[..., None]
@@ -207,6 +210,7 @@ def _shapes(kind: int, u: Plane) -> Plane:
 def _texture(kind: int, u: Plane) -> Plane:
     period = 4.0 + 5.0 * u[0]
     x, y = _frame(32 * u[1], 32 * u[2], period / (2 * np.pi), 2 * np.pi * u[3])
+    value: Plane
     match _CLASSES["mini-texture"][kind]:
         case "stripes":
             value = np.sin(x)
@@ -219,29 +223,29 @@ def _texture(kind: int, u: Plane) -> Plane:
             seam = np.minimum(np.abs(np.sin(y)), np.abs(np.sin(x / 2 + row * np.pi / 2)))
             value = np.clip(5 * seam - 1.5, -1, 1)
         case "clouds":
-            value = sum(
-                np.sin(x * np.cos(a) * f + y * np.sin(a) * f + 6.3 * p) / 2
-                for a, f, p in zip(6.3 * u[20:26], 0.4 + 0.9 * u[26:32], u[32:38], strict=True)
-            ) + np.zeros_like(x)
+            value = np.zeros_like(x)
+            for a, f, p in zip(6.3 * u[20:26], 0.4 + 0.9 * u[26:32], u[32:38], strict=True):
+                value += np.sin(x * np.cos(a) * f + y * np.sin(a) * f + 6.3 * p) / 2
         case _:  # rings
             value = np.sin(np.hypot(x, y))
     dark, light = _colour(u[4:7], 0.05, 0.6), _colour(u[7:10], 0.4, 0.95)
     mixed = np.clip(0.5 + 0.5 * value, 0, 1)[..., None]
     vignette = 1 - 0.012 * np.hypot(_X - 32 * u[10], _Y - 32 * u[11])[..., None]
-    return (dark * (1 - mixed) + light * mixed) * vignette
+    painted: Plane = (dark * (1 - mixed) + light * mixed) * vignette
+    return painted
 
 
 def _count(kind: int, u: Plane) -> Plane:
     stain = np.array([0.93, 0.80, 0.88]) - 0.12 * u[0:3]
-    ground = _plain(stain) - 0.004 * np.hypot(_X - 32 * u[3], _Y - 32 * u[4])[..., None]
+    ground: Plane = _plain(stain) - 0.004 * np.hypot(_X - 32 * u[3], _Y - 32 * u[4])[..., None]
     for i in range(5):  # debris: pale specks that are no cells
         c = u[6 + 4 * i :]
         ground = _over(ground, np.hypot(_X - 32 * c[0], _Y - 32 * c[1]) - 0.5 - c[2], 1.0, stain * (0.7 + 0.2 * c[3]))
     placed: list[tuple[float, float, float]] = []
     trial = 26
     while len(placed) < kind + 1:
-        # Deterministic rejection; when the words run out the smallest radius fits anywhere that is left.
-        c = u[trial : trial + 3] if trial + 3 <= 110 else np.array([(len(placed) * 0.37) % 1, (trial * 0.61) % 1, 0.0])
+        # Rejection of overlaps; should the words run out (28 tries), a fixed walk over the picture goes on.
+        c = u[trial : trial + 3] if trial <= 107 else np.array([(trial * 0.37) % 1, (trial * 0.61) % 1, 0.0])
         trial += 3
         radius = 2.6 + 1.8 * c[2]
         x, y = 4 + 24 * c[0], 4 + 24 * c[1]
@@ -262,16 +266,17 @@ def _sprite(u: Plane) -> tuple[Plane, Plane]:
 
 def _location(kind: int, u: Plane) -> Plane:
     ground, paint = _sprite(u)
-    x, y = _frame(4 + 3 * (kind + u[10]), 7 + 18 * u[11], 3.2 + 2.4 * u[12], 2 * np.pi * u[13])
+    x, y = _frame(4 + 3 * (kind + 0.1 + 0.8 * u[10]), 7 + 18 * u[11], 3.2 + 2.4 * u[12], 2 * np.pi * u[13])
     outline = (np.hypot(x, 1.6 * y) - 1, _outline("square", x, y), _outline("triangle", x, y))[int(3 * u[14])]
     return _over(_plain(ground), outline, 4.0, paint)
 
 
 def _orientation(kind: int, u: Plane) -> Plane:
     ground, paint = _sprite(u)
-    # 0 degrees points to the right, angles grow clockwise as y points down; each bin is 45 degrees wide.
-    x, y = _frame(10 + 12 * u[10], 10 + 12 * u[11], 6.0 + 3.0 * u[12], (kind + u[13]) * np.pi / 4)
-    arrow = np.maximum(np.maximum(-x - 0.8, 0.45 * (x - 1) + np.abs(y)), -(x + 0.8) * 0.9 + np.abs(y) * 0.0)
+    # 0 degrees points to the right, angles grow clockwise as y points down; within 15 degrees of the class's own.
+    angle = (kind + (u[13] - 0.5) * 2 / 3) * np.pi / 4
+    x, y = _frame(10 + 12 * u[10], 10 + 12 * u[11], 6.0 + 3.0 * u[12], angle)
+    arrow = np.maximum(-x - 0.8, 0.45 * (x - 1) + np.abs(y))
     kite = np.maximum(0.9 * np.abs(y) + 0.35 * (x - 1), 0.9 * np.abs(y) - 0.9 * (x + 0.75))
     pin = np.minimum(np.hypot(x - 0.5, y) - 0.45, np.maximum(np.abs(y) - 0.16, np.abs(x) - 0.9))
     return _over(_plain(ground), (arrow, kite, pin)[int(3 * u[14])], 6.0, paint)
