@@ -8,7 +8,10 @@ from vitft.errors import Interrupted
 
 @dataclass(frozen=True)
 class StepReport:
-    """One finished update: `step` of `steps`, counted from 1; loss is the mean over the effective batch."""
+    """One finished update: `step` of `steps`, counted from 1; loss is the mean over the effective batch.
+
+    The speeds are those of this update.
+    """
 
     step: int
     steps: int
@@ -16,6 +19,7 @@ class StepReport:
     lr: float
     grad_norm: float
     images_per_s: float
+    steps_per_s: float
 
 
 def _silent(*_: object) -> None:

@@ -42,7 +42,7 @@ class Guard:
             problem = f"may not open '{name}' a second time"
         if problem:
             raise ProtocolBreach(
-                f"A {unit.phase} unit of '{unit.job.task}' {problem}.",
+                f"A {unit.phase} unit of '{unit.job.name}' {problem}.",
                 f"Legal: {', '.join(sorted(legal - {DEV}))}.",
                 "This is a fault of vitft, not of yours: please report it.",
             )

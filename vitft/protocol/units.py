@@ -41,9 +41,12 @@ class Job:
     """One task to bring to its number, as asked for on the command line.
 
     Attributes:
-        task: canonical name, or a path.
-        data_dir: `--data-dir`, or "".
+        task: as asked for: a name or a path.
+        name: the source's name for it: canonical where it is a known task.
         model: alias, timm:..., hf-hub:..., or a path.
+        model_sha256: of a local checkpoint, else "".
+        recipe_digest: changes with any value of the recipe's document or any override.
+        data_dir: `--data-dir`, or "".
         settings: every key of the recipe, resolved for this task.
         sweep: key -> values to choose from on val.
         limit: at most so many examples of every split; None = all.
@@ -51,8 +54,11 @@ class Job:
     """
 
     task: str
+    name: str
     model: str
+    model_sha256: str
     recipe: str
+    recipe_digest: str
     settings: dict[str, Any]
     sweep: dict[str, list[Any]] = field(default_factory=dict)
     seeds: tuple[int, ...] = (0,)
@@ -64,6 +70,10 @@ class Job:
     def identity(self) -> dict[str, Any]:
         """Return what decides the numbers, for the run folder."""
         return {"kind": "finetune", **asdict(self)}
+
+
+# A unit's own settings stand in its id; where the data and the model lie does not change what it is.
+_NOT_IN_ID = ("seeds", "sweep", "settings", "data_dir", "task", "model", "recipe_digest")
 
 
 @dataclass(frozen=True)
@@ -81,19 +91,19 @@ class Unit:
     def id(self) -> str:
         """A folder name that is the same in every process: `<task>/<phase>-<digest>-seed<n>`."""
         what = {
-            "job": {k: v for k, v in asdict(self.job).items() if k not in ("seeds", "sweep", "data_dir", "settings")},
+            "job": {k: v for k, v in asdict(self.job).items() if k not in _NOT_IN_ID},
             "phase": self.phase,
             "settings": self.settings,
             "scheme": asdict(self.scheme),
         }
         text = json.dumps(what, sort_keys=True)
-        return f"{slug(self.job.task)}/{self.phase}-{hashlib.sha256(text.encode()).hexdigest()[:10]}-seed{self.seed}"
+        return f"{slug(self.job.name)}/{self.phase}-{hashlib.sha256(text.encode()).hexdigest()[:10]}-seed{self.seed}"
 
     @property
     def title(self) -> str:
         """A few words for a progress line."""
         point = ", ".join(f"{k} {v:g}" if isinstance(v, float) else f"{k} {v}" for k, v in self.point.items())
-        return f"{self.job.task}: {self.phase}" + (f" ({point})" if point else "") + f", seed {self.seed}"
+        return f"{self.job.name}: {self.phase}" + (f" ({point})" if point else "") + f", seed {self.seed}"
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON object that `from_json` reads."""

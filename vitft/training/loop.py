@@ -147,8 +147,8 @@ def fit(
             last_loss = loss
             seen += settings.batch_size
             metrics.add({"step": step, "loss": loss, "lr": lr, "grad_norm": norm})
-            speed = settings.batch_size / max(1e-9, time.monotonic() - began_step)
-            hooks.step(StepReport(step, settings.steps, loss, lr, norm, speed))
+            speed = 1.0 / max(1e-9, time.monotonic() - began_step)
+            hooks.step(StepReport(step, settings.steps, loss, lr, norm, speed * settings.batch_size, speed))
             # Saving takes at most a twentieth of the time, however large the network.
             if time.monotonic() - last_save >= max(state_seconds, 20 * save_cost) and step < settings.steps:
                 last_save = time.monotonic()

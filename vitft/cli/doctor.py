@@ -1,0 +1,61 @@
+"""`vitft doctor`: what is here, what is missing; a block to paste into an issue."""
+
+import importlib.metadata
+import os
+import platform
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+from vitft import __version__
+from vitft.cli import console
+from vitft.cli.options import FormatOption
+
+_PACKAGES = ("torch", "torchvision", "timm", "datasets", "scikit-learn", "typer", "rich", "pydantic", "pillow", "numpy")
+
+
+def doctor(format: FormatOption = "text") -> None:
+    """Check the installation: versions, devices, folders, room on disk, the default checkpoint."""
+    from rich.table import Table
+
+    facts: dict[str, Any] = {"vitft": __version__, "python": platform.python_version(), "platform": platform.platform()}
+    for package in _PACKAGES:
+        try:
+            facts[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            facts[package] = "MISSING"
+    facts.update(_devices())
+    for name, default in (("VITFT_RUNS", "runs"), ("VITFT_DATA", "~/.cache/vitft/data"), ("VITFT_CACHE", "~/.cache/vitft")):
+        facts[name] = _folder(Path(os.environ.get(name) or default).expanduser())
+    faults = [name for name, value in facts.items() if "MISSING" in str(value) or "not writable" in str(value)]
+    table = Table("fact", "value", box=None, pad_edge=False, show_header=False)
+    for name, value in facts.items():
+        table.add_row(name, str(value))
+    table.add_row("verdict", f"to mend: {', '.join(faults)}" if faults else "all is well")
+    console.emit({**facts, "faults": faults}, table, format)
+    if faults:
+        sys.exit(1)
+
+
+def _devices() -> dict[str, Any]:
+    try:
+        import torch
+    except ImportError as error:
+        return {"devices": f"MISSING: torch does not import ({error})"}
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    devices = [f"cpu ({cores} cores, {torch.get_num_threads()} threads)"]
+    for i in range(torch.cuda.device_count()):
+        p = torch.cuda.get_device_properties(i)
+        devices.append(f"cuda:{i} {p.name}, {p.total_memory / 2**30:.0f} GiB")
+    if torch.backends.mps.is_available():
+        devices.append("mps")
+    return {"devices": "; ".join(devices)}
+
+
+def _folder(path: Path) -> str:
+    there = path
+    while not there.exists():
+        there = there.parent
+    free = shutil.disk_usage(there).free / 2**30
+    return f"{path} ({'' if os.access(there, os.W_OK) else 'not writable, '}{free:.0f} GiB free)"

@@ -1,0 +1,125 @@
+"""`vitft finetune`: from a checkpoint and a data set to a number with its interval."""
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from vitft.cli import console, signals
+from vitft.cli import options as o
+
+if TYPE_CHECKING:
+    from vitft.protocol.jobs import Runtime
+    from vitft.protocol.units import Job, Scheme
+
+
+def finetune(
+    task: o.TaskArgument,
+    model: o.ModelOption = "vit-mini",
+    recipe: o.RecipeOption = "quick",
+    set_: o.SetOption = None,
+    resolution: o.ResolutionOption = None,
+    method: o.MethodOption = None,
+    steps: o.StepsOption = None,
+    batch_size: o.BatchSizeOption = None,
+    micro_batch: o.MicroBatchOption = 0,
+    lr: o.LrOption = None,
+    seed: o.SeedOption = 0,
+    seeds: Annotated[str, typer.Option("--seeds", help="Several, e.g. 0,1,2: the mean with its interval.")] = "",
+    per_class: Annotated[
+        int | None, typer.Option("--per-class", min=1, help="Train on K images of each class.")
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option("--limit", min=1, help="At most N images of every split, for a quick look.")
+    ] = None,
+    from_scratch: Annotated[
+        bool, typer.Option("--from-scratch", help="Same architecture and budget, random weights.")
+    ] = False,
+    compare_scratch: Annotated[
+        bool, typer.Option("--compare-scratch", help="Both, pretrained and from scratch, in one table.")
+    ] = False,
+    precision: o.PrecisionOption = "auto",
+    device: o.DeviceOption = "auto",
+    workers: o.WorkersOption = 0,
+    data_dir: o.DataDirOption = None,
+    output: o.OutputOption = None,
+    resume: o.ResumeOption = "auto",
+    overwrite: o.OverwriteOption = False,
+    deterministic: o.DeterministicOption = False,
+    save_weights: o.SaveWeightsOption = True,
+    format: o.FormatOption = "text",
+) -> None:
+    """Fine-tune a pretrained model on a task and evaluate it once on the whole test split.
+
+    Without a recipe, 'quick' is used: small and honest, made for a laptop. The paper's protocol is --recipe vit-paper.
+    """
+    from vitft import recipes
+    from vitft.protocol.jobs import Runtime, make
+
+    loaded = recipes.load(recipe)
+    fixed = o.overrides(set_, resolution, method=method, steps=steps, batch_size=batch_size, lr=lr)
+    variants = [False, True] if compare_scratch else [from_scratch]
+    jobs = [
+        make(
+            task,
+            model=model,
+            recipe=loaded,
+            overrides=fixed,
+            data_dir=data_dir,
+            seeds=o.parse_seeds(seeds) if seeds else (seed,),
+            from_scratch=scratch,
+            limit=limit,
+            per_class=per_class,
+        )
+        for scratch in variants
+    ]
+    runtime = Runtime(device, precision, micro_batch, workers, deterministic, save_weights)
+    _advise(jobs[0][0])
+    results = []
+    for job, _, scheme in jobs:
+        own = output / ("scratch" if job.from_scratch else "pretrained") if output and compare_scratch else output
+        results.append(_run(job, scheme, own, runtime, resume=resume == "auto", overwrite=overwrite))
+    payload: Any = results[0] if len(results) == 1 else {"results": results}
+    if format == "json":
+        console.emit(payload, "", format)
+        return
+    from vitft.report.single import render
+
+    console.emit(payload, render(results), format)
+
+
+def _run(job: "Job", scheme: "Scheme", output: Any, runtime: "Runtime", *, resume: bool, overwrite: bool) -> dict[str, Any]:
+    """Run a job in its folder; a finished one answers at once, without torch."""
+    from vitft import results
+    from vitft.protocol.jobs import run_folder
+
+    folder = output or run_folder(job)
+    with results.lock(folder):
+        results.claim(folder, job.identity(), overwrite=overwrite, resume=resume)
+        finished = results.read_json(folder / "result.json")
+        if finished is None:
+            with console.display() as shown, signals.caught() as signum:
+                console.note(f"vitft {job.name} with {job.model}, recipe {job.recipe} -> {folder}")
+                from dataclasses import replace
+
+                from vitft.protocol.finetune import run_job
+
+                finished = run_job(job, scheme, folder, runtime, replace(shown, signal=signum))
+        return finished | {"folder": str(folder)}
+
+
+def _advise(job: "Job") -> None:
+    """Say in one line what the paper's protocol would be where `quick` meets a data set the paper reports."""
+    from vitft import recipes
+
+    if job.recipe != "quick" or job.limit is not None or "vit-paper" not in recipes.names():
+        return
+    paper = recipes.load("vit-paper")
+    if job.name not in paper.for_task:
+        return
+    s = paper.resolve(job.name)
+    images = s.steps * s.batch_size
+    console.note(
+        f"Note: 'quick' is a small protocol. The paper's for {job.name} is --recipe vit-paper: {s.steps:,} steps of "
+        f"{s.batch_size} at {s.resolution} px ({images / 1e6:.1f} M images a run, after tuning lr on a dev split), "
+        f"{images / int(job.settings['steps']) / int(job.settings['batch_size']):.0f} times as many images as this."
+    )

@@ -1,0 +1,78 @@
+"""Options that mean the same in every verb, and the way from flags to a recipe's settings."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from vitft import recipes
+from vitft.errors import UsageError
+
+Format = Literal["text", "json"]
+Precision = Literal["auto", "float32", "bf16"]
+
+TaskArgument = Annotated[str, typer.Argument(metavar="TASK|PATH", help="A task's name ('vitft data ls'), or a folder of images.")]
+ModelOption = Annotated[
+    str, typer.Option("--model", "-m", help="Alias, timm:NAME, hf-hub:ORG/NAME, or a .npz, .safetensors, .pth or run folder.")
+]
+RecipeOption = Annotated[str, typer.Option("--recipe", help="A shipped recipe ('vitft recipes ls'), or a TOML file.")]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a recipe's key; may be repeated.")
+]
+ResolutionOption = Annotated[
+    str | None, typer.Option("--resolution", "-r", "--img-size", help="Pixels: 384, 384x512 (h x w), native or higher.")
+]
+MethodOption = Annotated[str | None, typer.Option("--method", help="full, linear, bias or lora.")]
+StepsOption = Annotated[int | None, typer.Option("--steps", help="Optimiser updates.")]
+BatchSizeOption = Annotated[int | None, typer.Option("--batch-size", "-b", help="Images an update (effective batch).")]
+LrOption = Annotated[float | None, typer.Option("--lr", help="Peak learning rate; fixes it where the recipe tunes it.")]
+MicroBatchOption = Annotated[int, typer.Option("--micro-batch", min=0, help="Images a forward pass; 0 = by device.")]
+SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Of order, augmentation and subsets.")]
+PrecisionOption = Annotated[
+    Precision, typer.Option("--precision", help="auto: bf16 autocast on CUDA, float32 on CPU.")
+]
+DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, mps.")]
+WorkersOption = Annotated[int, typer.Option("--workers", "-j", min=0, help="Threads that decode; 0 = one a core.")]
+DataDirOption = Annotated[
+    Path | None, typer.Option("--data-dir", help="The folder that holds data sets, or one data set itself.")
+]
+OutputOption = Annotated[Path | None, typer.Option("--output", "-o", help="Run folder; default below runs/.")]
+ResumeOption = Annotated[Literal["auto", "never"], typer.Option("--resume", help="auto: go on with what is there.")]
+OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Start anew in an occupied run folder.")]
+DeterministicOption = Annotated[bool, typer.Option("--deterministic", help="Bit-equal runs on CUDA too, slower.")]
+SaveWeightsOption = Annotated[bool, typer.Option("--save-weights/--no-save-weights", help="Keep the fine-tuned network.")]
+FormatOption = Annotated[Format, typer.Option("--format", help="json: stdout is that JSON alone.")]
+
+
+def parse_resolution(text: str) -> Any:
+    """Turn "384", "384x512", "native" or "higher" into a recipe's value. Raises UsageError."""
+    if text in ("native", "higher"):
+        return text
+    parts = text.lower().split("x")
+    if not 1 <= len(parts) <= 2 or not all(p.isdecimal() and 0 < int(p) <= 4096 for p in parts):
+        raise UsageError(
+            f"Resolution '{text}' is no size in pixels.",
+            "Legal: 384, or 384x512 (height x width), up to 4096; native; higher (12/7 of native).",
+        )
+    return int(parts[0]) if len(parts) == 1 else [int(p) for p in parts]
+
+
+def overrides(
+    settings: list[str] | None, resolution: str | None, **flags: str | float | None
+) -> dict[str, Any]:
+    """Collect what the user fixed: --set first, then flags, which win. Raises UsageError or UnknownName."""
+    fixed = dict(recipes.parse_override(text) for text in settings or [])
+    if isinstance(fixed.get("resolution"), str):
+        fixed["resolution"] = parse_resolution(fixed["resolution"])
+    if resolution is not None:
+        fixed["resolution"] = parse_resolution(resolution)
+    fixed.update({key: value for key, value in flags.items() if value is not None})
+    return fixed
+
+
+def parse_seeds(text: str) -> tuple[int, ...]:
+    """Turn "0,1,2" into different seeds from 0 up. Raises UsageError."""
+    parts = [p.strip() for p in text.split(",")]
+    if not all(p.isdecimal() for p in parts) or len(set(parts)) < len(parts):
+        raise UsageError(f"Seeds '{text}' are no list of different numbers.", "Legal: e.g. --seeds 0,1,2.")
+    return tuple(int(p) for p in parts)

@@ -1,0 +1,63 @@
+"""`vitft recipes`: the shipped protocols, to list, read and copy."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from vitft import recipes
+from vitft.cli import console
+from vitft.cli.options import FormatOption
+from vitft.errors import UsageError
+
+app = typer.Typer(help="Protocols as documents: list, read, copy.", no_args_is_help=True, rich_markup_mode=None)
+
+
+@app.command("ls")
+def ls(format: FormatOption = "text") -> None:
+    """List the shipped recipes."""
+    from rich.table import Table
+
+    loaded = [recipes.load(name) for name in recipes.names()]
+    table = Table("recipe", "what it is", "source", box=None, pad_edge=False)
+    for recipe in loaded:
+        table.add_row(recipe.name, recipe.title, recipe.source)
+    rows = [{"name": r.name, "title": r.title, "source": r.source} for r in loaded]
+    console.emit({"recipes": rows}, table, format)
+
+
+@app.command("show")
+def show(
+    recipe: Annotated[str, typer.Argument(help="A shipped recipe, a TOML file, or nothing to see every key.")] = "",
+    format: FormatOption = "text",
+) -> None:
+    """Print a recipe as it stands, or every key a recipe may have."""
+    from rich.table import Table
+
+    if recipe:
+        loaded = recipes.load(recipe)
+        console.emit(loaded.model_dump(mode="json"), loaded.text, format)
+        return
+    table = Table("key", "default", "meaning", box=None, pad_edge=False)
+    keys: dict[str, Any] = {}
+    for key, field in recipes.Settings.model_fields.items():
+        keys[key] = {"default": field.default, "meaning": field.description}
+        table.add_row(key, str(field.default), field.description)
+    console.emit({"keys": keys}, table, format)
+
+
+@app.command("cp")
+def cp(
+    recipe: Annotated[str, typer.Argument(help="A shipped recipe.")],
+    file: Annotated[Path, typer.Argument(help="Where to write the copy.")],
+) -> None:
+    """Copy a shipped recipe to a file of your own, to change it and give it to --recipe."""
+    text = recipes.load(recipe).text
+    try:
+        with file.open("x", encoding="utf-8") as copy:
+            copy.write(text)
+    except FileExistsError:
+        raise UsageError(f"File '{file}' exists.", "Legal: a new file.", "Choose another name.") from None
+    except OSError as error:
+        raise UsageError(f"Cannot write '{file}': {error.strerror}.", "Legal: a file in a folder that exists.") from None
+    console.note(f"Wrote {file}. Use it with --recipe {file if '/' in str(file) else f'./{file}'}")

@@ -1,0 +1,33 @@
+"""SIGINT and SIGTERM ask a run to stop; the run saves its state at the next micro-batch and ends by itself."""
+
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+
+@contextmanager
+def caught() -> Iterator[Callable[[], int]]:
+    """Catch both signals while the block runs; yield a function that tells the number of the one that came, or 0.
+
+    A second signal of either kind ends the program at once, as it would have without vitft.
+    """
+    received = 0
+
+    def handler(signum: int, frame: FrameType | None) -> None:
+        nonlocal received
+        if received:
+            for s, old in previous.items():
+                signal.signal(s, old)
+            signal.raise_signal(signum)
+            return
+        received = signum
+        sys.stderr.write("\nStopping: the state is being saved (once more to end at once) ...\n")
+
+    previous = {s: signal.signal(s, handler) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: received
+    finally:
+        for s, old in previous.items():
+            signal.signal(s, old)

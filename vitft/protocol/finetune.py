@@ -1,0 +1,51 @@
+"""Bring one job to its number: tune on val, retrain, test once, over all seeds."""
+
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from vitft import results
+from vitft.evaluation.intervals import t_interval
+from vitft.progress import Hooks
+from vitft.protocol.jobs import Runtime
+from vitft.protocol.run import Warm, run_unit
+from vitft.protocol.units import Job, Scheme, final_units, tune_units
+
+
+def run_job(job: Job, scheme: Scheme, folder: Path, runtime: Runtime, hooks: Hooks | None = None) -> dict[str, Any]:
+    """Run all units of a job in this process, then write and return the run's result.json.
+
+    Raises:
+        Any VitftError of a unit; finished units stay, and the same call goes on from there.
+    """
+    hooks = hooks or Hooks()
+    warm = Warm()
+    tuning = tune_units(job, scheme)
+    total = len(tuning) + len(job.seeds)
+    tuned = []
+    for done, unit in enumerate(tuning):
+        hooks.unit(unit.title, done, total)
+        tuned.append(run_unit(unit, folder, runtime, hooks, warm))
+    finals = []
+    for done, unit in enumerate(final_units(job, scheme, tuned), len(tuning)):
+        hooks.unit(unit.title, done, total)
+        finals.append(run_unit(unit, folder, runtime, hooks, warm) | {"unit": unit.id})
+    result = summary(finals, tuned)
+    results.write_json(folder / "result.json", result)
+    return result
+
+
+def summary(finals: list[dict[str, Any]], tuned: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return one result for the final units of a job: that of the one seed, or the mean over all seeds.
+
+    Over several seeds `metrics.top1` is the mean, `ci95` Student's t interval over the seeds, and `correct` is absent:
+    it belongs to a single run.
+    """
+    result = dict(finals[0])
+    result["tuned"] = [{"point": t["point"], "top1": t["metrics"]["top1"], "n": t["metrics"]["n"]} for t in tuned]
+    if len(finals) > 1:
+        values = [r["metrics"]["top1"] for r in finals]
+        result["metrics"] = {"top1": fmean(values), "n": result["metrics"]["n"], "ci95": list(t_interval(values)), "ci95_of": "the mean over seeds"}
+        result["seeds"] = {str(r["seed"]): r["metrics"] for r in finals}
+        result["units"] = [r["unit"] for r in finals]
+    return result

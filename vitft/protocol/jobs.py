@@ -1,0 +1,100 @@
+"""From what a user asks for to a job with every setting decided. No torch."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from vitft import results
+from vitft.data.find import find
+from vitft.data.split import Source
+from vitft.protocol.units import Job, Scheme, scheme
+from vitft.recipes import Recipe
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """How units are run; nothing here changes what a number means, and a begun unit keeps what it began with.
+
+    Attributes:
+        device: "auto", "cpu", "cuda", "cuda:1" or "mps".
+        precision: "auto" (bf16 on CUDA, else float32), "float32" or "bf16".
+        micro_batch: images a forward pass; 0 = by device.
+        workers: threads that decode; 0 = one a core.
+        deterministic: torch's deterministic algorithms.
+        save_weights: keep the fine-tuned network.
+        state_seconds: least time between two saved states.
+    """
+
+    device: str = "auto"
+    precision: str = "auto"
+    micro_batch: int = 0
+    workers: int = 0
+    deterministic: bool = False
+    save_weights: bool = True
+    state_seconds: float = 60.0
+
+
+def make(
+    task: str,
+    *,
+    model: str,
+    recipe: Recipe,
+    overrides: Mapping[str, Any],
+    data_dir: Path | None = None,
+    seeds: tuple[int, ...] = (0,),
+    from_scratch: bool = False,
+    limit: int | None = None,
+    per_class: int | None = None,
+) -> tuple[Job, Source, Scheme]:
+    """Find the data, decide every setting and choose the splits.
+
+    Raises:
+        UnknownName, RecipeError: exit code 2.
+        DataMissing, DataDamaged: exit code 3.
+    """
+    source = find(task, data_dir)
+    splits = scheme(source.splits, task)
+    examples = len(source.open(splits.final_train)) if recipe.for_size else 0
+    settings = recipe.resolve(source.task, overrides, examples)
+    sweep = recipe.sweep_for(source.task, settings, overrides)
+    job = Job(
+        task=task,
+        name=source.task,
+        model=model,
+        model_sha256=model_sha256(model) if not from_scratch else "",
+        recipe=recipe.name,
+        recipe_digest=recipe.digest(overrides),
+        settings=settings.model_dump(mode="json"),
+        sweep=sweep,
+        seeds=seeds,
+        data_dir=str(data_dir or ""),
+        from_scratch=from_scratch,
+        limit=limit,
+        per_class=per_class,
+    )
+    # A single value is no choice: it is a setting.
+    fixed = {k: v[0] for k, v in sweep.items() if len(v) == 1}
+    return replace(job, settings={**job.settings, **fixed}), source, splits
+
+
+def model_sha256(model: str) -> str:
+    """Return the sha256 of a local checkpoint (of a run folder: of its weights), "" for what is no file here."""
+    path = Path(model)
+    if path.is_dir():
+        path = path / "weights.safetensors"
+    if not path.is_file():
+        return ""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def run_folder(job: Job) -> Path:
+    """Return the folder of a job without --output."""
+    path = Path(job.model)
+    name = path.stem if job.model_sha256 else job.model
+    digest = hashlib.sha256(json.dumps(job.identity(), sort_keys=True).encode()).hexdigest()
+    model = results.slug(name) + "-scratch" * job.from_scratch
+    return results.default_folder(job.name, model, job.model_sha256[:8], job.recipe, digest[:8])

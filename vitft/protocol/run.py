@@ -1,0 +1,320 @@
+"""Run one unit: data through the guard, a network, a fit, one exact evaluation, one result file."""
+
+import os
+import platform
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vitft import __version__, results
+from vitft.data import subsets
+from vitft.data.find import find
+from vitft.data.loader import Images, eval_batches
+from vitft.data.preprocess import Preprocess
+from vitft.data.split import Split
+from vitft.errors import UsageError
+from vitft.evaluation import predictions
+from vitft.evaluation.intervals import wilson
+from vitft.evaluation.predict import Predictions, predict
+from vitft.models import build as models
+from vitft.models.flops import macs
+from vitft.models.info import CheckpointInfo, side
+from vitft.models.methods import merge, parameter_groups
+from vitft.progress import Hooks
+from vitft.protocol.guard import Guard
+from vitft.protocol.jobs import Runtime
+from vitft.protocol.units import DEV, Unit
+from vitft.recipes import Settings, digest
+from vitft.training.loop import Fitted, fit
+
+_NORMALISE = {
+    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "half": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+    "none": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
+}
+
+
+@dataclass
+class Warm:
+    """What a worker keeps between units: the network of the last one, to be reset in place."""
+
+    key: tuple[Any, ...] = ()
+    built: models.Built | None = None
+    initial: dict[str, torch.Tensor] = field(default_factory=dict)
+
+
+def run_unit(unit: Unit, folder: Path, runtime: Runtime, hooks: Hooks | None = None, warm: Warm | None = None) -> dict[str, Any]:
+    """Bring one unit to its result file and return the result; a finished unit answers at once.
+
+    Args:
+        folder: the run folder; the unit's own is below it.
+        warm: shared between the units of one process.
+
+    Raises:
+        Any VitftError; what was saved before stays, and the same call goes on from there.
+    """
+    done = results.finished_unit(folder, unit.id)
+    if done is not None:
+        return done
+    hooks = hooks or Hooks()
+    own = results.unit_folder(folder, unit.id)
+    device, fixed = _fix(own, runtime)
+    torch.use_deterministic_algorithms(runtime.deterministic)
+    guard = Guard(find(unit.job.task, Path(unit.job.data_dir) if unit.job.data_dir else None), unit)
+
+    began = time.monotonic()
+    train, dev = _training_split(unit, guard)
+    built, settings = _network(unit, train.num_classes, device, warm)
+    for note in built.info.notes:
+        hooks.note(note)
+    pp = preprocess(settings, built.info)
+    workers = runtime.workers or len(os.sched_getaffinity(0))
+    fitted = fit(
+        built.net,
+        Images(train, _augmented(pp, settings), device, workers, hooks.phase),
+        parameter_groups(built.net, settings),
+        settings,
+        seed=unit.seed,
+        folder=own,
+        precision=fixed["precision"],
+        micro_batch=fixed["micro_batch"],
+        hooks=hooks,
+        state_seconds=runtime.state_seconds,
+    )
+    fixed["micro_batch"] = fitted.micro_batch
+
+    guard.trained()
+    held_out = dev if dev is not None else _limited(guard.open(_held_out(unit)), unit)
+    _same_classes(train, held_out)
+    began_test = time.monotonic()
+    answers = _evaluate(built.net, held_out, pp, device, workers, fixed, hooks)
+    result = _result(unit, settings, built, train, held_out, answers, fitted, fixed, pp)
+    result["timing"] = {
+        "train_s": round(fitted.seconds, 3),
+        "evaluate_s": round(time.monotonic() - began_test, 3),
+        "total_s": round(time.monotonic() - began, 3),
+        "train_images_per_s": round(fitted.images / fitted.seconds, 2) if fitted.images else None,
+    }
+    if unit.phase == "final":
+        predictions.save(own / "predictions.parquet", held_out.keys, held_out.labels, answers.logits)
+        if runtime.save_weights:
+            merge(built.net)
+            models.save_weights(own / "weights.safetensors", built.net, built.info, train.class_names)
+    results.write_json(own / "result.json", result)
+    (own / "state.pt").unlink(missing_ok=True)
+    return result
+
+
+def preprocess(settings: Settings, info: CheckpointInfo) -> Preprocess:
+    """Return the evaluation's preprocessing of these settings for this checkpoint."""
+    mean, std = (info.mean, info.std) if settings.normalise == "checkpoint" else _NORMALISE[settings.normalise]
+    return Preprocess(
+        size=settings.size,
+        resize=settings.resize,
+        interpolation=settings.interpolation,
+        antialias=settings.antialias,
+        mean=mean,
+        std=std,
+        crop_pct=info.crop_pct,
+    )
+
+
+def _augmented(pp: Preprocess, settings: Settings) -> Preprocess:
+    values = {**asdict(pp), "crop": settings.crop, "crop_from": settings.crop_from, "flip": settings.flip}
+    return Preprocess(**values)
+
+
+def _fix(own: Path, runtime: Runtime) -> tuple[torch.device, dict[str, Any]]:
+    """Choose device, precision, threads and micro-batch; a unit that was begun keeps what it began with."""
+    device = _device(runtime.device)
+    precision = runtime.precision
+    if precision == "auto":
+        precision = "bf16" if device.type == "cuda" else "float32"
+    begun = results.read_json(own / "begun.json")
+    if begun is None:
+        begun = {
+            "device_kind": device.type,
+            "precision": precision,
+            "micro_batch": runtime.micro_batch,
+            "threads": torch.get_num_threads(),
+        }
+        results.write_json(own / "begun.json", begun)
+    if begun["device_kind"] != device.type:
+        raise UsageError(
+            f"This run was begun on {begun['device_kind']} and cannot go on on {device.type}.",
+            "A number comes from one kind of device.",
+            f"Give --device {begun['device_kind']}, or start anew with --overwrite.",
+        )
+    torch.set_num_threads(begun["threads"])
+    return device, dict(begun)
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError):
+        raise UsageError(
+            f"Device '{name}' is not here.",
+            f"Legal: auto, cpu{', cuda' * torch.cuda.is_available()}.",
+            "Run 'vitft doctor' to see what torch finds.",
+        ) from None
+    return device
+
+
+def _training_split(unit: Unit, guard: Guard) -> tuple[Split, Split | None]:
+    """Return the training split of the phase and, where val is cut from it, the dev split."""
+    job, settings, scheme = unit.job, unit.settings, unit.scheme
+    dev = None
+    if unit.phase == "tune":
+        split = guard.open(scheme.tune_train)
+        if scheme.tune_val == DEV:
+            split, dev = subsets.dev_split(split, settings["dev_fraction"])
+            dev = _limited(dev, unit)
+    else:
+        split = guard.open(scheme.final_train)
+        if settings["train_fraction"] < 1:
+            split = subsets.first_part(split, settings["train_fraction"])
+    if job.per_class is not None:
+        split = subsets.per_class(split, job.per_class, unit.seed)
+    return _limited(split, unit), dev
+
+
+def _limited(split: Split, unit: Unit) -> Split:
+    return split if unit.job.limit is None else subsets.limit(split, unit.job.limit, seed=0)
+
+
+def _held_out(unit: Unit) -> str:
+    return unit.scheme.tune_val if unit.phase == "tune" else unit.scheme.test
+
+
+def _same_classes(train: Split, held_out: Split) -> None:
+    if train.class_names != held_out.class_names:
+        raise UsageError(
+            f"'{train.name}' and '{held_out.name}' have different classes.",
+            f"{train.num_classes} in '{train.name}', {held_out.num_classes} in '{held_out.name}'.",
+            "Give both the same class folders.",
+        )
+
+
+def _network(unit: Unit, num_classes: int, device: torch.device, warm: Warm | None) -> tuple[models.Built, Settings]:
+    """Build the unit's network, or reset the warm one in place where only the data and the seed differ."""
+    job = unit.job
+    settings = Settings.model_validate(unit.settings, strict=False)
+    shape = [unit.settings[k] for k in ("resolution", "posembed_resize", "gelu", "drop_path")]
+    key = (job.model, str(device), *shape)
+    # Drawn weights belong to their seed, and LoRA changes the modules: both are built anew.
+    reusable = settings.method != "lora" and not job.from_scratch
+    if warm is not None and reusable and warm.key == key and warm.built is not None:
+        built = warm.built
+        models.restore(built.net, warm.initial, num_classes)
+        built.net.to(device)
+    else:
+        built = models.build(job.model, num_classes, settings, from_scratch=job.from_scratch, seed=unit.seed)
+        built.net.to(device)
+        if warm is not None and reusable:
+            warm.key, warm.built, warm.initial = key, built, built.initial_state()
+    apply(built.net, settings, seed=unit.seed)
+    return built, settings.model_copy(update={"resolution": _plain(built.info.resolution)})
+
+
+def _plain(size: tuple[int, int]) -> int | tuple[int, int]:
+    return size[0] if size[0] == size[1] else size
+
+
+def _evaluate(
+    net: torch.nn.Module, split: Split, pp: Preprocess, device: torch.device, workers: int, fixed: Mapping[str, Any], hooks: Hooks
+) -> Predictions:
+    batch_size = max(1, min(256, 4 * fixed["micro_batch"]))
+
+    def told(done: int) -> None:
+        hooks.phase(f"evaluate {split.name}", done, len(split))
+        hooks.stop_if_asked()
+
+    batches = eval_batches(split, pp, batch_size, device, workers, hooks.phase)
+    return predict(net, batches, len(split), split.num_classes, precision=fixed["precision"], on_progress=told)
+
+
+def _result(
+    unit: Unit,
+    settings: Settings,
+    built: models.Built,
+    train: Split,
+    held_out: Split,
+    answers: Predictions,
+    fitted: Fitted,
+    fixed: Mapping[str, Any],
+    pp: Preprocess,
+) -> dict[str, Any]:
+    job, info = unit.job, built.info
+    n = len(held_out)
+    correct = int((answers.answers == held_out.labels).sum())
+    per_image = macs(built.net, settings.size)
+    evaluated_on = held_out.provenance
+    protocol = {
+        "recipe": job.recipe,
+        "recipe_digest": job.recipe_digest,
+        "resolution": side(settings.size),
+        "resize": settings.resize,
+        "interpolation": settings.interpolation,
+        "antialias": settings.antialias,
+        "normalise": settings.normalise,
+        "selection": f"{unit.scheme.tune_val}, best top1, ties to the smaller lr" if job.sweep else "none",
+        "from_scratch": job.from_scratch,
+        "train": {"per_class": job.per_class, "limit": job.limit},
+    }
+    return {
+        "schema_version": results.SCHEMA_VERSION,
+        "status": "finished",
+        "kind": "finetune",
+        "task": job.name,
+        "model": job.model,
+        "recipe": job.recipe,
+        "method": settings.method,
+        "phase": unit.phase,
+        "seed": unit.seed,
+        "metrics": {"top1": correct / n, "correct": correct, "n": n, "ci95": list(wilson(correct, n))},
+        "protocol": {"id": digest(protocol), **protocol},
+        "provenance": {
+            **asdict(evaluated_on),
+            "split": held_out.name,
+            "split_digest": held_out.digest,
+            "train_split": train.name,
+            "train_n": len(train),
+            "train_digest": train.digest,
+            "completeness": "partial" if job.limit is not None else evaluated_on.completeness,
+            "decoder": "Pillow",
+            "checkpoint_sha256": info.sha256,
+        },
+        "settings": dict(fixed),
+        "recipe_settings": settings.model_dump(mode="json"),
+        "point": unit.point,
+        "loss": {"first": fitted.first_loss, "last": fitted.last_loss},
+        "checkpoint": info.to_dict(),
+        "preprocess": asdict(pp),
+        "num_classes": train.num_classes,
+        "cost": {
+            "macs_per_image": per_image,
+            "train_images": settings.steps * settings.batch_size,
+            # a training step is about three forward passes; a MAC is two operations
+            "train_flops": 6 * per_image * settings.steps * settings.batch_size,
+        },
+        "env": {
+            "vitft": __version__,
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+            "device": _device_name(fixed["device_kind"]),
+            "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        },
+    }
+
+
+def _device_name(kind: str) -> str:
+    return torch.cuda.get_device_name() if kind == "cuda" else kind
