@@ -23,19 +23,29 @@ def test_official_counts() -> None:
     assert len(VTAB) == 19
     assert sum(_count(task, "test") for task in VTAB) == 387_904
     for task in VTAB:
-        assert (_count(task, "train800"), _count(task, "val200"), _count(task, "train800val200")) == (800, 200, 1000)
+        assert (
+            _count(task, "train800"),
+            _count(task, "val200"),
+            _count(task, "train800val200"),
+        ) == (800, 200, 1000)
     assert [len(tasks.group(group)) for group in GROUPS] == [7, 4, 8]
 
 
 @pytest.mark.parametrize("task", TASKS, ids=lambda task: task.name)
-def test_slices_lie_inside_their_raw_split_and_never_share_an_example_with_test(task: Task) -> None:
+def test_slices_lie_inside_their_raw_split_and_never_share_an_example_with_test(
+    task: Task,
+) -> None:
     for pieces in task.splits.values():
         for piece in pieces:
             assert 0 <= piece.start < piece.stop <= task.sizes[piece.salt]
     for name in set(task.splits) - {"test"}:
         for a in task.splits[name]:
             for b in task.splits["test"]:
-                assert a.salt != b.salt or a.stop <= b.start or b.stop <= a.start, (name, a, b)
+                assert a.salt != b.salt or a.stop <= b.start or b.stop <= a.start, (
+                    name,
+                    a,
+                    b,
+                )
 
 
 def test_every_task_agrees_with_the_facts(facts: list[dict]) -> None:
@@ -44,7 +54,10 @@ def test_every_task_agrees_with_the_facts(facts: list[dict]) -> None:
         task = tasks.get(fact["id"])
         assert task.num_classes == fact["num_classes"]
         assert task.group == fact["group"]
-        assert (task.crop, task.flip) == (fact["scenic_aug"]["crop"], fact["scenic_aug"]["flip"]), task.name
+        assert (task.crop, task.flip) == (
+            fact["scenic_aug"]["crop"],
+            fact["scenic_aug"]["flip"],
+        ), task.name
         assert task.sizes == fact["tfds_sizes"]
         for split, pieces in task.splits.items():
             assert pieces == tuple(Slice(p["tfds_split"], p["start"], p["stop"]) for p in fact["splits"][split])

@@ -67,8 +67,8 @@ def pack_sun397(lists: Mapping[str, Sequence[str]]) -> bytes:
 def imagenet_validation() -> NDArray[np.int64]:
     """Return the labels of ILSVRC2012_val_00000001.JPEG to ..._00050000.JPEG, (50000,) int64 in [0, 1000)."""
     raw = lzma.decompress(files(__name__).joinpath("imagenet_val.bin.xz").read_bytes())
-    labels = np.frombuffer(raw, np.uint8).reshape(2, -1).astype(np.int64)
-    labels = labels[0] + 256 * labels[1]
+    low, high = np.frombuffer(raw, np.uint8).reshape(2, -1).astype(np.int64)
+    labels: NDArray[np.int64] = low + 256 * high
     labels.setflags(write=False)
     return labels
 
