@@ -11,7 +11,9 @@ from torch import Tensor, nn
 
 from vitft.errors import CheckpointError, UsageError
 from vitft.models import checkpoints, posembed
+from vitft.models.checkpoints import save_weights as save_weights
 from vitft.models.info import Architecture, CheckpointInfo, Size, side
+from vitft.models.methods import head_names
 from vitft.recipes import Settings
 
 # Parts of pre-training that a classifier has no place for.
@@ -114,13 +116,6 @@ def restore(net: nn.Module, state: Mapping[str, Tensor], num_classes: int | None
                 tensor.copy_(state[name])
     for parameter in net.parameters():
         parameter.grad = None
-
-
-def head_names(net: nn.Module) -> frozenset[str]:
-    """Return the names of the classifier's parameters."""
-    heads = net.get_classifier()
-    own = {id(p) for head in (heads if isinstance(heads, tuple) else (heads,)) for p in head.parameters()}
-    return frozenset(name for name, parameter in net.named_parameters() if id(parameter) in own)
 
 
 def geometry(net: nn.Module, size: Size) -> tuple[Size, Size, Size]:
