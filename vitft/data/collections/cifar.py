@@ -1,0 +1,95 @@
+"""CIFAR-10 and CIFAR-100, as the owner's binary files or as the python ones."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vitft.data.archives import Tree
+from vitft.data.collections.raw import Collection, File, Raw, png
+from vitft.errors import DataDamaged
+
+_PIXELS = 3 * 32 * 32
+
+
+def _open_100(tree: Tree, work: Path) -> Raw:
+    return _open(tree, "cifar100", {"train": ("train.bin",), "test": ("test.bin",)}, 2)
+
+
+def _open_10(tree: Tree, work: Path) -> Raw:
+    batches = tuple(f"data_batch_{n}.bin" for n in range(1, 6))
+    return _open(tree, "cifar10", {"train": batches, "test": ("test_batch.bin",)}, 1)
+
+
+def _open(tree: Tree, task: str, files: dict[str, tuple[str, ...]], head: int) -> Raw:
+    """Read rows of `head` label bytes (the last is the fine label) and 3,072 planar pixels."""
+    notes: tuple[str, ...] = ()
+    if tree.find(files["test"][0]) is None and tree.matching(r"(^|/)cifar-10(0-python|-batches-py)/"):
+        images, labels = _python(tree, task)
+        notes = ("the rows of the python archive are taken to be in the order of the binary one",)
+    else:
+        images, labels = {}, {}
+        for salt, names in files.items():
+            rows = np.concatenate([_rows(tree, tree.need(name), head) for name in names])
+            images[salt], labels[salt] = rows[:, head:], rows[:, head - 1].astype(np.int64)
+
+    def read(salt: str, rows: Sequence[int]) -> Iterator[tuple[int, bytes]]:
+        for row in rows:
+            yield int(row), png(images[salt][row].reshape(3, 32, 32).transpose(1, 2, 0))
+
+    keys = {salt: [str(i) for i in range(len(found))] for salt, found in labels.items()}
+    return Raw(keys, {task: labels}, read, drawn=True, notes=notes)
+
+
+def _rows(tree: Tree, name: str, head: int) -> NDArray[np.uint8]:
+    data = np.frombuffer(tree.read(name), np.uint8)
+    if data.size == 0 or data.size % (head + _PIXELS):
+        raise DataDamaged(
+            f"'{tree.label(name)}' has {data.size:,} bytes.",
+            f"Legal: a multiple of {head + _PIXELS:,}, the bytes of one image and its labels.",
+            "Fetch the archive again.",
+        )
+    return data.reshape(-1, head + _PIXELS)
+
+
+def _python(tree: Tree, task: str) -> tuple[dict[str, NDArray[np.uint8]], dict[str, NDArray[np.int64]]]:
+    from vitft.data.sources.cifar_archive import batch
+
+    files = {"train": ("cifar-100-python/train",), "test": ("cifar-100-python/test",)}
+    if task == "cifar10":
+        names = tuple(f"cifar-10-batches-py/data_batch_{n}" for n in range(1, 6))
+        files = {"train": names, "test": ("cifar-10-batches-py/test_batch",)}
+    images, labels = {}, {}
+    for salt, wanted in files.items():
+        names = tuple(tree.need(name) for name in wanted)
+        batches = [batch(tree.read(name), tree.label(name)) for name in names]
+        images[salt] = np.concatenate([found[0] for found in batches])
+        labels[salt] = np.concatenate([found[1] for found in batches])
+    return images, labels
+
+
+CIFAR100 = Collection(
+    "cifar100",
+    "CIFAR-100",
+    "https://www.cs.toronto.edu/~kriz/cifar.html",
+    "none stated; see the owner's page",
+    (
+        File(
+            "https://www.cs.toronto.edu/~kriz/cifar-100-binary.tar.gz",
+            168_513_733,
+            "58a81ae192c23a4be8b1804d68e518ed807d710a4eb253b1f2a199162a40d8ec",
+        ),
+    ),
+    _open_100,
+    ("cifar-100-python.tar.gz",),
+)
+CIFAR10 = Collection(
+    "cifar10",
+    "CIFAR-10",
+    "https://www.cs.toronto.edu/~kriz/cifar.html",
+    "none stated; see the owner's page",
+    (File("https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"),),
+    _open_10,
+    ("cifar-10-python.tar.gz",),
+)

@@ -1,0 +1,136 @@
+"""Collections whose images lie in one folder a class: EuroSAT, Resisc45, DTD, Caltech101."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from vitft.data import labels as label_names
+from vitft.data.archives import Tree
+from vitft.data.collections.raw import Collection, File, Listed, Raw, from_files
+
+_DRAWN = 30  # of each class of Caltech101, for train
+_SEED = 1234
+
+
+def _class_files(tree: Tree, task: str, lower: bool = False) -> dict[str, dict[str, str]]:
+    """Return class folder -> {file name: path} for the .jpg files below a folder that is named as a class."""
+    names = set(label_names.class_names(task))
+    found: dict[str, dict[str, str]] = {}
+    for path in tree.matching(r"[^/]+/[^/]+\.jpg$"):
+        *_, folder, file = path.split("/")
+        if (folder.lower() if lower else folder) in names:
+            found.setdefault(folder, {}).setdefault(file, path)
+    if not found:
+        raise tree.missing(f"{min(names)}/*.jpg")
+    return found
+
+
+def _one_split(tree: Tree, task: str) -> Raw:
+    """Everything is "train"; the key is `<class>_<file>` (TFDS 4.2.0 and later, see vtab facts)."""
+    index = {name: label for label, name in enumerate(label_names.class_names(task))}
+    listed = [
+        Listed(f"{folder}_{file}", path, (index[folder],))
+        for folder, files in sorted(_class_files(tree, task).items())
+        for file, path in sorted(files.items())
+    ]
+    return from_files(tree, (task,), {"train": listed})
+
+
+def _open_eurosat(tree: Tree, work: Path) -> Raw:
+    return _one_split(tree, "eurosat")
+
+
+def _open_resisc45(tree: Tree, work: Path) -> Raw:
+    return _one_split(tree, "resisc45")
+
+
+def _open_dtd(tree: Tree, work: Path) -> Raw:
+    """Fold 1 of 10."""
+    index = {name: label for label, name in enumerate(label_names.class_names("dtd"))}
+    files = {"/".join(path.split("/")[-2:]): path for path in reversed(tree.matching(r"[^/]+/[^/]+\.jpg$"))}
+    listed: dict[str, Sequence[Listed]] = {}
+    for salt, name in (("train", "train1.txt"), ("validation", "val1.txt"), ("test", "test1.txt")):
+        keys = tree.read(tree.need(f"labels/{name}")).decode().split()
+        listed[salt] = [Listed(key, files.get(key), (index.get(key.split("/")[0], -1),)) for key in keys]
+    return from_files(tree, ("dtd",), listed)
+
+
+def _open_caltech(tree: Tree, work: Path) -> Raw:
+    """Draw 30 of each class over sorted names: a fixed choice, but not the one behind published numbers."""
+    index = {name: label for label, name in enumerate(label_names.class_names("caltech101"))}
+    random = np.random.RandomState(_SEED)
+    listed: dict[str, list[Listed]] = {"train": [], "test": []}
+    for folder, files in sorted(_class_files(tree, "caltech101", lower=True).items()):
+        names = sorted(name for name in files if re.fullmatch(r"image_\d+\.jpg", name))
+        drawn = set(random.choice(len(names), min(_DRAWN, len(names) // 2), replace=False).tolist())
+        for i, name in enumerate(names):
+            item = Listed(f"{folder}/{name}", files[name], (index[folder.lower()],))
+            listed["train" if i in drawn else "test"].append(item)
+    note = f"30 images of each class drawn over sorted names with seed {_SEED}: not the reference membership"
+    return from_files(tree, ("caltech101",), listed, notes=(note,))
+
+
+EUROSAT = Collection(
+    "eurosat",
+    "EuroSAT (RGB)",
+    "https://github.com/phelber/EuroSAT",
+    "MIT (as the owner's repository states)",
+    (
+        File(
+            "http://madm.dfki.de/files/sentinel/EuroSAT.zip",
+            94_280_567,
+            "8ebea626349354c5328b142b96d0430e647051f26efc2dc974c843f25ecf70bd",
+            "the data set 'torchgeo/eurosat' on the Hugging Face Hub holds the same EuroSAT.zip",
+        ),
+    ),
+    _open_eurosat,
+    ("EuroSAT*.zip",),
+)
+RESISC45 = Collection(
+    "resisc45",
+    "NWPU-RESISC45",
+    "https://gcheng-nwpu.github.io/",
+    "see the owner's page",
+    (
+        File(
+            "",
+            manual="fetch NWPU-RESISC45.rar from the owner's OneDrive (https://1drv.ms/u/s!AmgKYzARBl5ca3HNaHIlzp_IXjs) "
+            "and unpack it, or NWPU-RESISC45.zip from 'torchgeo/resisc45' on the Hugging Face Hub",
+            name="NWPU-RESISC45",
+        ),
+    ),
+    _open_resisc45,
+    ("NWPU-RESISC45*",),
+)
+DTD = Collection(
+    "dtd",
+    "Describable Textures (DTD), fold 1",
+    "https://www.robots.ox.ac.uk/~vgg/data/dtd/",
+    "research purposes; see the owner's page",
+    (
+        File(
+            "https://www.robots.ox.ac.uk/~vgg/data/dtd/download/dtd-r1.0.1.tar.gz",
+            625_239_812,
+            "e42855a52a4950a3b59612834602aa253914755c95b0cff9ead6d07395f8e205",
+        ),
+    ),
+    _open_dtd,
+    ("dtd*.tar.gz",),
+)
+CALTECH101 = Collection(
+    "caltech101",
+    "Caltech 101",
+    "https://data.caltech.edu/records/mzrjq-6wc02",
+    "see the owner's page",
+    (
+        File(
+            "https://data.caltech.edu/records/mzrjq-6wc02/files/caltech-101.zip?download=1",
+            137_414_764,
+            "331234750fc7f77520e50d9565e8b6907b03565e30320da1401130db08c61f91",
+        ),
+    ),
+    _open_caltech,
+    ("101_ObjectCategories.tar.gz",),
+)
