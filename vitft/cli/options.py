@@ -5,7 +5,6 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from vitft import recipes
 from vitft.errors import UsageError
 
 Format = Literal["text", "json"]
@@ -61,6 +60,8 @@ def overrides(
     settings: list[str] | None, resolution: str | None, **flags: str | float | None
 ) -> dict[str, Any]:
     """Collect what the user fixed: --set first, then flags, which win. Raises UsageError or UnknownName."""
+    from vitft import recipes
+
     fixed = dict(recipes.parse_override(text) for text in settings or [])
     if isinstance(fixed.get("resolution"), str):
         fixed["resolution"] = parse_resolution(fixed["resolution"])

@@ -5,7 +5,6 @@ from typing import Annotated, Any
 
 import typer
 
-from vitft import recipes
 from vitft.cli import console
 from vitft.cli.options import FormatOption
 from vitft.errors import UsageError
@@ -17,6 +16,8 @@ app = typer.Typer(help="Protocols as documents: list, read, copy.", no_args_is_h
 def ls(format: FormatOption = "text") -> None:
     """List the shipped recipes."""
     from rich.table import Table
+
+    from vitft import recipes
 
     loaded = [recipes.load(name) for name in recipes.names()]
     table = Table("recipe", "what it is", "source", box=None, pad_edge=False)
@@ -33,6 +34,8 @@ def show(
 ) -> None:
     """Print a recipe as it stands, or every key a recipe may have."""
     from rich.table import Table
+
+    from vitft import recipes
 
     if recipe:
         loaded = recipes.load(recipe)
@@ -52,6 +55,8 @@ def cp(
     file: Annotated[Path, typer.Argument(help="Where to write the copy.")],
 ) -> None:
     """Copy a shipped recipe to a file of your own, to change it and give it to --recipe."""
+    from vitft import recipes
+
     text = recipes.load(recipe).text
     try:
         with file.open("x", encoding="utf-8") as copy:

@@ -30,7 +30,7 @@ def folder() -> Path:
 
 
 def pixels(split: Split, pp: Preprocess, workers: int = 2, progress: Progress | None = None) -> NDArray[np.uint8] | None:
-    """Return all images of a split after the deterministic part, (N, h, w, 3) uint8, read-only.
+    """Return all images of a split after the deterministic part, (N, h, w, 3) uint8; writes to it never reach the file.
 
     None where the shapes differ or the array would be too large; then `loader` decodes as it goes. The array is
     found again by the digest of the encoded bytes, so changed images are never taken for the old ones. Where the
@@ -64,7 +64,6 @@ def pixels(split: Split, pp: Preprocess, workers: int = 2, progress: Progress | 
         if temporary is not None:
             temporary.unlink(missing_ok=True)
         raise
-    array.setflags(write=False)
     return array
 
 
@@ -96,7 +95,7 @@ def _digest(split: Split, pp: Preprocess) -> str:
 
 def _existing(path: Path, shape: tuple[int, ...]) -> NDArray[np.uint8] | None:
     try:
-        array: NDArray[np.uint8] = np.load(path, mmap_mode="r", allow_pickle=False)
+        array: NDArray[np.uint8] = np.load(path, mmap_mode="c", allow_pickle=False)
     except (OSError, ValueError, EOFError):  # absent, or damaged: it is made anew
         return None
     return array if array.shape == shape and array.dtype == np.uint8 else None

@@ -35,7 +35,7 @@ def decode(data: bytes, key: str, exif: bool = False) -> NDArray[np.uint8]:
             image.load()
         if exif:
             image = ImageOps.exif_transpose(image)
-        return np.asarray(_to_rgb(image), dtype=np.uint8)
+        return np.array(_to_rgb(image), dtype=np.uint8)
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
         reason = "empty file" if not data else f"{type(error).__name__}: {error}".split("<_io")[0].strip()
         raise DataDamaged(

@@ -1,5 +1,7 @@
 """Bring one job to its number: tune on val, retrain, test once, over all seeds."""
 
+import os
+import shutil
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -30,9 +32,22 @@ def run_job(job: Job, scheme: Scheme, folder: Path, runtime: Runtime, hooks: Hoo
     for done, unit in enumerate(final_units(job, scheme, tuned), len(tuning)):
         hooks.unit(unit.title, done, total)
         finals.append(run_unit(unit, folder, runtime, hooks, warm) | {"unit": unit.id})
+    for name in ("weights.safetensors", "predictions.parquet"):
+        _share(results.unit_folder(folder, finals[0]["unit"]) / name, folder / name)
     result = summary(finals, tuned)
     results.write_json(folder / "result.json", result)
     return result
+
+
+def _share(file: Path, at: Path) -> None:
+    """Show a unit's file in the run folder too, without a second copy where the file system can."""
+    if not file.exists():
+        return
+    at.unlink(missing_ok=True)
+    try:
+        os.link(file, at)
+    except OSError:
+        shutil.copyfile(file, at)
 
 
 def summary(finals: list[dict[str, Any]], tuned: list[dict[str, Any]]) -> dict[str, Any]:

@@ -4,7 +4,7 @@ import os
 import platform
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,8 @@ from vitft.evaluation.predict import Predictions, predict
 from vitft.models import build as models
 from vitft.models.flops import macs
 from vitft.models.info import CheckpointInfo, side
-from vitft.models.methods import merge, parameter_groups
+from vitft.models.checkpoints import save_weights
+from vitft.models.methods import apply, parameter_groups
 from vitft.progress import Hooks
 from vitft.protocol.guard import Guard
 from vitft.protocol.jobs import Runtime
@@ -103,8 +104,8 @@ def run_unit(unit: Unit, folder: Path, runtime: Runtime, hooks: Hooks | None = N
     if unit.phase == "final":
         predictions.save(own / "predictions.parquet", held_out.keys, held_out.labels, answers.logits)
         if runtime.save_weights:
-            merge(built.net)
-            models.save_weights(own / "weights.safetensors", built.net, built.info, train.class_names)
+            seen = replace(built.info, mean=pp.mean, std=pp.std, interpolation=pp.interpolation)
+            save_weights(own / "weights.safetensors", built.net, seen, train.class_names)
     results.write_json(own / "result.json", result)
     (own / "state.pt").unlink(missing_ok=True)
     return result
@@ -176,12 +177,12 @@ def _training_split(unit: Unit, guard: Guard) -> tuple[Split, Split | None]:
     if unit.phase == "tune":
         split = guard.open(scheme.tune_train)
         if scheme.tune_val == DEV:
-            split, dev = subsets.dev_split(split, settings["dev_fraction"])
+            split, dev, _ = subsets.dev_split(split, settings["dev_fraction"])
             dev = _limited(dev, unit)
     else:
         split = guard.open(scheme.final_train)
         if settings["train_fraction"] < 1:
-            split = subsets.first_part(split, settings["train_fraction"])
+            split, _, _ = subsets.dev_split(split, 1 - settings["train_fraction"])
     if job.per_class is not None:
         split = subsets.per_class(split, job.per_class, unit.seed)
     return _limited(split, unit), dev

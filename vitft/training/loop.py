@@ -149,8 +149,9 @@ def fit(
             metrics.add({"step": step, "loss": loss, "lr": lr, "grad_norm": norm})
             speed = 1.0 / max(1e-9, time.monotonic() - began_step)
             hooks.step(StepReport(step, settings.steps, loss, lr, norm, speed * settings.batch_size, speed))
-            # Saving takes at most a twentieth of the time, however large the network.
-            if time.monotonic() - last_save >= max(state_seconds, 20 * save_cost) and step < settings.steps:
+            # Saving takes at most a twentieth of the time, however large the network; 0 = after each update.
+            due = max(state_seconds, 20 * save_cost) if state_seconds else 0.0
+            if time.monotonic() - last_save >= due and step < settings.steps:
                 last_save = time.monotonic()
                 save(step)
                 save_cost = time.monotonic() - last_save

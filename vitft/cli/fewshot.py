@@ -1,0 +1,230 @@
+"""`vitft fewshot`: what a checkpoint's frozen features are worth with k examples of each class."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from vitft.cli import console
+from vitft.cli import options as o
+from vitft.cli.eval import CropOption, EvalBatchOption, ResizeOption, _cores, percent, span
+from vitft.errors import UsageError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from vitft.data.split import Split
+    from vitft.evaluation.fewshot import Row
+    from vitft.evaluation.network import Network
+    from vitft.progress import Hooks
+
+
+def fewshot(
+    task: o.TaskArgument,
+    model: o.ModelOption = "vit-mini",
+    per_class: Annotated[
+        str, typer.Option("--per-class", help="Examples of each class, e.g. 1,5,10,25; all = the whole pool.")
+    ] = "1,5,10,25",
+    classifier: Annotated[
+        Literal["ridge", "knn", "logistic"],
+        typer.Option("--classifier", help="ridge: big_vision's few-shot regression; knn: DINOv2's; logistic."),
+    ] = "ridge",
+    seeds: Annotated[str, typer.Option("--seeds", help="Draws of the examples.")] = "0,1,2",
+    allow_fewer: Annotated[
+        bool, typer.Option("--allow-fewer", help="Where a class has too few examples, take what there is (stamped).")
+    ] = False,
+    limit: Annotated[int | None, typer.Option("--limit", min=1, help="At most N test images.")] = None,
+    resolution: o.ResolutionOption = None,
+    resize: ResizeOption = None,
+    crop_pct: CropOption = None,
+    set_: o.SetOption = None,
+    batch_size: EvalBatchOption = 0,
+    precision: o.PrecisionOption = "auto",
+    device: o.DeviceOption = "auto",
+    workers: o.WorkersOption = 0,
+    data_dir: o.DataDirOption = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder for result.json.")] = None,
+    overwrite: o.OverwriteOption = False,
+    format: o.FormatOption = "text",
+) -> None:
+    """Classify a test split from k examples of each class, without training the network.
+
+    Examples are drawn from `train` (from `train800` where a VTAB-1k folder has no more), the test split is used whole.
+    Features are computed once and kept in $VITFT_CACHE.
+    """
+    counts, draws = _counts(per_class), o.parse_seeds(seeds)
+    fixed = o.overrides(set_, resolution, resize=resize)
+    if output is not None and (output / "result.json").exists() and not overwrite:
+        raise UsageError(
+            f"'{output}' holds a result already.", "Legal: a new folder.", "Choose another, or replace it: --overwrite."
+        )
+    with console.display() as hooks:
+        from vitft.data import subsets
+        from vitft.data.find import find
+        from vitft.evaluation import fewshot as fs
+        from vitft.evaluation.network import open_network
+
+        source = find(task, data_dir)
+        test_name = next((name for name in ("test", "val") if name in source.splits), "test")
+        pool, test = source.open(fs.pool_name(source.splits)), source.open(test_name)
+        # A VTAB-1k folder holds 800 examples, never k of each class: it stands in for `train`, and both are stamped.
+        stand_in = pool.name != "train"
+        for count in counts:
+            if not allow_fewer and not stand_in:
+                fs.refuse_short(fs.short_classes(pool.labels, pool.class_names, count), count, pool.name)
+        if limit is not None:
+            test = subsets.limit(test, limit, seed=0)
+        network = open_network(model, fixed, crop_pct=crop_pct, device=device, precision=precision)
+        for note in network.info.notes:
+            hooks.note(note)
+        positions = fs.needed(pool.labels, pool.num_classes, counts, draws)
+        chosen = pool if len(positions) == len(pool) else pool.select(positions)
+        known = _features(network, chosen, batch_size, workers, hooks)
+        asked = _features(network, test, batch_size, workers, hooks)
+        rows = fs.score(
+            classifier,
+            (known, chosen.labels),
+            positions,
+            pool.labels,
+            (asked, test.labels),
+            pool.num_classes,
+            counts,
+            draws,
+            lambda done, total: hooks.phase(classifier, done, total),
+        )
+    stamps = _stamps(rows, pool, test, source.open(test_name) if limit is not None else test)
+    payload = _payload(rows, network, pool, test, classifier, stamps)
+    if output is not None:
+        from vitft import results
+
+        results.write_json(output / "result.json", payload)
+    console.emit(payload, "" if format == "json" else _render(payload), format)
+
+
+def _counts(text: str) -> tuple[int, ...]:
+    """Turn "1,5,all" into numbers of examples (0 = all). Raises UsageError."""
+    parts = [part.strip() for part in text.split(",")]
+    legal = all(part == "all" or (part.isdecimal() and int(part) > 0) for part in parts)
+    if not legal or len(set(parts)) < len(parts):
+        raise UsageError(f"--per-class '{text}' is no list of different numbers.", "Legal: e.g. 1,5,10,25 or all.")
+    return tuple(0 if part == "all" else int(part) for part in parts)
+
+
+def _features(
+    network: "Network", split: "Split", batch_size: int, workers: int, hooks: "Hooks"
+) -> "NDArray[np.float32]":
+    """Return the features of a split, from the cache where they are there."""
+    from vitft.data.loader import eval_batches
+    from vitft.evaluation import features
+
+    pp, n = network.preprocess, len(split)
+    who = None
+    if network.info.sha256:
+        who = features.identity(network.info.sha256, network.made_of, pp, split, network.precision)
+
+    def told(done: int) -> None:
+        hooks.phase(f"features {split.name}", done, n)
+
+    def compute() -> "NDArray[np.float32]":
+        size = batch_size or (16 if network.device.type == "cpu" else 256)
+        batches = eval_batches(split, pp, size, network.device, workers or _cores(), hooks.phase)
+        return features.extract(network.net, batches, n, network.precision, told)
+
+    return features.cached(who, n, compute)
+
+
+def _stamps(rows: "list[Row]", pool: "Split", test: "Split", whole: "Split") -> list[str]:
+    """Return what a reader must know before comparing these numbers, one line each."""
+    lines = []
+    if pool.name != "train":
+        lines.append(f"examples are drawn from '{pool.name}' ({len(pool):,} images): there is no 'train' here")
+    for per_class, short, fewest in dict.fromkeys((r.per_class, r.short, r.fewest) for r in rows if r.short):
+        lines.append(
+            f"{short} of {pool.num_classes} classes have fewer than {per_class} examples (the fewest {fewest})"
+        )
+    if len(test) < len(whole):
+        lines.append(f"subset {len(test)} of the {len(whole):,} test images")
+    return lines
+
+
+def _payload(
+    rows: "list[Row]", network: "Network", pool: "Split", test: "Split", classifier: str, stamps: list[str]
+) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    from vitft import __version__, results
+    from vitft.evaluation import knn, ridge
+    from vitft.evaluation.network import described
+    from vitft.recipes import digest
+
+    fixed = {"ridge": {"l2": ridge.L2}, "knn": {"temperature": knn.TEMPERATURE}, "logistic": {}}[classifier]
+    protocol = {"classifier": classifier, **fixed, "pool": pool.name, **network.protocol}
+    return {
+        "schema_version": results.SCHEMA_VERSION,
+        "status": "finished",
+        "kind": "fewshot",
+        "task": pool.task,
+        "model": network.info.name,
+        "classifier": classifier,
+        "stamps": stamps,
+        "rows": [_row(row) for row in rows],
+        "protocol": {"id": digest(protocol), **protocol},
+        "provenance": {
+            **asdict(test.provenance),
+            "split": test.name,
+            "split_digest": test.digest,
+            "train_split": pool.name,
+            "train_digest": pool.digest,
+            "decoder": "Pillow",
+            "checkpoint_sha256": network.info.sha256,
+        },
+        "settings": {"precision": network.precision, "device_kind": network.device.type},
+        **described(network),
+        "num_classes": pool.num_classes,
+        "env": {"vitft": __version__},
+    }
+
+
+def _row(row: "Row") -> dict[str, Any]:
+    out: dict[str, Any] = {
+        "per_class": row.per_class or "all",
+        "examples": row.examples,
+        "top1": row.top1,
+        "ci95": list(row.ci95),
+        "interval": row.interval,
+        "values": list(row.values),
+        "correct": list(row.correct),
+        "n": row.n,
+        "seeds": list(row.seeds),
+        "short_classes": row.short,
+    }
+    if row.k:
+        out["k"] = row.k
+    if row.short:
+        out["fewest"] = row.fewest
+    if row.strengths:
+        out["C"] = list(row.strengths)
+    return out
+
+
+def _render(payload: dict[str, Any]) -> Any:
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    from vitft.cli.eval import footnotes
+
+    knn, logistic = payload["classifier"] == "knn", payload["classifier"] == "logistic"
+    table = Table(box=None, pad_edge=False)
+    heads = ["per class", *["k"] * knn, "examples", "top-1", "95 %", "interval", *["C"] * logistic, "n"]
+    for head in heads:
+        table.add_column(head, justify="right")
+    for row in payload["rows"]:
+        cells = [str(row["per_class"]) + "*" * bool(row["short_classes"]), *[str(row.get("k"))] * knn]
+        cells += [f"{row['examples']:,}", percent(row["top1"]), span(row["ci95"]), row["interval"]]
+        cells += ["/".join(f"{c:g}" for c in dict.fromkeys(row.get("C", [])))] * logistic
+        table.add_row(*cells, f"{row['n']:,}")
+    lines = [Text(("* " if "fewer than" in stamp else "") + stamp) for stamp in payload["stamps"]]
+    head = f"{payload['task']}, few-shot {payload['classifier']} on frozen features of {payload['model']}"
+    return Group(Text(head), table, *lines, *(Text(line) for line in footnotes([payload])))

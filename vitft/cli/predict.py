@@ -1,0 +1,102 @@
+"""`vitft predict`: class names and probabilities for a user's own images."""
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from vitft.cli import console
+from vitft.cli import options as o
+from vitft.cli.eval import CropOption, EvalBatchOption, ResizeOption
+
+if TYPE_CHECKING:
+    from vitft.errors import VitftError
+    from vitft.evaluation.files import Answer
+
+
+def predict(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A finished run folder, or any checkpoint with a head.")],
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE|DIR...", help="Image files, or folders of them.")],
+    top: Annotated[int, typer.Option("--top", min=1, help="Classes named for each image.")] = 5,
+    resolution: o.ResolutionOption = None,
+    resize: ResizeOption = None,
+    crop_pct: CropOption = None,
+    set_: o.SetOption = None,
+    batch_size: EvalBatchOption = 16,
+    precision: o.PrecisionOption = "auto",
+    device: o.DeviceOption = "auto",
+    format: Annotated[
+        Literal["text", "json", "jsonl", "csv"], typer.Option("--format", help="jsonl: one JSON object a line.")
+    ] = "text",
+) -> None:
+    """Name the most probable classes of images. Any image Pillow reads is taken as the eye would see it.
+
+    A file that is no whole image is reported, the others are answered, and the exit code is then 3.
+    """
+    from vitft.errors import CheckpointError, DataDamaged
+
+    fixed = o.overrides(set_, resolution, resize=resize)
+    broken: list[str] = []
+    found: list[Answer] = []
+    with console.display() as hooks:
+        from vitft.evaluation import files
+        from vitft.evaluation.network import open_network
+
+        paths = files.images(images)
+        network = open_network(run, fixed, crop_pct=crop_pct, device=device, precision=precision)
+        if not network.info.num_classes:
+            raise CheckpointError(
+                f"'{run}' has no head: it gives features, not classes.",
+                "Legal: a finished run, or a checkpoint with a head.",
+                "Fine-tune it first: vitft finetune.",
+            )
+
+        def on_broken(path: Path, error: "VitftError") -> None:
+            broken.append(str(path))
+            console.note(f"error: {error.lines[0]}")
+
+        answers = files.answers(
+            network,
+            paths,
+            files.names_of(network),
+            top=top,
+            batch_size=batch_size or 16,
+            on_broken=on_broken,
+            on_progress=lambda done: hooks.phase("predict", done, len(paths)),
+        )
+        for answer in answers:
+            found.append(answer)
+            if format == "jsonl":  # told as soon as it is known
+                sys.stdout.write(json.dumps(_entry(answer)) + "\n")
+                sys.stdout.flush()
+    _print(found, broken, format)
+    if broken:
+        raise DataDamaged(f"{len(broken)} of {len(paths)} files are no whole images; the others are answered above.")
+
+
+def _entry(answer: "Answer") -> dict[str, object]:
+    top = [{"class": name, "index": index, "probability": round(chance, 6)} for index, name, chance in answer.top]
+    return {"image": answer.path, "top": top}
+
+
+def _print(found: "list[Answer]", broken: list[str], format: str) -> None:
+    import csv
+
+    from rich.table import Table
+
+    if format == "csv":
+        writer = csv.writer(sys.stdout, lineterminator="\n")
+        writer.writerow(["image", "rank", "class", "index", "probability"])
+        for answer in found:
+            for rank, (index, name, chance) in enumerate(answer.top, 1):
+                writer.writerow([answer.path, rank, name, index, f"{chance:.6f}"])
+    elif format == "json":
+        console.emit({"predictions": [_entry(answer) for answer in found], "broken": broken}, "", "json")
+    elif format == "text" and found:
+        table = Table("image", "class", "%", box=None, pad_edge=False)
+        for answer in found:
+            for rank, (_, name, chance) in enumerate(answer.top):
+                table.add_row("" if rank else answer.path, name, f"{100 * chance:.1f}")
+        console.emit(None, table)
