@@ -195,7 +195,6 @@ VTAB: tuple[Task, ...] = (
 )  # fmt: skip
 
 
-
 def _mini(name: str, group: Group, num_classes: int, test: int, *, crop: bool = True, flip: bool = True) -> Task:
     splits: dict[str, tuple[Slice, ...]] = {
         "train": (Slice("train", 0, 1000),),

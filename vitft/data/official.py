@@ -7,14 +7,19 @@ from vitft.data.split import Completeness
 def counts(task: str, split: str) -> tuple[int, ...]:
     """Return every count that the official split is known to have; empty for a task or split without one.
 
-    Caltech101's test split holds 6,084 images in the benchmark's own test and 6,085 in the community's archive.
+    Caltech101's test split holds 6,084 images in the benchmark's own test and 6,085 in the community's archive. `train`
+    may be the owner's whole training split (CIFAR-100: 50,000) or the part of it that VTAB calls train (45,000).
     """
     name = tasks.canonical(task)
     pieces = tasks.get(name).splits.get(split, ()) if name else ()
     if not pieces:
         return ()
     n = sum(piece.stop - piece.start for piece in pieces)
-    return (n, n + 1) if (name, split) == ("caltech101", "test") else (n,)
+    if (name, split) == ("caltech101", "test"):
+        return (n, n + 1)
+    if name and split == "train":
+        return tuple(dict.fromkeys((tasks.get(name).sizes["train"], n)))
+    return (n,)
 
 
 def completeness(task: str, split: str, n: int) -> Completeness:

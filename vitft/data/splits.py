@@ -69,9 +69,8 @@ def raw_keys(task: Task, salt: str) -> list[str] | None:
 def slices(task: Task, split: str, sizes: Mapping[str, int] | None = None) -> tuple[Slice, ...]:
     """Return the slices of a split. Raises UsageError for a split that the task does not have.
 
-    Args:
-        sizes: examples found in each raw split. Caltech101 prepared elsewhere may have 3,059 in train instead of 3,060;
-            its val starts after nine tenths, rounded down, so it moves with them.
+    `sizes` is how many examples each raw split was found to have. Caltech101 prepared elsewhere may have 3,059 in train
+    instead of 3,060; its val starts after nine tenths, rounded down, so it moves with them.
     """
     if split not in task.splits:
         legal = ", ".join(task.splits)

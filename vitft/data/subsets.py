@@ -63,7 +63,8 @@ def dev_split(split: Split, fraction: float) -> tuple[Split, Split, DevRule]:
     instead, and the rule is "stratified end". The same split always gives the same parts.
 
     Args:
-        fraction: of the split that goes to dev, in (0, 1); TFDS rounds to the nearest whole example.
+        split: the training split.
+        fraction: of it that goes to dev, in (0, 1); TFDS rounds to the nearest whole example.
 
     Raises:
         DataError: too few images to cut.
@@ -92,7 +93,7 @@ def first_part(split: Split, fraction: float) -> Split:
 
 
 def sorted_by_class(labels: NDArray[np.int64]) -> bool:
-    """Tell whether equal labels stand together, each class in one run (of more than one class and more than one each)."""
+    """Tell whether equal labels stand together: several classes, each in one run, and more images than classes."""
     runs = int(np.count_nonzero(np.diff(labels))) + 1
     classes = len(np.unique(labels))
     return 1 < classes == runs < len(labels)

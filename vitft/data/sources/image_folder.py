@@ -89,7 +89,7 @@ class ImageFolder:
                     f"Legal: files ending in {' '.join(sorted(SUFFIXES))}, in either case.",
                     "Add images, or remove the folder from every split.",
                 )
-            files += (os.path.join(folders[name].name, file) for file in found)
+            files += (f"{folders[name].name}/{file}" for file in found)
             labels += [label] * len(found)
         why = official.shortfall(self.task, split, len(files)) or "a folder's membership is not checked"
         return Split(
@@ -156,7 +156,7 @@ def _images(folder: Path) -> list[str]:
     found: list[str] = []
     seen: set[tuple[int, int]] = set()
     for parent, folders, files in os.walk(folder, followlinks=True):
-        state = os.stat(parent)
+        state = Path(parent).stat()
         if (state.st_dev, state.st_ino) in seen:
             folders.clear()
             continue
@@ -165,7 +165,7 @@ def _images(folder: Path) -> list[str]:
         inside = os.path.relpath(parent, folder)
         # Names that begin with a dot are no images: macOS leaves "._x.jpg" beside "x.jpg".
         names = (name for name in files if not name.startswith(".") and Path(name).suffix.lower() in SUFFIXES)
-        found += (name if inside == "." else os.path.join(inside, name) for name in names)
+        found += (name if inside == "." else f"{inside}/{name}" for name in names)
     return sorted(found)
 
 

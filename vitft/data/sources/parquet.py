@@ -42,98 +42,89 @@ class Parquet:
         task: what the data set is called.
         kind: what the provenance calls it.
         revision: commit or version of the data.
+        take: (split in the files, split it is given out as); the others are left alone. Empty: all, as they are.
     """
 
     path: Path
     task: str
     kind: str = "parquet"
     revision: str = ""
+    take: tuple[tuple[str, str], ...] = ()
 
     @cached_property
     def _files(self) -> dict[str, list[Path]]:
-        if self.path.is_file():
-            return {_split_of(self.path.stem) or "train": [self.path]}
-        return _layout(self.path)
+        found = {_split_of(self.path.stem) or "train": [self.path]} if self.path.is_file() else _layout(self.path)
+        return {out: found[name] for name, out in self.take if name in found} if self.take else found
 
     @property
     def splits(self) -> tuple[str, ...]:
         return tuple(name for name in ("train", "val", "test") if name in self._files)
 
     @cached_property
-    def _tables(self) -> dict[str, tuple[Table, Columns]]:
-        opened = {}
-        for name in self.splits:
-            table = open_table(_whole(self._files[name]))
-            opened[name] = (table, find_columns(table.schema, self._files[name][0]))
-        return opened
+    def _opened(self) -> dict[str, tuple[Table, Columns]]:
+        return {}
+
+    def _table(self, split: str) -> tuple[Table, Columns]:
+        if split not in self._opened:
+            table = open_table(_whole(self._files[split]))
+            self._opened[split] = table, find_columns(table.schema, self._files[split][0])
+        return self._opened[split]
 
     @cached_property
-    def _labels(self) -> tuple[tuple[str, ...], dict[str, NDArray[np.int64]]]:
-        """Return class names and the labels of every split."""
-        columns = {name: table.column(c.label) for name, (table, c) in self._tables.items()}
-        stated = {c.names for _, c in self._tables.values() if c.names}
-        if len(stated) > 1:
-            raise DataDamaged(f"The splits of '{self.path}' name different classes.", "Legal: one list of classes.")
-        known = tasks.canonical(self.task)
-        texts = any(isinstance(value, str) for values in columns.values() for value in values[:1])
-        if texts:
-            return self._text_labels(columns, stated.pop() if stated else None)
-        values = {name: self._integers(name, column) for name, column in columns.items()}
-        if stated:
-            names = stated.pop()
-        else:
-            present = np.unique(np.concatenate(list(values.values())))
-            k = int(present.max(initial=0)) + 1
-            lacking = sorted(set(range(k)) - set(present.tolist()))
-            if lacking:
-                raise DataDamaged(
-                    f"'{self.path}' has labels up to {k - 1}, but none of class {lacking[0]}.",
-                    "Legal: the labels 0 to K-1 without a gap, or class names in the file's Hugging Face metadata.",
-                )
-            official_names = known is not None and k == tasks.get(known).num_classes
-            names = label_names.class_names(known) if known and official_names else tuple(map(str, range(k)))
-        for name, of_split in values.items():
-            if of_split.max() >= len(names):
-                raise DataDamaged(
-                    f"Split '{name}' of '{self.path}' has label {of_split.max()}.",
-                    f"Legal: 0 to {len(names) - 1}, as it has {len(names)} classes.",
-                )
-        return names, values
+    def class_names(self) -> tuple[str, ...]:
+        """Names from the file's Hugging Face metadata; else the labels of all splits, which have no gap.
 
-    def _integers(self, split: str, column: list[Any]) -> NDArray[np.int64]:
+        Raises DataDamaged where there is neither.
+        """
+        if not self.splits:
+            raise DataMissing(f"'{self.path}' has no split that vitft can use.", _LEGAL)
+        stated = self._table(self.splits[0])[1].names
+        if stated:
+            return stated
+        present: set[Any] = set()
+        for split in self.splits:
+            table, columns = self._table(split)
+            present |= set(table.column(columns.label))
+        if any(isinstance(value, str) for value in present):
+            return tuple(sorted(value for value in present if isinstance(value, str)))
+        numbers = {value for value in present if value is not None and value >= 0}
+        k = max(numbers, default=0) + 1
+        lacking = sorted(set(range(k)) - numbers)
+        if lacking:
+            raise DataDamaged(
+                f"'{self.path}' has labels up to {k - 1}, but none of class {lacking[0]}.",
+                "Legal: the labels 0 to K-1 without a gap, or class names in the file's Hugging Face metadata.",
+            )
+        known = tasks.canonical(self.task)
+        if known and tasks.get(known).num_classes == k:
+            return label_names.class_names(known)
+        return tuple(str(label) for label in range(k))
+
+    def _labels(self, split: str) -> NDArray[np.int64]:
+        table, columns = self._table(split)
+        if columns.names and columns.names != self.class_names:
+            raise DataDamaged(f"The splits of '{self.path}' name different classes.", "Legal: one list of classes.")
+        column = table.column(columns.label)
+        where = f"split '{split}' of '{self.path}'"
+        if not column:
+            raise DataDamaged(f"{where[0].upper()}{where[1:]} has no rows.", "Legal: at least one image.")
         hidden = sum(value == -1 for value in column)
         if hidden:
             raise DataDamaged(
-                f"Split '{split}' of '{self.path}' has the label -1 {hidden:,} times: its labels are hidden.",
+                f"The label is -1 in {hidden:,} of {len(column):,} rows of {where}: it is hidden.",
                 "Legal: the labels 0 to K-1.",
                 "Remove that file, or use another split.",
             )
+        k = len(self.class_names)
+        index: dict[Any, int] = {name: label for label, name in enumerate(self.class_names)}
+        if not any(isinstance(value, str) for value in column):
+            index = {label: label for label in range(k)}
         for row, value in enumerate(column):
-            if value is None or value < 0:
+            if value not in index:
                 raise DataDamaged(
-                    f"Row {row} of split '{split}' of '{self.path}' has the label {value}.", "Legal: 0 to K-1."
+                    f"Row {row} of {where} has the label '{value}'.", f"Legal: the {k} classes 0 to {k - 1}."
                 )
-        return np.asarray(column, dtype=np.int64)
-
-    def _text_labels(
-        self, columns: dict[str, list[Any]], stated: tuple[str, ...] | None
-    ) -> tuple[tuple[str, ...], dict[str, NDArray[np.int64]]]:
-        """Number the classes in sorted order where the labels are names."""
-        for name, column in columns.items():
-            if None in column:
-                raise DataDamaged(f"Row {column.index(None)} of split '{name}' of '{self.path}' has no label.")
-        names = stated or tuple(sorted({value for column in columns.values() for value in column}))
-        index = {value: label for label, value in enumerate(names)}
-        for name, column in columns.items():
-            for value in column:
-                if value not in index:
-                    raise DataDamaged(f"Split '{name}' of '{self.path}' has the label '{value}', which is no class.")
-        return names, {n: np.asarray([index[v] for v in column], dtype=np.int64) for n, column in columns.items()}
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """Names from the file's Hugging Face metadata, else the labels themselves."""
-        return self._labels[0]
+        return np.asarray([index[value] for value in column], dtype=np.int64)
 
     def open(self, split: str) -> Split:
         """Open one split.
@@ -144,10 +135,8 @@ class Parquet:
         """
         if split not in self._files:
             raise DataMissing(f"'{self.path}' has no split '{split}'; it has: {', '.join(self.splits)}.", _LEGAL)
-        names, labels = self._labels
-        table, columns = self._tables[split]
-        if not len(table):
-            raise DataDamaged(f"Split '{split}' of '{self.path}' has no rows.")
+        table, columns = self._table(split)
+        labels = self._labels(split)
         keys, by_path = _keys(table, columns)
         root = self.path if self.path.is_dir() else self.path.parent
 
@@ -166,9 +155,9 @@ class Parquet:
         return Split(
             self.task,
             split,
-            names,
+            self.class_names,
             keys,
-            labels[split],
+            labels,
             read,
             Provenance(f"{self.kind} ({found})", False, why, official.completeness(self.task, split, n), self.revision),
         )

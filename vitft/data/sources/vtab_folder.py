@@ -1,7 +1,6 @@
-"""The community's VTAB-1k layout: `{train800,val200,train800val200,test}.txt` with lines `images/test/000000.jpg 307`."""
+"""The community's VTAB-1k layout: train800.txt, val200.txt, ..., test.txt with lines `images/test/000000.jpg 307`."""
 
 import json
-import os
 from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
@@ -183,7 +182,7 @@ class VtabFolder:
 def _names(folder: Path) -> set[str]:
     """Return the file names in a folder: one listing, where 73,728 single questions would be slow on a network disk."""
     try:
-        return set(os.listdir(folder))
+        return {entry.name for entry in folder.iterdir()}
     except OSError:
         return set()
 

@@ -1,0 +1,86 @@
+"""VTAB's splits cut out of a data set that comes as its owner's raw splits."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from vitft.catalog import tasks
+from vitft.data import splits as official_splits
+from vitft.data.split import Provenance, Source, Split
+from vitft.errors import DataDamaged, DataMissing
+
+_RAW = {"train": "train", "validation": "val", "test": "test"}
+_VTAB_1K = ("train800", "val200", "train800val200", "test")
+_FULL = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class Carved:
+    """The splits of VTAB-1k (or of full VTAB) of a source whose keys are the owner's own.
+
+    Attributes:
+        source: opens the raw splits as "train", "val" (the raw validation split) and "test".
+        full: give train, val and test of full VTAB instead of the 800 and 200.
+    """
+
+    source: Source
+    full: bool = False
+
+    @property
+    def task(self) -> str:
+        return self.source.task
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        return _FULL if self.full else _VTAB_1K
+
+    def open(self, split: str) -> Split:
+        """Open one split of VTAB.
+
+        Raises:
+            DataMissing: no such split.
+            DataDamaged: a raw split does not have its official size, without which its slices mean nothing.
+        """
+        if split not in self.splits:
+            raise DataMissing(f"'{self.task}' has no split '{split}'.", f"Legal: {', '.join(self.splits)}.")
+        task = tasks.get(self.task)
+        raws: dict[str, Split] = {}
+        chosen: list[tuple[Split, int]] = []
+        for piece in official_splits.slices(task, split):
+            raw = raws.setdefault(piece.salt, self.source.open(_RAW[piece.salt]))
+            if len(raw) != task.sizes[piece.salt]:
+                raise DataDamaged(
+                    f"{self.task}: {piece.salt} has {len(raw):,} of the official {task.sizes[piece.salt]:,} images.",
+                    "Legal: the whole raw split, as the official splits are positions in it.",
+                    f"Run 'vitft data prepare {self.task}'.",
+                )
+            order = official_splits.hash_order(raw.keys, piece.salt)
+            chosen += ((raw, i) for i in order[piece.start : piece.stop].tolist())
+        keys = [raw.keys[i] for raw, i in chosen]
+        stamp = next(iter(raws.values())).provenance
+        return Split(
+            self.task,
+            split,
+            next(iter(raws.values())).class_names,
+            keys,
+            np.asarray([raw.labels[i] for raw, i in chosen], dtype=np.int64),
+            lambda n: chosen[n][0].read(chosen[n][1]),
+            Provenance(
+                stamp.source,
+                stamp.reference and not task.non_reference,
+                stamp.why or task.non_reference,
+                "full",
+                stamp.revision,
+            ),
+        )
+
+
+def can_carve(source: Source) -> bool:
+    """Tell whether VTAB's splits can be cut out of `source`: a VTAB task whose keys are the owner's own."""
+    name = tasks.canonical(source.task)
+    if name is None or name not in {task.name for task in tasks.VTAB} or not getattr(source, "owner_keys", False):
+        return False
+    needed = {
+        _RAW[piece.salt] for piece in (*tasks.get(name).splits["train800val200"], *tasks.get(name).splits["test"])
+    }
+    return needed <= set(source.splits)
