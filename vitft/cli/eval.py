@@ -135,7 +135,8 @@ def _render(
         parts.append(
             Text(
                 f"{pair['a']} - {pair['b']}: {100 * pair['difference']:+.1f} points "
-                f"[{100 * low:+.1f}, {100 * high:+.1f}], paired on {pair['n']:,} images ({pair['a_only']} : {pair['b_only']} only one of them right), "
+                f"[{100 * low:+.1f}, {100 * high:+.1f}], paired on {pair['n']:,} "
+                f"images ({pair['a_only']} : {pair['b_only']} only one of them right), "
                 f"McNemar p = {pair['p']:.2g}"
             )
         )

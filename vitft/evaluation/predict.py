@@ -8,7 +8,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
-from vitft.errors import VitftError
+from vitft.errors import OutOfMemory, VitftError
 
 Batches = Iterable[tuple[ArrayLike | Tensor, Tensor]]
 
@@ -26,7 +26,7 @@ class Predictions:
     @property
     def answers(self) -> NDArray[np.int64]:
         """(N,) class with the highest logit; the lowest class of a tie."""
-        return self.logits.argmax(axis=1).astype(np.int64)
+        return np.asarray(self.logits.argmax(axis=1), dtype=np.int64)
 
 
 def predict(
@@ -90,7 +90,7 @@ def gather(
                 outside = rows[(rows < 0) | (rows >= n)]
                 if len(outside):
                     raise VitftError(f"Image {int(outside[0])} is asked about, but there are only {n}.")
-                values = function(images.to(device, non_blocking=True)).float().cpu().numpy()
+                values = _fitting(function, images.to(device, non_blocking=True)).float().cpu().numpy()
                 if values.ndim != 2 or len(values) != len(rows):
                     raise VitftError(f"The network gave {what} of shape {values.shape} for {len(rows)} images.")
                 if out is None:
@@ -112,6 +112,20 @@ def gather(
             action="Try --precision float32; if it stays, the checkpoint is damaged.",
         )
     return out
+
+
+def _fitting(function: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+    """Apply the function, to halves of the batch where the whole does not fit into memory."""
+    try:
+        return function(images)
+    except torch.OutOfMemoryError:
+        if len(images) < 2:
+            raise OutOfMemory(
+                "Not even one image fits into the device's memory.",
+                action="Lower the resolution, or use --device cpu.",
+            ) from None
+    half = len(images) // 2
+    return torch.cat([_fitting(function, images[:half]), _fitting(function, images[half:])])
 
 
 def _exactly_once(seen: NDArray[np.int64]) -> None:

@@ -1,41 +1,76 @@
-"""Predictions on disk: what paired comparisons and confusion matrices are made from later."""
+"""Predictions on disk: what was answered for each image, so that models can be compared later, image by image."""
 
 import io
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vitft.results import write_atomic
+from vitft import results
+from vitft.errors import DataDamaged
+from vitft.evaluation import metrics
 
-TOP = 5
+
+@dataclass(frozen=True)
+class Saved:
+    """A predictions file.
+
+    Attributes:
+        keys: N names of the images.
+        labels: (N,).
+        top5: (N, min(5, K)) classes, best first.
+        probabilities: (N, min(5, K)) of those classes, after softmax.
+    """
+
+    keys: tuple[str, ...]
+    labels: NDArray[np.int64]
+    top5: NDArray[np.int64]
+    probabilities: NDArray[np.float32]
+
+    @property
+    def correct(self) -> NDArray[np.bool_]:
+        """(N,) whether the first answer is the label."""
+        return np.asarray(self.top5[:, 0] == self.labels)
 
 
 def save(path: Path, keys: Sequence[str], labels: NDArray[np.int64], logits: NDArray[np.float32]) -> None:
-    """Write one row an image: key, label, its min(5, K) most probable classes and their probabilities.
-
-    Args:
-        labels: (N,).
-        logits: (N, K).
+    """Write one row an image, in the split's order: key, label, top5 (classes, best first), probabilities (of those).
 
     Raises:
-        DiskFull: nothing is left half-written.
+        DiskFull: it could not be written whole.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    top = np.argsort(-logits, axis=1, kind="stable")[:, :TOP]
-    exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
-    probabilities = exponentials / exponentials.sum(axis=1, keepdims=True)
+    best = metrics.top(logits, 5)
+    chances = np.take_along_axis(metrics.probabilities(logits), best, axis=1)
     table = pa.table(
         {
-            "key": pa.array(list(keys), pa.string()),
-            "label": pa.array(labels, pa.int64()),
-            "top": pa.array(list(top), pa.list_(pa.int64())),
-            "probability": pa.array(list(np.take_along_axis(probabilities, top, axis=1)), pa.list_(pa.float32())),
+            "key": pa.array([str(key) for key in keys], pa.string()),
+            "label": pa.array(np.asarray(labels), pa.int64()),
+            "top5": pa.array(list(best.astype(np.int32)), pa.list_(pa.int32())),
+            "probabilities": pa.array(list(chances), pa.list_(pa.float32())),
         }
     )
     buffer = io.BytesIO()
     pq.write_table(table, buffer)
-    write_atomic(path, buffer.getvalue())
+    results.write_atomic(path, buffer.getvalue())
+
+
+def load(path: Path) -> Saved:
+    """Read what `save` wrote. Raises DataDamaged for a damaged file or one of something else."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        table = pq.read_table(path, columns=["key", "label", "top5", "probabilities"]).to_pydict()
+        return Saved(
+            tuple(table["key"]),
+            np.asarray(table["label"], dtype=np.int64),
+            np.asarray(table["top5"], dtype=np.int64),
+            np.asarray(table["probabilities"], dtype=np.float32),
+        )
+    except (OSError, pa.ArrowException, KeyError, ValueError) as error:
+        raise DataDamaged(f"'{path}' holds no predictions ({str(error).splitlines()[0][:120]}).") from None

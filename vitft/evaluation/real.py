@@ -80,6 +80,11 @@ def file_name(number: int) -> str:
     return f"ILSVRC2012_val_{number:08d}.JPEG"
 
 
+def is_validation(keys: Sequence[str]) -> bool:
+    """Tell whether every name holds the number of an ImageNet validation image."""
+    return len(keys) > 0 and all(_NUMBER.search(key) for key in keys)
+
+
 def match(keys: Sequence[str], labels: NDArray[np.int64], sets: Sets | None = None) -> Subset:
     """Find each image's ReaL set by its file number and check the given labels against the sets.
 

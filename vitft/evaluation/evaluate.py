@@ -1,0 +1,231 @@
+"""Evaluate networks on a split: one pass over the images, every metric from the same logits."""
+
+import platform
+import time
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from vitft import __version__, results
+from vitft.catalog import tasks
+from vitft.data import official, subsets
+from vitft.data.loader import eval_batches
+from vitft.data.split import Source, Split
+from vitft.errors import DataError, DataMissing
+from vitft.evaluation import metrics, real
+from vitft.evaluation.intervals import paired, wilson
+from vitft.evaluation.network import Network, described, head_fits
+from vitft.evaluation.predict import Predictions, predict
+from vitft.progress import Hooks
+from vitft.recipes import digest
+
+LISTED = 0.01
+"""Missing names are listed when they are less than this share of the official images."""
+_BATCH = {"cpu": 16, "mps": 64, "cuda": 256}
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is evaluated on.
+
+    Attributes:
+        split: the images, after `--limit`.
+        real: their ReaL labels, where they were asked for.
+        stamp: "" or "subset n".
+        missing: official names that are not there, listed only when few are.
+        absent: official images that are not there; None where the task has no official count.
+    """
+
+    split: Split
+    real: real.Subset | None
+    stamp: str
+    missing: tuple[str, ...]
+    absent: int | None
+
+
+def subject(source: Source, *, with_real: bool, limit: int | None, complete: bool) -> Subject:
+    """Open the split to evaluate on (`test`, else `val`) and check its labels before anything is computed.
+
+    ImageNet validation images are told by their file names; their labels are compared with the ReaL sets.
+
+    Raises:
+        DataMissing: no such split, or `complete` and images are missing.
+        DataError: the labels do not belong to the images; or `with_real` and they are not ImageNet's.
+    """
+    name = next((name for name in ("test", "val") if name in source.splits), None)
+    if name is None:
+        raise DataMissing(
+            f"'{source.task}' has no split to evaluate on.",
+            f"Legal: test or val; it has: {', '.join(source.splits) or 'none'}.",
+        )
+    split = source.open(name)
+    matched = None
+    if with_real or (split.num_classes == 1000 and real.is_validation(split.keys)):
+        if split.num_classes != 1000:
+            raise DataError(
+                f"ReaL labels are of ImageNet's 1000 classes; '{source.task}' has {split.num_classes}.",
+                action="Leave out --real.",
+            )
+        matched = real.match(split.keys, split.labels)
+    absent, missing = _absent(source.task, split, matched)
+    listed = missing if absent is not None and absent < LISTED * (len(split) + absent) else ()
+    if complete and absent != 0:
+        raise DataMissing(
+            f"'{source.task}' is not complete: "
+            + (
+                f"{absent:,} images of '{name}' are missing." if absent else "it has no official count to hold against."
+            ),
+            f"Missing: {', '.join(listed[:20])}{', ...' * (len(listed) > 20)}." if listed else "",
+            "Add them, or leave out --complete.",
+        )
+    stamp = f"subset {len(split)}" if absent else ""
+    if limit is not None and limit < len(split):
+        split = subsets.limit(split, limit, seed=0)
+        stamp = f"subset {len(split)}"
+        matched = real.match(split.keys, split.labels) if matched is not None else None
+    return Subject(split, matched if with_real else None, stamp, tuple(listed), absent)
+
+
+def _absent(task: str, split: Split, matched: real.Subset | None) -> tuple[int | None, tuple[str, ...]]:
+    """Return (official images that are not there or None, their names where they can be told)."""
+    if matched is not None:
+        return len(matched.missing), matched.missing
+    counts = official.counts(task, split.name)
+    if not counts:
+        return (0 if split.provenance.completeness == "declared" else None), ()
+    return (0 if len(split) in counts else max(0, counts[0] - len(split)) or None), ()
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One network on one subject."""
+
+    network: Network
+    subject: Subject
+    predictions: Predictions
+    seconds: float
+
+    @property
+    def correct(self) -> NDArray[np.bool_]:
+        """(N,) whether each image was answered rightly."""
+        return metrics.top1(self.predictions.logits, self.subject.split.labels)
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """Counts and shares in [0, 1], as they stand in result.json."""
+        n, correct = len(self.subject.split), int(self.correct.sum())
+        found: dict[str, Any] = {"top1": correct / n, "correct": correct, "n": n, "ci95": list(wilson(correct, n))}
+        if self.subject.split.num_classes > 5:
+            among = int(metrics.top5(self.predictions.logits, self.subject.split.labels).sum())
+            found |= {"top5": among / n, "top5_correct": among}
+        if self.subject.real is not None:
+            right, judged = self.subject.real.correct(self.predictions.answers)
+            found |= {"real_correct": right, "real_n": judged}
+            if judged:
+                found |= {"real_top1": right / judged, "real_ci95": list(wilson(right, judged))}
+        return found
+
+
+def evaluate(
+    network: Network, what: Subject, *, batch_size: int = 0, workers: int = 2, hooks: Hooks | None = None
+) -> Evaluation:
+    """Run the network over every image once.
+
+    Args:
+        batch_size: images a forward pass; 0 = by device. It does not change which images are counted.
+
+    Raises:
+        CheckpointError: the head does not answer in the task's classes (exit code 4).
+        DataDamaged: an image does not decode; VitftError as `predict.predict`.
+    """
+    hooks = hooks or Hooks()
+    split = what.split
+    head_fits(network, split.class_names, split.task)
+    size = batch_size or _BATCH[network.device.type]
+    began = time.monotonic()
+
+    def told(done: int) -> None:
+        hooks.stop_if_asked()
+        hooks.phase(f"evaluate {split.task} {split.name}", done, len(split))
+
+    batches = eval_batches(split, network.preprocess, size, network.device, workers, hooks.phase)
+    answers = predict(
+        network.net, batches, len(split), split.num_classes, precision=network.precision, on_progress=told
+    )
+    return Evaluation(network, what, answers, time.monotonic() - began)
+
+
+def result(done: Evaluation, *, per_class: bool = False, with_confusion: bool = False) -> dict[str, Any]:
+    """Return the evaluation as it stands in result.json."""
+    split, network = done.subject.split, done.network
+    answers = done.predictions.answers
+    stamp = split.provenance
+    out: dict[str, Any] = {
+        "schema_version": results.SCHEMA_VERSION,
+        "status": "finished",
+        "kind": "eval",
+        "task": split.task,
+        "model": network.info.name,
+        "recipe": None,
+        "method": None,
+        "phase": "eval",
+        "seed": None,
+        "metrics": done.metrics,
+        "stamp": done.subject.stamp,
+        "missing": list(done.subject.missing),
+        "protocol": {"id": digest(network.protocol), **network.protocol},
+        "provenance": {
+            **asdict(stamp),
+            "completeness": "partial" if done.subject.stamp else stamp.completeness,
+            "split": split.name,
+            "split_digest": split.digest,
+            "decoder": "Pillow",
+            "checkpoint_sha256": network.info.sha256,
+        },
+        "settings": {
+            "precision": network.precision,
+            "threads": torch.get_num_threads(),
+            "device_kind": network.device.type,
+        },
+        **described(network),
+        "num_classes": split.num_classes,
+        "timing": {
+            "evaluate_s": round(done.seconds, 3),
+            "images_per_s": round(len(split) / done.seconds, 2) if done.seconds else None,
+        },
+        "env": {
+            "vitft": __version__,
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+            "device": torch.cuda.get_device_name() if network.device.type == "cuda" else network.device.type,
+            "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        },
+    }
+    if per_class:
+        rows = metrics.per_class(answers, split.labels, split.class_names)
+        out["per_class"] = [{"class": r.name, "correct": r.correct, "n": r.n, "accuracy": r.accuracy} for r in rows]
+    if with_confusion:
+        out["confusion"] = metrics.confusion(answers, split.labels, split.num_classes).tolist()
+    return out
+
+
+def comparisons(done: list[Evaluation]) -> list[dict[str, Any]]:
+    """Compare every two networks on the same images: "a" minus "b"."""
+    return [
+        {"a": a.network.info.name, "b": b.network.info.name, **_listed(asdict(paired(a.correct, b.correct)))}
+        for a, b in combinations(done, 2)
+    ]
+
+
+def _listed(data: dict[str, Any]) -> dict[str, Any]:
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in data.items()}
+
+
+def is_imagenet(split: Split) -> bool:
+    """Tell whether a split is ImageNet's, or a part of it."""
+    return tasks.canonical(split.task) == "imagenet" or (split.num_classes == 1000 and real.is_validation(split.keys))

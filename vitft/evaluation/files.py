@@ -1,0 +1,117 @@
+"""Answer for single image files, whatever they are; a broken one is told and left out."""
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from vitft.data.decode import decode
+from vitft.data.preprocess import deterministic, normalise
+from vitft.errors import DataMissing, VitftError
+from vitft.evaluation import metrics
+from vitft.evaluation.network import Network
+from vitft.evaluation.predict import predict
+
+SUFFIXES = (".jpg", ".jpeg", ".jpe", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm")
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One image's most probable classes, best first: (class index, name, probability)."""
+
+    path: str
+    top: tuple[tuple[int, str, float], ...]
+
+
+def images(paths: Iterable[Path]) -> list[Path]:
+    """Return the files to answer for: each file named, and the images below each folder, sorted; none twice.
+
+    Raises:
+        DataMissing: nothing at a path, or a folder without images.
+    """
+    found: dict[Path, None] = {}
+    for path in paths:
+        if path.is_dir():
+            inside = _below(path)
+            if not inside:
+                raise DataMissing(f"Folder '{path}' holds no image.", f"Legal: files ending in {' '.join(SUFFIXES)}.")
+            found.update(dict.fromkeys(inside))
+        elif path.exists():
+            found[path] = None
+        else:
+            raise DataMissing(f"There is no image '{path}'.", "Legal: image files, or folders of them.")
+    return list(found)
+
+
+def answers(
+    network: Network,
+    paths: list[Path],
+    names: tuple[str, ...],
+    *,
+    top: int,
+    batch_size: int,
+    on_broken: Callable[[Path, VitftError], None],
+    on_progress: Callable[[int], None] | None = None,
+) -> Iterator[Answer]:
+    """Yield an answer for each file that is an image, in order, batch by batch.
+
+    Photographs are turned as their EXIF orientation says.
+
+    Args:
+        names: of the network's outputs.
+        top: classes to name for each image.
+        on_broken: told of each file that does not decode; the rest goes on.
+        on_progress: called with the number of files done.
+    """
+    for start in range(0, len(paths), batch_size):
+        good: list[Path] = []
+        pixels: list[NDArray[np.uint8]] = []
+        for path in paths[start : start + batch_size]:
+            try:
+                pixels.append(deterministic(decode(_bytes(path), str(path), exif=True), network.preprocess))
+                good.append(path)
+            except VitftError as error:
+                on_broken(path, error)
+        if good:
+            batch = normalise(torch.from_numpy(np.stack(pixels)).to(network.device), network.preprocess)
+            indices = np.arange(len(good))
+            logits = predict(network.net, [(indices, batch)], len(good), len(names), precision=network.precision).logits
+            chances = metrics.probabilities(logits)
+            for path, best, own in zip(good, metrics.top(logits, top), chances, strict=True):
+                yield Answer(str(path), tuple((int(c), names[c], float(own[c])) for c in best))
+        if on_progress is not None:
+            on_progress(min(start + batch_size, len(paths)))
+
+
+def _below(folder: Path) -> list[Path]:
+    found: list[Path] = []
+    for parent, folders, names in os.walk(folder):
+        folders.sort()
+        ours = (name for name in sorted(names) if not name.startswith("."))
+        found += (Path(parent) / name for name in ours if name.lower().endswith(SUFFIXES))
+    return found
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise DataMissing(f"'{path}' cannot be read ({error.strerror}).") from None
+
+
+def names_of(network: Network) -> tuple[str, ...]:
+    """Return a name for each output: the run's classes, ImageNet's where the head has as many, else "class 0", ..."""
+    if network.class_names:
+        return network.class_names
+    from timm.data.imagenet_info import ImageNetInfo, infer_imagenet_subset
+
+    count = network.info.num_classes
+    subset = infer_imagenet_subset({"num_classes": count})
+    if subset is None:
+        return tuple(f"class {i}" for i in range(count))
+    info = ImageNetInfo(subset)
+    return tuple(info.index_to_description(i) for i in range(count))

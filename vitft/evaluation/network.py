@@ -1,0 +1,217 @@
+"""A checkpoint made ready to answer: its network on a device, and its own way of preparing images."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from vitft import results
+from vitft.data.preprocess import Preprocess
+from vitft.errors import CheckpointError, UsageError
+from vitft.models import build as models
+from vitft.models import checkpoints
+from vitft.models.info import CheckpointInfo
+from vitft.recipes import Settings
+
+SETTABLE = ("resolution", "resize", "interpolation", "antialias", "normalise", "posembed_resize", "gelu")
+"""The recipe keys that mean something without training."""
+
+_NORMALISE = {
+    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "half": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+    "none": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
+}
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network in evaluation mode.
+
+    Attributes:
+        net: on `device`.
+        info: of the checkpoint, as built.
+        class_names: of the head's outputs; empty where the file does not know them.
+        settings: the recipe keys of `SETTABLE`, decided.
+        preprocess: how images become its inputs.
+        precision: "float32" or "bf16".
+    """
+
+    net: nn.Module
+    info: CheckpointInfo
+    class_names: tuple[str, ...]
+    settings: Settings
+    preprocess: Preprocess
+    device: torch.device
+    precision: str
+
+    @property
+    def made_of(self) -> dict[str, Any]:
+        """What was made of the checkpoint's tensors, for the identity of cached features."""
+        s, arch = self.settings, self.info.architecture
+        return {
+            "architecture": arch.name,
+            "kwargs": dict(arch.kwargs),
+            "posembed_resize": s.posembed_resize,
+            "gelu": s.gelu,
+        }
+
+    @property
+    def protocol(self) -> dict[str, Any]:
+        """What must be equal for two evaluations to be comparable."""
+        pp, s = self.preprocess, self.settings
+        crop_pct = pp.crop_pct if pp.resize == "checkpoint" else None
+        return {
+            "resolution": list(pp.size),
+            "resize": pp.resize,
+            "crop_pct": crop_pct,
+            "interpolation": pp.interpolation,
+            "antialias": pp.antialias,
+            "normalise": s.normalise,
+            "posembed_resize": s.posembed_resize,
+            "gelu": s.gelu,
+        }
+
+
+def open_network(
+    model: str,
+    fixed: Mapping[str, Any],
+    *,
+    crop_pct: float | None = None,
+    device: str = "auto",
+    precision: str = "auto",
+) -> Network:
+    """Build a checkpoint with its own head and choose its preprocessing.
+
+    Unless fixed, that is the checkpoint's own: native resolution, shorter side / crop fraction, centre crop, its
+    interpolation, mean and std; for a fine-tuned run what the run was evaluated with.
+
+    Args:
+        model: see `models.checkpoints.load`.
+        fixed: recipe keys the user has set, of `SETTABLE`.
+        crop_pct: crop fraction in (0, 1] instead of the checkpoint's.
+
+    Raises:
+        UsageError: a key that means nothing here, a bad value, or no such device.
+        CheckpointError: see `models.checkpoints.load`.
+    """
+    foreign = sorted(set(fixed) - set(SETTABLE))
+    if foreign:
+        raise UsageError(
+            f"'{foreign[0]}' means nothing without training.", f"Legal here: {', '.join(SETTABLE)}.", "Leave it out."
+        )
+    if crop_pct is not None and not 0 < crop_pct <= 1:
+        raise UsageError(f"--crop-pct {crop_pct:g} is no fraction.", "Legal: above 0, up to 1 (no crop).")
+    where = pick_device(device)
+    info = checkpoints.load(model, weights=False).info
+    settings = settings_for(info, fixed)
+    built = models.build(model, None, settings)
+    built.net.to(where).eval()
+    pp = preprocess(settings, built.info, own_preprocess(built.info))
+    if crop_pct is not None:
+        pp = replace(pp, crop_pct=crop_pct)
+    if precision == "auto":
+        precision = "bf16" if where.type == "cuda" else "float32"
+    return Network(built.net, built.info, built.class_names, settings, pp, where, precision)
+
+
+def settings_for(info: CheckpointInfo, fixed: Mapping[str, Any]) -> Settings:
+    """Return an evaluation's settings: what is fixed, else the checkpoint's (or the run's) own. Raises UsageError."""
+    from pydantic import ValidationError
+
+    own: dict[str, Any] = own_preprocess(info)
+    values: dict[str, Any] = {"resolution": "native", "resize": "checkpoint"}
+    values |= {key: own[key] for key in ("resize", "interpolation", "antialias") if key in own}
+    values |= dict(fixed)
+    if "interpolation" not in values:
+        # The paper's squash and big_vision's resize-small are bilinear; a checkpoint's own resize is as it says.
+        bilinear = values["resize"] != "checkpoint" or info.interpolation == "bilinear"
+        values["interpolation"] = "bilinear" if bilinear else "bicubic"
+    try:
+        return Settings(**values).at(info.native, info.patch)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = str(first["loc"][0]) if first["loc"] else "setting"
+        raise UsageError(f"{key} '{first['input']}' is not possible.", f"Legal: {first['msg']}.") from None
+
+
+def own_preprocess(info: CheckpointInfo) -> dict[str, Any]:
+    """Return what a run's result says of its evaluation's preprocessing; empty for any other checkpoint."""
+    if info.kind != "run" or not info.path:
+        return {}
+    result = results.read_json(Path(info.path).parent / "result.json") or {}
+    own = result.get("preprocess")
+    return own if isinstance(own, dict) else {}
+
+
+def preprocess(settings: Settings, info: CheckpointInfo, own: Mapping[str, Any]) -> Preprocess:
+    """Return the preprocessing of an evaluation.
+
+    Args:
+        own: what `own_preprocess` found; its mean, std and crop fraction stand in for the checkpoint's.
+    """
+    mean, std = tuple(own.get("mean", info.mean)), tuple(own.get("std", info.std))
+    if settings.normalise != "checkpoint":
+        mean, std = _NORMALISE[settings.normalise]
+    return Preprocess(
+        size=settings.size,
+        resize=settings.resize,
+        interpolation=settings.interpolation,
+        antialias=settings.antialias,
+        mean=mean,
+        std=std,
+        crop_pct=float(own.get("crop_pct", info.crop_pct)),
+    )
+
+
+def pick_device(name: str) -> torch.device:
+    """Return the device called `name`; "auto" is the first GPU, else the CPU. Raises UsageError when it is not here."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError):
+        raise UsageError(
+            f"Device '{name}' is not here.",
+            f"Legal: auto, cpu{', cuda' * torch.cuda.is_available()}.",
+            "Run 'vitft doctor' to see what torch finds.",
+        ) from None
+    return device
+
+
+def head_fits(network: Network, class_names: tuple[str, ...], task: str) -> None:
+    """Check that the head answers in the task's classes.
+
+    Raises:
+        CheckpointError: no head, another number of classes, or a fine-tuned head of other classes (exit code 4).
+    """
+    outputs, wanted = network.info.num_classes, len(class_names)
+    action = f"Fine-tune it first: vitft finetune {task} --model {network.info.name}."
+    if not outputs:
+        raise CheckpointError(
+            f"'{network.info.name}' has no head: it gives features, not classes.",
+            f"Legal: a checkpoint with a head of {wanted} classes.",
+            action,
+        )
+    if outputs != wanted:
+        kind = " (an ImageNet-21k head)" if outputs in (21841, 21842, 21843) else ""
+        raise CheckpointError(
+            f"The head of '{network.info.name}' has {outputs} classes{kind}; '{task}' has {wanted}.",
+            f"Legal: a checkpoint with a head of {wanted} classes.",
+            action,
+        )
+    if network.class_names and network.class_names != class_names:
+        at = next(i for i, (a, b) in enumerate(zip(network.class_names, class_names, strict=True)) if a != b)
+        raise CheckpointError(
+            f"Class {at} of '{network.info.name}' is '{network.class_names[at]}', of '{task}' '{class_names[at]}'.",
+            "Legal: a head of the same classes in the same order.",
+            action,
+        )
+
+
+def described(network: Network) -> dict[str, Any]:
+    """Return what a result file says of the network: checkpoint and preprocessing, JSON-able."""
+    return {"checkpoint": network.info.to_dict(), "preprocess": asdict(network.preprocess)}
