@@ -43,7 +43,8 @@ def test_the_pictures_never_change(task: Task) -> None:
 @TASKS
 def test_counts_and_disjoint_splits(task: Task) -> None:
     source = Drawn(task.name)
-    assert source.task == task.name and set(source.splits) == set(task.splits)
+    assert source.task == task.name
+    assert set(source.splits) == set(task.splits)
     opened = {name: source.open(name) for name in source.splits}
     assert {name: len(split) for name, split in opened.items()} == {
         "train": 1000, "test": task.sizes["test"], "train800": 800, "val200": 200, "train800val200": 1000,
@@ -52,7 +53,8 @@ def test_counts_and_disjoint_splits(task: Task) -> None:
     assert not set(opened["train"].keys) & set(opened["test"].keys)
     assert [*opened["train800"].keys, *opened["val200"].keys] == list(opened["train800val200"].keys)
     for split in opened.values():
-        assert split.num_classes == task.num_classes and set(split.labels.tolist()) == set(range(task.num_classes))
+        assert split.num_classes == task.num_classes
+        assert set(split.labels.tolist()) == set(range(task.num_classes))
         assert len(set(split.keys)) == len(split)
         assert (split.provenance.completeness, split.provenance.reference) == ("full", True)
 
@@ -113,9 +115,8 @@ def test_suites_and_the_choice_of_tasks() -> None:
     assert [len(names) for names in vtab.groups.values()] == [7, 4, 8]
     assert [len(names) for names in mini.groups.values()] == [2, 2, 2]
     assert choose(vtab, "all") == vtab.tasks
-    assert (
-        choose(vtab, "kitti, cifar,specialized")[0] == "cifar100" and len(choose(vtab, "kitti,cifar,specialized")) == 6
-    )
+    assert choose(vtab, "kitti, cifar,specialized")[0] == "cifar100"
+    assert len(choose(vtab, "kitti,cifar,specialized")) == 6
     assert choose(mini, "count,mini-digits") == ("mini-digits", "mini-count")
     assert vtab.group_of("dmlab") == "structured"
     with pytest.raises(UnknownName, match="'dtd'"):

@@ -1,0 +1,240 @@
+"""Tables of results: means by hand, holes, unlike results, and the same table through every format."""
+
+import csv
+import io
+import json
+import re
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vitft.catalog import published
+from vitft.catalog.suites import SUITES
+from vitft.catalog.tasks import TASKS
+from vitft.errors import UsageError
+from vitft.evaluation.intervals import wilson
+from vitft.report import formats, single, vtab
+from vitft.report.table import HOLE, Column, Row, Table
+
+VTAB, MINI = SUITES["vtab"], SUITES["mini"]
+PLAIN = {"source": "x", "reference": True, "why": "", "completeness": "full", "split_digest": "d", "split": "test"}
+
+
+def _result(task: str, top1: float, seed: int = 0, **changes: Any) -> dict[str, Any]:
+    n = next(sum(p.stop - p.start for p in t.splits["test"]) for t in TASKS if t.name == task)
+    correct = round(n * top1)
+    return {
+        "phase": "final", "task": task, "model": "vit-l16", "recipe": "vtab-vit", "method": "full", "seed": seed,
+        "metrics": {"top1": correct / n, "correct": correct, "n": n, "ci95": list(wilson(correct, n))},
+        "protocol": {"id": "0123abcd", "recipe": "vtab-vit", "resolution": "384", "normalise": "checkpoint"},
+        "provenance": PLAIN, "point": {},
+        "checkpoint": {"timm_name": "vit_large_patch16_224.orig_in21k", "sha256": "s"},
+    } | changes  # fmt: skip
+
+
+def _row() -> published.Published:
+    return {r.key: r for r in published.rows()}["vit-vtab/vit-l16-in21k"]
+
+
+def _reproduced(**changes: Any) -> list[dict[str, Any]]:
+    return [_result(task, value / 100, **changes) for task, value in _row().tasks.items()]
+
+
+def test_the_papers_row_gives_the_papers_means() -> None:
+    data = vtab.summarise(VTAB, _reproduced())
+    assert data["complete"]
+    assert not data["missing"]
+    assert 100 * data["mean_of_tasks"] == pytest.approx(_row().mean_of_tasks, abs=0.05)
+    assert 100 * data["mean_of_groups"] == pytest.approx(_row().mean_of_groups, abs=0.02)
+    assert data["protocol"]["id"] == "0123abcd"
+    assert sum(entry["n"] for entry in data["tasks"].values()) == 387_904
+    low, high = data["tasks"]["kitti_distance"]["ci95"]
+    assert low < data["tasks"]["kitti_distance"]["top1"] < high
+
+
+def test_a_mean_over_a_hole_is_absent() -> None:
+    results = [r for r in _reproduced() if r["task"] != "dmlab"]
+    data = vtab.summarise(VTAB, results, failed={"dmlab": "the loss became NaN"})
+    assert set(data["groups"]) == {"natural", "specialized"}
+    assert "mean_of_tasks" not in data
+    assert "mean_of_groups" not in data
+    assert not data["complete"]
+    assert data["missing"] == {"dmlab": "the loss became NaN"}
+    text = formats.text(vtab.table(VTAB, data, [_row()]), 120)
+    assert HOLE in text
+    assert "the loss became NaN" in text
+    assert "Incomplete: 18 of 19" in text
+    assert vtab.summarise(VTAB, [])["tasks"] == {}
+    assert "Incomplete: 0 of 19" in formats.text(vtab.table(VTAB, vtab.summarise(VTAB, [])))
+
+
+def test_several_seeds_have_their_own_interval_and_a_missing_seed_is_a_hole() -> None:
+    one = [_result(t, 0.5, 0) for t in MINI.tasks] + [_result(t, 0.6, 1) for t in MINI.tasks]
+    data = vtab.summarise(MINI, one)
+    entry = data["tasks"]["mini-count"]
+    # Student's t with 1 degree of freedom: 12.7062 * 0.1 / 2.
+    assert entry["top1"] == pytest.approx(0.55)
+    assert entry["ci95_over_seeds"] == pytest.approx([0.55 - 0.635310, 0.55 + 0.635310], abs=1e-5)
+    assert "ci95" not in entry
+    assert entry["seeds"] == {"0": 0.5, "1": 0.6}
+    over = data["over_seeds"]["mean_of_groups"]
+    assert over["seeds"]["1"] == pytest.approx(0.6, abs=1e-3)
+    assert "over 2 seeds" in formats.text(vtab.table(MINI, data))
+    assert vtab.summarise(MINI, one[:-1])["missing"] == {"mini-orientation": "not run"}
+    assert not vtab.summarise(MINI, one, seeds=[0, 1, 2])["tasks"]
+
+
+@pytest.mark.parametrize(
+    ("task", "change"),
+    [
+        ("dtd", {"model": "vit-b16"}),
+        ("dtd", {"method": "linear"}),
+        ("dtd", {"protocol": {"id": "f", "recipe": "vtab-vit", "resolution": "384", "normalise": "imagenet"}}),
+        (
+            "svhn",
+            {"seed": 1, "protocol": {"id": "f", "recipe": "vtab-vit", "resolution": "224", "normalise": "checkpoint"}},
+        ),
+    ],
+)
+def test_unlike_results_are_refused(task: str, change: dict[str, Any]) -> None:
+    results = [_result("caltech101", 0.9), _result("svhn", 0.8), _result(task, 0.7, **change)]
+    with pytest.raises(UsageError, match="do not belong in one table"):
+        vtab.summarise(VTAB, results)
+    with pytest.raises(UsageError, match="no task of the suite"):
+        vtab.summarise(MINI, results)
+
+
+def test_a_recipe_may_vary_the_resolution_by_task() -> None:
+    small = {"id": "other", "recipe": "vtab-vit", "resolution": "128", "normalise": "checkpoint"}
+    data = vtab.summarise(VTAB, [_result("dtd", 0.7), _result("svhn", 0.8, protocol=small)])
+    assert data["resolutions"] == {"dtd": "384", "svhn": "128"}
+    assert data["protocol"]["id"] not in ("other", "0123abcd")
+
+
+def test_footnotes_name_what_is_not_official() -> None:
+    jpeg = PLAIN | {"source": "vtab folder (JPEG re-encoded)"}
+    results = _reproduced(provenance=jpeg)
+    results[0]["provenance"] = jpeg | {"reference": False, "why": "a reason"}
+    results[1]["provenance"] = jpeg | {"completeness": "partial"}
+    results[1]["metrics"] = results[1]["metrics"] | {"n": 500}
+    data = vtab.summarise(VTAB, results)
+    notes = data["footnotes"]
+    assert notes[""] == ["images re-encoded as JPEG"]
+    tasks = [r["task"] for r in results]
+    assert notes[tasks[0]] == ["not the reference split: a reason"]
+    assert notes[tasks[1]] == ["partial: not all test images"]
+    assert set(notes) == {"", tasks[0], tasks[1]}
+    text = formats.text(vtab.table(VTAB, data), 100)
+    assert "¹ not the reference split: a reason" in text
+    assert "All tasks: images re-encoded as JPEG." in text
+
+
+@pytest.fixture(scope="module")
+def full() -> Table:
+    results = _reproduced()
+    results[3]["provenance"] = PLAIN | {"reference": False, "why": "50 % & more_"}
+    return vtab.table(VTAB, vtab.summarise(VTAB, results), published.for_suite("x", "vtab-vit", 384))
+
+
+def test_both_means_are_named_and_published_rows_stand_beside(full: Table) -> None:
+    text = formats.text(full, 240)
+    assert re.search(r"mean of +mean of\n.* tasks +groups\n", text)
+    line = next(line for line in text.splitlines() if line.startswith("ViT-L/16, ImageNet-21k"))
+    assert line.split()[-2:] == ["72.7", "75.1"]
+    assert "Differs: other weights" in text
+    assert "arXiv 2010.11929" in text
+    assert formats.text(full, 240).count("natural") == 1
+
+
+@pytest.mark.parametrize("width", [60, 80, 100, 120, 200, 300])
+def test_text_keeps_to_the_terminal_and_shows_every_number_once(full: Table, width: int) -> None:
+    text = formats.text(full, width)
+    assert max(map(len, text.splitlines())) <= width
+    ours = [line for line in text.splitlines() if line.startswith("vit-l16")]
+    shown = [cell.rstrip("⁰¹²³⁴⁵⁶⁷⁸⁹") for line in ours for cell in line.removeprefix("vit-l16, fine-tuned").split()]
+    assert shown == [f"{100 * full.rows[0].cells[c.key]:.1f}" for c in full.columns[1:]]
+
+
+def test_csv_round_trip(full: Table) -> None:
+    rows = list(csv.DictReader(io.StringIO(formats.csv(full))))
+    assert [row["model"] for row in rows] == [row.cells["model"] for row in full.rows]
+    for task, value in _row().tasks.items():
+        assert float(rows[0][task]) == pytest.approx(value, abs=0.1)
+        assert int(rows[2][task]) == full.rows[2].cells[task]
+    assert float(rows[0]["mean_of_tasks"]) == pytest.approx(100 * full.rows[0].cells["mean_of_tasks"], abs=1e-7)
+    assert "50 % & more_" in rows[0]["notes"]
+
+
+def test_json_holds_shares(full: Table) -> None:
+    data = json.loads(formats.json(full))
+    assert data["rows"][0]["cells"] == dict(full.rows[0].cells)
+    assert data["footnotes"] == list(full.footnotes)
+    assert all(0 <= v <= 1 for v in data["rows"][0]["cells"].values() if isinstance(v, float))
+
+
+def _unescaped(cell: str, raised: str) -> str:
+    cell = re.sub(raised, "", cell.strip()).replace("$\\pm$", "±").replace("--", HOLE)
+    return re.sub(r"\\(.)", r"\1", cell)
+
+
+@pytest.mark.parametrize(
+    ("name", "split", "raised"),
+    [("markdown", r"(?<!\\)\|", r"<sup>[\d,]+</sup>"), ("latex", r"(?<!\\)&", r"\\textsuperscript\{[\d,]+\}")],
+)
+def test_markdown_and_latex_hold_the_same_cells(full: Table, name: str, split: str, raised: str) -> None:
+    found = []
+    for line in formats.FORMATS[name](full).splitlines():
+        body = line.strip().removesuffix(r"\\").strip("|") if name == "markdown" else line.removesuffix(r" \\")
+        cells = [_unescaped(cell, raised) for cell in re.split(split, body)]
+        if len(cells) == len(full.columns) and "rotatebox" not in line and ":--" not in line:
+            found.append(cells)
+    if name == "markdown":
+        assert found.pop(0)[1:3] == ["Caltech101", "CIFAR-100"]
+    plain = [
+        [f"{100 * v:.1f}" if isinstance(v, float) else f"{v:,}" if isinstance(v, int) else v or "" for v in values]
+        for values in ([row.cells.get(c.key) for c in full.columns] for row in full.rows)
+    ]
+    assert found == plain
+    assert "50 % & more_" in formats.FORMATS[name](full).replace("\\", "")
+
+
+# One line of any characters, as a model's or a folder's name may be.
+_WORDS = st.text(st.characters(exclude_categories=["C", "Zl", "Zp"]), max_size=20)
+
+
+@settings(max_examples=60, deadline=None)
+@given(_WORDS, _WORDS)
+def test_any_text_survives_csv_and_json_and_breaks_no_format(label: str, note: str) -> None:
+    table = Table(
+        "c", (Column("a", "A"), Column("b", "B", "percent")), (Row({"a": label, "b": 0.5}, marks={"b": (1,)}),), (note,)
+    )
+    parsed = list(csv.DictReader(io.StringIO(formats.csv(table), newline="")))
+    assert (parsed[0]["a"], parsed[0]["b"], parsed[0]["notes"]) == (label, "50", f"B: {note}")
+    assert json.loads(formats.json(table))["rows"][0]["cells"]["a"] == label
+    for name in ("text", "markdown", "latex"):
+        assert "50.0" in formats.FORMATS[name](table)
+
+
+def test_a_single_result_with_the_papers_numbers_beside_it() -> None:
+    result = _result("cifar100", 0.93, recipe="vit-paper")
+    text = single.render([result])
+    assert "93.0" in text
+    assert "92.5 – 93.5" in text
+    assert "10,000" in text
+    # ViT-L/16 ImageNet-21k on CIFAR-100: 93.25 in Table 2, 93.44 in Table 5.
+    assert [line.split()[2] for line in text.splitlines() if line.startswith("ViT-L/16")] == ["93.2", "93.4"]
+    scratch = _result("cifar100", 0.2, recipe="vit-paper", protocol=result["protocol"] | {"from_scratch": True})
+    both = single.table([result, scratch])
+    assert [row.kind for row in both.rows].count("result") == 2
+    assert "from scratch" in str(both.rows[1].cells["model"])
+    assert "Table 5" not in single.render([scratch])
+
+
+def test_reading_a_report_needs_no_torch() -> None:
+    import subprocess
+    import sys
+
+    code = "import sys, vitft.report.vtab, vitft.report.single, vitft.report.formats; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

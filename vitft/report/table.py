@@ -1,0 +1,88 @@
+"""A table of results, before it becomes text, markdown, CSV, LaTeX or JSON."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+Value = str | int | float | None
+
+HOLE = "—"
+"""What stands where a number should be and is not."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column.
+
+    Attributes:
+        key: name in CSV and JSON, e.g. "cifar100".
+        title: head in text, markdown and LaTeX.
+        kind: "percent" is held as a share in [0, 1] (float) and shown with one decimal; an int is a count in any
+            column and shown with thousands separators.
+        block: heading over neighbouring columns of the same block, which text never tears apart where they fit.
+    """
+
+    key: str
+    title: str
+    kind: Literal["text", "percent", "count"] = "text"
+    block: str = ""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row.
+
+    Attributes:
+        cells: column key -> value; None and absent keys are holes. A str is shown as it stands in any column.
+        kind: "result" was measured here, "published" by others, "detail" belongs to the row above it.
+        marks: column key -> numbers (from 1) of the footnotes that belong to that cell.
+    """
+
+    cells: Mapping[str, Value]
+    kind: Literal["result", "published", "detail"] = "result"
+    marks: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Table:
+    """Columns, rows, and what must be said with them.
+
+    Attributes:
+        caption: what was measured, with which model and recipe.
+        columns: the first one holds the rows' labels.
+        footnotes: numbered from 1, as the marks of the rows have it.
+        notes: what holds for the whole table, unnumbered.
+    """
+
+    caption: str
+    columns: tuple[Column, ...]
+    rows: tuple[Row, ...]
+    footnotes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+class Footnotes:
+    """Numbers footnotes in the order of their first use; the same words get the same number."""
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+
+    def mark(self, texts: Sequence[str]) -> tuple[int, ...]:
+        """Return the numbers of these footnotes, adding the ones not yet there."""
+        numbers = []
+        for text in texts:
+            if text not in self.texts:
+                self.texts.append(text)
+            numbers.append(self.texts.index(text) + 1)
+        return tuple(numbers)
+
+
+def shown(value: Value, column: Column) -> str:
+    """Return a cell as text, without marks: percentages with one decimal, "" for a hole."""
+    if value is None:
+        return ""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{100 * value:.1f}" if column.kind == "percent" else f"{value:g}"

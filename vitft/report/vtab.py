@@ -1,0 +1,247 @@
+"""The table of a suite, derived from the results of its units: group means, both overall means, holes, footnotes."""
+
+from collections.abc import Mapping, Sequence
+from statistics import fmean
+from typing import Any
+
+from vitft.catalog.published import Published
+from vitft.catalog.suites import Suite
+from vitft.catalog.tasks import TASKS
+from vitft.errors import UsageError
+from vitft.recipes import digest
+from vitft.report.single import method_title, model_title, percent_half
+from vitft.report.table import HOLE, Column, Footnotes, Row, Table, Value
+
+Result = Mapping[str, Any]
+
+# What may differ between the tasks of one suite, because the recipe itself varies it by task or size.
+_BY_TASK = ("id", "resolution", "resize", "interpolation", "antialias")
+
+
+def summarise(
+    suite: Suite,
+    results: Sequence[Result],
+    *,
+    shots: int = 1000,
+    seeds: Sequence[int] | None = None,
+    failed: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    """Return what `suite.json` holds; a mean over a hole is absent, never a mean over what happens to be there.
+
+    Args:
+        suite: its tasks and groups.
+        results: results of final units, one a task and seed; those of tasks outside the suite are refused.
+        shots: training examples a task; 0 = all.
+        seeds: that every task must have; None = those that any task has.
+        failed: task -> why there is no result, in one line.
+
+    Raises:
+        UsageError: the results are not of one model, recipe and protocol, and must not be averaged (exit code 2).
+    """
+    finals = [r for r in results if r.get("phase") == "final"]
+    by_task: dict[str, dict[int, Result]] = {}
+    for result in finals:
+        if result["task"] not in suite.tasks:
+            raise UsageError(f"'{result['task']}' is no task of the suite '{suite.name}'.")
+        by_task.setdefault(result["task"], {})[int(result["seed"])] = result
+    _one_protocol(finals)
+    wanted = sorted({int(r["seed"]) for r in finals} if seeds is None else {*seeds})
+    whole = {t: by_task[t] for t in suite.tasks if t in by_task and all(s in by_task[t] for s in wanted)}
+
+    tasks = {task: _task([of_seed[s] for s in wanted]) for task, of_seed in whole.items()}
+    first: Result = finals[0] if finals else {}
+    protocol = {k: v for k, v in first.get("protocol", {}).items() if k not in _BY_TASK}
+    ids = {r["protocol"]["id"] for r in finals}
+    data: dict[str, Any] = {
+        "schema_version": 1,
+        "kind": "suite",
+        "suite": suite.name,
+        "shots": shots,
+        "model": first.get("model"),
+        "checkpoint": {k: first.get("checkpoint", {}).get(k) for k in ("timm_name", "sha256")},
+        "recipe": first.get("recipe"),
+        "method": first.get("method"),
+        "resolutions": {t: r["resolution"] for t, r in tasks.items()},
+        "seeds": wanted,
+        "protocol": {"id": ids.pop() if len(ids) == 1 else digest(protocol), **protocol},
+        "tasks": tasks,
+        **_means(suite, {t: r["top1"] for t, r in tasks.items()}),
+        "complete": len(tasks) == len(suite.tasks),
+        "missing": {t: (failed or {}).get(t, "not run") for t in suite.tasks if t not in tasks},
+    }
+    if len(wanted) > 1:
+        data["over_seeds"] = _over_seeds(suite, whole, wanted)
+    data["footnotes"] = footnotes(data)
+    return data
+
+
+def footnotes(data: Result) -> dict[str, list[str]]:
+    """Return task -> what must be said beside its number; "" -> what holds for all of them."""
+    own: dict[str, list[str]] = {}
+    for task, entry in data["tasks"].items():
+        p = entry["provenance"]
+        lines = []
+        if not p["reference"]:
+            lines.append("not the reference split" + (f": {p['why']}" if p["why"] else ""))
+        official = next((t.splits["test"] for t in TASKS if t.name == task), ())
+        count = sum(piece.stop - piece.start for piece in official)
+        if p["completeness"] == "partial":
+            lines.append("partial: not all test images" if entry["n"] != count else "partial: fewer training images")
+        elif entry["n"] != count:
+            lines.append(f"{entry['n']:,} test images, officially {count:,}")
+        if p["completeness"] == "declared":
+            lines.append("counts are those its manifest declares")
+        if "re-encoded" in p["source"]:
+            lines.append("images re-encoded as JPEG")
+        own[task] = lines
+    common = [line for line in next(iter(own.values()), []) if len(own) > 1 and all(line in x for x in own.values())]
+    told = {task: [line for line in lines if line not in common] for task, lines in own.items()}
+    return {"": common, **{task: lines for task, lines in told.items() if lines}}
+
+
+def table(suite: Suite, data: Result, published: Sequence[Published] = ()) -> Table:
+    """Return the table of a suite in three blocks of tasks and a block of both overall means.
+
+    Args:
+        suite: the same as for `summarise`.
+        data: of `summarise`, or read from suite.json.
+        published: rows to print below; their differences become footnotes.
+    """
+    columns = [Column("model", "")]
+    for group, names in suite.groups.items():
+        columns += [Column(t, suite.titles[t], "percent", group) for t in names]
+        columns.append(Column(group, "mean", "percent", group))
+    columns.append(Column("mean_of_tasks", "mean of tasks", "percent", "all"))
+    columns.append(Column("mean_of_groups", "mean of groups", "percent", "all"))
+
+    notes = Footnotes()
+    marks: dict[str, tuple[int, ...]] = {t: notes.mark(x) for t, x in data["footnotes"].items() if t}
+    cells: dict[str, Value] = {t: entry["top1"] for t, entry in data["tasks"].items()}
+    if cells:
+        cells |= {t: HOLE for t in suite.tasks if t not in cells}
+        marks |= {t: notes.mark([why]) for t, why in data["missing"].items() if why != "not run"}
+        cells |= {g: data["groups"].get(g, HOLE) for g in suite.groups}
+        cells |= {mean: data.get(mean, HOLE) for mean in ("mean_of_tasks", "mean_of_groups")}
+    title = f"{model_title(data)}, {method_title(data['method'])}"
+    rows = [Row({"model": title, **cells}, marks=marks), *_details(data)]
+    for row in published:
+        said = f"{row.source}; {row.protocol_text}." + (f" Differs: {', '.join(row.differs)}." if row.differs else "")
+        values = {t: v / 100 for t, v in {**row.tasks, **row.groups}.items()}
+        for name, mean in (("mean_of_tasks", row.mean_of_tasks), ("mean_of_groups", row.mean_of_groups)):
+            if mean is not None:
+                values[name] = mean / 100
+        rows.append(Row({"model": row.title, **values}, "published", {"model": notes.mark([said])}))
+    return Table(_caption(suite, data), tuple(columns), tuple(rows), tuple(notes.texts), _notes(suite, data))
+
+
+def _caption(suite: Suite, data: Result) -> str:
+    shots = f"{data['shots']:,} training examples a task" if data["shots"] else "all training data"
+    seeds = f"seed{'s' * (len(data['seeds']) > 1)} {', '.join(map(str, data['seeds']))}"
+    sides = sorted({str(side) for side in data["resolutions"].values()})
+    size = f"{', '.join(sides)} px, " if sides else ""
+    name = "VTAB-1k" if suite.name == "vtab" and data["shots"] == 1000 else suite.title
+    protocol = data["protocol"]["id"]
+    return f"{name}: top-1 in percent; recipe {data['recipe']}, {size}{shots}, {seeds}, protocol {protocol}"
+
+
+def _notes(suite: Suite, data: Result) -> tuple[str, ...]:
+    lines = [f"All tasks: {line}." for line in data["footnotes"].get("", ())]
+    if data["missing"]:
+        done = len(data["tasks"])
+        lines.append(f"Incomplete: {done} of {len(suite.tasks)} tasks; a mean over a hole is not given.")
+    lines.append("Mean of tasks weighs every task alike, mean of groups every group; papers print one or the other.")
+    return tuple(lines)
+
+
+def _details(data: Result) -> list[Row]:
+    tasks = data["tasks"]
+    if not tasks:
+        return []
+    several = len(data["seeds"]) > 1
+    half: dict[str, Value] = {}
+    for task, entry in tasks.items():
+        half[task] = percent_half(entry["ci95_over_seeds"] if several else entry["ci95"])
+    for name, entry in data.get("over_seeds", {}).items():
+        half[name] = percent_half(entry["ci95"])
+    title = f"± 95 % over {len(data['seeds'])} seeds" if several else "± 95 % (Wilson)"
+    return [
+        Row({"model": title, **half}, "detail"),
+        Row({"model": "n test images", **{t: e["n"] for t, e in tasks.items()}}, "detail"),
+    ]
+
+
+def _task(of_seed: Sequence[Result]) -> dict[str, Any]:
+    values = [r["metrics"]["top1"] for r in of_seed]
+    first = of_seed[0]
+    entry: dict[str, Any] = {
+        "top1": fmean(values),
+        "n": first["metrics"]["n"],
+        "seeds": {str(r["seed"]): r["metrics"]["top1"] for r in of_seed},
+        "resolution": first["protocol"]["resolution"],
+        "point": first.get("point", {}),
+        "protocol_id": first["protocol"]["id"],
+        "provenance": {
+            k: first["provenance"][k] for k in ("source", "reference", "why", "completeness", "split_digest")
+        },
+    }
+    if len(of_seed) == 1:
+        entry["ci95"] = list(first["metrics"]["ci95"])
+    else:
+        entry["ci95_over_seeds"] = _t(values)
+    return entry
+
+
+def _means(suite: Suite, top1: Mapping[str, float]) -> dict[str, Any]:
+    groups = {
+        group: fmean(top1[t] for t in names) for group, names in suite.groups.items() if all(t in top1 for t in names)
+    }
+    means: dict[str, Any] = {"groups": groups}
+    if len(groups) == len(suite.groups):
+        means["mean_of_tasks"] = fmean(top1[t] for t in suite.tasks)
+        means["mean_of_groups"] = fmean(groups.values())
+    return means
+
+
+def _over_seeds(suite: Suite, whole: Mapping[str, Mapping[int, Result]], seeds: Sequence[int]) -> dict[str, Any]:
+    """Return, for every mean there is, its value for each seed and Student's t interval over them."""
+    per_seed = []
+    for seed in seeds:
+        means = _means(suite, {t: r[seed]["metrics"]["top1"] for t, r in whole.items()})
+        per_seed.append({**means.pop("groups"), **means})
+    return {
+        name: {
+            "seeds": {str(s): m[name] for s, m in zip(seeds, per_seed, strict=True)},
+            "ci95": _t([m[name] for m in per_seed]),
+        }
+        for name in per_seed[0]
+    }
+
+
+def _t(values: Sequence[float]) -> list[float]:
+    from vitft.evaluation.intervals import t_interval
+
+    return list(t_interval(values))
+
+
+def _one_protocol(results: Sequence[Result]) -> None:
+    """Refuse to put unlike results into one table."""
+    for what, of in (
+        ("model", lambda r: (r["model"], r["checkpoint"].get("sha256", ""))),
+        ("method", lambda r: r["method"]),
+        ("protocol", lambda r: {k: v for k, v in r["protocol"].items() if k not in _BY_TASK}),
+    ):
+        for result in results[1:]:
+            _alike(what, of(results[0]), of(result), results[0]["task"], result["task"])
+    seen: dict[str, Result] = {}
+    for result in results:
+        other = seen.setdefault(result["task"], result)
+        _alike("protocol", other["protocol"]["id"], result["protocol"]["id"], result["task"], result["task"])
+
+
+def _alike(what: str, a: Any, b: Any, task_a: str, task_b: str) -> None:
+    if a != b:
+        raise UsageError(
+            f"Results of unlike {what} do not belong in one table: {a!r} ({task_a}) and {b!r} ({task_b}).",
+            "Legal: one model, one method, one recipe with the same overrides.",
+            "Give each its own --output.",
+        )
