@@ -30,7 +30,12 @@ _SIZES = {
 }
 # Where heads are not 64 wide (big_vision's decode_variant, DINOv2's giant). A head's width is in no timm-named tensor.
 _HEADS = {1152: 16, 1280: 16, 1408: 16, 1664: 16, 1792: 16, 64: 2}
-_HYBRIDS = {(): "vit_tiny_r_s16_p8", (2, 2, 2, 2): "vit_small_r26_s32", (3, 4, 9): "vit_base_r50_s16", (3, 4, 6, 3): "vit_large_r50_s32"}
+_HYBRIDS = {
+    (): "vit_tiny_r_s16_p8",
+    (2, 2, 2, 2): "vit_small_r26_s32",
+    (3, 4, 9): "vit_base_r50_s16",
+    (3, 4, 6, 3): "vit_large_r50_s32",
+}
 _RESNETS = {(3, 4, 6, 3): 50, (3, 4, 23, 3): 101, (3, 8, 36, 3): 152}
 _SYNONYMS = {"i21k": "in21k", "imagenet21k": "in21k", "imagenet2012": "in1k", "i1k": "in1k", "aug": "augreg"}
 _DEFAULT_ORDER = ("augreg_", "orig_", "fb_", "goog_", "lvd", "openai", "v2_webli")
@@ -66,6 +71,7 @@ def infer(
     """Infer the architecture of a ViT, a hybrid or a BiT ResNet from timm-named tensors.
 
     Args:
+        state: timm name -> tensor.
         hint: the file's name; its words choose between tags of one shape.
         num_heads: 0 where the file does not say.
         no_embed_class: whether the class token has no position; None to tell by the count.
@@ -233,7 +239,8 @@ def closest_tag(patterns: list[str], hint: str, classes: int, native: Size | Non
         size = None if native is None else cfg.input_size[1:] == native
         return (0.0, len(own & words), cfg.num_classes == classes, bool(size), -rank)
 
-    found = [tag for tag in found if not half or timm.get_pretrained_cfg(tag).mean == (0.5, 0.5, 0.5)]
+    if half:
+        found = [tag for tag in found if (cfg := timm.get_pretrained_cfg(tag)) and cfg.mean == (0.5, 0.5, 0.5)]
     return max(found, key=score, default="")
 
 

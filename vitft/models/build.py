@@ -33,13 +33,16 @@ class Built:
         return {name: tensor.detach().clone() for name, tensor in self.net.state_dict().items()}
 
 
-def build(model: str, num_classes: int | None, settings: Settings, *, from_scratch: bool = False, seed: int = 0) -> Built:
+def build(
+    model: str, num_classes: int | None, settings: Settings, *, from_scratch: bool = False, seed: int = 0
+) -> Built:
     """Build a network at `settings.size`.
 
     Args:
         model: see `checkpoints.load`.
         num_classes: K; the whole head (pre_logits too) becomes one zero-initialised linear layer, so the first loss
             is ln K. None keeps the file's own head.
+        settings: resolution, posembed_resize, gelu and drop_path are used here.
         from_scratch: keep the architecture, draw the weights.
         seed: of drawn weights; the caller's random state is neither used nor changed.
 
@@ -67,7 +70,8 @@ def build(model: str, num_classes: int | None, settings: Settings, *, from_scrat
     else:
         arch = info.architecture
         if arch.pre_logits and classes:
-            net.head = nn.Sequential(nn.Linear(net.num_features, arch.pre_logits), nn.Tanh(), nn.Linear(arch.pre_logits, classes))
+            width = arch.pre_logits
+            net.head = nn.Sequential(nn.Linear(net.num_features, width), nn.Tanh(), nn.Linear(width, classes))
             state = {_inside(name): tensor for name, tensor in state.items()}
     if from_scratch:
         notes.append(f"random weights (seed {seed})")
@@ -81,7 +85,8 @@ def build(model: str, num_classes: int | None, settings: Settings, *, from_scrat
                 module.approximate = "tanh"
     patch, grid, used = geometry(net, settings.size)
     if used != settings.size:
-        notes.append(f"resolution {side(settings.size)} is {grid[0]}x{grid[1]} patches of {side(patch)}: {side(used)} pixels used")
+        tiles = f"{grid[0]}x{grid[1]} patches of {side(patch)}"
+        notes.append(f"resolution {side(settings.size)} is {tiles}: {side(used)} pixels used")
     info = replace(
         info, architecture=arch, num_classes=classes, patch=patch, resolution=settings.size, used=used
     ).with_notes(*notes)
@@ -89,7 +94,7 @@ def build(model: str, num_classes: int | None, settings: Settings, *, from_scrat
     return Built(net.train(), info, names)
 
 
-def set_head(net: nn.Module, num_classes: int) -> None:
+def set_head(net: Any, num_classes: int) -> None:
     """Replace the classifier by one zero-initialised linear layer; attention pooling stays."""
     with drawing(0):
         net.reset_classifier(num_classes)
@@ -103,6 +108,7 @@ def restore(net: nn.Module, state: Mapping[str, Tensor], num_classes: int | None
     """Put initial weights back in place, for the next unit of a warm worker.
 
     Args:
+        net: from `build`.
         state: from `Built.initial_state`.
         num_classes: also give the network a new zero head of this size; the state's own head is then left out.
     """
@@ -120,7 +126,7 @@ def restore(net: nn.Module, state: Mapping[str, Tensor], num_classes: int | None
 
 def geometry(net: nn.Module, size: Size) -> tuple[Size, Size, Size]:
     """Return (patch, grid, pixels used) of a network; a ResNet counts as stride 32 and uses every pixel."""
-    embed = getattr(net, "patch_embed", None)
+    embed: Any = getattr(net, "patch_embed", None)
     grid = getattr(embed, "grid_size", None)
     if grid is None:
         return (32, 32), (-(-size[0] // 32), -(-size[1] // 32)), size
@@ -139,7 +145,7 @@ def drawing(seed: int) -> Iterator[None]:
         yield
 
 
-def _create(arch: Architecture, num_classes: int, settings: Settings, seed: int) -> nn.Module:
+def _create(arch: Architecture, num_classes: int, settings: Settings, seed: int) -> Any:
     kwargs: dict[str, Any] = {**arch.kwargs, "num_classes": num_classes}
     if settings.drop_path:
         kwargs["drop_path_rate"] = settings.drop_path
@@ -162,25 +168,27 @@ def _create(arch: Architecture, num_classes: int, settings: Settings, seed: int)
     return net
 
 
-def _fill(net: nn.Module, state: dict[str, Tensor], info: CheckpointInfo, settings: Settings, keep_head: bool) -> list[str]:
+def _fill(
+    net: nn.Module, state: dict[str, Tensor], info: CheckpointInfo, settings: Settings, keep_head: bool
+) -> list[str]:
     """Load the file's tensors, positions and patches resized; return the notes."""
     notes = []
     own = net.state_dict()
     heads = head_names(net)
-    embed = getattr(net, "patch_embed", None)
     if "pos_embed" in state and "pos_embed" in own and info.grid:
-        target = tuple(embed.grid_size)
+        target = geometry(net, settings.size)[1]
         prefix = own["pos_embed"].shape[1] - target[0] * target[1]
         tokens = state["pos_embed"].shape[1] - prefix
         if tokens == info.grid[0] * info.grid[1]:
-            state["pos_embed"] = posembed.resize(state["pos_embed"], info.grid, target, prefix, settings.posembed_resize)
-            notes.append(posembed.describe(info.grid, target, settings.posembed_resize))
+            mode = settings.posembed_resize
+            state["pos_embed"] = posembed.resize(state["pos_embed"], info.grid, target, prefix, mode)
+            notes.append(posembed.describe(info.grid, target, mode))
     name = "patch_embed.proj.weight"
     if name in state and name in own and state[name].shape[:2] == own[name].shape[:2]:
-        source, target = tuple(state[name].shape[2:]), tuple(own[name].shape[2:])
-        if source != target:
-            state[name] = posembed.resize_patch(state[name], target)
-            notes.append(f"patch embedding {side(source)} -> {side(target)} pixels (pseudo-inverse of the resize)")
+        theirs, ours = ((tensor.shape[2], tensor.shape[3]) for tensor in (state[name], own[name]))
+        if theirs != ours:
+            state[name] = posembed.resize_patch(state[name], ours)
+            notes.append(f"patch embedding {side(theirs)} -> {side(ours)} pixels (pseudo-inverse of the resize)")
     if not keep_head:
         state = {name: tensor for name, tensor in state.items() if name not in heads}
     missing = sorted(name for name in own if name not in state and (keep_head or name not in heads))

@@ -9,38 +9,26 @@ import errno
 import json
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import timm
-import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from vitft.catalog.models import MODELS
 from vitft.errors import CheckpointError, DiskFull, UnknownName
-from vitft.models import files, methods, npz
-from vitft.models.architecture import infer
-from vitft.models.info import Architecture, CheckpointInfo
+from vitft.models import files, hub, methods, npz
+from vitft.models.architecture import Inferred, infer
+from vitft.models.info import Architecture, Checkpoint, CheckpointInfo, Triple
 
 WEIGHTS = "weights.safetensors"
 RESULT = "result.json"
 
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """An opened checkpoint.
-
-    Attributes:
-        state: timm name -> float32 tensor; empty where only the architecture was asked for.
-        class_names: of the head, where the file knows them.
-    """
-
-    info: CheckpointInfo
-    state: Mapping[str, Tensor]
-    class_names: tuple[str, ...] = ()
+_HALF: Triple = (0.5, 0.5, 0.5)
+_IMAGENET: tuple[Triple, Triple] = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
 def load(model: str, *, weights: bool = True) -> Checkpoint:
@@ -54,14 +42,18 @@ def load(model: str, *, weights: bool = True) -> Checkpoint:
         UnknownName: neither an alias nor a file (exit code 2).
         CheckpointError: missing, damaged or of no known architecture; CheckpointUnsafe: it would run code.
     """
-    from vitft.models import hub
 
     if model in MODELS:
         alias = MODELS[model]
-        if alias.timm:
-            opened = hub.timm_tag(alias.timm, model, weights=weights)
-            return _with_patch(opened, alias.patch_size)
-        return replace_name(load_path(alias.path()), model)
+        if alias.file is None:
+            return _with_patch(hub.timm_tag(alias.timm, model, weights=weights), alias.patch_size)
+        if not alias.file.is_file():
+            raise CheckpointError(
+                f"The file of '{model}' is missing from this installation ({alias.file}).",
+                "Legal: an installation with its package data, or another model.",
+                "Install vitft again, or name a model with --model.",
+            )
+        return _renamed(load_path(alias.file), model)
     scheme, _, rest = model.partition(":")
     if scheme == "timm":
         return hub.timm_tag(rest, model, weights=weights)
@@ -69,10 +61,8 @@ def load(model: str, *, weights: bool = True) -> Checkpoint:
         return hub.repository(rest, model, weights=weights)
     path = Path(model).expanduser()
     if path.exists() or "/" in model or path.suffix.lower() in files.SUFFIXES:
-        return replace_name(load_path(path), model)
-    names = list(MODELS)
-    if timm.is_model(model.split(".")[0]):
-        raise UnknownName("model", model, [f"timm:{model}"], "Run 'vitft models ls' to list the aliases.")
+        return _renamed(load_path(path), model)
+    names = [f"timm:{model}"] if timm.is_model(model.split(".")[0]) else list(MODELS)
     raise UnknownName("model", model, names, "Run 'vitft models ls' to list them; a file needs its suffix.")
 
 
@@ -107,6 +97,7 @@ def save_weights(path: Path, net: nn.Module, info: CheckpointInfo, class_names: 
 
     Args:
         path: `<run>/weights.safetensors`.
+        net: as trained, on any device.
         info: of the built network; its mean and std should be those the images were normalised with.
         class_names: of the head's outputs, in order.
 
@@ -126,7 +117,7 @@ def save_weights(path: Path, net: nn.Module, info: CheckpointInfo, class_names: 
     os.close(handle)
     try:
         save_file(state, temporary, metadata={"vitft": json.dumps(record), "format": "pt"})
-        with open(temporary, "rb") as file:
+        with Path(temporary).open("rb") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except Exception as error:
@@ -134,21 +125,16 @@ def save_weights(path: Path, net: nn.Module, info: CheckpointInfo, class_names: 
             os.unlink(temporary)
         full = getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error)
         if full:
-            raise DiskFull(f"No space left to write '{path}'.", "", "Free some space and run the same command again.") from None
+            raise DiskFull(
+                f"No space left to write '{path}'.", "", "Free some and run the same command again."
+            ) from None
         raise
-
-
-def replace_name(checkpoint: Checkpoint, name: str) -> Checkpoint:
-    """Return the checkpoint under the name the user gave it."""
-    return replace(checkpoint, info=replace(checkpoint.info, name=name))
 
 
 def _folder(path: Path) -> Checkpoint:
     if (path / WEIGHTS).is_file():
         return load_path(path / WEIGHTS)
     if (path / "config.json").is_file():
-        from vitft.models import hub
-
         return hub.folder(path)
     if (path / RESULT).is_file():
         raise CheckpointError(
@@ -181,25 +167,23 @@ def _npz(path: Path) -> Checkpoint:
 def _named(path: Path, state: Mapping[str, Tensor], kind: str) -> Checkpoint:
     """Open tensors that have timm's names, or the near ones of the releases timm's own derive from."""
     if (path.parent / "config.json").is_file():
-        from vitft.models import hub
-
         return hub.folder(path.parent, path)
     with _telling(path):
         state = spelled(state)
         return _stamped(path, kind, state, infer(state, hint=path.stem))
 
 
-def _stamped(path: Path, kind: str, state: Mapping[str, Tensor], inferred: Any) -> Checkpoint:
+def _stamped(path: Path, kind: str, state: Mapping[str, Tensor], inferred: Inferred) -> Checkpoint:
     cfg = timm.get_pretrained_cfg(inferred.tag) if inferred.tag else None
     grid, patch = inferred.grid, inferred.patch
     native = (grid[0] * patch[0], grid[1] * patch[1]) if grid else cfg.input_size[1:] if cfg else (224, 224)
     notes: tuple[str, ...] = ()
     if cfg is None:
         # All of Google's JAX releases map pixels to [-1, 1]; most PyTorch ones use ImageNet's statistics.
-        half = kind == "npz"
-        notes = (f"no timm tag has this shape: {'mean = std = 0.5' if half else 'ImageNet mean and std'} assumed",)
-    mean = cfg.mean if cfg else (0.5, 0.5, 0.5) if kind == "npz" else (0.485, 0.456, 0.406)
-    std = cfg.std if cfg else (0.5, 0.5, 0.5) if kind == "npz" else (0.229, 0.224, 0.225)
+        usual = "mean = std = 0.5" if kind == "npz" else "ImageNet mean and std"
+        notes = (f"no timm tag has this shape: {usual} assumed",)
+    unknown: tuple[Triple, Triple] = (_HALF, _HALF) if kind == "npz" else _IMAGENET
+    mean, std = (cfg.mean, cfg.std) if cfg else unknown
     head = next((state[name] for name in ("head.weight", "head.fc.weight") if name in state), None)
     info = CheckpointInfo(
         name=str(path),
@@ -207,8 +191,8 @@ def _stamped(path: Path, kind: str, state: Mapping[str, Tensor], inferred: Any) 
         path=str(path),
         sha256=files.sha256(path),
         timm_name=inferred.tag,
-        mean=tuple(mean),
-        std=tuple(std),
+        mean=_triple(mean),
+        std=_triple(std),
         crop_pct=float(cfg.crop_pct if cfg else 0.9),
         interpolation=cfg.interpolation if cfg else "bicubic",
         native=native,
@@ -222,6 +206,10 @@ def _stamped(path: Path, kind: str, state: Mapping[str, Tensor], inferred: Any) 
         notes=notes,
     )
     return Checkpoint(info, {name: tensor.float() for name, tensor in state.items()})
+
+
+def _triple(values: Sequence[float]) -> Triple:
+    return (float(values[0]), float(values[1]), float(values[2]))
 
 
 def _recorded(path: Path, state: Mapping[str, Tensor], record: Mapping[str, Any]) -> Checkpoint:
@@ -268,6 +256,11 @@ def spelled(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return out
 
 
+def _renamed(checkpoint: Checkpoint, name: str) -> Checkpoint:
+    """Return the checkpoint under the name the user gave it."""
+    return replace(checkpoint, info=replace(checkpoint.info, name=name))
+
+
 def _with_patch(checkpoint: Checkpoint, patch: int) -> Checkpoint:
     """Ask for another patch size than the file's (FlexiViT): the build resizes the kernel."""
     arch = checkpoint.info.architecture
@@ -278,7 +271,7 @@ def _with_patch(checkpoint: Checkpoint, patch: int) -> Checkpoint:
 
 
 @contextlib.contextmanager
-def _telling(path: Path) -> Any:
+def _telling(path: Path) -> Iterator[None]:
     """Name the file in errors that come from its tensors alone."""
     try:
         yield

@@ -53,7 +53,7 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         with safe_open(str(path), framework="pt") as file:
             record = (file.metadata() or {}).get("vitft", "{}")
-            return {name: file.get_tensor(name) for name in file.keys()}, json.loads(record)
+            return {name: file.get_tensor(name) for name in list(file.keys())}, json.loads(record)
     except (OSError, SafetensorError, json.JSONDecodeError) as error:
         raise damaged(path, error) from None
 

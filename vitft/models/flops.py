@@ -1,9 +1,9 @@
 """Multiply-accumulates of one forward pass."""
 
 import copy
+from typing import Any
 
 import torch
-from torch import nn
 
 from vitft.models.info import Size
 
@@ -16,26 +16,31 @@ def vit_macs(
     Per block and token: 4 D^2 for qkv and the output, 2 D M for the MLP, 2 N D for the two attention products.
 
     Args:
-        depth: L. width: D. hidden: M of the MLP. tokens: N, prefix tokens included.
-        patches: tokens that come from the image. patch_inputs: numbers in a patch, channels times area.
+        depth: L.
+        width: D.
+        hidden: M, of the MLP.
+        tokens: N, prefix tokens included.
+        patches: tokens that come from the image.
+        patch_inputs: numbers in a patch, channels times area.
+        classes: K, of the head.
     """
     block = (4 * width**2 + 2 * width * hidden) * tokens + 2 * tokens**2 * width
     return float(depth * block + patches * patch_inputs * width + classes * width)
 
 
-def macs(net: nn.Module, size: Size) -> float:
+def macs(net: Any, size: Size) -> float:
     """Count multiply-accumulates for one image of `size` pixels: a closed form for plain ViTs, else by tracing.
 
     The trace runs on a copy without storage, so it is exact, cheap and touches nothing.
     """
-    blocks, embed = getattr(net, "blocks", None), getattr(net, "patch_embed", None)
+    embed: Any = getattr(net, "patch_embed", None)
     plain = type(net).__name__ == "VisionTransformer" and type(embed).__name__ == "PatchEmbed"
-    first = blocks[0] if plain else None
-    if first is not None and type(first.mlp).__name__ == "Mlp" and getattr(net, "attn_pool", None) is None:
+    first: Any = net.blocks[0] if plain else None
+    if first is not None and type(first.mlp).__name__ == "Mlp" and net.attn_pool is None:
         kernel = embed.proj.weight
         patches = embed.grid_size[0] * embed.grid_size[1]
         return vit_macs(
-            depth=len(blocks),
+            depth=len(net.blocks),
             width=net.embed_dim,
             hidden=first.mlp.fc1.out_features,
             tokens=patches + net.num_prefix_tokens,
@@ -50,4 +55,4 @@ def macs(net: nn.Module, size: Size) -> float:
     ghost = copy.deepcopy(net, {id(tensor): tensor.detach().to("meta") for tensor in tensors}).eval()
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         ghost(torch.empty(1, 3, *size, device="meta"))
-    return counter.get_total_flops() / 2
+    return float(counter.get_total_flops()) / 2

@@ -17,14 +17,14 @@ import torch
 from torch import Tensor
 
 from vitft.errors import CheckpointError, UnknownName
-from vitft.models import checkpoints, files, npz
-from vitft.models.info import Architecture, CheckpointInfo
+from vitft.models import files, npz
+from vitft.models.info import Architecture, Checkpoint, CheckpointInfo
 
 PROBE_SECONDS = 2.0
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin", "open_clip_model.safetensors")
 
 
-def timm_tag(name: str, asked: str, *, weights: bool = True) -> "checkpoints.Checkpoint":
+def timm_tag(name: str, asked: str, *, weights: bool = True) -> Checkpoint:
     """Open timm:NAME, from the local caches or the hub.
 
     Args:
@@ -39,7 +39,7 @@ def timm_tag(name: str, asked: str, *, weights: bool = True) -> "checkpoints.Che
     cfg = timm.get_pretrained_cfg(name) if timm.is_model(base) else None
     if cfg is None or (name != base and name not in timm.list_pretrained()):
         known = [*timm.list_pretrained(), *timm.list_models()]
-        raise UnknownName("timm model", name, known, "Run 'vitft models ls' for the aliases; timm.list_models() for all.")
+        raise UnknownName("timm model", name, known, "Run 'vitft models ls' for the aliases.")
     tag = f"{base}.{cfg.tag}" if cfg.tag else base
     if not weights:
         return _open(base, cfg.to_dict(), {}, None, asked, tag)
@@ -54,7 +54,7 @@ def timm_tag(name: str, asked: str, *, weights: bool = True) -> "checkpoints.Che
     return _open(base, cfg.to_dict(), {}, locate(repository_id, wanted, asked), asked, tag)
 
 
-def repository(name: str, asked: str, *, weights: bool = True) -> "checkpoints.Checkpoint":
+def repository(name: str, asked: str, *, weights: bool = True) -> Checkpoint:
     """Open hf-hub:ORG/NAME[@revision], a page with timm's config.json. Raises CheckpointError."""
     if name.count("/") != 1:
         raise CheckpointError(f"'{asked}' names no page of the hub.", "Legal: hf-hub:ORG/NAME.")
@@ -62,11 +62,11 @@ def repository(name: str, asked: str, *, weights: bool = True) -> "checkpoints.C
     return _configured(config, locate(name, _WEIGHTS, asked) if weights else None, asked)
 
 
-def folder(path: Path, file: Path | None = None) -> "checkpoints.Checkpoint":
+def folder(path: Path, file: Path | None = None) -> Checkpoint:
     """Open a folder with a config.json like the hub's, and the weights beside it. Raises CheckpointError."""
     file = file or next((path / name for name in _WEIGHTS if (path / name).is_file()), None)
     if file is None:
-        raise CheckpointError(f"The folder '{path}' has a config.json but no weights.", f"Legal: {', '.join(_WEIGHTS)}.")
+        raise CheckpointError(f"'{path}' has a config.json but no weights.", f"Legal: {', '.join(_WEIGHTS)} beside it.")
     return _configured(_config(path / "config.json", str(path)), file, str(path))
 
 
@@ -156,7 +156,7 @@ def probe(address: str, seconds: float = PROBE_SECONDS) -> int:
 class _Stay(urllib.request.HTTPRedirectHandler):
     """Take a redirect for an answer."""
 
-    def redirect_request(self, *args: Any, **kwargs: Any) -> None:
+    def redirect_request(self, *_args: Any, **_kwargs: Any) -> None:
         return None
 
 
@@ -170,7 +170,7 @@ def _config(path: Path, asked: str) -> dict[str, Any]:
     raise CheckpointError(f"The config.json of '{asked}' is not readable JSON.")
 
 
-def _configured(config: Mapping[str, Any], file: Path | None, asked: str) -> "checkpoints.Checkpoint":
+def _configured(config: Mapping[str, Any], file: Path | None, asked: str) -> Checkpoint:
     base = str(config.get("architecture", ""))
     if not timm.is_model(base):
         kind = f"architecture '{base}'" if base else f"model type '{config.get('model_type', '?')}'"
@@ -190,7 +190,7 @@ def _configured(config: Mapping[str, Any], file: Path | None, asked: str) -> "ch
 
 def _open(
     base: str, cfg: Mapping[str, Any], args: Mapping[str, Any], file: Path | None, asked: str, tag: str
-) -> "checkpoints.Checkpoint":
+) -> Checkpoint:
     """Read a file as the architecture its name or config says, at its native resolution, with timm's own renaming."""
     cfg = {key: value for key, value in cfg.items() if value is not None}
     native = tuple(cfg.get("input_size", (3, 224, 224)))[1:]
@@ -233,7 +233,7 @@ def _open(
         architecture=Architecture(base, dict(args)),
     )
     state = {name: tensor.float() for name, tensor in net.state_dict().items()} if file is not None else {}
-    return checkpoints.Checkpoint(info, state)
+    return Checkpoint(info, state)
 
 
 def _read(file: Path) -> dict[str, Tensor]:

@@ -2,7 +2,10 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Size = tuple[int, int]
 Triple = tuple[float, float, float]
@@ -82,6 +85,20 @@ class CheckpointInfo:
     def with_notes(self, *notes: str) -> "CheckpointInfo":
         """Return a copy with more notes; empty ones are dropped."""
         return replace(self, notes=self.notes + tuple(note for note in notes if note))
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """An opened checkpoint.
+
+    Attributes:
+        state: timm name -> float32 tensor; empty where only the architecture was asked for.
+        class_names: of the head, where the file knows them.
+    """
+
+    info: CheckpointInfo
+    state: Mapping[str, "Tensor"]
+    class_names: tuple[str, ...] = ()
 
 
 def side(size: Size) -> str:

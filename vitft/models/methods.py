@@ -45,17 +45,19 @@ def apply(net: nn.Module, settings: Settings, *, seed: int = 0) -> None:
     """Choose the trained parameters in place; `lora` also puts its layers into every block's attention.
 
     Args:
+        net: a built network.
+        settings: its method, lora_rank and lora_alpha.
         seed: of LoRA's A matrices.
 
     Raises:
         UsageError: LoRA on a network without attention layers it can change.
     """
-    heads = head_names(net)
+    heads = set(head_names(net))
     match settings.method:
         case "full":
             trained = {name for name, _ in net.named_parameters()}
         case "linear":
-            trained = set(heads)
+            trained = heads
         case "bias":
             trained = heads | {name for name, _ in net.named_parameters() if name.endswith("bias")}
         case "lora":

@@ -219,7 +219,8 @@ def _convolution(array: np.ndarray) -> Tensor:
 
 
 def _dense(z: Arrays, source: str, target: str) -> State:
-    return {f"{target}.weight": _tensor(z[f"{source}/kernel"]).T.contiguous(), f"{target}.bias": _tensor(z[f"{source}/bias"])}
+    weight = _tensor(z[f"{source}/kernel"]).T.contiguous()
+    return {f"{target}.weight": weight, f"{target}.bias": _tensor(z[f"{source}/bias"])}
 
 
 def _norm(z: Arrays, source: str, target: str) -> State:

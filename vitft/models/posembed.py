@@ -22,6 +22,7 @@ def resize(embedding: Tensor, source: Size, target: Size, prefix: int, mode: Mod
         source: its grid (h, w).
         target: the wanted grid (H, W).
         prefix: class, distillation and register tokens that come first.
+        mode: see above.
 
     Returns:
         (1, prefix + H * W, D) in the dtype given.
@@ -60,7 +61,8 @@ def resize_patch(weight: Tensor, target: Size) -> Tensor:
     # Row i: how basis pixel i spreads over the resized image. tf's bilinear: half-pixel centres, no antialias.
     matrix = F.interpolate(basis, size=target, mode="bilinear", align_corners=False).flatten(1)
     solved = torch.linalg.pinv(matrix) @ weight.double().flatten(2).permute(2, 0, 1).flatten(1)
-    return solved.reshape(*target, *weight.shape[:2]).permute(2, 3, 0, 1).contiguous().to(weight.dtype)
+    kernel: Tensor = solved.reshape(*target, *weight.shape[:2]).permute(2, 3, 0, 1).contiguous()
+    return kernel.to(weight.dtype)
 
 
 def describe(source: Size, target: Size, mode: Mode) -> str:
