@@ -95,6 +95,7 @@ def for_result(
         model: timm name of the checkpoint, with or without "timm:", e.g. "vit_large_patch16_224.orig_in21k".
         recipe: name of the recipe; "" for a checkpoint evaluated with its own head.
         resolution: of the result; a row measured at another one says so in `differs`.
+        method: full, linear, bias or lora; without a recipe it does not matter.
         shots: training examples; None takes 1,000 for a `vtab-` recipe and all data for any other.
     """
     name = model.removeprefix("timm:")
@@ -133,7 +134,10 @@ def for_suite(
     Rows of other weights are included (few weights have a published VTAB row) and say so in `differs`.
 
     Args:
-        model, recipe, resolution, method: as for `for_result`.
+        model: timm name, as for `for_result`.
+        recipe: name of the recipe; decides which group of rows is meant.
+        resolution: as for `for_result`.
+        method: as for `for_result`.
         shots: 1000, or 0 for all training data.
     """
     name = model.removeprefix("timm:")

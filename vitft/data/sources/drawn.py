@@ -16,7 +16,6 @@ import io
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -90,11 +89,6 @@ class Drawn:
             lambda i: _png(picture(self.task, numbers[i])),
             provenance,
         )
-
-
-def detect(path: Path) -> bool:
-    """Return False: these tasks are found by name, never in a folder."""
-    return False
 
 
 def label(task: str, number: int) -> int:
