@@ -1,0 +1,112 @@
+"""Recipes as documents: strict, all errors at once, and each shipped one sound."""
+
+from pathlib import Path
+
+import pytest
+
+from vitft import recipes
+from vitft.catalog import tasks
+from vitft.errors import RecipeError, UnknownName, UsageError
+from vitft.recipes import Settings
+
+FOLDER = Path(__file__).resolve().parents[1] / "recipes"
+
+
+@pytest.mark.parametrize("name", recipes.names())
+def test_every_shipped_recipe_is_sound_and_listed(name):
+    recipe = recipes.load(name)
+    assert recipe.title and recipe.source
+    assert recipe.text.startswith(f"# {name}: ") and "# Command: vitft " in recipe.text
+    assert f"`{name}`" in (FOLDER / "README.md").read_text()
+    for task in recipe.for_task:
+        assert tasks.get(task).name == task
+        recipe.resolve(task, {}, 1000)
+
+
+def test_all_errors_come_at_once_and_the_nearest_key_is_named():
+    data = {"stepz": 3, "lr": "fast", "resize": "crop", "for": {"cifar10": {"lrr": 1}}, "sweep": {"flip": [True]}}
+    with pytest.raises(RecipeError) as caught:
+        recipes.parse(data, "mine")
+    message = str(caught.value)
+    for part in ("stepz: unknown key, did you mean 'steps'?", "lr: ", "not 'fast'", "resize: ", "for.cifar10.lrr", "sweep.flip"):
+        assert part in message, part
+    assert caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"lr": -1},
+        {"steps": 1.5},
+        {"resolution": [1, 2, 3]},
+        {"resolution": 0},
+        {"resolution": "big"},
+        {"schedule": "staircase"},
+        {"crop": "random", "resolution": 384, "crop_from": 200},
+        {"flip": 1},
+        {"ema": 1.0},
+        {"size": {"many": {"steps": 1}}},
+    ],
+)
+def test_values_out_of_range_are_refused(keys):
+    with pytest.raises(RecipeError):
+        recipes.parse(keys, "mine")
+
+
+def test_precedence_is_base_size_method_task_user():
+    recipe = recipes.parse(
+        {
+            "lr": 0.1, "steps": 100, "batch_size": 8, "warmup_steps": 1,
+            "size": {"20": {"steps": 10, "lr": 0.2}}, "method": {"linear": {"lr": 0.3, "warmup_steps": 2}},
+            "for": {"digits": {"lr": 0.4}},
+        },
+        "mine",
+    )  # fmt: skip
+    assert recipe.resolve("", {}, 100).lr == 0.1
+    assert (recipe.resolve("", {}, 10).lr, recipe.resolve("", {}, 10).steps) == (0.2, 10)
+    assert recipe.resolve("", {"method": "linear"}, 10).lr == 0.3
+    assert (recipe.resolve("digits", {"method": "linear"}).lr, recipe.resolve("digits", {"method": "linear"}).warmup_steps) == (0.4, 2)
+    assert recipe.resolve("digits", {"lr": 0.5}).lr == 0.5
+
+
+def test_what_the_user_fixes_is_no_longer_swept():
+    recipe = recipes.load("vit-paper")
+    assert recipe.sweep_for("cifar10", recipe.resolve("cifar10"), {})["lr"] == [0.001, 0.003, 0.01, 0.03]
+    assert recipe.sweep_for("imagenet", recipe.resolve("imagenet"), {})["lr"] == [0.003, 0.01, 0.03, 0.06]
+    assert recipe.sweep_for("cifar10", recipe.resolve("cifar10"), {"lr": 0.01}) == {}
+
+
+def test_the_digest_changes_with_any_value_or_override():
+    base = recipes.parse({"lr": 0.1}, "mine")
+    others = [base.digest({"steps": 3}), recipes.parse({"lr": 0.2}, "mine").digest({}), recipes.parse({"lr": 0.1, "for": {"digits": {"lr": 1}}}, "mine").digest({})]
+    assert len({base.digest({}), *others}) == 4
+
+
+def test_overrides_are_toml_values_or_bare_words():
+    assert recipes.parse_override("warmup_steps=10") == ("warmup_steps", 10)
+    assert recipes.parse_override("resize=squash") == ("resize", "squash")
+    assert recipes.parse_override("resolution=[224, 320]") == ("resolution", [224, 320])
+    with pytest.raises(UnknownName, match="Did you mean 'warmup_steps'"):
+        recipes.parse_override("warmup=1")
+    with pytest.raises(UsageError):
+        recipes.parse_override("lr")
+
+
+def test_higher_is_twelve_sevenths_in_whole_patches():
+    s = Settings(resolution="higher")
+    assert s.at((224, 224), (16, 16)).resolution == 384
+    assert s.at((32, 32), (4, 4)).resolution == 56
+    assert s.at((224, 224), (14, 14)).resolution == 378
+    assert Settings(resolution="native").at((224, 320), (16, 16)).size == (224, 320)
+    with pytest.raises(ValueError, match="depends on the checkpoint"):
+        s.size
+
+
+def test_a_missing_or_broken_file_is_a_recipe_error(tmp_path):
+    with pytest.raises(RecipeError):
+        recipes.load(str(tmp_path / "none.toml"))
+    (tmp_path / "bad.toml").write_text("steps = ")
+    with pytest.raises(RecipeError):
+        recipes.load(str(tmp_path / "bad.toml"))
+    with pytest.raises(UnknownName, match="Did you mean 'vit-paper'"):
+        recipes.load("vit-papr")
