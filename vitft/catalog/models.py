@@ -72,9 +72,7 @@ _NOTES = {
 _Row = tuple[str, str, str, int, int, float]
 
 
-def _family(
-    source: str, data: str, normalisation: Normalisation, licence: str, *rows: _Row
-) -> tuple[ModelAlias, ...]:
+def _family(source: str, data: str, normalisation: Normalisation, licence: str, *rows: _Row) -> tuple[ModelAlias, ...]:
     """Rows are: name, timm's name, architecture, resolution, patch size, millions of parameters."""
     return tuple(
         ModelAlias(

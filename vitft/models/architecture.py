@@ -244,6 +244,19 @@ def closest_tag(patterns: list[str], hint: str, classes: int, native: Size | Non
     return max(found, key=score, default="")
 
 
+def geometry(net: Any, size: Size) -> tuple[Size, Size, Size]:
+    """Return (patch, grid, pixels used) of a network; a ResNet counts as stride 32 and uses every pixel."""
+    embed: Any = getattr(net, "patch_embed", None)
+    grid = getattr(embed, "grid_size", None)
+    if grid is None:
+        return (32, 32), (-(-size[0] // 32), -(-size[1] // 32)), size
+    patch = tuple(embed.patch_size)
+    ratio = getattr(embed, "feature_ratio", None)
+    if ratio is not None:  # a hybrid's ResNet pads, so every pixel counts
+        return (patch[0] * ratio[0], patch[1] * ratio[1]), tuple(grid), size
+    return patch, tuple(grid), (grid[0] * patch[0], grid[1] * patch[1])
+
+
 def _classes(state: State) -> int:
     for name in ("head.weight", "head.fc.weight"):
         if name in state:

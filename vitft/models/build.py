@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from vitft.errors import CheckpointError, UsageError
 from vitft.models import checkpoints, posembed
+from vitft.models.architecture import geometry
 from vitft.models.checkpoints import save_weights as save_weights
-from vitft.models.info import Architecture, CheckpointInfo, Size, side
+from vitft.models.info import Architecture, CheckpointInfo, side
 from vitft.models.methods import head_names
 from vitft.recipes import Settings
 
@@ -52,6 +53,7 @@ def build(
     """
     opened = checkpoints.load(model, weights=not from_scratch)
     info = opened.info
+    settings = settings.at(info.native, info.patch)
     settings = settings.at(info.native, info.patch)
     if from_scratch and num_classes is None:
         raise UsageError("Random weights have no head to keep.", "Legal: a number of classes with --from-scratch.")
@@ -122,19 +124,6 @@ def restore(net: nn.Module, state: Mapping[str, Tensor], num_classes: int | None
                 tensor.copy_(state[name])
     for parameter in net.parameters():
         parameter.grad = None
-
-
-def geometry(net: nn.Module, size: Size) -> tuple[Size, Size, Size]:
-    """Return (patch, grid, pixels used) of a network; a ResNet counts as stride 32 and uses every pixel."""
-    embed: Any = getattr(net, "patch_embed", None)
-    grid = getattr(embed, "grid_size", None)
-    if grid is None:
-        return (32, 32), (-(-size[0] // 32), -(-size[1] // 32)), size
-    patch = tuple(embed.patch_size)
-    ratio = getattr(embed, "feature_ratio", None)
-    if ratio is not None:  # a hybrid's ResNet pads, so every pixel counts
-        return (patch[0] * ratio[0], patch[1] * ratio[1]), tuple(grid), size
-    return patch, tuple(grid), (grid[0] * patch[0], grid[1] * patch[1])
 
 
 @contextmanager

@@ -125,9 +125,8 @@ def save_weights(path: Path, net: nn.Module, info: CheckpointInfo, class_names: 
             os.unlink(temporary)
         full = getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error)
         if full:
-            raise DiskFull(
-                f"No space left to write '{path}'.", "", "Free some and run the same command again."
-            ) from None
+            what = f"No space left to write '{path}'."
+            raise DiskFull(what, "", "Free some and run the same command again.") from None
         raise
 
 
@@ -166,7 +165,7 @@ def _npz(path: Path) -> Checkpoint:
 
 def _named(path: Path, state: Mapping[str, Tensor], kind: str) -> Checkpoint:
     """Open tensors that have timm's names, or the near ones of the releases timm's own derive from."""
-    if (path.parent / "config.json").is_file():
+    if hub.is_page(path.parent):
         return hub.folder(path.parent, path)
     with _telling(path):
         state = spelled(state)
@@ -228,7 +227,10 @@ def _recorded(path: Path, state: Mapping[str, Tensor], record: Mapping[str, Any]
             name.replace("head.0.", "pre_logits.").replace("head.2.", "head."): tensor for name, tensor in state.items()
         }
     kind = "run" if (path.parent / RESULT).is_file() else "safetensors"
-    info = replace(info, kind=kind, path=str(path), sha256=files.sha256(path), native=info.resolution, notes=())
+    # What was built at another resolution has that resolution's positions now.
+    grid = (info.used[0] // info.patch[0], info.used[1] // info.patch[1]) if info.grid else None
+    own = {"kind": kind, "path": str(path), "sha256": files.sha256(path), "native": info.resolution, "grid": grid}
+    info = replace(info, **own, notes=())
     return Checkpoint(info, {name: tensor.float() for name, tensor in state.items()}, names)
 
 

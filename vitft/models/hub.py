@@ -18,6 +18,7 @@ from torch import Tensor
 
 from vitft.errors import CheckpointError, UnknownName
 from vitft.models import files, npz
+from vitft.models.architecture import geometry
 from vitft.models.info import Architecture, Checkpoint, CheckpointInfo
 
 PROBE_SECONDS = 2.0
@@ -68,6 +69,15 @@ def folder(path: Path, file: Path | None = None) -> Checkpoint:
     if file is None:
         raise CheckpointError(f"'{path}' has a config.json but no weights.", f"Legal: {', '.join(_WEIGHTS)} beside it.")
     return _configured(_config(path / "config.json", str(path)), file, str(path))
+
+
+def is_page(path: Path) -> bool:
+    """Tell whether a folder's config.json names a timm architecture."""
+    try:
+        config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError):
+        return False
+    return isinstance(config, dict) and timm.is_model(str(config.get("architecture", "")))
 
 
 def locate(repository_id: str, names: tuple[str, ...], asked: str) -> Path:
@@ -212,8 +222,7 @@ def _open(
             "Legal: the weights of that architecture.",
             "The file may be truncated or of another model: remove it from the cache and fetch it again.",
         ) from None
-    embed = getattr(net, "patch_embed", None)
-    grid = getattr(embed, "grid_size", None) if getattr(net, "pos_embed", None) is not None else None
+    patch, grid, _ = geometry(net, native)
     info = CheckpointInfo(
         name=asked,
         kind="hub" if file is not None else "random",
@@ -226,8 +235,8 @@ def _open(
         interpolation=str(cfg.get("interpolation", "bicubic")),
         native=native,
         num_classes=classes,
-        patch=tuple(getattr(embed, "patch_size", (32, 32))),
-        grid=None if grid is None else tuple(grid),
+        patch=patch,
+        grid=grid if getattr(net, "pos_embed", None) is not None else None,
         resolution=native,
         used=native,
         architecture=Architecture(base, dict(args)),
