@@ -8,7 +8,8 @@ from typing import Literal, Protocol
 
 from vitft.catalog import tasks
 from vitft.catalog.tasks import MINI, Task
-from vitft.data.sources import image_folder, parquet, vtab_folder
+from vitft.data import carve
+from vitft.data.sources import cifar_archive, hub, image_folder, imagenet, parquet, prepared, vtab_folder
 from vitft.data.sources.digits import Digits
 from vitft.data.split import Source
 from vitft.errors import DataDamaged, DataMissing
@@ -38,22 +39,28 @@ class Layout:
 
 # One line for each layout, the most particular first.
 LAYOUTS: tuple[Layout, ...] = (
+    Layout("a folder that 'vitft data prepare' made", prepared.detect, prepared.Prepared),
     Layout("a VTAB-1k folder (train800.txt, ..., test.txt)", vtab_folder.detect, vtab_folder.VtabFolder),
+    Layout("an official CIFAR archive", cifar_archive.detect, cifar_archive.CifarArchive),
+    Layout("ImageNet (val/<wnid>/*, images/ beside labels.txt, the tar)", imagenet.detect, imagenet.ImageNet),
     Layout("parquet or arrow files (train*.parquet, test*.parquet)", parquet.detect, parquet.Parquet),
     Layout("an image folder (train/<class>/*)", image_folder.detect, image_folder.ImageFolder),
 )
 
-Status = Literal["ready", "downloadable", "manual", "built-in"]
+Shots = Literal["1000", "full"]
 
 
-def find(task: str, data_dir: Path | None = None) -> Source:
+def find(task: str, data_dir: Path | None = None, shots: Shots | None = None) -> Source:
     """Return the source of a task's data.
 
-    A name is looked for in `data_dir`, then in the prepared data; digits and the mini suite are built in.
+    A name is looked for in `data_dir`, then in the prepared data, then among what is built in; without `data_dir` also
+    in the caches of the Hugging Face hub and on the hub itself, where it has the task.
 
     Args:
-        task: a task's name or alias, the name of a folder in `data_dir`, or a path to a data set.
+        task: a task's name or alias, the name of a folder in `data_dir`, a path to a data set, or "hf:ORG/NAME".
         data_dir: a folder that holds data sets, or one data set itself.
+        shots: ask for the splits of VTAB-1k ("1000") or of full VTAB ("full"); they are cut out of the owner's splits
+            where the data comes as those. None takes what is there.
 
     Raises:
         UnknownName: neither a task nor a path (exit code 2).
@@ -65,16 +72,23 @@ def find(task: str, data_dir: Path | None = None) -> Source:
             raise DataMissing(
                 f"Folder '{data_dir}' (--data-dir) does not exist.", "Legal: a folder that holds data sets."
             )
+    if task.startswith("hf:"):
+        repo = hub.parse(task)
+        found = hub.find(repo, repo.name)
+        if isinstance(found, str):
+            raise DataMissing(
+                f"'{task}' is not in {found}.", "Legal: a data set of the hub.", f"With a network, run: {repo.command}"
+            )
+        return found
     known = tasks.canonical(task)
-    if known is None:
-        inside = data_dir / task if data_dir else None
-        if inside is not None and inside.exists():
-            return at(inside)
-        if _is_path(task):
-            return at(Path(task).expanduser())
-        tasks.get(task)
-        raise AssertionError("tasks.get accepts what tasks.canonical does not")
-    return _named(tasks.get(known), data_dir)
+    if known is not None:
+        return _named(tasks.get(known), data_dir, shots)
+    inside = data_dir / task if data_dir else None
+    if inside is not None and inside.exists():
+        return at(inside)
+    if not _is_path(task):
+        tasks.get(task)  # raises UnknownName with the nearest
+    return at(Path(task).expanduser())
 
 
 def at(path: Path, task: Task | None = None) -> Source:
@@ -89,15 +103,15 @@ def at(path: Path, task: Task | None = None) -> Source:
     """
     if not path.exists():
         raise DataMissing(f"Data set '{path}' does not exist.", "Legal: a folder, a parquet file, or a task's name.")
-    layout = next((layout for layout in LAYOUTS if layout.detect(path)), None)
+    layout = _layout(path, task)
     if layout is None:
         raise DataMissing(
             f"'{path}' holds no data set that vitft can read.",
             "Legal: " + "; ".join(layout.what for layout in LAYOUTS) + ".",
+            "A folder that holds several data sets is given with --data-dir.",
         )
-    resolved = path.resolve()
-    name = resolved.stem if resolved.is_file() else resolved.name
-    known = task.name if task else tasks.canonical(name)
+    name = _name(path)
+    known = task.name if task else tasks.canonical(name) or ("imagenet" if layout.build is imagenet.ImageNet else None)
     if known is None:
         return layout.build(path, name)
     source = layout.build(path, known)
@@ -108,41 +122,33 @@ def at(path: Path, task: Task | None = None) -> Source:
         raise DataDamaged(
             f"'{path}' has {has} classes; {known} has {wanted}.",
             f"Legal: the classes of '{known}'.",
-            f"Give the path itself as the task if it is your own data: '{path}'.",
+            f"If it is your own data, give the path itself as the task: {path}",
         )
     return layout.build(path, f"{name}-{has}-classes")
 
 
-def prepared_root() -> Path | None:
-    """Return $VITFT_DATA, the folder of prepared data, or None where it is not set."""
-    value = os.environ.get("VITFT_DATA")
-    return Path(value).expanduser() if value else None
+def folders(task: Task, root: Path) -> Iterator[Path]:
+    """Yield the folders of a task below `root`: its own name first, then its aliases, then those in `vtab-1k`."""
+    for parent in (root, root / "vtab-1k", root / "vtab"):
+        try:
+            names = sorted(entry.name for entry in parent.iterdir() if entry.is_dir())
+        except OSError:
+            continue
+        ours = [name for name in names if tasks.canonical(name) == task.name]
+        for name in sorted(ours, key=lambda name: name != task.name):
+            if _layout(parent / name, task) is not None:
+                yield parent / name
 
 
-def _named(task: Task, data_dir: Path | None) -> Source:
-    places: list[str] = []
-    if data_dir is not None:
-        places.append(f"'{data_dir}' (--data-dir)")
-        for folder in _folders_of(task, data_dir):
-            return at(folder, task)
-        other = tasks.canonical(data_dir.resolve().name)
-        if other in (None, task.name) and any(layout.detect(data_dir) for layout in LAYOUTS):
-            return at(data_dir, task)
-    root = prepared_root()
-    places.append(f"'{root}' ($VITFT_DATA)" if root else "$VITFT_DATA (not set)")
-    if root is not None and root.is_dir():
-        for folder in _folders_of(task, root):
-            return at(folder, task)
-    if (built_in := _built_in(task)) is not None:
-        return built_in
-    raise DataMissing(
-        f"No data for '{task.name}'; looked in {', '.join(places)}.",
-        f"Legal: a folder '{task.name}' there, or --data-dir naming the data set itself.",
-        f"Run 'vitft data prepare {task.name}', or name the folder with --data-dir.",
-    )
+def prepared_root() -> Path:
+    """Return the folder of prepared data: $VITFT_DATA, else data/ in the cache folder."""
+    from vitft.data import prepare
+
+    return prepare.root()
 
 
-def _built_in(task: Task) -> Source | None:
+def built_in(task: Task) -> Source | None:
+    """Return the source of a task that needs no data: digits and the suite `mini`."""
     if task.name == "digits":
         return Digits()
     if task in MINI:
@@ -152,36 +158,69 @@ def _built_in(task: Task) -> Source | None:
     return None
 
 
-def _folders_of(task: Task, root: Path) -> Iterator[Path]:
-    """Yield the folders of a task below `root`, its own name first, then its aliases; then those in `vtab-1k`."""
-    for parent in (root, root / "vtab-1k", root / "vtab"):
-        try:
-            names = sorted(entry.name for entry in os.scandir(parent) if entry.is_dir())
-        except OSError:
-            continue
-        ours = [name for name in names if tasks.canonical(name) == task.name]
-        for name in sorted(ours, key=lambda name: name != task.name):
-            if any(layout.detect(parent / name) for layout in LAYOUTS):
-                yield parent / name
+def local(task: Task, data_dir: Path | None) -> Iterator[tuple[Path, Source]]:
+    """Yield (place, source) of everything on this machine that is this task's data, the nearest to the user's word first.
+
+    Raises DataDamaged where a folder of that name does not have the task's classes.
+    """
+    if data_dir is not None:
+        for folder in folders(task, data_dir):
+            yield folder, at(folder, task)
+        # The folder given may be the data set itself, unless its name says that it is another's.
+        if tasks.canonical(_name(data_dir)) in (None, task.name) and _layout(data_dir, task) is not None:
+            yield data_dir, at(data_dir, task)
+    for folder in folders(task, prepared_root()):
+        yield folder, at(folder, task)
+
+
+def _named(task: Task, data_dir: Path | None, shots: Shots | None) -> Source:
+    lacking = ""
+    for place, source in local(task, data_dir):
+        if shots is None:
+            return source
+        whole = {"train800", "val200", "test"} if shots == "1000" else {"train", "val", "test"}
+        if whole <= set(source.splits):
+            return source
+        if carve.can_carve(source):
+            return carve.Carved(source, shots == "full")
+        lacking = lacking or f"'{place}' has the splits {', '.join(source.splits)}"
+    inner = built_in(task)
+    if inner is not None:
+        return inner
+    root = prepared_root()
+    places = ([f"'{data_dir}' (--data-dir)"] if data_dir else []) + [f"'{root}' (VITFT_DATA)"]
+    prepare = "" if task.name == "imagenet" else f"vitft data prepare {task.name}{' --shots full' * (shots == 'full')}"
+    if lacking:
+        raise DataMissing(
+            f"No official VTAB splits of '{task.name}': {lacking}.",
+            "Legal: the community's VTAB-1k folder, or prepared data.",
+            f"Run '{prepare}'.",
+        )
+    repo = hub.REPOS.get(task.name)
+    if repo and data_dir is None and shots is None:
+        found = hub.find(repo, task.name)
+        if not isinstance(found, str):
+            return found
+        places.append(found)
+        prepare = prepare or repo.command
+    raise DataMissing(
+        f"No data for '{task.name}'; looked in {', '.join(places)}.",
+        f"Legal: a folder '{task.name}' in one of them, or --data-dir naming the data set itself.",
+        f"Run '{prepare or (repo.command if repo else '')}', or name the folder with --data-dir.",
+    )
+
+
+def _layout(path: Path, task: Task | None = None) -> Layout | None:
+    """Tell the layout of a folder; ImageNet's tables and few classes are told by the task's name."""
+    if task is not None and task.name == "imagenet" and imagenet.holds(path):
+        return next(layout for layout in LAYOUTS if layout.build is imagenet.ImageNet)
+    return next((layout for layout in LAYOUTS if layout.detect(path)), None)
+
+
+def _name(path: Path) -> str:
+    resolved = path.resolve()
+    return resolved.stem.split(".")[0] if resolved.is_file() else resolved.name
 
 
 def _is_path(task: str) -> bool:
     return task.startswith((".", "~", "/")) or os.sep in task or Path(task).exists()
-
-
-@dataclass(frozen=True)
-class Row:
-    """One line of `vitft data ls` and of the table before a suite.
-
-    Attributes:
-        task: canonical name.
-        status: "ready", "built-in", "downloadable" (`vitft data prepare` or the hub fetches it) or "manual" (its owners
-            want a login or a form).
-        where: the folder, or what to do.
-        size: bytes to download, or on disk when ready; None when unknown.
-    """
-
-    task: str
-    status: Status
-    where: str
-    size: int | None

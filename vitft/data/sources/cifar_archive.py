@@ -76,6 +76,11 @@ class CifarArchive:
         return ("train", "test")
 
     @property
+    def owner_keys(self) -> bool:
+        """Whether keys are the owner's own, so that official splits can be cut out of these."""
+        return True
+
+    @property
     def class_names(self) -> tuple[str, ...]:
         return label_names.class_names(self._place[0].task)
 

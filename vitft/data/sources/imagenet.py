@@ -50,6 +50,11 @@ def detect(path: Path) -> bool:
     return form != "parquet" or path.name.lower() in ("imagenet", "imagenet2012", "imagenet-1k", "imagenet1k")
 
 
+def holds(path: Path) -> bool:
+    """Tell whether ImageNet can be read from `path`, a few of its classes or plain tables included."""
+    return _locate(path) is not None
+
+
 @dataclass(frozen=True)
 class ImageNet:
     """The 1,000 classes of ILSVRC2012, labels in the order of their sorted identifiers.

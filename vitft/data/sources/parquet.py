@@ -22,7 +22,7 @@ from vitft.errors import DataDamaged, DataMissing
 SUFFIXES = (".parquet", ".arrow")
 _WORDS = {"train": "train", "training": "train", "validation": "val", "valid": "val", "val": "val", "dev": "val"}
 _WORDS |= {"test": "test", "testing": "test", "eval": "test"}
-_SHARD = re.compile(r"-(\d+)-of-(\d+)$")
+SHARD = re.compile(r"-(\d+)-of-(\d+)$")
 _LEGAL = "Legal: train*.parquet, validation*.parquet, test*.parquet (or .arrow), or folders of those names."
 
 
@@ -53,7 +53,7 @@ class Parquet:
 
     @cached_property
     def _files(self) -> dict[str, list[Path]]:
-        found = {_split_of(self.path.stem) or "train": [self.path]} if self.path.is_file() else _layout(self.path)
+        found = {split_of(self.path.stem) or "train": [self.path]} if self.path.is_file() else _layout(self.path)
         return {out: found[name] for name, out in self.take if name in found} if self.take else found
 
     @property
@@ -172,7 +172,7 @@ def _keys(table: Table, columns: Columns) -> tuple[list[str], bool]:
     return [str(row) for row in range(len(table))], False
 
 
-def _split_of(stem: str) -> str | None:
+def split_of(stem: str) -> str | None:
     """Return the split that a file or folder name speaks of: its first word that is one."""
     for word in re.split(r"[^a-z]+", stem.lower()):
         if word in _WORDS:
@@ -212,7 +212,7 @@ def _grouped(folder: Path) -> dict[str, list[Path]]:
     files = _tables_in(folder)
     groups: dict[str, list[Path]] = defaultdict(list)
     for file in files:
-        if split := _split_of(_SHARD.sub("", file.stem)):
+        if split := split_of(SHARD.sub("", file.stem)):
             groups[split].append(file)
     if files and not groups:
         groups["train"] = files
@@ -232,7 +232,7 @@ def _whole(files: list[Path]) -> list[Path]:
     """Return the files in shard order. Raises DataMissing where a shard of a numbered set is absent."""
     shards: dict[int, set[int]] = defaultdict(set)
     for file in files:
-        if match := _SHARD.search(file.stem):
+        if match := SHARD.search(file.stem):
             shards[int(match[2])].add(int(match[1]))
     for total, present in shards.items():
         absent = sorted(set(range(total)) - present)

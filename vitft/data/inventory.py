@@ -1,0 +1,92 @@
+"""What is on this machine, for `vitft data ls` and for the table before a suite. No network is asked."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from vitft.catalog import tasks
+from vitft.catalog.tasks import MINI, TASKS, Task
+from vitft.data import find as finding
+from vitft.data.sources import hub
+from vitft.errors import DataError
+
+Status = Literal["ready", "built-in", "downloadable", "manual", "damaged"]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One task.
+
+    Attributes:
+        task: canonical name.
+        title: as tables print it.
+        status: "downloadable": `vitft data prepare` or the hub fetches it; "manual": its owner wants a login or a form;
+            "damaged": a folder of that name is there and cannot be used.
+        where: the folder; for what is not there, what to do.
+        size: bytes, on disk where ready, else of the download; None where unknown.
+        splits: what the source offers; empty where nothing is there.
+    """
+
+    task: str
+    title: str
+    status: Status
+    where: str
+    size: int | None
+    splits: tuple[str, ...] = ()
+
+
+def inventory(data_dir: Path | None = None, names: tuple[str, ...] = ()) -> list[Row]:
+    """Return a row for each task of `names` (all that need data, by default), in their order.
+
+    Raises UnknownName for a name that is no task.
+    """
+    chosen = [tasks.get(name) for name in names] or [task for task in TASKS if task not in MINI]
+    return [_row(task, data_dir) for task in chosen]
+
+
+def _row(task: Task, data_dir: Path | None) -> Row:
+    try:
+        for place, source in finding.local(task, data_dir):
+            return Row(task.name, task.title, "ready", str(place), _size(place), source.splits)
+    except DataError as error:
+        return Row(task.name, task.title, "damaged", error.lines[0], None)
+    source = finding.built_in(task)
+    if source is not None:
+        return Row(task.name, task.title, "built-in", "inside vitft", None, source.splits)
+    repo = hub.REPOS.get(task.name)
+    here = hub.cached(repo) if repo else None
+    if repo and here and data_dir is None:
+        return Row(task.name, task.title, "ready", str(here[1]), _size(here[1]), hub.Hub(repo, task.name, *here).splits)
+    return _absent(task)
+
+
+def _absent(task: Task) -> Row:
+    """Return the row of a task that is not here, from what its owner publishes."""
+    from vitft.data import collections
+
+    found = next((c for c in collections.COLLECTIONS if c.name == task.collection), None)
+    if found is None:
+        repo = hub.REPOS[task.name]
+        # ImageNet's owner and the hub both want an account that accepted the terms.
+        return Row(task.name, task.title, "manual", repo.command, repo.size or None)
+    size = found.size or None
+    if found.automatic:
+        return Row(task.name, task.title, "downloadable", f"vitft data prepare {task.name}", size)
+    return Row(task.name, task.title, "manual", f"vitft data prepare {task.name} --source DIR ({found.page})", size)
+
+
+def _size(place: Path) -> int | None:
+    """Return the bytes below a folder; None where listing it would take long."""
+    if place.is_file():
+        return place.stat().st_size
+    total = seen = 0
+    try:
+        for entry in place.rglob("*"):
+            seen += 1
+            if seen > 20_000:
+                return None
+            if entry.is_file():
+                total += entry.stat().st_size
+    except OSError:
+        return None
+    return total

@@ -1,0 +1,253 @@
+"""Data sets of the Hugging Face hub: from its caches first, from the network when it answers within two seconds.
+
+Left to themselves the hub's clients retry for 20 to 50 seconds without a network; here one question is asked. What was
+downloaded once is found again without any, at the commit it was downloaded at; `@<commit>` pins another.
+"""
+
+import errno
+import json
+import threading
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar
+
+from vitft.catalog import tasks
+from vitft.data import official
+from vitft.data.sources import imagenet, parquet
+from vitft.data.sources.hub_cache import Repo, cached, caches, endpoint, listing, offline, remember, snapshots
+from vitft.data.split import Split
+from vitft.errors import DataError, DataMissing, DiskFull
+
+PROBE_SECONDS = 2.0
+_SPLITS = (("train", "train"), ("val", "val"), ("test", "test"))
+# The tables called test have no labels: the world's ImageNet test set is the validation set.
+_IMAGENET = (("train", "train"), ("val", "test"))
+
+
+REPOS: dict[str, Repo] = {
+    "cifar10": Repo("uoft-cs/cifar10", "plain_text", size=143_646_105),
+    "cifar100": Repo("uoft-cs/cifar100", "cifar100", size=142_000_000),
+    "oxford_iiit_pet": Repo("timm/oxford-iiit-pet", "data", size=791_000_000),
+    "oxford_flowers102": Repo("dpdl-benchmark/oxford_flowers102", "data", size=3_355_000_000),
+    "imagenet": Repo("ILSVRC/imagenet-1k", "data", size=6_400_000_000),
+}
+
+
+@dataclass(frozen=True)
+class Hub:
+    """One data set of the hub, found in a cache or listed by the hub.
+
+    Attributes:
+        repo: see there.
+        task: canonical name, or "ORG/NAME".
+        commit: the commit it is at; empty where a cache does not say.
+        folder: where a cache holds it, or None.
+        files: split -> files that the hub lists and that `open` downloads; empty for one found in a cache.
+    """
+
+    repo: Repo
+    task: str
+    commit: str
+    folder: Path | None
+    files: tuple[tuple[str, tuple[str, ...]], ...] = ()
+
+    @cached_property
+    def _take(self) -> tuple[tuple[str, str], ...]:
+        return _IMAGENET if tasks.canonical(self.task) == "imagenet" else _SPLITS
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        if self.folder is not None:
+            return self._table(self.folder).splits
+        listed = {name for name, _ in self.files}
+        return tuple(out for name, out in self._take if name in listed)
+
+    def open(self, split: str) -> Split:
+        """Open one split, downloading its files first where no cache holds them.
+
+        Raises:
+            DataMissing: no such split, or the download failed.
+            DataDamaged: see `parquet`.
+        """
+        if split not in self.splits:
+            raise DataMissing(f"'{self.repo.name}' has no split '{split}'; it has: {', '.join(self.splits)}.")
+        folder = self.folder or self._download(split)
+        opened = self._table(folder).open(split)
+        keys = [imagenet.official_name(key) for key in opened.keys] if split == "test" else opened.keys
+        keys = keys if tasks.canonical(self.task) == "imagenet" else opened.keys
+        known = self.task in REPOS and REPOS[self.task].name == self.repo.name
+        why = official.shortfall(self.task, split, len(opened)) or ("" if known else "a data set of the hub")
+        stamp = replace(opened.provenance, reference=not why, why=why)
+        return replace(opened, keys=keys, provenance=stamp)
+
+    def _table(self, folder: Path) -> parquet.Parquet:
+        config = folder / self.repo.config
+        path = config if self.repo.config and config.is_dir() else folder
+        return parquet.Parquet(path, self.task, f"hub {self.repo.name}", self.commit, self._take)
+
+    def _download(self, split: str) -> Path:
+        """Bring the files of a split into the hub's cache and return the folder of its tables."""
+        folder = snapshots(self.repo) / self.commit
+        wanted = dict(self.files)[next(name for name, out in self._take if out == split)]
+        absent = [file for file in wanted if not (folder / file).is_file()]
+        if not absent:
+            return folder
+        if offline() or _probe(self.repo) is None:
+            why = "HF_HUB_OFFLINE forbids the network" if offline() else "the hub does not answer"
+            raise DataMissing(
+                f"'{absent[0]}' of '{self.repo.name}' is not in '{folder}', and {why}.",
+                "Legal: every file of the split there.",
+                f"With a network, run: {self.repo.command}",
+            )
+        from huggingface_hub import hf_hub_download
+
+        try:
+            for file in absent:
+                hf_hub_download(
+                    self.repo.name,
+                    file,
+                    repo_type="dataset",
+                    revision=self.commit,
+                    cache_dir=caches()[0],
+                    endpoint=endpoint(),
+                )
+        except Exception as error:  # the client raises its own kinds for every answer of the server
+            if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+                where = str(caches()[0])
+                raise DiskFull(
+                    f"No room in '{where}' for {self.repo.name}.", "", "Set HF_HOME to a larger disk."
+                ) from None
+            raise _failed(self.repo, error) from None
+        return folder
+
+
+def find(repo: Repo, task: str) -> Hub | str:
+    """Return the data set from a cache or as the hub lists it, or the reason why there is none.
+
+    Raises:
+        DataMissing: the hub answered, and has no such data set for us.
+    """
+    here = cached(repo)
+    if here is not None:
+        return _known(repo, task, here[0]) or Hub(repo, task, *here)
+    hub_cache, datasets_cache = caches()
+    places = f"the Hugging Face caches ('{hub_cache}', '{datasets_cache}')"
+    if offline():
+        return f"{places}; HF_HUB_OFFLINE forbids the network"
+    answer = _probe(repo)
+    if answer is None:
+        return f"{places}; the hub did not answer within {PROBE_SECONDS:g} s"
+    if isinstance(answer, Exception):
+        raise _refused(repo, answer) from None
+    names = [sibling.rfilename for sibling in answer.siblings or ()]
+    files = _by_split([name for name in names if name.endswith(".parquet")], repo)
+    if files and answer.sha:
+        remember(repo, answer.sha, files)
+        return Hub(repo, task, answer.sha, None, tuple((split, tuple(found)) for split, found in files.items()))
+    return Hub(repo, task, answer.sha or "", _prepared(repo, answer.sha or ""))
+
+
+def _known(repo: Repo, task: str, commit: str) -> Hub | None:
+    try:
+        files = json.loads(listing(repo, commit).read_text(encoding="utf-8"))
+        return Hub(repo, task, commit, None, tuple((str(k), tuple(map(str, v))) for k, v in files.items()))
+    except (OSError, ValueError, AttributeError, TypeError):
+        return None
+
+
+def _by_split(names: list[str], repo: Repo) -> dict[str, list[str]]:
+    """Group the tables that the hub lists by split. Raises DataError where it holds several configurations."""
+    groups: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+    for name in names:
+        *folders, file = name.split("/")
+        split = parquet.split_of(parquet.SHARD.sub("", Path(file).stem))
+        if split is None and folders:
+            split = parquet.split_of(folders[-1])
+            folders = folders[:-1] if split else folders
+        groups["/".join(folders)][split or "train"].append(name)
+    if repo.config in groups:
+        return groups[repo.config]
+    if repo.config and repo.config != "data":
+        legal = ", ".join(sorted(groups)) or "none"
+        raise DataError(f"'{repo.name}' has no configuration '{repo.config}'.", f"Legal: {legal}.")
+    if len(groups) > 1 and "data" not in groups:
+        raise DataError(
+            f"'{repo.name}' has several configurations: {', '.join(sorted(groups))}.",
+            "Legal: one of them.",
+            f"Name it: hf:{repo.name}:{min(groups)}",
+        )
+    return groups.get("data") or next(iter(groups.values()), {})
+
+
+def _prepared(repo: Repo, commit: str) -> Path:
+    """Let `datasets` build what is kept in another form than tables; return the folder of its arrow files."""
+    import datasets
+
+    try:
+        builder = datasets.load_dataset_builder(
+            repo.name, repo.config or None, revision=commit or repo.revision or None
+        )
+        builder.download_and_prepare()
+    except Exception as error:  # it raises whatever the network, the files or the server's answer raise
+        raise _failed(repo, error) from None
+    return Path(builder.cache_dir)
+
+
+T = TypeVar("T")
+
+
+def _probe(repo: Repo) -> Any:
+    """Ask the hub once. Returns its answer, its refusal as an exception, or None where it did not answer in time."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError
+
+    def ask() -> Any:
+        api = HfApi(endpoint=endpoint())
+        return api.dataset_info(repo.name, revision=repo.revision or None, timeout=PROBE_SECONDS)
+
+    answer = _within(PROBE_SECONDS, ask)
+    return answer if not isinstance(answer, Exception) or isinstance(answer, HfHubHTTPError) else None
+
+
+def _within(seconds: float, call: Callable[[], T]) -> T | Exception | None:
+    """Return what `call` returns or raises, None when it takes longer; looking up a name cannot be given a limit."""
+    result: list[T | Exception] = []
+
+    def run() -> None:
+        try:
+            result.append(call())
+        except Exception as error:  # handed to the caller
+            result.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    return result[0] if result else None
+
+
+def _refused(repo: Repo, error: Exception) -> DataMissing:
+    status = getattr(getattr(error, "response", None), "status_code", 0)
+    if status in (401, 403) and type(error).__name__ == "GatedRepoError":
+        return DataMissing(
+            f"'{repo.name}' wants its terms accepted and a login.",
+            "Legal: an account of the hub that accepted them on the page of the data set.",
+            "Run 'hf auth login', or set HF_TOKEN.",
+        )
+    if status in (401, 403, 404):
+        at = f" at '{repo.revision}'" if repo.revision else ""
+        return DataMissing(
+            f"The hub has no data set '{repo.name}'{at} that we may read.", "Legal: hf:ORG/NAME[@REVISION]."
+        )
+    return _failed(repo, error)
+
+
+def _failed(repo: Repo, error: Exception) -> DataMissing:
+    reason = (str(error).splitlines() or [type(error).__name__])[0][:160]
+    return DataMissing(
+        f"'{repo.name}' could not be fetched ({reason}).",
+        "What was fetched whole is kept.",
+        f"Run the command again, or: {repo.command}",
+    )

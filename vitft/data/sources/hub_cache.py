@@ -1,0 +1,120 @@
+"""What the caches of the Hugging Face clients hold, without importing either client."""
+
+import json
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from vitft.data.sources import parquet
+from vitft.errors import UsageError
+
+_COMMIT = re.compile(r"[0-9a-f]{40}$")
+_NAME = re.compile(r"(?P<repo>[\w.-]+(/[\w.-]+)?)(:(?P<config>[\w.-]+))?(@(?P<revision>[\w./-]+))?$")
+
+
+@dataclass(frozen=True)
+class Repo:
+    """Where the hub keeps a data set.
+
+    Attributes:
+        name: "ORG/NAME".
+        config: folder of its tables; empty where there is one kind only.
+        revision: branch, tag or commit; empty = main.
+        size: bytes of the download, 0 when unknown.
+    """
+
+    name: str
+    config: str = ""
+    revision: str = ""
+    size: int = 0
+
+    @property
+    def command(self) -> str:
+        """What fetches it by hand into the cache that is looked in."""
+        pinned = f" --revision {self.revision}" if self.revision else ""
+        return f"hf download {self.name} --repo-type dataset{pinned}"
+
+
+def parse(text: str) -> Repo:
+    """Read "hf:ORG/NAME[:CONFIG][@REVISION]". Raises UsageError (exit code 2) for anything else."""
+    match = _NAME.match(text.removeprefix("hf:"))
+    if match is None or ".." in text:
+        raise UsageError(f"'{text}' names no data set of the hub.", "Legal: hf:ORG/NAME, hf:ORG/NAME@REVISION.")
+    return Repo(match["repo"], match["config"] or "", match["revision"] or "")
+
+
+def offline() -> bool:
+    """Tell whether HF_HUB_OFFLINE or HF_DATASETS_OFFLINE forbids the network."""
+    values = (os.environ.get(name, "") for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE"))
+    return any(value.upper() in ("1", "ON", "YES", "TRUE") for value in values)
+
+
+def caches() -> tuple[Path, Path]:
+    """Return the folders in which the hub's client and its `datasets` keep what they downloaded."""
+    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    home = Path(os.environ.get("HF_HOME") or root / "huggingface").expanduser()
+    hub = os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE") or home / "hub"
+    return Path(hub).expanduser(), Path(os.environ.get("HF_DATASETS_CACHE") or home / "datasets").expanduser()
+
+
+def cached(repo: Repo) -> tuple[str, Path] | None:
+    """Return (commit, folder) of what a cache holds: the pinned commit, else that of main, else the newest."""
+    datasets_cache = caches()[1]
+    root = snapshots(repo).parent
+    wanted = repo.revision or "main"
+    commit = wanted if _COMMIT.match(wanted) else _text(root / "refs" / wanted)
+    folders = [root / "snapshots" / commit] if commit else []
+    if not repo.revision:
+        folders += _newest(root / "snapshots")
+    for folder in folders:
+        tables = parquet.Parquet(folder / repo.config if (folder / repo.config).is_dir() else folder, repo.name)
+        if folder.is_dir() and parquet.detect(tables.path) and tables.splits:
+            return folder.name, folder
+    prepared = datasets_cache / repo.name.replace("/", "___")
+    for folder in _newest(prepared, depth=3):  # config/version/commit
+        config, commit = folder.parent.parent.name, folder.name if _COMMIT.match(folder.name) else ""
+        right = repo.config in ("", "data", config) and repo.revision in ("", commit)
+        if right and not folder.name.endswith(".incomplete") and parquet.detect(folder):
+            return commit, folder
+    return None
+
+
+def snapshots(repo: Repo) -> Path:
+    return caches()[0] / f"datasets--{repo.name.replace('/', '--')}" / "snapshots"
+
+
+def listing(repo: Repo, commit: str) -> Path:
+    root = Path(os.environ.get("VITFT_CACHE") or Path.home() / ".cache" / "vitft")
+    return root / "hub" / f"{repo.name.replace('/', '--')}@{commit}{'.' if repo.config else ''}{repo.config}.json"
+
+
+def remember(repo: Repo, commit: str, files: dict[str, list[str]]) -> None:
+    """Keep the hub's list, so that a split that was not needed the first time is known to exist."""
+    file = listing(repo, commit)
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        part = file.with_name(f".{file.name}.{os.getpid()}")
+        part.write_text(json.dumps(files), encoding="utf-8")
+        part.replace(file)
+    except OSError:
+        return  # a cache that cannot be written only costs a question to the hub
+
+
+def _newest(root: Path, depth: int = 1) -> list[Path]:
+    try:
+        found = [folder for folder in root.glob("/".join("*" * depth)) if folder.is_dir()]
+        return sorted(found, key=lambda folder: folder.stat().st_mtime, reverse=True)
+    except OSError:
+        return []
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError):
+        return ""
+
+
+def endpoint() -> str | None:
+    return os.environ.get("HF_ENDPOINT") or None
