@@ -9,7 +9,7 @@ from typing import Literal, Protocol
 from vitft.catalog import tasks
 from vitft.catalog.tasks import MINI, Task
 from vitft.data import carve
-from vitft.data.sources import cifar_archive, hub, image_folder, imagenet, parquet, prepared, vtab_folder
+from vitft.data.sources import cifar_archive, hub, hub_cache, image_folder, imagenet, parquet, prepared, vtab_folder
 from vitft.data.sources.digits import Digits
 from vitft.data.split import Source
 from vitft.errors import DataDamaged, DataMissing
@@ -73,7 +73,7 @@ def find(task: str, data_dir: Path | None = None, shots: Shots | None = None) ->
                 f"Folder '{data_dir}' (--data-dir) does not exist.", "Legal: a folder that holds data sets."
             )
     if task.startswith("hf:"):
-        repo = hub.parse(task)
+        repo = hub_cache.parse(task)
         found = hub.find(repo, repo.name)
         if isinstance(found, str):
             raise DataMissing(
@@ -159,7 +159,7 @@ def built_in(task: Task) -> Source | None:
 
 
 def local(task: Task, data_dir: Path | None) -> Iterator[tuple[Path, Source]]:
-    """Yield (place, source) of everything on this machine that is this task's data, the nearest to the user's word first.
+    """Yield (place, source) of everything here that is this task's data: `data_dir` first, then prepared data.
 
     Raises DataDamaged where a folder of that name does not have the task's classes.
     """

@@ -7,7 +7,7 @@ from typing import Literal
 from vitft.catalog import tasks
 from vitft.catalog.tasks import MINI, TASKS, Task
 from vitft.data import find as finding
-from vitft.data.sources import hub
+from vitft.data.sources import hub, hub_cache
 from vitft.errors import DataError
 
 Status = Literal["ready", "built-in", "downloadable", "manual", "damaged"]
@@ -50,11 +50,11 @@ def _row(task: Task, data_dir: Path | None) -> Row:
             return Row(task.name, task.title, "ready", str(place), _size(place), source.splits)
     except DataError as error:
         return Row(task.name, task.title, "damaged", error.lines[0], None)
-    source = finding.built_in(task)
-    if source is not None:
-        return Row(task.name, task.title, "built-in", "inside vitft", None, source.splits)
+    inner = finding.built_in(task)
+    if inner is not None:
+        return Row(task.name, task.title, "built-in", "inside vitft", None, inner.splits)
     repo = hub.REPOS.get(task.name)
-    here = hub.cached(repo) if repo else None
+    here = hub_cache.cached(repo) if repo else None
     if repo and here and data_dir is None:
         return Row(task.name, task.title, "ready", str(here[1]), _size(here[1]), hub.Hub(repo, task.name, *here).splits)
     return _absent(task)
