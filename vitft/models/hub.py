@@ -50,9 +50,19 @@ def timm_tag(name: str, asked: str, *, weights: bool = True) -> Checkpoint:
             f"Legal: {', '.join(timm.list_pretrained(base + '.*')[:3]) or 'another model'}.",
             f"For random weights add --from-scratch; 'timm:{base}' then needs no file.",
         )
-    repository_id = cfg.hf_hub_id + tag if cfg.hf_hub_id.endswith("/") else cfg.hf_hub_id
-    wanted = (cfg.hf_hub_filename,) if cfg.hf_hub_filename else _WEIGHTS
-    return _open(base, cfg.to_dict(), {}, locate(repository_id, wanted, asked), asked, tag)
+    return _open(base, cfg.to_dict(), {}, locate(*_page(cfg, tag), asked), asked, tag)
+
+
+def cached_tag(tag: str) -> Path | None:
+    """Return the file of a timm tag where it is in a local cache."""
+    cfg = timm.get_pretrained_cfg(tag)
+    return None if cfg is None or not cfg.hf_hub_id else _cached(*_page(cfg, tag))
+
+
+def _page(cfg: Any, tag: str) -> tuple[str, tuple[str, ...]]:
+    """Return the hub page of a timm tag and the names its weights may have."""
+    name = cfg.hf_hub_id + tag if cfg.hf_hub_id.endswith("/") else cfg.hf_hub_id
+    return name, (cfg.hf_hub_filename,) if cfg.hf_hub_filename else _WEIGHTS
 
 
 def repository(name: str, asked: str, *, weights: bool = True) -> Checkpoint:
@@ -85,15 +95,13 @@ def locate(repository_id: str, names: tuple[str, ...], asked: str) -> Path:
 
     Raises CheckpointError, within three seconds where the hub cannot be reached.
     """
-    from huggingface_hub import hf_hub_download, try_to_load_from_cache
+    found = _cached(repository_id, names)
+    if found is not None:
+        return found
+    from huggingface_hub import hf_hub_download
 
     page, _, revision = repository_id.partition("@")
     places = caches()
-    for place in places:
-        for name in names:
-            found = try_to_load_from_cache(page, name, cache_dir=place, revision=revision or None)
-            if isinstance(found, str):
-                return Path(found)
     looked = f"Looked in: {', '.join(str(place) for place in places)}; and at {endpoint()}."
     fetch = f"On a machine with a network run 'vitft models fetch {asked}' and copy that folder here."
     if offline():
@@ -120,6 +128,18 @@ def locate(repository_id: str, names: tuple[str, ...], asked: str) -> Path:
         looked,
         "Check the name.",
     )
+
+
+def _cached(repository_id: str, names: tuple[str, ...]) -> Path | None:
+    from huggingface_hub import try_to_load_from_cache
+
+    page, _, revision = repository_id.partition("@")
+    for place in caches():
+        for name in names:
+            found = try_to_load_from_cache(page, name, cache_dir=place, revision=revision or None)
+            if isinstance(found, str):
+                return Path(found)
+    return None
 
 
 def caches() -> list[Path]:

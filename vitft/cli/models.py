@@ -1,0 +1,138 @@
+"""`vitft models`: the checkpoints it knows by name, what one is and expects, and fetching it for later."""
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from vitft.catalog.models import MODELS, ModelAlias
+from vitft.cli import console
+from vitft.cli.options import FormatOption
+
+if TYPE_CHECKING:
+    from vitft.models.info import CheckpointInfo
+
+app = typer.Typer(help="Checkpoints: list, describe, fetch.", no_args_is_help=True, rich_markup_mode=None)
+
+ModelArgument = Annotated[
+    str, typer.Argument(metavar="MODEL", help="Alias, timm:NAME, hf-hub:ORG/NAME, a file, or a run folder.")
+]
+
+
+@app.command("ls")
+def ls(
+    words: Annotated[
+        list[str] | None, typer.Argument(metavar="[WORD...]", help="Only names or titles with these.")
+    ] = None,
+    format: FormatOption = "text",
+) -> None:
+    """List the models known by a short name."""
+    from rich.table import Table
+
+    table = Table("model", "what it is", "pixels", "patch", "params", "licence", box=None, pad_edge=False)
+    rows = []
+    for alias in MODELS.values():
+        if not all(word.lower() in f"{alias.name} {alias.title}".lower() for word in words or ()):
+            continue
+        rows.append(_row(alias))
+        sizes = (f"{value or '-'}" for value in (alias.resolution, alias.patch_size))
+        params = f"{alias.params:.0f}M" if alias.params else "-"
+        table.add_row(alias.name, alias.title, *sizes, params, alias.licence)
+    console.emit({"models": rows}, table, format)
+
+
+@app.command("show")
+def show(model: ModelArgument, format: FormatOption = "text") -> None:
+    """Say what a model is: its architecture and stamp, its licence, and the numbers it can be held to.
+
+    A hub model is described without fetching it; a file is read, and what it does not say is marked `assumed`.
+    """
+    payload = describe(model)
+    console.emit(payload, _lines(payload), format)
+
+
+@app.command("fetch")
+def fetch(model: ModelArgument, format: FormatOption = "text") -> None:
+    """Fetch a model's weights into the local cache, for a machine without a network."""
+    from vitft.models import checkpoints
+
+    info = checkpoints.load(model).info
+    console.emit({"model": model, "path": info.path, "sha256": info.sha256}, f"{model}: {info.path}", format)
+
+
+def describe(model: str) -> dict[str, Any]:
+    """Return everything known of a model without using the network.
+
+    Raises:
+        UnknownName, CheckpointError: see `models.checkpoints.load`.
+    """
+    from vitft.catalog import published
+    from vitft.models import checkpoints
+
+    alias = MODELS.get(model)
+    remote = (alias is not None and alias.file is None) or model.startswith(("timm:", "hf-hub:", "hf_hub:"))
+    info = checkpoints.load(model, weights=not remote).info
+    payload: dict[str, Any] = {"model": model}
+    if alias is not None:
+        payload |= _row(alias)
+    payload["checkpoint"] = info.to_dict()
+    if remote:
+        payload["cached"] = _cached(info)
+    # A file that is only taken for a tag is not held to that tag's numbers.
+    tag = info.timm_name if remote else ""
+    payload["published"] = [
+        {"title": row.title, "tasks": dict(row.tasks), "resolution": row.resolution, "source": row.source}
+        for row in published.rows()
+        if tag and tag in row.weights
+    ]
+    payload["notes"] = [*(alias.note if alias is not None else ()), *info.notes]
+    return payload
+
+
+def _row(alias: ModelAlias) -> dict[str, Any]:
+    keys = ("name", "timm", "title", "resolution", "patch_size", "normalisation", "licence", "params", "source")
+    return {key: getattr(alias, key) for key in keys}
+
+
+def _cached(info: "CheckpointInfo") -> str:
+    from vitft.models import hub
+
+    found = hub.cached_tag(info.timm_name)
+    return str(found) if found is not None else ""
+
+
+def _lines(payload: dict[str, Any]) -> str:
+    info = payload["checkpoint"]
+    arch = info["architecture"]
+    kwargs = ", ".join(f"{key} {value}" for key, value in arch["kwargs"].items())
+    assumed = set(info["assumed"])
+
+    def stamp(name: str, text: str) -> tuple[str, str]:
+        return name, text + (" (assumed)" if name in assumed else "")
+
+    grid = "x".join(map(str, info["grid"])) if info["grid"] else "none"
+    rows = [
+        ("what", payload.get("title", "")),
+        ("timm", info["timm_name"] or "no tag of this shape"),
+        ("architecture", arch["name"] + (f" ({kwargs})" if kwargs else "")),
+        ("resolution", " x ".join(map(str, info["native"]))),
+        ("patch", " x ".join(map(str, info["patch"]))),
+        ("positions", grid),
+        ("head", f"{info['num_classes']} classes" if info["num_classes"] else "none in the file"),
+        stamp("mean", ", ".join(f"{v:.4g}" for v in info["mean"])),
+        stamp("std", ", ".join(f"{v:.4g}" for v in info["std"])),
+        stamp("crop_pct", f"{info['crop_pct']:g}"),
+        stamp("interpolation", info["interpolation"]),
+        ("also assumed", ", ".join(sorted(assumed - {"mean", "std", "crop_pct", "interpolation"}))),
+        ("licence", payload.get("licence", "")),
+        ("source", payload.get("source", "")),
+        ("file", info["path"] or payload.get("cached", "")),
+        ("sha256", info["sha256"]),
+    ]
+    if "cached" in payload and not payload["cached"]:
+        rows.append(("file", f"not in the local cache: vitft models fetch {payload['model']}"))
+    lines = [payload["model"], *(f"  {name:<13} {text}" for name, text in rows if text)]
+    lines += [f"note: {note}" for note in payload["notes"]]
+    for row in payload["published"]:
+        numbers = ", ".join(f"{task} {value:g}" for task, value in row["tasks"].items())
+        lines.append(f"published: {numbers} at {row['resolution']} px ({row['source']})")
+    return "\n".join(lines)
