@@ -1,5 +1,6 @@
 """One read-only view over a folder and the archives in it: nothing is unpacked, no entry can leave the view."""
 
+import errno
 import gzip
 import io
 import os
@@ -33,6 +34,8 @@ def reading(label: str) -> Iterator[None]:
     try:
         yield
     except _BROKEN as error:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise DiskFull(f"The disk is full ({error.filename or label}).", "", "Free some space and start again.") from None
         raise DataDamaged(
             f"'{label}' is damaged or cut short ({type(error).__name__}: {str(error).rstrip('.')}).",
             "Legal: the file as its owner publishes it, whole.",

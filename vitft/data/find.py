@@ -9,7 +9,18 @@ from typing import Literal, Protocol
 from vitft.catalog import tasks
 from vitft.catalog.tasks import MINI, Task
 from vitft.data import carve
-from vitft.data.sources import cifar_archive, hub, hub_cache, image_folder, imagenet, parquet, prepared, vtab_folder
+from vitft.data.sources import (
+    cifar_archive,
+    hub,
+    hub_cache,
+    image_folder,
+    imagenet,
+    parquet,
+    prepared,
+    tfds,
+    vtab_folder,
+    wds,
+)
 from vitft.data.sources.digits import Digits
 from vitft.data.split import Source
 from vitft.errors import DataDamaged, DataMissing
@@ -43,6 +54,8 @@ LAYOUTS: tuple[Layout, ...] = (
     Layout("a VTAB-1k folder (train800.txt, ..., test.txt)", vtab_folder.detect, vtab_folder.VtabFolder),
     Layout("an official CIFAR archive", cifar_archive.detect, cifar_archive.CifarArchive),
     Layout("ImageNet (val/<wnid>/*, images/ beside labels.txt, the tar)", imagenet.detect, imagenet.ImageNet),
+    Layout("a directory of TensorFlow Datasets (<name>/<version>/dataset_info.json)", tfds.detect, tfds.Tfds),
+    Layout("a wds_vtab mirror (train/*.tar, test/*.tar, classnames.txt)", wds.detect, wds.Wds),
     Layout("parquet or arrow files (train*.parquet, test*.parquet)", parquet.detect, parquet.Parquet),
     Layout("an image folder (train/<class>/*)", image_folder.detect, image_folder.ImageFolder),
 )

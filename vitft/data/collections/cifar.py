@@ -25,8 +25,11 @@ def _open_10(tree: Tree, work: Path) -> Raw:
 def _open(tree: Tree, task: str, files: dict[str, tuple[str, ...]], head: int) -> Raw:
     """Read rows of `head` label bytes (the last is the fine label) and 3,072 planar pixels."""
     notes: tuple[str, ...] = ()
-    if tree.find(files["test"][0]) is None and tree.matching(r"(^|/)cifar-10(0-python|-batches-py)/"):
-        images, labels = _python(tree, task)
+    folder = "cifar-100-python" if task == "cifar100" else "cifar-10-batches-py"
+    inside = "" if tree.root.name == folder else f"{folder}/"
+    if tree.find(files["test"][0]) is None and tree.find(inside + files["test"][0].removesuffix(".bin")):
+        names = {salt: [inside + name.removesuffix(".bin") for name in found] for salt, found in files.items()}
+        images, labels = _python(tree, names)
         notes = ("the rows of the python archive are taken to be in the order of the binary one",)
     else:
         images, labels = {}, {}
@@ -53,16 +56,14 @@ def _rows(tree: Tree, name: str, head: int) -> NDArray[np.uint8]:
     return data.reshape(-1, head + _PIXELS)
 
 
-def _python(tree: Tree, task: str) -> tuple[dict[str, NDArray[np.uint8]], dict[str, NDArray[np.int64]]]:
+def _python(
+    tree: Tree, files: dict[str, list[str]]
+) -> tuple[dict[str, NDArray[np.uint8]], dict[str, NDArray[np.int64]]]:
     from vitft.data.sources.cifar_archive import batch
 
-    files = {"train": ("cifar-100-python/train",), "test": ("cifar-100-python/test",)}
-    if task == "cifar10":
-        names = tuple(f"cifar-10-batches-py/data_batch_{n}" for n in range(1, 6))
-        files = {"train": names, "test": ("cifar-10-batches-py/test_batch",)}
     images, labels = {}, {}
     for salt, wanted in files.items():
-        names = tuple(tree.need(name) for name in wanted)
+        names = [tree.need(name) for name in wanted]
         batches = [batch(tree.read(name), tree.label(name)) for name in names]
         images[salt] = np.concatenate([found[0] for found in batches])
         labels[salt] = np.concatenate([found[1] for found in batches])

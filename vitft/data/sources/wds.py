@@ -1,0 +1,234 @@
+"""Local mirrors of `clip-benchmark/wds_vtab-*`: tars of s0000000.webp and s0000000.cls, without a validation part."""
+
+import os
+import tarfile
+from collections import defaultdict
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vitft.catalog import tasks
+from vitft.catalog.tasks import Task
+from vitft.data import labels as label_names
+from vitft.data import official
+from vitft.data import splits as official_splits
+from vitft.data.archives import reading
+from vitft.data.collections import rules
+from vitft.data.split import Provenance, Split
+from vitft.errors import DataDamaged, DataMissing
+
+_UNBINNED = {"dsprites_location": rules.dsprites_location, "dsprites_orientation": rules.dsprites_orientation}
+_ORIGINAL = {"dsprites_location": 32, "dsprites_orientation": 40}
+_SHARDS = (1, 2, 4, 8, 16, 32, 64)
+_NO_VAL = (
+    "Legal: {}; the mirrors keep no validation part, so nothing can be chosen on it.",
+    "Prepare the owner's files with 'vitft data prepare {}', or take a recipe that chooses nothing.",
+)
+
+
+def detect(path: Path) -> bool:
+    """Tell whether `path` holds train/*.tar or test/*.tar beside classnames.txt, or their parquet conversion."""
+    if not path.is_dir():
+        return False
+    tars = any(True for split in ("train", "test") for _ in path.glob(f"{split}/*.tar"))
+    return (tars and (path / "classnames.txt").is_file()) or bool(_conversion(path))
+
+
+def _conversion(path: Path) -> dict[str, list[Path]]:
+    """Return split -> files of the hub's automatic parquet conversion of such a mirror."""
+    found: dict[str, list[Path]] = defaultdict(list)
+    for pattern in ("*/[0-9][0-9][0-9][0-9].parquet", "*/*/[0-9][0-9][0-9][0-9].parquet"):
+        for file in sorted(path.glob(pattern)):
+            split = file.parent.name.removeprefix("partial-")
+            if split in ("train", "test") and _is_webdataset(file):
+                found[split].append(file)
+    return dict(found)
+
+
+def _is_webdataset(file: Path) -> bool:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        return {"webp", "cls"} <= set(pq.read_schema(file).names)
+    except (pa.ArrowException, OSError):
+        return False
+
+
+@dataclass(frozen=True)
+class Wds:
+    """One task of the mirrors.
+
+    Their train is VTAB's `train`; its order is the one in which TensorFlow Datasets read it, and keys are not stored.
+    Which of its images are the official 800 is therefore known only where class names in the keys prove the order.
+
+    Attributes:
+        path: the folder of train/ and test/.
+        task: canonical name.
+    """
+
+    path: Path
+    task: str
+
+    @cached_property
+    def _task(self) -> Task:
+        name = tasks.canonical(self.task)
+        if name is None or name not in {task.name for task in tasks.VTAB}:
+            raise DataMissing(
+                f"'{self.path}' is a mirror of VTAB, but '{self.task}' is no task of it.",
+                "Legal: a VTAB task's name with --data-dir naming the folder.",
+            )
+        return tasks.get(name)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return label_names.class_names(self._task.name)
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        present = {s for s in ("train", "test") if any(self.path.glob(f"{s}/*.tar"))} | _conversion(self.path).keys()
+        return tuple(n for n in ("train", "train800", "test") if n.removesuffix("800") in present)
+
+    def open(self, split: str) -> Split:
+        """Open "train", "train800" or "test".
+
+        Raises:
+            DataMissing: another split (val200 is not in the mirrors), or a shard is absent.
+            DataDamaged: a damaged tar, or fewer images than the official split has (a truncated conversion).
+        """
+        if split not in self.splits:
+            legal, action = _NO_VAL
+            raise DataMissing(
+                f"'{self.path}' has no split '{split}'.", legal.format(", ".join(self.splits)), action.format(self.task)
+            )
+        stored = split.removesuffix("800")
+        places, labels = self._stored(stored)
+        n = len(labels)
+        counts = official.counts(self._task.name, stored)
+        if n not in counts and not (self.task == "caltech101" and stored == "train" and n == counts[0] - 1):
+            raise DataDamaged(
+                f"'{self.path}' has {n:,} of {counts[0]:,} images in {stored}: it is truncated.",
+                "Legal: all shards of the tars; the hub's own parquet conversion of large mirrors is cut short.",
+                f"Fetch the tars of {stored}/ whole, or run 'vitft data prepare {self.task}'.",
+            )
+        keys = [f"{stored}/{place[0]}" for place in places]
+        rows: NDArray[np.int64] = np.arange(n)
+        why = ""
+        if split == "train800":
+            order = self._proven(labels)
+            rows = (rows if order is None else order)[:800]
+            why = "" if order is not None else "the mirror keeps no keys: which 800 are the official ones cannot be told"
+        return Split(
+            self._task.name,
+            split,
+            self.class_names,
+            [keys[i] for i in rows],
+            labels[rows],
+            lambda i: _bytes(places[rows[i]]),
+            Provenance("wds_vtab mirror (lossless WebP)", not why, why, "full"),
+        )
+
+    def _stored(self, split: str) -> tuple[list[tuple[str, Any, int, int]], NDArray[np.int64]]:
+        """Return the place of every image and its label, binned for dSprites."""
+        parquet = _conversion(self.path).get(split)
+        has_tars = any((self.path / split).glob("*.tar"))
+        places, raw = _tables(parquet) if parquet and not has_tars else _tars(self.path / split)
+        labels = np.asarray(raw, np.int64)
+        k = _ORIGINAL.get(self._task.name, len(self.class_names))
+        if len(labels) and not 0 <= labels.min() <= labels.max() < k:
+            raise DataDamaged(f"'{self.path}' has the label {labels.max()} in {split}.", f"Legal: 0 to {k - 1}.")
+        rule = _UNBINNED.get(self._task.name)
+        return places, rule(labels) if rule else labels
+
+    def _proven(self, labels: NDArray[np.int64]) -> NDArray[np.int64] | None:
+        """Return the stored position of each image in hash order, where labels that the keys tell prove it."""
+        pieces = self._task.splits["train"]
+        keys = official_splits.raw_keys(self._task, pieces[0].salt)
+        index = {name: label for label, name in enumerate(self.class_names)}
+        if keys is None or self._task.collection not in ("eurosat", "resisc45"):
+            return None
+        order = official_splits.hash_order(keys, pieces[0].salt)[: len(labels)]
+        # "AnnualCrop_AnnualCrop_1.jpg", "sea_ice_sea_ice_001.jpg": the class stands twice before the number.
+        expected = np.array([index[_class(keys[i])] for i in order])
+        for shards in _SHARDS:
+            read = read_order(len(keys), len(labels), shards)
+            if np.array_equal(labels, expected[read]):
+                return np.argsort(read)
+        return None
+
+
+def _class(key: str) -> str:
+    name = key.rsplit("_", 1)[0]
+    return name[: len(name) // 2]
+
+
+def read_order(total: int, stop: int, shards: int) -> NDArray[np.int64]:
+    """Return the positions of [0, stop) in the order in which tf.data reads a split of `total` examples.
+
+    Shards end at round(total * k / shards); 16 of them are open at a time and give 16 examples a turn. An exhausted
+    slot ends its turn at once and takes the next shard only when it is visited again (TFDS core/reader.py).
+    """
+    borders = [round(total * k / shards) for k in range(shards + 1)]
+    pieces = [list(range(a, min(b, stop))) for a, b in zip(borders[:-1], borders[1:], strict=True) if a < stop]
+    waiting = iter(pieces)
+    slots: list[list[int]] = [next(waiting, []) for _ in range(16)]
+    order: list[int] = []
+    while any(slots):
+        for s in range(16):
+            if not slots[s]:
+                slots[s] = next(waiting, [])
+            order += slots[s][:16]
+            slots[s] = slots[s][16:]
+    return np.asarray(order, np.int64)
+
+
+def _tars(folder: Path) -> tuple[list[tuple[str, Any, int, int]], list[int]]:
+    """Index the shards in the order of their numbers; images stay where they are."""
+    shards = sorted((file for file in folder.glob("*.tar")), key=lambda file: (len(file.stem), file.stem))
+    counted = folder / "nshards.txt"
+    n = int(counted.read_text()) if counted.is_file() and counted.read_text().strip().isdigit() else len(shards)
+    for i in range(n):
+        if not (folder / f"{i}.tar").is_file():
+            raise DataMissing(
+                f"Shard '{folder / f'{i}.tar'}' is missing.", f"Legal: all {n} that nshards.txt counts.", "Fetch it."
+            )
+    places: dict[str, tuple[str, Any, int, int]] = {}
+    labels: dict[str, int] = {}
+    for shard in shards:
+        with reading(str(shard)), tarfile.open(shard, "r:") as tar:
+            for info in tar:
+                stem, kind = os.path.splitext(os.path.basename(info.name))
+                if kind == ".cls":
+                    file = tar.extractfile(info)
+                    labels[stem] = int(file.read()) if file else -1
+                elif kind in (".webp", ".png", ".jpg"):
+                    places[stem] = (stem, shard, info.offset_data, info.size)
+    if places.keys() != labels.keys():
+        odd = min(places.keys() ^ labels.keys())
+        raise DataDamaged(f"'{folder}' has '{odd}' without its image or its label.", "Legal: .webp and .cls of each.")
+    return list(places.values()), [labels[stem] for stem in places]
+
+
+def _tables(files: list[Path]) -> tuple[list[tuple[str, Any, int, int]], list[int]]:
+    from vitft.data.sources.tables import open_table
+
+    table = open_table(files)
+    names = table.column("__key__") if "__key__" in table.schema.names else range(len(table))
+    return [(str(name), table, row, -1) for row, name in enumerate(names)], [int(y) for y in table.column("cls")]
+
+
+def _bytes(place: tuple[str, Any, int, int]) -> bytes:
+    name, where, offset, size = place
+    if size < 0:
+        data, _ = where.image("webp", offset)
+    else:
+        with reading(str(where)), open(where, "rb") as file:
+            file.seek(offset)
+            data = file.read(size)
+    if not data or (size >= 0 and len(data) < size):
+        raise DataDamaged(f"Image '{name}' of '{where}' is cut short.", "Legal: whole shards.", "Fetch it again.")
+    return bytes(data)
