@@ -116,7 +116,8 @@ def save_weights(path: Path, net: nn.Module, info: CheckpointInfo, class_names: 
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     os.close(handle)
     try:
-        save_file(state, temporary, metadata={"vitft": json.dumps(record), "format": "pt"})
+        # One metadata key: with several, safetensors writes them in an order that differs from process to process.
+        save_file(state, temporary, metadata={"vitft": json.dumps(record)})
         with Path(temporary).open("rb") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
