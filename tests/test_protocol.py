@@ -1,0 +1,284 @@
+"""The protocol on a tiny network: what is opened when, what is chosen, what survives a kill."""
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from vitft import recipes
+from vitft.data.sources.image_folder import ImageFolder
+from vitft.errors import DataMissing, ProtocolBreach, RunFolderOccupied, UsageError
+from vitft.progress import Hooks
+from vitft.protocol.guard import Guard
+from vitft.protocol.jobs import Runtime, make
+from vitft.protocol.units import DEV, Scheme, final_units, scheme, select, tune_units
+
+MODEL = "timm:test_vit"
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("VITFT_CACHE", str(tmp_path / "cache"))
+
+
+def draw(folder: Path, splits=("train", "test"), per_class: int = 8) -> Path:
+    """Write an image folder of three classes told by brightness."""
+    rng = np.random.default_rng(0)
+    for split in splits:
+        for c, name in enumerate("abc"):
+            (folder / split / name).mkdir(parents=True)
+            for i in range(per_class):
+                pixels = np.clip(50 + 60 * c + rng.integers(-20, 20, (16, 16, 3)), 0, 255).astype(np.uint8)
+                buffer = io.BytesIO()
+                Image.fromarray(pixels).save(buffer, "PNG")
+                (folder / split / name / f"{i}.png").write_bytes(buffer.getvalue())
+    return folder
+
+
+def recipe(**keys):
+    data = {"steps": 6, "batch_size": 8, "lr": 0.01, "resolution": 32, "sweep": {"lr": [0.001, 0.01, 0.1]}, **keys}
+    return recipes.parse(data, "tiny")
+
+
+def job(data: Path, **kwargs):
+    rest = {"model": MODEL, "recipe": recipe(), "overrides": {}, "from_scratch": True, **kwargs}
+    return make(str(data), **rest)
+
+
+def run(job, splits, folder: Path, **kwargs):
+    from vitft.protocol.finetune import run_job
+
+    return run_job(job, splits, folder, Runtime(device="cpu", state_seconds=0.0, **kwargs))
+
+
+# --- plans -----------------------------------------------------------------------------------------------------------
+
+
+def test_which_splits_each_phase_uses():
+    assert scheme(("train", "test"), "x") == Scheme("train", DEV, "train", "test")
+    assert scheme(("train", "val", "test"), "x") == Scheme("train", "val", "train", "test")
+    assert scheme(("train", "val"), "imagenet") == Scheme("train", DEV, "train", "val")
+    vtab = ("train800", "val200", "train800val200", "test")
+    assert scheme(vtab, "x") == Scheme("train800", "val200", "train800val200", "test")
+    for bad in ((), ("train",), ("test",)):
+        with pytest.raises(DataMissing):
+            scheme(bad, "x")
+
+
+def test_selection_is_by_val_and_ties_go_to_the_smaller_lr():
+    def result(top1, lr, steps=10):
+        return {"metrics": {"top1": top1}, "recipe_settings": {"lr": lr, "steps": steps}, "point": {"lr": lr}}
+
+    assert select([result(0.5, 0.1), result(0.7, 0.03), result(0.7, 0.01), result(0.6, 0.001)])["point"] == {"lr": 0.01}
+    assert select([result(0.5, 0.1, 20), result(0.5, 0.1, 10)])["recipe_settings"]["steps"] == 10
+
+
+def test_units_are_told_apart_by_what_decides_their_number(tmp_path):
+    j, _, splits = job(draw(tmp_path / "d"), seeds=(0, 1))
+    ids = [u.id for u in tune_units(j, splits)] + [u.id for u in final_units(j, splits, [])]
+    assert len(set(ids)) == 5
+    unit = tune_units(j, splits)[0]
+    assert type(unit).from_json(json.loads(json.dumps(unit.to_json()))) == unit
+    fixed, _, _ = job(tmp_path / "d", overrides={"lr": 0.1})
+    assert tune_units(fixed, splits) == []
+
+
+# --- the guard -------------------------------------------------------------------------------------------------------
+
+
+def test_the_guard_refuses_what_a_phase_may_not_see(tmp_path):
+    source = ImageFolder(draw(tmp_path / "d", ("train", "val", "test"), 2), "d")
+    j, _, splits = job(tmp_path / "d")
+    tune = Guard(source, tune_units(j, splits)[0])
+    tune.open("train")
+    for name in ("test", "val", DEV):
+        with pytest.raises(ProtocolBreach):
+            tune.open(name)
+    tune.trained()
+    tune.open("val")
+    with pytest.raises(ProtocolBreach):
+        tune.open("test")
+    final = Guard(source, final_units(j, splits, [])[0])
+    final.open("train")
+    with pytest.raises(ProtocolBreach, match="before its training"):
+        final.open("test")
+    final.trained()
+    final.open("test")
+    with pytest.raises(ProtocolBreach, match="a second time"):
+        final.open("test")
+
+
+def test_test_is_opened_once_and_last_over_a_whole_sweep(tmp_path, monkeypatch):
+    opened = []
+    real = ImageFolder.open
+    monkeypatch.setattr(ImageFolder, "open", lambda self, name: opened.append(name) or real(self, name))
+    j, _, splits = job(draw(tmp_path / "d"))
+    opened.clear()
+    result = run(j, splits, tmp_path / "run")
+    assert opened == ["train"] * 4 + ["test"]
+    assert len(result["tuned"]) == 3 and result["metrics"]["n"] == 24
+    assert result["point"]["lr"] in (0.001, 0.01, 0.1)
+    best = max(t["top1"] for t in result["tuned"])
+    assert result["point"]["lr"] == min(t["point"]["lr"] for t in result["tuned"] if t["top1"] == best)
+    assert all(t["n"] == 3 for t in result["tuned"])  # a tenth of each class, at least one
+    opened.clear()
+    assert run(j, splits, tmp_path / "run")["metrics"] == result["metrics"] and opened == []
+
+
+# --- results ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_result_says_everything_and_a_run_folder_is_a_checkpoint(tmp_path):
+    from vitft.models.build import build
+
+    j, _, splits = job(draw(tmp_path / "d"), overrides={"lr": 0.05, "steps": 30}, seeds=(0, 1))
+    result = run(j, splits, tmp_path / "run")
+    assert set(result["seeds"]) == {"0", "1"} and "correct" not in result["metrics"]
+    assert result["loss"]["first"] == pytest.approx(np.log(3), abs=1e-6)
+    unit = json.loads((tmp_path / "run" / "units" / result["units"][0] / "result.json").read_text())
+    assert {"schema_version", "status", "kind", "task", "model", "recipe", "method", "phase", "seed", "metrics", "protocol",
+            "provenance", "settings", "timing", "cost", "env"} <= set(unit)  # fmt: skip
+    m = unit["metrics"]
+    assert m["top1"] == m["correct"] / m["n"] and m["ci95"][0] < m["top1"] <= m["ci95"][1] <= 1
+    assert not list((tmp_path / "run").rglob("state.pt")) and not list((tmp_path / "run").rglob("*.tmp"))
+    built = build(str(tmp_path / "run"), None, j_settings(j))
+    assert built.class_names == ("a", "b", "c") and built.net.get_classifier().weight.abs().sum() > 0
+
+
+def j_settings(j):
+    return recipes.Settings.model_validate(j.settings, strict=False)
+
+
+def test_other_settings_never_overwrite_a_run(tmp_path):
+    from vitft import results
+
+    folder = tmp_path / "run"
+    j, _, _ = job(draw(tmp_path / "d"))
+    results.claim(folder, j.identity(), overwrite=False, resume=True)
+    other, _, _ = job(tmp_path / "d", overrides={"lr": 0.5})
+    with pytest.raises(RunFolderOccupied, match=r"settings.lr: 0.01 there, 0.5 here"):
+        results.claim(folder, other.identity(), overwrite=False, resume=True)
+    (folder / "units").mkdir()
+    results.claim(folder, other.identity(), overwrite=True, resume=True)
+    assert not (folder / "units").exists()
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").write_text("x")
+    with pytest.raises(RunFolderOccupied, match="no run of vitft"):
+        results.claim(tmp_path / "mine", j.identity(), overwrite=False, resume=True)
+    with results.lock(folder), pytest.raises(UsageError, match="Another vitft process"), results.lock(folder):
+        pass
+
+
+# --- kills -----------------------------------------------------------------------------------------------------------
+
+
+def _deterministic(folder: Path) -> dict:
+    """Return everything in a run folder that must not depend on interruptions."""
+    import hashlib
+
+    found = {}
+    for path in sorted((folder / "units").rglob("*")):
+        name = str(path.relative_to(folder))
+        if path.name in ("metrics.jsonl", "weights.safetensors", "predictions.parquet"):
+            found[name] = hashlib.sha256(path.read_bytes()).hexdigest()
+        elif path.name == "result.json":
+            found[name] = json.loads(path.read_text())["metrics"]
+    return found
+
+
+def _child(j, splits, folder: Path, die_at: int) -> int:
+    """Fork, run the job and die by SIGKILL at the die_at-th place where a signal could come; return the wait status."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            count = {"n": 0}
+
+            def ask() -> int:
+                count["n"] += 1
+                if count["n"] == die_at:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                return 0
+
+            real = os.replace
+
+            def replace(*args):
+                ask()  # just before a rename: a file is written but not yet visible
+                return real(*args)
+
+            os.replace = replace
+            from vitft.protocol.finetune import run_job
+
+            run_job(j, splits, folder, Runtime(device="cpu", state_seconds=0.0), Hooks(signal=ask))
+            os._exit(0)
+        except BaseException:
+            os._exit(1)
+    return os.waitpid(pid, 0)[1]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    """Return a job and what an uninterrupted run of it leaves."""
+    import torch
+
+    torch.set_num_threads(1)  # forked children cannot use the parent's thread pool
+    base = tmp_path_factory.mktemp("whole")
+    os.environ["VITFT_CACHE"] = str(base / "cache")
+    two = recipe(sweep={"lr": [0.01, 0.1]}, steps=3, ema=0.5)
+    j, _, splits = job(draw(base / "d"), recipe=two)
+    assert _child(j, splits, base / "run", -1) == 0
+    return j, splits, _deterministic(base / "run")
+
+
+@pytest.mark.parametrize("die_at", [1, 2, 3, 4, 5, 6, 8, 9, 11, 13, 15, 17, 19, 21, 23, 26, 29, 32, 35, 38])
+def test_killed_anywhere_and_started_again_it_ends_the_same(uninterrupted, tmp_path, die_at):
+    j, splits, expected = uninterrupted
+    assert os.WTERMSIG(_child(j, splits, tmp_path / "run", die_at)) == signal.SIGKILL
+    assert _child(j, splits, tmp_path / "run", -1) == 0
+    assert _deterministic(tmp_path / "run") == expected
+
+
+def test_real_processes_save_on_signals_and_go_on(tmp_path):
+    data = draw(tmp_path / "d")
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "VITFT_CACHE": str(tmp_path / "cache")}
+    command = [sys.executable, "-m", "vitft", "finetune", str(data), "-m", MODEL, "--from-scratch", "--steps", "400", "-b", "8",
+               "-r", "32", "--lr", "0.01", "--format", "json", "-o"]  # fmt: skip
+
+    def start(folder):
+        return subprocess.Popen([*command, str(folder)], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    whole = start(tmp_path / "whole")
+    for name, signum, code in (("int", signal.SIGINT, 130), ("term", signal.SIGTERM, 143), ("kill", signal.SIGKILL, -9)):
+        folder = tmp_path / name
+        process = start(folder)
+        deadline = time.monotonic() + 60
+        while not list(folder.rglob("metrics.jsonl")) and time.monotonic() < deadline and process.poll() is None:
+            time.sleep(0.02)
+        process.send_signal(signum)
+        sent = time.monotonic()
+        _, err = process.communicate(timeout=60)
+        assert process.returncode == code, err
+        assert time.monotonic() - sent < 10 and "Traceback" not in err
+        if code > 0:
+            assert list(folder.rglob("state.pt")) and "state is saved" in err
+        again = start(folder)
+        out, err = again.communicate(timeout=100)
+        assert again.returncode == 0, err
+        result = json.loads(out)
+        if name == "int":
+            out, err = whole.communicate(timeout=100)
+            assert whole.returncode == 0, err
+            expected = json.loads(out)
+        assert result["metrics"] == expected["metrics"] and result["loss"] == expected["loss"]
+        assert _deterministic(folder) == _deterministic(tmp_path / "whole")
+    began = time.monotonic()
+    finished = start(tmp_path / "whole")
+    out, _ = finished.communicate(timeout=60)
+    assert json.loads(out)["metrics"] == expected["metrics"] and time.monotonic() - began < 10

@@ -1,0 +1,5 @@
+"""`python -m vitft`."""
+
+from vitft.cli.app import main
+
+main()
