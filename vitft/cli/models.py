@@ -103,7 +103,8 @@ def _cached(info: "CheckpointInfo") -> str:
 def _lines(payload: dict[str, Any]) -> str:
     info = payload["checkpoint"]
     arch = info["architecture"]
-    kwargs = ", ".join(f"{key} {value}" for key, value in arch["kwargs"].items())
+    told = ("embed_dim", "depth", "num_heads", "mlp_ratio", "reg_tokens", "channels")
+    kwargs = ", ".join(f"{key} {value}" for key, value in arch["kwargs"].items() if key in told and value)
     assumed = set(info["assumed"])
 
     def stamp(name: str, text: str) -> tuple[str, str]:

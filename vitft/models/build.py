@@ -89,9 +89,9 @@ def build(
     if used != settings.size:
         tiles = f"{grid[0]}x{grid[1]} patches of {side(patch)}"
         notes.append(f"resolution {side(settings.size)} is {tiles}: {side(used)} pixels used")
-    info = replace(
-        info, architecture=arch, num_classes=classes, patch=patch, resolution=settings.size, used=used
-    ).with_notes(*notes)
+    positions = grid if getattr(net, "pos_embed", None) is not None else None
+    info = replace(info, architecture=arch, num_classes=classes, patch=patch, grid=positions)
+    info = replace(info, resolution=settings.size, used=used).with_notes(*notes)
     names = opened.class_names if num_classes is None else ()
     return Built(net.train(), info, names)
 

@@ -228,10 +228,7 @@ def _recorded(path: Path, state: Mapping[str, Tensor], record: Mapping[str, Any]
             name.replace("head.0.", "pre_logits.").replace("head.2.", "head."): tensor for name, tensor in state.items()
         }
     kind = "run" if (path.parent / RESULT).is_file() else "safetensors"
-    # What was built at another resolution has that resolution's positions now.
-    grid = (info.used[0] // info.patch[0], info.used[1] // info.patch[1]) if info.grid else None
-    digest = files.sha256(path)
-    info = replace(info, kind=kind, path=str(path), sha256=digest, native=info.resolution, grid=grid, notes=())
+    info = replace(info, kind=kind, path=str(path), sha256=files.sha256(path), native=info.resolution, notes=())
     return Checkpoint(info, {name: tensor.float() for name, tensor in state.items()}, names)
 
 

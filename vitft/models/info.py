@@ -45,7 +45,7 @@ class CheckpointInfo:
         native: (height, width) in pixels the weights were trained at.
         num_classes: outputs of the head (0: none): the file's when opened, the network's when built.
         patch: patch (height, width) in pixels; for a hybrid or a ResNet its stride.
-        grid: (rows, columns) of position embeddings in the file; None where the model has none.
+        grid: (rows, columns) of position embeddings, the file's when opened, the network's when built; None without.
         resolution: (height, width) in pixels the network was built for; the native one while it is only opened.
         used: the part of it, from the upper left, that the patches cover.
         architecture: the timm function and its arguments.
