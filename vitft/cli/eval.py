@@ -130,14 +130,14 @@ def _render(
     what = done[0].subject
     parts: list[RenderableType] = [Text(title(what)), _table(payloads)]
     parts += [Text(line) for line in footnotes(payloads)]
+    short = dict(zip((p["model"] for p in payloads), short_names([p["model"] for p in payloads]), strict=True))
     for pair in compared:
         low, high = pair["ci95"]
         parts.append(
             Text(
-                f"{pair['a']} - {pair['b']}: {100 * pair['difference']:+.1f} points "
-                f"[{100 * low:+.1f}, {100 * high:+.1f}], paired on {pair['n']:,} "
-                f"images ({pair['a_only']} : {pair['b_only']} only one of them right), "
-                f"McNemar p = {pair['p']:.2g}"
+                f"{short[pair['a']]} - {short[pair['b']]}: {100 * pair['difference']:+.1f} points "
+                f"[{100 * low:+.1f}, {100 * high:+.1f}], paired on {pair['n']:,} images "
+                f"({pair['a_only']} and {pair['b_only']} that only one of them has right), McNemar p = {pair['p']:.2g}"
             )
         )
     for payload in payloads:
@@ -167,10 +167,10 @@ def _table(payloads: list[dict[str, Any]]) -> "RenderableType":
     table = Table(box=None, pad_edge=False)
     for name in ["model", "pixels", "top-1", "95 %", "right", *["top-5"] * five, *["ReaL", "95 %", "right"] * real]:
         table.add_column(name, justify="left" if name == "model" else "right", overflow="fold")
-    for payload in payloads:
+    for name, payload in zip(short_names([p["model"] for p in payloads]), payloads, strict=True):
         m = payload["metrics"]
         cells = [
-            payload["model"],
+            name,
             "x".join(dict.fromkeys(str(side) for side in payload["protocol"]["resolution"])),
             percent(m["top1"]),
             span(m["ci95"]),
@@ -182,6 +182,12 @@ def _table(payloads: list[dict[str, Any]]) -> "RenderableType":
             cells += [percent(m.get("real_top1")), span(m.get("real_ci95")), f"{m['real_correct']:,}/{m['real_n']:,}"]
         table.add_row(*cells)
     return table
+
+
+def short_names(models: list[str]) -> list[str]:
+    """Return the last part of each path where that still tells the models apart, for narrow columns."""
+    short = [Path(model).name for model in models]
+    return short if len(set(short)) == len(short) else models
 
 
 def footnotes(payloads: list[dict[str, Any]]) -> list[str]:

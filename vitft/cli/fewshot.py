@@ -226,5 +226,6 @@ def _render(payload: dict[str, Any]) -> Any:
         cells += ["/".join(f"{c:g}" for c in dict.fromkeys(row.get("C", [])))] * logistic
         table.add_row(*cells, f"{row['n']:,}")
     lines = [Text(("* " if "fewer than" in stamp else "") + stamp) for stamp in payload["stamps"]]
-    head = f"{payload['task']}, few-shot {payload['classifier']} on frozen features of {payload['model']}"
+    name = Path(payload["model"]).name
+    head = f"{payload['task']}, few-shot {payload['classifier']} on frozen features of {name}"
     return Group(Text(head), table, *lines, *(Text(line) for line in footnotes([payload])))
