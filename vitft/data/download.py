@@ -20,17 +20,18 @@ from vitft.errors import DataDamaged, DataMissing, DiskFull
 Progress = Callable[[str, int, int], None]
 """Called with (what, done, total); here in megabytes."""
 
+
+def silent(*_: object) -> None:
+    """Tell nobody."""
+
+
 _PATIENCE = 3.0  # seconds until an address counts as out of reach
 _STALL = 60.0  # seconds without a byte
 _ATTEMPTS = 5  # in a row without a new byte
 _CHUNK = 1 << 20
 
 
-def _silent(what: str, done: int, total: int) -> None:
-    return None
-
-
-def fetch_all(collection: Collection, folder: Path, progress: Progress = _silent) -> None:
+def fetch_all(collection: Collection, folder: Path, progress: Progress = silent) -> None:
     """Download what is not in `folder` yet.
 
     Raises:
@@ -55,12 +56,13 @@ def fetch_all(collection: Collection, folder: Path, progress: Progress = _silent
     for file in absent:
         _reach(file, folder)
     folder.mkdir(parents=True, exist_ok=True)
-    need_space(folder, sum(max(0, f.size - _begun(_part(folder / f.filename))) for f in absent), f"fetch {collection.title}")
+    left = sum(max(0, f.size - _begun(_part(folder / f.filename))) for f in absent)
+    need_space(folder, left, f"fetch {collection.title}")
     for file in absent:
         fetch(file, folder, progress)
 
 
-def fetch(file: File, folder: Path, progress: Progress = _silent) -> Path:
+def fetch(file: File, folder: Path, progress: Progress = silent) -> Path:
     """Download one file to `folder`; what an earlier call left of it is continued.
 
     Raises:
@@ -94,7 +96,7 @@ def fetch(file: File, folder: Path, progress: Progress = _silent) -> Path:
     return target
 
 
-def check(path: Path, file: File, progress: Progress = _silent, name: str = "") -> str:
+def check(path: Path, file: File, progress: Progress = silent, name: str = "") -> str:
     """Return the sha256 of a file. Raises DataDamaged where size or checksum are not the owner's."""
     name = name or str(path)
     size = path.stat().st_size
@@ -114,11 +116,11 @@ def check(path: Path, file: File, progress: Progress = _silent, name: str = "") 
     return digest
 
 
-def sha256(path: Path, progress: Progress = _silent) -> str:
+def sha256(path: Path, progress: Progress = silent) -> str:
     """Return the hex digest of a file."""
     h = hashlib.sha256()
     size, done = path.stat().st_size, 0
-    with open(path, "rb") as file:
+    with path.open("rb") as file:
         while data := file.read(8 * _CHUNK):
             h.update(data)
             done += len(data)
@@ -147,7 +149,7 @@ def _receive(file: File, part: Path, folder: Path, progress: Progress) -> int:
                 start = 0
             length = answer.headers.get("Content-Length")
             total = start + int(length) if length else 0
-            with open(part, "r+b" if start else "wb") as out:
+            with part.open("r+b" if start else "wb") as out:
                 out.seek(start)
                 return _copy(answer, out, start, total, file, progress)
     except urllib.error.HTTPError as error:
@@ -163,9 +165,7 @@ def _receive(file: File, part: Path, folder: Path, progress: Progress) -> int:
         raise _out_of_reach(file, folder, str(error.reason)) from None
 
 
-def _copy(
-    answer: http.client.HTTPResponse, out: object, start: int, total: int, file: File, progress: Progress
-) -> int:
+def _copy(answer: http.client.HTTPResponse, out: object, start: int, total: int, file: File, progress: Progress) -> int:
     done = start
     while True:
         try:

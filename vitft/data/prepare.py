@@ -1,17 +1,12 @@
 """From an owner's files to one parquet a split: the official examples, in hash order, with every original byte kept."""
 
-import hashlib
-import json
 import os
-import platform
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from fnmatch import fnmatch
 from functools import partial
-from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,12 +16,24 @@ from numpy.typing import NDArray
 from vitft import results
 from vitft.catalog import tasks
 from vitft.catalog.tasks import Task
-from vitft.data import archives, collections, download, splits
+from vitft.data import collections, download, splits
 from vitft.data import labels as label_names
 from vitft.data.collections.raw import Collection, Raw
 from vitft.data.decode import decode
-from vitft.data.spool import Spool
+from vitft.data.download import Progress, silent
+from vitft.data.owner_files import (
+    cache_root,
+    downloads,
+    fingerprint,
+    located,
+    official_sizes,
+    opened,
+    shortfall,
+    version,
+    versions,
+)
 from vitft.data.split import Provenance, Split
+from vitft.data.spool import Spool
 from vitft.data.table_writer import write_split
 from vitft.errors import DataDamaged, DataMissing, UsageError
 
@@ -37,13 +44,6 @@ _STORED: dict[Shots, tuple[str, ...]] = {
     "1000": ("train800", "val200", "test"),
     "full": ("train800", "val200", "train", "val", "test"),
 }
-
-Progress = Callable[[str, int, int], None]
-"""Called with (what, done, total)."""
-
-
-def _silent(what: str, done: int, total: int) -> None:
-    return None
 
 
 @dataclass(frozen=True)
@@ -61,23 +61,13 @@ def root() -> Path:
     return Path(value).expanduser() if value else cache_root() / "data"
 
 
-def cache_root() -> Path:
-    """Return $VITFT_CACHE, or ~/.cache/vitft."""
-    return Path(os.environ.get("VITFT_CACHE") or Path.home() / ".cache" / "vitft").expanduser()
-
-
-def downloads(collection: Collection) -> Path:
-    """Return where the owner's files of a collection are kept and looked for."""
-    return cache_root() / "downloads" / collection.name
-
-
 def prepare(
     task: str,
     source: Path | None = None,
     output: Path | None = None,
     shots: Shots = "1000",
     allow_partial: bool = False,
-    progress: Progress = _silent,
+    progress: Progress = silent,
 ) -> tuple[Path, dict[str, Any]]:
     """Prepare one task; the same call again continues what was cut off, or returns at once what is complete.
 
@@ -162,66 +152,6 @@ def _image(spool: Spool, part: Selected, i: int) -> bytes:
     return spool.get(*part.rows[i])
 
 
-def located(collection: Collection, task: Task, source: Path) -> Path:
-    """Return the folder (or archive) of a collection: `source` itself, or the folder of its name in it."""
-    names = (collection.name, task.name, *task.aliases)
-    if source.is_dir() and source.name not in names:
-        for name in names:
-            if (source / name).is_dir():
-                return source / name
-    return source
-
-
-def opened(
-    collection: Collection, folder: Path, work: Path, any_files: bool = False, progress: Progress = _silent
-) -> tuple[Raw, archives.Tree, list[dict[str, Any]]]:
-    """Open a collection's files and compare those that have a known checksum.
-
-    Returns:
-        (keys, labels and reader; the files; what they are: {name, size, sha256} each, unpacked ones in one line).
-    """
-    official = {file.filename: file for file in collection.files}
-    progress(f"list {folder.name}", 0, 1)
-    described: list[dict[str, Any]] = []
-    candidates = [folder] if folder.is_file() else sorted(p for p in folder.glob("*") if p.is_file())
-    for path in candidates:
-        file = official.get(path.name)
-        if file is None and not any(fnmatch(path.name, pattern) for pattern in collection.archives):
-            continue
-        strict = file is not None and not any_files
-        digest = download.check(path, file, progress) if file and strict else download.sha256(path, progress)
-        described.append({"name": path.name, "size": path.stat().st_size, "sha256": digest})
-    tree = archives.open_tree(folder, [*official, *collection.archives])
-    raw = collection.open(tree, work)
-    progress(f"list {folder.name}", 1, 1)
-    checked = {str(item["name"]) for item in described}
-    loose = [n for name, n in tree.sizes.items() if tree.path(name) is not None and name not in checked]
-    if loose:
-        described.append({"name": "unpacked files", "files": len(loose), "size": sum(loose)})
-    if not any(len(keys) for keys in raw.keys.values()):
-        raise tree.missing(next(iter(raw.absent.values()), collection.files[0].filename))
-    return raw, tree, described
-
-
-def official_sizes(task: Task) -> dict[str, int]:
-    """Return the official count of each raw split that the task draws from."""
-    used = {piece.salt for pieces in task.splits.values() for piece in pieces}
-    return {salt: n for salt, n in task.sizes.items() if salt in used}
-
-
-def shortfall(task: Task, raw: Raw) -> str:
-    """Say how a collection differs from the official one; empty when its counts and its keys are right."""
-    for salt, n in official_sizes(task).items():
-        keys = raw.keys.get(salt, ())
-        if len(keys) != n:
-            first = f", '{raw.absent[salt]}' is the first that is absent" if salt in raw.absent else ""
-            return f"{salt} has {len(keys):,} of {n:,} images{first}"
-        known = splits.raw_keys(task, salt)
-        if known is not None and (foreign := set(keys) - set(known)):
-            return f"{salt} holds '{min(foreign)}', which the official one does not"
-    return ""
-
-
 def select(task: Task, raw: Raw, shots: Shots, incomplete: bool = False) -> dict[str, Selected]:
     """Return the examples of each stored split, in hash order.
 
@@ -261,7 +191,7 @@ def select(task: Task, raw: Raw, shots: Shots, incomplete: bool = False) -> dict
 
 
 def gather(
-    collection: Collection, raw: Raw, chosen: Mapping[str, Selected], spool: Spool, progress: Progress = _silent
+    collection: Collection, raw: Raw, chosen: Mapping[str, Selected], spool: Spool, progress: Progress = silent
 ) -> None:
     """Read every chosen image once, in the order of the files, and see that it decodes."""
     wanted: dict[str, set[int]] = {}
@@ -289,20 +219,6 @@ def gather(
             )
 
 
-def fingerprint(collection: Collection, tree: archives.Tree) -> str:
-    """Return a digest of the files' names, sizes and times: another one means that nothing gathered may be kept."""
-    h = hashlib.sha256(json.dumps([KIND, SCHEMA_VERSION, collection.name, _versions(collection)]).encode())
-    packed = {str(path) for path in tree.packed}
-    for name in sorted(tree.sizes):
-        path = tree.path(name)
-        if path is not None:
-            h.update(f"{name}\t{tree.sizes[name]}\t{path.stat().st_mtime_ns}\n".encode())
-    for file in sorted(packed):
-        stat = os.stat(file)
-        h.update(f"{file}\t{stat.st_size}\t{stat.st_mtime_ns}\n".encode())
-    return h.hexdigest()
-
-
 def _complete(out: Path, shots: Shots, allow_partial: bool) -> dict[str, Any] | None:
     """Return the manifest of a finished folder that holds what is asked for. Raises UsageError over someone's files."""
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
@@ -323,24 +239,12 @@ def _complete(out: Path, shots: Shots, allow_partial: bool) -> dict[str, Any] | 
     return manifest if enough and whole and (allow_partial or manifest["completeness"] == "full") else None
 
 
-def _versions(collection: Collection) -> dict[str, str]:
-    names = ["numpy", "pillow", "pyarrow", "h5py", "scipy"] + ["opencv-python-headless"] * collection.opencv
-    found = {"python": platform.python_version(), "vitft": _version("vitft")}
-    return found | {name: _version(name) for name in names}
-
-
-def _version(name: str) -> str:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return "unknown"
-
-
 def decoder() -> str:
     """Name the decoder whose pixels the examples have, as the stamp gives it."""
     from PIL import features
 
-    return f"Pillow {_version('pillow')}, libjpeg {features.version('jpg')} (accurate DCT)"
+    turbo = features.version_feature("libjpeg_turbo")
+    return f"Pillow {version('pillow')}, {f'libjpeg-turbo {turbo}' if turbo else 'libjpeg'} (accurate DCT)"
 
 
 def _manifest(
@@ -358,7 +262,7 @@ def _manifest(
     stored = {}
     for name, described in written.items():
         part = chosen[name]
-        split = Split(task.name, name, names, part.keys, part.labels, lambda i: b"", Provenance(KIND))
+        split = Split(task.name, name, names, part.keys, part.labels, lambda _: b"", Provenance(KIND))
         keys = splits.keys_digest(part.keys)
         stored[name] = {"n": len(part.keys), "digest": split.digest, "keys_sha256": keys, **described}
     return {
@@ -376,7 +280,7 @@ def _manifest(
         "notes": list(raw.notes),
         "images": collection.processing or ("arrays as PNG" if raw.drawn else "the owner's bytes"),
         "decoder": decoder(),
-        "versions": _versions(collection),
+        "versions": versions(collection),
         "source": list(files),
         "raw_counts": {salt: len(keys) for salt, keys in raw.keys.items()},
         "class_names": list(names),

@@ -5,6 +5,7 @@ import zlib
 from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
+from typing import Self
 
 from vitft.errors import DataDamaged
 
@@ -29,7 +30,7 @@ class Spool:
         end = self._load(fingerprint)
         if not self._where:
             self._index.write_text(fingerprint + "\n")
-        self._file = open(self._data, "r+b" if self._data.exists() else "w+b")  # noqa: SIM115 - closed in __exit__
+        self._file = self._data.open("r+b" if self._data.exists() else "w+b")
         self._file.truncate(end)
         self._end = end
 
@@ -77,7 +78,7 @@ class Spool:
         """Make what was added known to the next start."""
         self._file.flush()
         os.fsync(self._file.fileno())
-        with open(self._index, "a") as index:
+        with self._index.open("a") as index:
             index.write("".join(self._pending))
         self._pending.clear()
         self._unflushed = 0
@@ -89,10 +90,12 @@ class Spool:
         data = self._file.read(length)
         if zlib.crc32(data) != crc:
             self._index.unlink(missing_ok=True)
-            raise DataDamaged(f"'{self._data}' does not hold what was written to it.", "", "Give the same command again.")
+            raise DataDamaged(
+                f"'{self._data}' does not hold what was written to it.", "", "Give the same command again."
+            )
         return data
 
-    def __enter__(self) -> "Spool":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(

@@ -45,7 +45,8 @@ def write_split(
     Args:
         path: file to write.
         class_names: index = label.
-        keys, labels: N of each.
+        keys: N of them.
+        labels: (N,).
         read: index -> encoded image.
         progress: called with (done, total).
 
@@ -71,7 +72,7 @@ def write_split(
                 writer.write_table(pa.Table.from_arrays(part, schema=columns), row_group_size=len(images))
                 images, size = [], 0
                 progress(i + 1, len(keys))
-    with open(path, "rb+") as file:
+    with path.open("rb+") as file:
         os.fsync(file.fileno())
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     return {"file": path.name, "bytes": path.stat().st_size, "sha256": digest}

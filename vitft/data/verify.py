@@ -1,7 +1,6 @@
 """Seeing that a data set is what it says: counts, digests, keys, labels, and that every image decodes."""
 
 import hashlib
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -9,19 +8,13 @@ from vitft.catalog import tasks
 from vitft.data import official
 from vitft.data import splits as official_splits
 from vitft.data.decode import decode
+from vitft.data.download import Progress, silent
 from vitft.data.sources.prepared import Prepared
 from vitft.data.split import Source, Split
 from vitft.errors import DataError
 
-Progress = Callable[[str, int, int], None]
-"""Called with (what, done, total)."""
-
 _SHOWN = 10  # faults of one split that are named; the others are counted
 _JOINED = {"train800val200": ("train800", "val200")}
-
-
-def _silent(what: str, done: int, total: int) -> None:
-    return None
 
 
 @dataclass(frozen=True)
@@ -48,7 +41,7 @@ class Checked:
     faults: tuple[str, ...]
 
 
-def verify(source: Source, progress: Progress = _silent) -> list[Checked]:
+def verify(source: Source, progress: Progress = silent) -> list[Checked]:
     """Check every split of a source; a split joined from two others is checked as those."""
     names = [name for name in source.splits if not set(_JOINED.get(name, ("",))) <= set(source.splits)]
     return [_check(source, name, progress) for name in names]
@@ -72,7 +65,15 @@ def _check(source: Source, name: str, progress: Progress) -> Checked:
     if len(faults) > _SHOWN:
         faults = [*faults[:_SHOWN], f"{name}: {len(faults) - _SHOWN:,} more"]
     return Checked(
-        name, len(split), counts, found.completeness, found.reference, found.why, found.source, split.digest, tuple(faults)
+        name,
+        len(split),
+        counts,
+        found.completeness,
+        found.reference,
+        found.why,
+        found.source,
+        split.digest,
+        tuple(faults),
     )
 
 
@@ -81,15 +82,16 @@ def _file(source: Source, name: str) -> list[str]:
     if not isinstance(source, Prepared):
         return []
     stated = source.manifest["splits"][name]
-    with open(source.path / stated["file"], "rb") as file:
+    with (source.path / stated["file"]).open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return [] if digest == stated["sha256"] else [f"{stated['file']} has sha256 {digest}, its manifest {stated['sha256']}"]
+    return [f"{stated['file']} does not have the sha256 of its manifest"] if digest != stated["sha256"] else []
 
 
 def _labels(split: Split) -> list[str]:
     wrong = [i for i, label in enumerate(split.labels.tolist()) if not 0 <= label < split.num_classes]
     return [
-        f"{split.name}/{split.keys[i]} has the label {split.labels[i]}, outside 0 to {split.num_classes - 1}" for i in wrong
+        f"{split.name}/{split.keys[i]} has the label {split.labels[i]}, outside 0 to {split.num_classes - 1}"
+        for i in wrong
     ]
 
 

@@ -14,7 +14,7 @@ from vitft.data.collections.smallnorb import SMALLNORB
 from vitft.data.collections.svhn import SVHN
 from vitft.errors import UsageError
 
-__all__ = ["COLLECTIONS", "Collection", "File", "Raw", "VTAB", "of_task"]
+__all__ = ["COLLECTIONS", "VTAB", "Collection", "File", "Raw", "of_task"]
 
 VTAB: tuple[Collection, ...] = (
     CALTECH101, CIFAR100, DTD, FLOWERS, PETS, SUN397, SVHN,

@@ -1,7 +1,6 @@
 """CIFAR-10 and CIFAR-100, as the owner's binary files or as the python ones."""
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,11 +12,11 @@ from vitft.errors import DataDamaged
 _PIXELS = 3 * 32 * 32
 
 
-def _open_100(tree: Tree, work: Path) -> Raw:
+def _open_100(tree: Tree) -> Raw:
     return _open(tree, "cifar100", {"train": ("train.bin",), "test": ("test.bin",)}, 2)
 
 
-def _open_10(tree: Tree, work: Path) -> Raw:
+def _open_10(tree: Tree) -> Raw:
     batches = tuple(f"data_batch_{n}.bin" for n in range(1, 6))
     return _open(tree, "cifar10", {"train": batches, "test": ("test_batch.bin",)}, 1)
 
@@ -28,8 +27,9 @@ def _open(tree: Tree, task: str, files: dict[str, tuple[str, ...]], head: int) -
     folder = "cifar-100-python" if task == "cifar100" else "cifar-10-batches-py"
     inside = "" if tree.root.name == folder else f"{folder}/"
     if tree.find(files["test"][0]) is None and tree.find(inside + files["test"][0].removesuffix(".bin")):
-        names = {salt: [inside + name.removesuffix(".bin") for name in found] for salt, found in files.items()}
-        images, labels = _python(tree, names)
+        images, labels = _python(
+            tree, {salt: [inside + name.removesuffix(".bin") for name in found] for salt, found in files.items()}
+        )
         notes = ("the rows of the python archive are taken to be in the order of the binary one",)
     else:
         images, labels = {}, {}

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 from vitft.data.archives import Tree
@@ -11,7 +10,7 @@ from vitft.data.collections.raw import Collection, File, Listed, Raw, from_files
 from vitft.errors import DataDamaged
 
 
-def _open(tree: Tree, work: Path) -> Raw:
+def _open(tree: Tree) -> Raw:
     """The n-th scene belongs to the n-th image by name. CLEVR's own test images have no scenes and are not used."""
     listed: dict[str, Sequence[Listed]] = {}
     for salt, folder in (("train", "train"), ("validation", "val")):

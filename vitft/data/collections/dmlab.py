@@ -1,7 +1,6 @@
 """DMLab: TFRecord shards of (JPEG frame, file name, label)."""
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 import numpy as np
 
@@ -11,7 +10,7 @@ from vitft.data.collections.raw import Collection, File, Raw
 from vitft.errors import DataDamaged
 
 
-def _open(tree: Tree, work: Path) -> Raw:
+def _open(tree: Tree) -> Raw:
     """The key is the file name of the frame; the shards are read in the order of their names."""
     shards = {s: tree.matching(rf"(^|/)dmlab-{s}\.tfrecord[^/]*$") for s in ("train", "validation", "test")}
     keys: dict[str, list[str]] = {}
@@ -33,8 +32,8 @@ def _open(tree: Tree, work: Path) -> Raw:
             if row >= last:
                 return
 
-    found = {salt: np.asarray(values, np.int64) for salt, values in labels.items()}
-    return Raw(keys, {"dmlab": found}, read)
+    arrays = {salt: np.asarray(values, np.int64) for salt, values in labels.items()}
+    return Raw(keys, {"dmlab": arrays}, read)
 
 
 def _examples(tree: Tree, names: Sequence[str], check: bool) -> Iterator[tuple[int, tuple[str, int, bytes]]]:

@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
@@ -38,15 +37,15 @@ def _one_split(tree: Tree, task: str) -> Raw:
     return from_files(tree, (task,), {"train": listed})
 
 
-def _open_eurosat(tree: Tree, work: Path) -> Raw:
+def _open_eurosat(tree: Tree) -> Raw:
     return _one_split(tree, "eurosat")
 
 
-def _open_resisc45(tree: Tree, work: Path) -> Raw:
+def _open_resisc45(tree: Tree) -> Raw:
     return _one_split(tree, "resisc45")
 
 
-def _open_dtd(tree: Tree, work: Path) -> Raw:
+def _open_dtd(tree: Tree) -> Raw:
     """Fold 1 of 10."""
     index = {name: label for label, name in enumerate(label_names.class_names("dtd"))}
     files = {"/".join(path.split("/")[-2:]): path for path in reversed(tree.matching(r"[^/]+/[^/]+\.jpg$"))}
@@ -57,7 +56,7 @@ def _open_dtd(tree: Tree, work: Path) -> Raw:
     return from_files(tree, ("dtd",), listed)
 
 
-def _open_caltech(tree: Tree, work: Path) -> Raw:
+def _open_caltech(tree: Tree) -> Raw:
     """Draw 30 of each class over sorted names: a fixed choice, but not the one behind published numbers."""
     index = {name: label for label, name in enumerate(label_names.class_names("caltech101"))}
     random = np.random.RandomState(_SEED)
@@ -96,7 +95,8 @@ RESISC45 = Collection(
     (
         File(
             "",
-            manual="fetch NWPU-RESISC45.rar from the owner's OneDrive (https://1drv.ms/u/s!AmgKYzARBl5ca3HNaHIlzp_IXjs) "
+            manual="fetch NWPU-RESISC45.rar from the owner's OneDrive "
+            "(https://1drv.ms/u/s!AmgKYzARBl5ca3HNaHIlzp_IXjs) "
             "and unpack it, or NWPU-RESISC45.zip from 'torchgeo/resisc45' on the Hugging Face Hub",
             name="NWPU-RESISC45",
         ),

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vitft.data.archives import Tree, reading
+from vitft.data.archive_parts import reading
+from vitft.data.archives import Tree
 from vitft.data.collections import rules
 from vitft.data.collections.raw import Collection, File, Raw, png
 from vitft.errors import DataDamaged
@@ -18,20 +19,20 @@ _DSPRITES = "dsprites_ndarray_co1sh3sc6or40x32y32_64x64.hdf5"
 _RUN = 16 << 20  # bytes read at once
 
 
-def _open_camelyon(tree: Tree, work: Path) -> Raw:
+def _open_camelyon(tree: Tree) -> Raw:
     """Labels are (N, 1, 1, 1), patches (N, 96, 96, 3); the key says `valid` where the split is `validation`."""
     stem = "camelyonpatch_level_2_split_"
     patches = {salt: tree.need(f"{stem}{short}_x.h5") for salt, short in _PCAM}
     keys, labels = {}, {}
     for salt, short in _PCAM:
         name = tree.need(f"{stem}{short}_y.h5")
-        with _dataset(tree.local(name, work), "y", tree.label(name)) as y:
+        with _dataset(tree.local(name), "y", tree.label(name)) as y:
             labels[salt] = np.asarray(y[...]).reshape(-1).astype(np.int64)
         keys[salt] = [f"{short}_{i}" for i in range(len(labels[salt]))]
 
     def read(salt: str, rows: Sequence[int]) -> Iterator[tuple[int, bytes]]:
         name = patches[salt]
-        with _dataset(tree.local(name, work), "x", tree.label(name)) as x:
+        with _dataset(tree.local(name), "x", tree.label(name)) as x:
             _check(x, (len(labels[salt]), 96, 96, 3), tree.label(name))
             for row, image in chosen(x, rows, tree.label(name)):
                 yield row, png(image)
@@ -39,17 +40,17 @@ def _open_camelyon(tree: Tree, work: Path) -> Raw:
     return Raw(keys, {"patch_camelyon": labels}, read, drawn=True)
 
 
-def _open_dsprites(tree: Tree, work: Path) -> Raw:
+def _open_dsprites(tree: Tree) -> Raw:
     """Latent classes are colour, shape, scale, orientation, x, y; pixels are 0 or 1 and become 0 or 255."""
     name = tree.need(_DSPRITES)
     label = tree.label(name)
-    path = tree.local(name, work)
+    path = tree.local(name)
     with _dataset(path, "latents/classes", label) as found:
         latents = np.asarray(found[...]).astype(np.int64)
     if latents.ndim != 2 or latents.shape[1] != 6:
         raise _wrong(label, f"latents/classes {latents.shape}", "(N, 6)")
 
-    def read(salt: str, rows: Sequence[int]) -> Iterator[tuple[int, bytes]]:
+    def read(_: str, rows: Sequence[int]) -> Iterator[tuple[int, bytes]]:
         with _dataset(path, "imgs", label) as images:
             _check(images, (len(latents), 64, 64), label)
             for row, image in chosen(images, rows, label):

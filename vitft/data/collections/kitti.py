@@ -2,7 +2,6 @@
 
 from collections import defaultdict
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
@@ -15,7 +14,7 @@ _SEED = 123
 _HELD_OUT = 10  # per cent of the videos for test, and as many for validation
 
 
-def _open(tree: Tree, work: Path) -> Raw:
+def _open(tree: Tree) -> Raw:
     images = {path.rsplit("/", 1)[-1]: path for path in reversed(tree.matching(r"(^|/)training/image_2/\d{6}\.png$"))}
     texts = {path[-10:-4]: path for path in reversed(tree.matching(r"(^|/)training/label_2/(label_)?\d{6}\.txt$"))}
     if not texts:

@@ -1,7 +1,6 @@
 """Oxford Flowers 102 and the Oxford-IIIT Pets."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
@@ -14,7 +13,7 @@ _FLOWERS = "https://www.robots.ox.ac.uk/~vgg/data/flowers/102/"
 _PETS = "https://thor.robots.ox.ac.uk/~vgg/data/pets/"
 
 
-def _open_flowers(tree: Tree, work: Path) -> Raw:
+def _open_flowers(tree: Tree) -> Raw:
     labels = load(tree, tree.need("imagelabels.mat"), "labels").reshape(-1).astype(np.int64) - 1
     ids = tree.need("setid.mat")
     files = {path.rsplit("/", 1)[-1]: path for path in reversed(tree.matching(r"(^|/)image_\d{5}\.jpg$"))}
@@ -35,7 +34,7 @@ def _open_flowers(tree: Tree, work: Path) -> Raw:
     return from_files(tree, ("oxford_flowers102",), listed)
 
 
-def _open_pets(tree: Tree, work: Path) -> Raw:
+def _open_pets(tree: Tree) -> Raw:
     files = {path.rsplit("/", 1)[-1]: path for path in reversed(tree.matching(r"(^|/)images/[^/]+\.jpg$"))}
     listed: dict[str, Sequence[Listed]] = {}
     for salt, name in (("train", "trainval.txt"), ("test", "test.txt")):
@@ -68,9 +67,7 @@ FLOWERS = Collection(
             344_862_509,
             "2d01ecc807db462958cfe3d92f57a8c252b4abd240eb955770201e45f783b246",
         ),
-        File(
-            _FLOWERS + "imagelabels.mat", 502, "4903e94206bac23bf772aadf06451916df56b58fc483a62db32a97b82656651d"
-        ),
+        File(_FLOWERS + "imagelabels.mat", 502, "4903e94206bac23bf772aadf06451916df56b58fc483a62db32a97b82656651d"),
         File(_FLOWERS + "setid.mat", 14_989, "46b8678f91fd95d3c8f4feab80d271a6c834a1dd896fe29fd3e6ad9ce5c8dccd"),
     ),
     _open_flowers,

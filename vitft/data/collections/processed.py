@@ -3,7 +3,6 @@
 import csv
 import io
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from vitft.data import labels as label_names
 from vitft.data import lists
@@ -15,7 +14,7 @@ from vitft.errors import DataDamaged
 _SUN_LISTS = {"train": "sun397_tfds_tr.txt", "validation": "sun397_tfds_va.txt", "test": "sun397_tfds_te.txt"}
 
 
-def _open_sun(tree: Tree, work: Path) -> Raw:
+def _open_sun(tree: Tree) -> Raw:
     """Three lists name the images; those beside the archive win over the package's."""
     opencv.library()
     official = lists.sun397()
@@ -39,7 +38,7 @@ def _open_sun(tree: Tree, work: Path) -> Raw:
     return from_files(tree, ("sun397",), listed, opencv.sun397)
 
 
-def _open_retinopathy(tree: Tree, work: Path) -> Raw:
+def _open_retinopathy(tree: Tree) -> Raw:
     """Validation is the competition's public test, test its private one."""
     opencv.library()
     train = _table(tree, tree.need("trainLabels.csv"), ("image", "level"))
@@ -49,7 +48,8 @@ def _open_retinopathy(tree: Tree, work: Path) -> Raw:
         "validation": [(row["image"], row["level"], "test") for row in solution if row["Usage"] == "Public"],
         "test": [(row["image"], row["level"], "test") for row in solution if row["Usage"] == "Private"],
     }
-    files = {"/".join(path.split("/")[-2:]): path for path in reversed(tree.matching(r"(^|/)(train|test)/[^/]+\.jpeg$"))}
+    paths = tree.matching(r"(^|/)(train|test)/[^/]+\.jpeg$")
+    files = {"/".join(path.split("/")[-2:]): path for path in reversed(paths)}
     if not files:
         raise tree.missing("train/*.jpeg (train.zip.001 to train.zip.005) and test/*.jpeg (test.zip.001 to .007)")
     listed = {

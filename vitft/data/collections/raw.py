@@ -3,7 +3,6 @@
 import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import numpy as np
@@ -72,7 +71,7 @@ class Collection:
         page: the owner's page.
         licence: as the owner states it; "see the owner's page" where vitft is not sure.
         files: what to fetch.
-        open: (tree, folder for temporary files) -> Raw.
+        open: tree -> Raw.
         archives: patterns of archive names that may hold it, beside the names of `files`.
         processing: what is done to the images, where they are not kept byte for byte.
         opencv: the processing is defined by OpenCV (the extra `vitft[opencv]`).
@@ -83,7 +82,7 @@ class Collection:
     page: str
     licence: str
     files: tuple[File, ...]
-    open: Callable[[Tree, Path], Raw]
+    open: Callable[[Tree], Raw]
     archives: tuple[str, ...] = ()
     processing: str = ""
     opencv: bool = False

@@ -2,8 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,14 +12,14 @@ from vitft.data.collections import rules
 from vitft.data.collections.raw import Collection, File, Raw, png
 from vitft.errors import DataDamaged
 
-_TYPES = {0x1E3D4C55: np.dtype("u1"), 0x1E3D4C54: np.dtype("<i4")}
+_TYPES: dict[int, np.dtype[Any]] = {0x1E3D4C55: np.dtype("u1"), 0x1E3D4C54: np.dtype("<i4")}
 _STEMS = {
     "train": "smallnorb-5x46789x9x18x6x2x96x96-training-",
     "test": "smallnorb-5x01235x9x18x6x2x96x96-testing-",
 }
 
 
-def _open(tree: Tree, work: Path) -> Raw:
+def _open(tree: Tree) -> Raw:
     """Columns of info: instance, elevation 0..8, azimuth 0, 2, .., 34, lighting. Only the left camera is used."""
     info, images = {}, {}
     for salt, stem in _STEMS.items():
@@ -57,7 +56,7 @@ def _open(tree: Tree, work: Path) -> Raw:
 
 
 @contextmanager
-def _matrix(tree: Tree, name: str) -> Iterator[tuple[BinaryIO, np.dtype[np.generic], tuple[int, ...]]]:
+def _matrix(tree: Tree, name: str) -> Iterator[tuple[BinaryIO, np.dtype[Any], tuple[int, ...]]]:
     """Open a matrix behind its header: magic, number of dimensions, at least three sizes (all int32 LE)."""
     with tree.open(name) as file:
         head = np.frombuffer(file.read(8), "<i4")

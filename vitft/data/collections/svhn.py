@@ -2,20 +2,20 @@
 
 import io
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vitft.data.archives import Tree, reading
+from vitft.data.archive_parts import reading
+from vitft.data.archives import Tree
 from vitft.data.collections.raw import Collection, File, Raw, png
 from vitft.errors import DataDamaged
 
 _FILES = {"train": "train_32x32.mat", "test": "test_32x32.mat"}
 
 
-def _open(tree: Tree, work: Path) -> Raw:
+def _open(tree: Tree) -> Raw:
     names = {salt: tree.need(file) for salt, file in _FILES.items()}
     labels = {salt: load(tree, name, "y").reshape(-1).astype(np.int64) % 10 for salt, name in names.items()}
 
@@ -23,7 +23,7 @@ def _open(tree: Tree, work: Path) -> Raw:
         images = load(tree, names[salt], "X")
         if images.shape != (32, 32, 3, len(labels[salt])) or images.dtype != np.uint8:
             raise DataDamaged(
-                f"'{tree.label(names[salt])}' holds X {images.shape} of {images.dtype} beside {len(labels[salt])} labels.",
+                f"'{tree.label(names[salt])}' holds X {images.shape} of {images.dtype}, {len(labels[salt])} labels.",
                 "Legal: X (32, 32, 3, N) of uint8, y (N, 1).",
                 "Fetch the file again.",
             )

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from vitft.data.sources.tables import Table, open_table
-from vitft.data.split import Provenance, Split
+from vitft.data.split import Completeness, Provenance, Split
 from vitft.errors import DataDamaged, DataMissing
 
 _KIND = "vitft-prepared"
@@ -20,7 +20,7 @@ _AGAIN = "Remove the folder and run 'vitft data prepare' again."
 def detect(path: Path) -> bool:
     """Tell whether `path` is a folder with such a manifest."""
     try:
-        return json.loads((path / "manifest.json").read_bytes()).get("kind") == _KIND
+        return bool(json.loads((path / "manifest.json").read_bytes()).get("kind") == _KIND)
     except (OSError, ValueError, AttributeError):
         return False
 
@@ -112,15 +112,15 @@ class Prepared:
             raise DataMissing(f"'{file}' is missing.", "Legal: every file that manifest.json names.", _AGAIN)
         if file.stat().st_size != stated["bytes"]:
             raise DataDamaged(
-                f"'{file}' has {file.stat().st_size:,} bytes.", f"Legal: {stated['bytes']:,}, as its manifest says.", _AGAIN
+                f"'{file}' has {file.stat().st_size:,} bytes.",
+                f"Legal: {stated['bytes']:,}, as its manifest says.",
+                _AGAIN,
             )
         table = open_table([file])
         keys = [str(key) for key in table.column("key")]
         labels = np.asarray(table.column("label"), dtype=np.int64)
         k = len(self.class_names)
-        split = Split(
-            self.task, name, self.class_names, keys, labels, _reader(table, file), self._provenance(len(keys))
-        )
+        split = Split(self.task, name, self.class_names, keys, labels, _reader(table, file), self._provenance())
         if len(keys) != stated["n"] or split.digest != stated["digest"]:
             raise DataDamaged(
                 f"'{file}' holds other examples than its manifest states ({len(keys):,} of {stated['n']:,}).",
@@ -133,11 +133,11 @@ class Prepared:
             )
         return split
 
-    def _provenance(self, n: int) -> Provenance:
+    def _provenance(self) -> Provenance:
         m = self.manifest
         version = m["versions"].get("vitft", "")
         found = f"prepared from the owner's files ({m['collection']}); {m['decoder']}"
-        completeness = "full" if m["completeness"] == "full" else "partial"
+        completeness: Completeness = "full" if m["completeness"] == "full" else "partial"
         return Provenance(found, bool(m["reference"]), str(m["why"]), completeness, f"vitft {version}")
 
 

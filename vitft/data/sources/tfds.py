@@ -16,7 +16,7 @@ from vitft.catalog.tasks import Task
 from vitft.data import labels as label_names
 from vitft.data import splits as official_splits
 from vitft.data import tfrecord
-from vitft.data.archives import reading
+from vitft.data.archive_parts import reading
 from vitft.data.collections import rules
 from vitft.data.split import Provenance, Split
 from vitft.errors import DataDamaged, DataMissing
@@ -28,10 +28,10 @@ _CAPITALS = {n.lower(): n for n in ("BACKGROUND_Google", "Faces", "Faces_easy", 
 
 
 def _text(feature: str) -> Callable[[_Example, Sequence[str]], str]:
-    return lambda example, names: example[feature][0].decode()
+    return lambda example, _: str(example[feature][0].decode())
 
 
-def _number(example: _Example, names: Sequence[str]) -> str:
+def _number(example: _Example, _: Sequence[str]) -> str:
     """Turn the id "train_00016" into the row "16"."""
     return str(int(example["id"][0].decode().rsplit("_", 1)[-1]))
 
@@ -131,7 +131,9 @@ class Tfds:
         """Return (directory, name, version, raw split -> examples in each shard)."""
         folder = _directory(self.path)
         if folder is None:
-            raise DataMissing(f"'{self.path}' holds no prepared directory.", "Legal: <name>/<version>/dataset_info.json.")
+            raise DataMissing(
+                f"'{self.path}' holds no prepared directory.", "Legal: <name>/<version>/dataset_info.json."
+            )
         file = folder / "dataset_info.json"
         try:
             info = json.loads(file.read_bytes())
@@ -139,7 +141,9 @@ class Tfds:
             name, version = str(info["name"]), str(info["version"])
             kind = str(info.get("fileFormat", "tfrecord"))
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise DataDamaged(f"'{file}' cannot be read ({error}).", "Legal: as TensorFlow Datasets writes it.", _AGAIN) from None
+            raise DataDamaged(
+                f"'{file}' cannot be read ({error}).", "Legal: as TensorFlow Datasets writes it.", _AGAIN
+            ) from None
         if kind != "tfrecord":
             raise DataDamaged(f"'{folder}' is stored as '{kind}'.", "Legal: tfrecord.", _AGAIN)
         if name != self._task.collection:
@@ -153,7 +157,9 @@ class Tfds:
     @property
     def splits(self) -> tuple[str, ...]:
         sizes = self._sizes
-        return tuple(name for name, pieces in self._task.splits.items() if all(sizes.get(p.salt, 0) > p.start for p in pieces))
+        return tuple(
+            name for name, pieces in self._task.splits.items() if all(sizes.get(p.salt, 0) > p.start for p in pieces)
+        )
 
     @cached_property
     def _sizes(self) -> dict[str, int]:
@@ -167,16 +173,18 @@ class Tfds:
             DataDamaged: a shard is damaged, or holds another number of examples than stated.
         """
         if split not in self.splits:
-            raise DataMissing(f"'{self.path}' has no split '{split}'.", f"There are: {', '.join(self.splits) or 'none'}.")
+            raise DataMissing(
+                f"'{self.path}' has no split '{split}'.", f"There are: {', '.join(self.splits) or 'none'}."
+            )
         places: list[tuple[Path, int, int]] = []
         keys: list[str] = []
         labels: list[int] = []
         names = self.class_names
         ordered = True
         for piece in official_splits.slices(self._task, split, self._sizes):
-            found = self._records(piece.salt, piece.start, piece.stop)
+            records = self._records(piece.salt, piece.start, piece.stop)
             here = []
-            for position, place in enumerate(found, piece.start):
+            for position, place in enumerate(records, piece.start):
                 example = tfrecord.example(_record(*place), str(place[0]))
                 here.append(self._key(piece.salt, position, example))
                 labels.append(self._checked(_label, self._task.name, example))
@@ -185,7 +193,9 @@ class Tfds:
             keys += here
         wrong = [i for i, label in enumerate(labels) if not 0 <= label < len(names)]
         if wrong:
-            raise DataDamaged(f"'{keys[wrong[0]]}' has the label {labels[wrong[0]]}.", f"Legal: 0 to {len(names) - 1}.", _AGAIN)
+            raise DataDamaged(
+                f"'{keys[wrong[0]]}' has the label {labels[wrong[0]]}.", f"Legal: 0 to {len(names) - 1}.", _AGAIN
+            )
         return Split(
             self._task.name,
             split,
@@ -214,7 +224,7 @@ class Tfds:
         return found
 
     def _provenance(self, ordered: bool) -> Provenance:
-        folder, name, version, _ = self._info
+        _, name, version, _ = self._info
         used = {p.salt for pieces in self._task.splits.values() for p in pieces}
         short = [s for s in used if self._sizes.get(s, 0) != self._task.sizes[s]]
         if self._task.collection == "caltech101":  # 3,059 / 6,085 where a file that is no image was drawn
@@ -270,9 +280,9 @@ def _scan(shard: Path, n: int) -> list[tuple[Path, int, int]]:
     """Return the place of every record, by the lengths alone."""
     if not shard.is_file():
         raise DataMissing(f"Shard '{shard}' is missing.", "Legal: every shard that dataset_info.json counts.", _AGAIN)
-    places = []
+    places: list[tuple[Path, int, int]] = []
     size = shard.stat().st_size
-    with reading(str(shard)), open(shard, "rb") as file:
+    with reading(str(shard)), shard.open("rb") as file:
         at = 0
         while at < size:
             head = file.read(12)
@@ -283,12 +293,14 @@ def _scan(shard: Path, n: int) -> list[tuple[Path, int, int]]:
             at += 12 + length + 4
             file.seek(at)
     if at != size or len(places) != n:
-        raise DataDamaged(f"'{shard}' has {len(places):,} whole records.", f"Legal: {n:,}, as dataset_info.json says.", _AGAIN)
+        raise DataDamaged(
+            f"'{shard}' has {len(places):,} whole records.", f"Legal: {n:,}, as dataset_info.json says.", _AGAIN
+        )
     return places
 
 
 def _record(shard: Path, offset: int, length: int) -> bytes:
-    with reading(str(shard)), open(shard, "rb") as file:
+    with reading(str(shard)), shard.open("rb") as file:
         file.seek(offset)
         data, tail = file.read(length), file.read(4)
     if len(tail) < 4 or struct.unpack("<I", tail)[0] != tfrecord.masked_crc32c(data):

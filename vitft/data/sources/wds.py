@@ -1,11 +1,11 @@
 """Local mirrors of `clip-benchmark/wds_vtab-*`: tars of s0000000.webp and s0000000.cls, without a validation part."""
 
-import os
 import tarfile
 from collections import defaultdict
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
+from itertools import pairwise
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from vitft.catalog.tasks import Task
 from vitft.data import labels as label_names
 from vitft.data import official
 from vitft.data import splits as official_splits
-from vitft.data.archives import reading
+from vitft.data.archive_parts import reading
 from vitft.data.collections import rules
 from vitft.data.split import Provenance, Split
 from vitft.errors import DataDamaged, DataMissing
@@ -121,7 +121,7 @@ class Wds:
         if split == "train800":
             order = self._proven(labels)
             rows = (rows if order is None else order)[:800]
-            why = "" if order is not None else "the mirror keeps no keys: which 800 are the official ones cannot be told"
+            why = "" if order is not None else "it keeps no keys: which 800 are the official ones cannot be told"
         return Split(
             self._task.name,
             split,
@@ -173,7 +173,7 @@ def read_order(total: int, stop: int, shards: int) -> NDArray[np.int64]:
     slot ends its turn at once and takes the next shard only when it is visited again (TFDS core/reader.py).
     """
     borders = [round(total * k / shards) for k in range(shards + 1)]
-    pieces = [list(range(a, min(b, stop))) for a, b in zip(borders[:-1], borders[1:], strict=True) if a < stop]
+    pieces = [list(range(a, min(b, stop))) for a, b in pairwise(borders) if a < stop]
     waiting = iter(pieces)
     slots: list[list[int]] = [next(waiting, []) for _ in range(16)]
     order: list[int] = []
@@ -201,7 +201,7 @@ def _tars(folder: Path) -> tuple[list[tuple[str, Any, int, int]], list[int]]:
     for shard in shards:
         with reading(str(shard)), tarfile.open(shard, "r:") as tar:
             for info in tar:
-                stem, kind = os.path.splitext(os.path.basename(info.name))
+                stem, kind = (PurePosixPath(info.name).stem, PurePosixPath(info.name).suffix)
                 if kind == ".cls":
                     file = tar.extractfile(info)
                     labels[stem] = int(file.read()) if file else -1
@@ -226,7 +226,7 @@ def _bytes(place: tuple[str, Any, int, int]) -> bytes:
     if size < 0:
         data, _ = where.image("webp", offset)
     else:
-        with reading(str(where)), open(where, "rb") as file:
+        with reading(str(where)), where.open("rb") as file:
             file.seek(offset)
             data = file.read(size)
     if not data or (size >= 0 and len(data) < size):

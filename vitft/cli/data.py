@@ -1,0 +1,119 @@
+"""`vitft data`: what is here, which examples a split holds, preparing and verifying it."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from vitft.cli import console
+from vitft.cli.options import DataDirOption, FormatOption
+
+app = typer.Typer(help="Data sets: list, splits, prepare, verify.", no_args_is_help=True, rich_markup_mode=None)
+
+_Task = Annotated[str, typer.Argument(metavar="TASK", help="A task's name ('vitft data ls').")]
+_Shots = Annotated[
+    Literal["1000", "full"], typer.Option("--shots", help="1000: train800, val200, test. full: train and val as well.")
+]
+
+
+@app.command("ls")
+def ls(data_dir: DataDirOption = None, format: FormatOption = "text") -> None:
+    """List the tasks: which are ready, which can be fetched, which a person has to fetch."""
+    from dataclasses import asdict
+
+    from rich.table import Table
+
+    from vitft.data.inventory import inventory
+    from vitft.data.prepare import size_text
+
+    rows = inventory(data_dir)
+    table = Table("task", "status", "size", "where, or what to do", box=None, pad_edge=False)
+    for row in rows:
+        table.add_row(row.task, row.status, size_text(row.size or 0), row.where)
+    console.emit({"tasks": [asdict(row) for row in rows]}, table, format)
+
+
+@app.command("splits")
+def splits(
+    task: _Task,
+    split: Annotated[str, typer.Option("--split", help="train800, val200, train800val200, train, val or test.")],
+    source: Annotated[
+        Path | None, typer.Option("--source", help="The owner's files, where the keys are known from them only.")
+    ] = None,
+    data_dir: DataDirOption = None,
+    format: FormatOption = "text",
+) -> None:
+    """Print the keys of an official split in its order, and their sha256."""
+    from vitft.data import owner_files, splits
+
+    with console.display() as hooks:
+        keys, why = owner_files.split_keys(task, split, source, data_dir, hooks.phase)
+    payload = splits.describe(task, split, keys)
+    if why:
+        payload |= {"reference": False, "why": why}
+    note = "" if payload["reference"] else f"  (not the reference: {payload['why']})"
+    console.emit(payload, "\n".join(keys), format)
+    console.note(f"{payload['task']} {split}: {len(keys):,} keys, sha256 {payload['sha256']}{note}")
+
+
+@app.command("prepare")
+def prepare(
+    task: _Task,
+    source: Annotated[
+        Path | None, typer.Option("--source", help="The owner's files, packed or unpacked; else they are downloaded.")
+    ] = None,
+    shots: _Shots = "1000",
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Folder to make; default $VITFT_DATA/TASK.")
+    ] = None,
+    allow_partial: Annotated[
+        bool, typer.Option("--allow-partial", help="Take files with other than the official counts; stamped 'partial'.")
+    ] = False,
+    format: FormatOption = "text",
+) -> None:
+    """Make a parquet of each split from the owner's files; the same command continues what was cut off."""
+    from vitft.data import prepare
+
+    with console.display() as hooks:
+        folder, manifest = prepare.prepare(task, source, output, shots, allow_partial, hooks.phase)
+    if manifest["why"]:
+        console.note(f"note: {manifest['completeness']}, not the reference splits: {manifest['why']}")
+    for note in manifest["notes"]:
+        console.note(f"note: {note}")
+    lines = [
+        f"{name}: {split['n']:,} images, {split['bytes'] / 1e6:.1f} MB" for name, split in manifest["splits"].items()
+    ]
+    console.emit({"path": str(folder), **manifest}, "\n".join([f"{manifest['task']} -> {folder}", *lines]), format)
+
+
+@app.command("verify")
+def verify(task: _Task, data_dir: DataDirOption = None, format: FormatOption = "text") -> None:
+    """See that counts, digests and labels are right and that every image decodes; exit code 3 on any fault."""
+    from vitft.data import find
+    from vitft.data import verify as verifying
+    from vitft.errors import DataDamaged
+
+    source = find.find(task, data_dir)
+    with console.display() as hooks:
+        checked = verifying.verify(source, hooks.phase)
+    console.emit(verifying.report(source.task, checked), _table(checked), format)
+    faults = [fault for found in checked for fault in found.faults]
+    if faults:
+        more = f" (and {len(faults) - 1:,} more)" if len(faults) > 1 else ""
+        raise DataDamaged(
+            f"{source.task}: {faults[0].rstrip('.')}{more}.",
+            "Legal: counts, digests and labels as stated, images that decode.",
+            f"Prepare or fetch the data of '{source.task}' again.",
+        )
+
+
+def _table(checked: list[Any]) -> Any:
+    from rich.table import Table
+
+    table = Table("split", "images", "official", "stamp", "digest", "result", box=None, pad_edge=False)
+    for c in checked:
+        stamp = f"{c.completeness}, {'reference' if c.reference else 'non-reference'}" if c.completeness else ""
+        official = f"{c.official[0]:,}" if c.official else ""
+        result = "ok" if not c.faults else f"{len(c.faults)} faults: {c.faults[0]}"
+        table.add_row(c.split, f"{c.n:,}", official, stamp, c.digest[:12], result)
+    return table
