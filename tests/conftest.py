@@ -1,6 +1,10 @@
 """Fixtures every test may use. Nothing here needs a network."""
 
+import os
 from pathlib import Path
+
+# Two test processes on two cores: threads of torch beyond that only wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 

@@ -24,7 +24,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from vitft.errors import CheckpointError, DiskFull, RunFolderOccupied, UsageError
+from vitft.errors import CheckpointError, DiskFull, RunFolderOccupied, UsageError, VitftError
 
 SCHEMA_VERSION = 1
 
@@ -172,6 +172,23 @@ def lock(folder: Path) -> Iterator[None]:
                 "Wait for it, or choose another folder with --output.",
             ) from None
         yield
+
+
+@contextmanager
+def nothing_left_behind(folder: Path) -> Iterator[None]:
+    """Remove what a run that failed before its first update has written: a mistyped name leaves no folder."""
+    fresh = not (folder / "run.json").exists()
+    try:
+        yield
+    except VitftError:
+        if fresh and not any(folder.rglob("metrics.jsonl")) and not any(folder.rglob("result.json")):
+            shutil.rmtree(folder / "units", ignore_errors=True)
+            for path in (folder / "run.json", folder / ".lock"):
+                path.unlink(missing_ok=True)
+            while folder != runs_root().parent and folder.is_dir() and not any(folder.iterdir()):
+                folder.rmdir()
+                folder = folder.parent
+        raise
 
 
 def unit_folder(folder: Path, unit_id: str) -> Path:

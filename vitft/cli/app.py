@@ -70,12 +70,13 @@ def _root(version: bool = typer.Option(False, "--version", callback=_version, is
 
 
 def _register() -> None:
-    from vitft.cli import doctor, eval, fewshot, finetune, predict, recipes
+    from vitft.cli import doctor, eval, fewshot, finetune, models, predict, recipes
 
     app.command("finetune")(finetune.finetune)
     app.command("eval")(eval.eval_)
     app.command("fewshot")(fewshot.fewshot)
     app.command("predict")(predict.predict)
+    app.add_typer(models.app, name="models")
     app.add_typer(recipes.app, name="recipes")
     app.command("doctor")(doctor.doctor)
 

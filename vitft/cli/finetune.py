@@ -93,7 +93,7 @@ def _run(job: "Job", scheme: "Scheme", output: Any, runtime: "Runtime", *, resum
     from vitft.protocol.jobs import run_folder
 
     folder = output or run_folder(job)
-    with results.lock(folder):
+    with results.lock(folder), results.nothing_left_behind(folder):
         results.claim(folder, job.identity(), overwrite=overwrite, resume=resume)
         finished = results.read_json(folder / "result.json")
         if finished is None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vitft import results
+from vitft.catalog.models import MODELS
 from vitft.data.find import find
 from vitft.data.split import Source
 from vitft.protocol.units import Job, Scheme, scheme
@@ -82,7 +83,8 @@ def make(
 
 def model_sha256(model: str) -> str:
     """Return the sha256 of a local checkpoint (of a run folder: of its weights), "" for what is no file here."""
-    path = Path(model)
+    alias = MODELS.get(model)
+    path = (alias.file if alias is not None else Path(model).expanduser()) or Path()
     if path.is_dir():
         path = path / "weights.safetensors"
     if not path.is_file():
@@ -93,8 +95,8 @@ def model_sha256(model: str) -> str:
 
 def run_folder(job: Job) -> Path:
     """Return the folder of a job without --output."""
-    path = Path(job.model)
-    name = path.stem if job.model_sha256 else job.model
+    known = job.model in MODELS or not job.model_sha256
+    name = job.model if known else Path(job.model).stem
     digest = hashlib.sha256(json.dumps(job.identity(), sort_keys=True).encode()).hexdigest()
     model = results.slug(name) + "-scratch" * job.from_scratch
     return results.default_folder(job.name, model, job.model_sha256[:8], job.recipe, digest[:8])
