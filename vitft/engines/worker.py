@@ -1,0 +1,140 @@
+"""A worker: runs units one after the other on one device and keeps its network warm between them.
+
+It talks JSON lines: units come in on stdin, events go out on the pipe that was stdout. The first line in is
+`{"folder", "runtime", "threads"}`, every later one `{"unit"}`; the end of the input means: save and stop. Events are
+`ready`, `step`, `phase`, `note`, `done`, `failed` (with the error, to be raised again elsewhere) and `stopped`.
+"""
+
+import json
+import os
+import queue
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import IO, Any
+
+from vitft import results
+from vitft.errors import Interrupted, UsageError, VitftError
+from vitft.progress import Hooks, StepReport
+
+# A worker whose supervisor was killed ends within seconds; its successor waits that long for a unit's folder.
+_LOCK_S = 60.0
+_TELL_EVERY_S = 0.2
+
+
+def serve(commands: IO[str], events: IO[str]) -> None:
+    """Answer commands until their end, a signal, or a unit that was interrupted."""
+    stop = _Stop()
+    inbox: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
+
+    def listen() -> None:
+        for line in commands:
+            inbox.put(json.loads(line))
+        inbox.put(None)
+        stop.signum = stop.signum or signal.SIGTERM
+
+    threading.Thread(target=listen, daemon=True).start()
+    start = inbox.get()
+    if start is None:
+        return
+    from vitft.protocol.jobs import Runtime
+    from vitft.protocol.run import Warm, run_unit
+    from vitft.protocol.units import Unit
+
+    if start["threads"]:
+        import torch
+
+        torch.set_num_threads(start["threads"])
+    folder, runtime, warm = Path(start["folder"]), Runtime(**start["runtime"]), Warm()
+    hooks = _hooks(events, stop)
+    _tell(events, "ready", pid=os.getpid())
+    while (command := inbox.get()) is not None:
+        unit = Unit.from_json(command["unit"])
+        try:
+            with _alone(results.unit_folder(folder, unit.id), stop):
+                run_unit(unit, folder, runtime, hooks, warm)
+        except Interrupted:
+            break
+        except VitftError as error:
+            # A network that failed half-way may hold anything: the next unit builds its own.
+            warm = Warm()
+            _tell(events, "failed", unit=unit.id, error=type(error).__name__, lines=list(error.lines))
+        else:
+            _tell(events, "done", unit=unit.id)
+    _tell(events, "stopped", signal=stop.signum)
+
+
+class _Stop:
+    """The number of the signal that came, or 0."""
+
+    signum = 0
+
+
+def _hooks(events: IO[str], stop: _Stop) -> Hooks:
+    last = {"step": 0.0, "phase": 0.0}
+
+    def due(what: str, done: int, total: int) -> bool:
+        now = time.monotonic()
+        if done < total and now - last[what] < _TELL_EVERY_S:
+            return False
+        last[what] = now
+        return True
+
+    def step(report: StepReport) -> None:
+        if due("step", report.step, report.steps):
+            _tell(events, "step", report=asdict(report))
+
+    def phase(what: str, done: int, total: int) -> None:
+        if due("phase", done, total):
+            _tell(events, "phase", what=what, done=done, total=total)
+
+    return Hooks(step=step, phase=phase, note=lambda text: _tell(events, "note", text=text), signal=lambda: stop.signum)
+
+
+def _tell(events: IO[str], event: str, **data: Any) -> None:
+    try:
+        events.write(json.dumps({"event": event, **data}) + "\n")
+        events.flush()
+    except (BrokenPipeError, ValueError):
+        # The supervisor is gone. The end of the input says so too, and the unit saves its state and stops.
+        return
+
+
+@contextmanager
+def _alone(folder: Path, stop: _Stop) -> Iterator[None]:
+    """Hold a unit's folder; a worker that its supervisor left behind may still be saving there."""
+    until = time.monotonic() + _LOCK_S
+    while True:
+        lock = results.lock(folder)
+        try:
+            lock.__enter__()
+            break
+        except UsageError:
+            if time.monotonic() > until:
+                raise
+            if stop.signum:
+                raise Interrupted(stop.signum, "Interrupted while waiting for another worker.") from None
+            time.sleep(0.1)
+    try:
+        yield
+    finally:
+        lock.__exit__(None, None, None)
+
+
+def main() -> None:
+    """Serve on stdin and what was stdout; whatever a library prints goes to stderr, the worker's log."""
+    events = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    # The supervisor passes a stop on; a Ctrl-C that reached the whole terminal must not cut a save short.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    serve(sys.stdin, events)
+
+
+if __name__ == "__main__":
+    main()
