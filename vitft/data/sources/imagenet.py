@@ -126,9 +126,9 @@ class ImageNet:
 
 
 def official_name(name: str) -> str:
-    """Return "ILSVRC2012_val_00000293.JPEG" for any path that ends in such a name, else the last part of the path."""
+    """Return "ILSVRC2012_val_00000293.JPEG" for any path that ends in such a name, another path as it is."""
     match = _VAL.search(name)
-    return f"ILSVRC2012_val_{int(match[1]):08d}.JPEG" if match else name.rpartition("/")[2]
+    return f"ILSVRC2012_val_{int(match[1]):08d}.JPEG" if match else name
 
 
 def _locate(path: Path) -> tuple[Form, Path] | None:
