@@ -185,9 +185,10 @@ def nothing_left_behind(folder: Path) -> Iterator[None]:
             shutil.rmtree(folder / "units", ignore_errors=True)
             for path in (folder / "run.json", folder / ".lock"):
                 path.unlink(missing_ok=True)
-            while folder != runs_root().parent and folder.is_dir() and not any(folder.iterdir()):
-                folder.rmdir()
-                folder = folder.parent
+            ours = [folder, *(p for p in folder.parents if p == runs_root() or runs_root() in p.parents)]
+            for path in ours:
+                if path.is_dir() and not any(path.iterdir()):
+                    path.rmdir()
         raise
 
 
