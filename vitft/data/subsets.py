@@ -87,11 +87,6 @@ def dev_split(split: Split, fraction: float) -> tuple[Split, Split, DevRule]:
     return split.select(rows[~held], "train"), split.select(rows[held], "dev"), "stratified end"
 
 
-def first_part(split: Split, fraction: float) -> Split:
-    """Return what `dev_split` leaves for training when 1 - `fraction` is held out, e.g. TFDS `train[:98%]`."""
-    return split if fraction >= 1 else dev_split(split, 1 - fraction)[0]
-
-
 def sorted_by_class(labels: NDArray[np.int64]) -> bool:
     """Tell whether equal labels stand together: several classes, each in one run, and more images than classes."""
     runs = int(np.count_nonzero(np.diff(labels))) + 1

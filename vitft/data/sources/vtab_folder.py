@@ -4,7 +4,7 @@ import json
 from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -108,22 +108,15 @@ class VtabFolder:
             self._provenance(split, len(lines)),
         )
 
+    @cached_property
+    def _parsed(self) -> dict[str, list[tuple[str, int]]]:
+        return {}
+
     def _lines(self, split: str) -> list[tuple[str, int]]:
         """Parse one list to (relative path, label); tolerates a byte-order mark, CRLF, backslashes and empty lines."""
-        file = self.path / f"{split}.txt"
-        lines: list[tuple[str, int]] = []
-        for number, line in enumerate(_text(file).splitlines(), 1):
-            if not line.strip():
-                continue
-            path, _, label = line.strip().rpartition(" ") if " " in line.strip() else line.strip().rpartition("\t")
-            path = path.strip().replace("\\", "/").removeprefix("./")
-            outside = PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts
-            if not path or outside or not label.isascii() or not label.isdigit():
-                raise DataDamaged(f"'{file}', line {number}: '{line.strip()[:120]}' cannot be used.", _LEGAL)
-            lines.append((path, int(label)))
-        if not lines:
-            raise DataDamaged(f"'{file}' names no image.", _LEGAL)
-        return lines
+        if split not in self._parsed:
+            self._parsed[split] = _parse(self.path / f"{split}.txt")
+        return self._parsed[split]
 
     def _check(self, split: str, lines: list[tuple[str, int]]) -> None:
         """Hold a list against the folder, the class names and the manifest."""
@@ -177,6 +170,23 @@ class VtabFolder:
             why = str(self._manifest.get("why", "")) or why or ("" if reference else "its manifest says so")
         revision = str(self._manifest.get("revision", ""))
         return Provenance(_KIND, reference, why, full if full == "full" else stated, revision)
+
+
+def _parse(file: Path) -> list[tuple[str, int]]:
+    lines: list[tuple[str, int]] = []
+    for number, raw in enumerate(_text(file).splitlines(), 1):
+        line = raw.strip()
+        if not line:
+            continue
+        path, _, label = line.rpartition(" " if " " in line else "\t")
+        path = path.rstrip().replace("\\", "/").removeprefix("./")
+        outside = path.startswith("/") or (".." in path and ".." in path.split("/"))
+        if not path or outside or not (label.isascii() and label.isdigit()):
+            raise DataDamaged(f"'{file}', line {number}: '{line[:120]}' cannot be used.", _LEGAL)
+        lines.append((path, int(label)))
+    if not lines:
+        raise DataDamaged(f"'{file}' names no image.", _LEGAL)
+    return lines
 
 
 def _names(folder: Path) -> set[str]:
