@@ -5,6 +5,7 @@ import hashlib
 import json
 import pickle
 import re
+import warnings
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -29,9 +30,9 @@ _DEPTH = 4
 def read_npz(path: Path) -> dict[str, np.ndarray]:
     """Read every array. Raises CheckpointUnsafe for pickled objects, CheckpointError for a damaged file."""
     try:
+        if not _starts(path, b"PK", b"\x80"):
+            raise damaged(path, ValueError("it is no .npz archive"))
         with np.load(path, allow_pickle=False) as archive:
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise CheckpointError(f"'{path}' is no archive of arrays (.npz).")
             return {name: archive[name] for name in archive.files}
     except ValueError as error:
         if "allow_pickle" in str(error) or "pickled" in str(error):
@@ -68,12 +69,13 @@ def read_pickle(path: Path) -> dict[str, Tensor]:
     # Plain records that training scripts add beside the weights; building one runs nothing of the file's.
     harmless = [argparse.Namespace, np.dtype, *_numpy_scalars()]
     try:
-        with torch.serialization.safe_globals(harmless):
+        with torch.serialization.safe_globals(harmless), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about TorchScript, refused below
             data = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         text = str(error)
         wanted = re.search(r"GLOBAL (\S+)|[Cc]lass (\S+)|unsupported operand (\d+)|Unsupported (\S+ \S+)", text)
-        if wanted and (wanted[1] or wanted[2] or "weights_only" in text or "Weights only" in text):
+        if wanted and (wanted[1] or wanted[2] or _starts(path, b"PK", b"\x80")):
             name = next((group for group in wanted.groups() if group), "?").rstrip(".,")
             raise CheckpointUnsafe(
                 f"'{path}' would have to run '{name}' to be read; it was blocked, not run.",
@@ -117,6 +119,12 @@ def sha256(path: Path) -> str:
     """Return the hexadecimal SHA-256 of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _starts(path: Path, *magic: bytes) -> bool:
+    """Tell whether a file begins like one of these; b"PK" is a zip archive, 0x80 a pickle."""
+    with path.open("rb") as file:
+        return file.read(8).startswith(magic)
 
 
 def _tensors(data: Any, depth: int = 0) -> dict[str, Tensor]:
