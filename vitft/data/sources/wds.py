@@ -1,7 +1,7 @@
 """Local mirrors of `clip-benchmark/wds_vtab-*`: tars of s0000000.webp and s0000000.cls, without a validation part."""
 
 import tarfile
-from collections import defaultdict
+from collections import defaultdict, deque
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -174,13 +174,13 @@ def read_order(total: int, stop: int, shards: int) -> NDArray[np.int64]:
     """
     borders = [round(total * k / shards) for k in range(shards + 1)]
     pieces = [list(range(a, min(b, stop))) for a, b in pairwise(borders) if a < stop]
-    waiting = iter(pieces)
-    slots: list[list[int]] = [next(waiting, []) for _ in range(16)]
+    waiting = deque(pieces)
+    slots: list[list[int]] = [waiting.popleft() if waiting else [] for _ in range(16)]
     order: list[int] = []
-    while any(slots):
+    while any(slots) or waiting:
         for s in range(16):
-            if not slots[s]:
-                slots[s] = next(waiting, [])
+            if not slots[s] and waiting:
+                slots[s] = waiting.popleft()
             order += slots[s][:16]
             slots[s] = slots[s][16:]
     return np.asarray(order, np.int64)
