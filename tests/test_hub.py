@@ -51,8 +51,9 @@ class TestHub:
         folder.mkdir(parents=True)
         names = list(lists.names("cifar10"))
         pq.write_table(table([3, 1], names=names), folder / "test-00000-of-00001.parquet")
-        source = find("cifar10")
-        assert (source.task, source.splits) == ("cifar10", ("test",))
+        for name in ("cifar10", "hf:uoft-cs/cifar10", f"hf:cifar10@{'e' * 40}"):
+            source = find(name)
+            assert (source.task, source.splits) == ("cifar10", ("test",))
         assert source.open("test").provenance.why == "test has 2 of the official 10,000 images"
         assert next(row for row in inventory() if row.task == "cifar10").status == "ready"
 

@@ -86,8 +86,8 @@ def find(task: str, data_dir: Path | None = None, shots: Shots | None = None) ->
                 f"Folder '{data_dir}' (--data-dir) does not exist.", "Legal: a folder that holds data sets."
             )
     if task.startswith("hf:"):
-        repo = hub_cache.parse(task)
-        found = hub.find(repo, repo.name)
+        repo, name = hub.task_of(hub_cache.parse(task))
+        found = hub.find(repo, name)
         if isinstance(found, str):
             raise DataMissing(
                 f"'{task}' is not in {found}.", "Legal: a data set of the hub.", f"With a network, run: {repo.command}"

@@ -68,7 +68,7 @@ def _absent(task: Task) -> Row:
     if found is None:
         repo = hub.REPOS[task.name]
         # ImageNet's owner and the hub both want an account that accepted the terms.
-        return Row(task.name, task.title, "manual", repo.command, repo.size or None)
+        return Row(task.name, task.title, "manual", repo.command, None)
     size = found.size or None
     if found.automatic:
         return Row(task.name, task.title, "downloadable", f"vitft data prepare {task.name}", size)

@@ -19,7 +19,7 @@ from vitft.data import official
 from vitft.data.sources import imagenet, parquet
 from vitft.data.sources.hub_cache import Repo, cached, caches, endpoint, listing, offline, remember, snapshots
 from vitft.data.split import Split
-from vitft.errors import DataError, DataMissing, DiskFull
+from vitft.errors import DataDamaged, DataError, DataMissing, DiskFull
 
 PROBE_SECONDS = 2.0
 _SPLITS = (("train", "train"), ("val", "val"), ("test", "test"))
@@ -28,11 +28,11 @@ _IMAGENET = (("train", "train"), ("val", "test"))
 
 
 REPOS: dict[str, Repo] = {
-    "cifar10": Repo("uoft-cs/cifar10", "plain_text", size=143_646_105),
-    "cifar100": Repo("uoft-cs/cifar100", "cifar100", size=142_000_000),
-    "oxford_iiit_pet": Repo("timm/oxford-iiit-pet", "data", size=791_000_000),
-    "oxford_flowers102": Repo("dpdl-benchmark/oxford_flowers102", "data", size=3_355_000_000),
-    "imagenet": Repo("ILSVRC/imagenet-1k", "data", size=6_400_000_000),
+    "cifar10": Repo("uoft-cs/cifar10", "plain_text", formerly="cifar10"),
+    "cifar100": Repo("uoft-cs/cifar100", "cifar100", formerly="cifar100"),
+    "oxford_iiit_pet": Repo("timm/oxford-iiit-pet", "data"),
+    "oxford_flowers102": Repo("dpdl-benchmark/oxford_flowers102", "data"),
+    "imagenet": Repo("ILSVRC/imagenet-1k", "data", formerly="imagenet-1k"),
 }
 
 
@@ -76,9 +76,15 @@ class Hub:
             raise DataMissing(f"'{self.repo.name}' has no split '{split}'; it has: {', '.join(self.splits)}.")
         folder = self.folder or self._download(split)
         opened = self._table(folder).open(split)
+        wanted = tasks.get(self.task).num_classes if tasks.canonical(self.task) else opened.num_classes
+        if opened.num_classes != wanted:
+            raise DataDamaged(
+                f"'{self.repo.name}' has {opened.num_classes} classes; {self.task} has {wanted}.",
+                f"Legal: the classes of '{self.task}'.",
+            )
         keys = [imagenet.official_name(key) for key in opened.keys] if split == "test" else opened.keys
         keys = keys if tasks.canonical(self.task) == "imagenet" else opened.keys
-        known = self.task in REPOS and REPOS[self.task].name == self.repo.name
+        known = self.task in REPOS
         why = official.shortfall(self.task, split, len(opened)) or ("" if known else "a data set of the hub")
         stamp = replace(opened.provenance, reference=not why, why=why)
         return replace(opened, keys=keys, provenance=stamp)
@@ -122,6 +128,14 @@ class Hub:
                 ) from None
             raise _failed(self.repo, error) from None
         return folder
+
+
+def task_of(repo: Repo) -> tuple[Repo, str]:
+    """Return the repository and what its data set is called: a known task's name, or "ORG/NAME"."""
+    for task, known in REPOS.items():
+        if repo.name in (known.name, known.formerly):
+            return replace(known, config=repo.config or known.config, revision=repo.revision), task
+    return repo, repo.name
 
 
 def find(repo: Repo, task: str) -> Hub | str:

@@ -3,7 +3,7 @@
 import json
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vitft.data.sources import parquet
@@ -21,13 +21,13 @@ class Repo:
         name: "ORG/NAME".
         config: folder of its tables; empty where there is one kind only.
         revision: branch, tag or commit; empty = main.
-        size: bytes of the download, 0 when unknown.
+        formerly: the name it had, under which old caches hold it.
     """
 
     name: str
     config: str = ""
     revision: str = ""
-    size: int = 0
+    formerly: str = ""
 
     @property
     def command(self) -> str:
@@ -60,6 +60,10 @@ def caches() -> tuple[Path, Path]:
 
 def cached(repo: Repo) -> tuple[str, Path] | None:
     """Return (commit, folder) of what a cache holds: the pinned commit, else that of main, else the newest."""
+    return _cached(repo) or (_cached(replace(repo, name=repo.formerly)) if repo.formerly else None)
+
+
+def _cached(repo: Repo) -> tuple[str, Path] | None:
     datasets_cache = caches()[1]
     root = snapshots(repo).parent
     wanted = repo.revision or "main"
