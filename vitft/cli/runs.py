@@ -1,0 +1,181 @@
+"""`vitft runs`: what has been run, how far a run is, and making room."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from vitft.cli import console
+from vitft.cli.options import FormatOption
+
+app = typer.Typer(help="Runs: list, status, clean.", no_args_is_help=True, rich_markup_mode=None)
+
+_Dir = Annotated[Path, typer.Argument(metavar="DIR", help="A run folder, as 'vitft runs ls' prints it.")]
+
+
+@app.command("ls")
+def ls(
+    root: Annotated[Path | None, typer.Argument(metavar="[DIR]", help="Where to look; default $VITFT_RUNS.")] = None,
+    format: FormatOption = "text",
+) -> None:
+    """List the runs below the runs folder, the newest first."""
+    from rich.table import Table
+
+    from vitft import results
+
+    where = root or results.runs_root()
+    runs = sorted((_run(folder) for folder in _folders(where)), key=lambda run: run["changed"], reverse=True)
+    table = Table("task", "model", "recipe", "units", "top-1", "changed", "folder", box=None, pad_edge=False)
+    for run in runs:
+        top1 = f"{100 * run['top1']:.1f}" if run["top1"] is not None else "-"
+        name = run["task"] + ("" if run["complete"] else " (unfinished)")
+        table.add_row(name, run["model"], run["recipe"], str(run["units"]), top1, run["changed"], run["folder"])
+    console.emit({"root": str(where), "runs": runs}, table if runs else f"No runs in '{where}'.", format)
+
+
+@app.command("status")
+def status(folder: _Dir, format: FormatOption = "text") -> None:
+    """Say what of a run is finished, and how far the rest is."""
+    from rich.table import Table
+
+    _known(folder)
+    units = [_unit(folder, path) for path in sorted((folder / "units").glob("*/*")) if path.is_dir()]
+    table = Table("unit", "status", "step", "top-1", "changed", box=None, pad_edge=False)
+    for unit in units:
+        top1 = f"{100 * unit['top1']:.1f}" if unit["top1"] is not None else "-"
+        table.add_row(unit["unit"], unit["status"], str(unit["step"] or "-"), top1, unit["changed"])
+    payload = {**_run(folder), "at_work": _at_work(folder), "units": units}
+    console.emit(payload, table if units else f"Nothing has been begun in '{folder}'.", format)
+    if format == "text":
+        busy = "a vitft process is at work on it" if payload["at_work"] else "nobody is at work on it"
+        done = "finished" if payload["complete"] else "unfinished"
+        console.note(f"{payload['task']} with {payload['model']}, recipe {payload['recipe']}: {done}; {busy}.")
+
+
+@app.command("clean")
+def clean(
+    folder: _Dir,
+    weights: Annotated[bool, typer.Option("--weights", help="Delete fine-tuned networks too.")] = False,
+    format: FormatOption = "text",
+) -> None:
+    """Delete what results do not need: saved states of unfinished units, logs, and, on request, weights.
+
+    Results, metrics and predictions stay. A unit whose state is deleted starts from its beginning.
+    """
+    from vitft import results
+
+    _known(folder)
+    freed, deleted = 0, []
+    with results.lock(folder):
+        names = ["state.pt", *(["weights.safetensors"] if weights else [])]
+        victims = [path for name in names for where in (name, f"units/*/*/{name}") for path in folder.glob(where)]
+        victims += [*folder.glob("logs/*"), *folder.glob("units/*/*/.*.tmp"), *folder.glob(".*.tmp")]
+        # A network may stand in two places by a hard link; its room is freed once.
+        seen: set[int] = set()
+        for path in victims:
+            stat = path.stat()
+            freed += 0 if stat.st_ino in seen else stat.st_size
+            seen.add(stat.st_ino)
+            path.unlink()
+            deleted.append(str(path.relative_to(folder)))
+    payload = {"folder": str(folder), "deleted": deleted, "bytes": freed}
+    console.emit(payload, f"{folder}: {len(deleted)} files deleted, {freed / 1e6:.1f} MB freed.", format)
+
+
+def _folders(root: Path) -> Iterator[Path]:
+    """Yield run folders at most four levels down, not looking inside of them."""
+
+    def walk(folder: Path, depth: int) -> Iterator[Path]:
+        if (folder / "run.json").is_file():
+            yield folder
+        elif depth:
+            try:
+                inner = sorted(p for p in folder.iterdir() if p.is_dir() and not p.is_symlink())
+            except OSError:
+                return
+            for path in inner:
+                yield from walk(path, depth - 1)
+
+    yield from walk(root, 4)
+
+
+def _known(folder: Path) -> None:
+    from vitft.errors import UsageError
+
+    if not (folder / "run.json").is_file():
+        raise UsageError(
+            f"'{folder}' is no run folder.",
+            "Legal: a folder with a run.json.",
+            "Run 'vitft runs ls' to list them.",
+        )
+
+
+def _run(folder: Path) -> dict[str, Any]:
+    from vitft import results
+
+    run = results.read_json(folder / "run.json") or {}
+    suite = results.read_json(folder / "suite.json")
+    result = suite or results.read_json(folder / "result.json") or {}
+    top1 = result.get("mean_of_tasks") if suite else result.get("metrics", {}).get("top1")
+    of_suite = run.get("kind") == "suite"
+    return {
+        "kind": run.get("kind", "?"),
+        "task": run.get("suite" if of_suite else "name", "?"),
+        "model": run.get("model", "?"),
+        "recipe": run.get("recipe", "?"),
+        "units": sum(1 for _ in folder.glob("units/*/*/result.json")),
+        "complete": bool(result.get("complete") if of_suite else result),
+        "top1": top1,
+        "changed": _changed(folder),
+        "folder": str(folder),
+    }
+
+
+def _unit(folder: Path, path: Path) -> dict[str, Any]:
+    from vitft import results
+
+    result = results.read_json(path / "result.json")
+    step = _last_step(path / "metrics.jsonl")
+    state = "finished" if result else "begun, state saved" if (path / "state.pt").exists() else "begun"
+    return {
+        "unit": str(path.relative_to(folder / "units")),
+        "status": state,
+        "step": step,
+        "top1": result["metrics"]["top1"] if result else None,
+        "changed": _changed(path),
+    }
+
+
+def _last_step(file: Path) -> int | None:
+    try:
+        with file.open("rb") as metrics:
+            metrics.seek(max(0, file.stat().st_size - 4096))
+            lines = metrics.read().splitlines()
+        return int(json.loads(lines[-1])["step"])
+    except (OSError, IndexError, ValueError, KeyError):
+        # Nothing written yet, or the last line is being written.
+        return None
+
+
+def _changed(folder: Path) -> str:
+    from datetime import datetime
+
+    times = [p.stat().st_mtime for p in (folder, *folder.glob("*.json"), *folder.glob("metrics.jsonl"))]
+    return datetime.fromtimestamp(max(times)).astimezone().isoformat(" ", "minutes")[:16]
+
+
+def _at_work(folder: Path) -> bool:
+    """Tell whether a process holds the run folder, or any of its shards."""
+    import fcntl
+
+    for lock in (folder / ".lock", *folder.glob("shards/*/.lock")):
+        if not lock.exists():
+            continue
+        with lock.open("a") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                return True
+    return False

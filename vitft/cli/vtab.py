@@ -1,0 +1,294 @@
+"""`vitft vtab`: a whole suite, from 19 data sets to one table."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from vitft.cli import console, signals
+from vitft.cli import options as o
+
+if TYPE_CHECKING:
+    from vitft.catalog.published import Published
+    from vitft.data.inventory import Row
+    from vitft.engines.suite import Asked
+    from vitft.protocol.units import Job, Scheme
+
+_DEFAULT_RECIPES = {"vtab": "vtab-vit", "mini": "vtab-mini"}
+
+
+def vtab(
+    model: o.ModelOption = "vit-mini",
+    shots: Annotated[Literal["1000", "full"], typer.Option("--shots", help="Training examples a task.")] = "1000",
+    tasks: Annotated[
+        str, typer.Option("--tasks", help="Names with commas, natural, specialized, structured, or all.")
+    ] = "",
+    suite: Annotated[
+        Literal["vtab", "mini"], typer.Option("--suite", help="mini: six small tasks that need no download.")
+    ] = "vtab",
+    seeds: Annotated[str, typer.Option("--seeds", help="Several, e.g. 0,1,2: means with intervals.")] = "0",
+    engine: Annotated[Literal["local"], typer.Option("--engine", help="local: this machine.")] = "local",
+    devices: Annotated[
+        str, typer.Option("--devices", help="One worker each: 0,1 (CUDA), or cpu, cuda:0, ...; default --device.")
+    ] = "",
+    shard: Annotated[str, typer.Option("--shard", help="I/N: every Nth task, for machines that share --output.")] = "",
+    allow_missing: Annotated[
+        bool, typer.Option("--allow-missing", help="Run what is there; the rest are holes in the table.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show what is there, the plan and a rough cost; run nothing.")
+    ] = False,
+    recipe: Annotated[
+        str, typer.Option("--recipe", help="A shipped recipe or a TOML file; default vtab-vit, or vtab-mini.")
+    ] = "",
+    set_: o.SetOption = None,
+    resolution: o.ResolutionOption = None,
+    method: o.MethodOption = None,
+    steps: o.StepsOption = None,
+    batch_size: o.BatchSizeOption = None,
+    micro_batch: o.MicroBatchOption = 0,
+    lr: o.LrOption = None,
+    precision: o.PrecisionOption = "auto",
+    device: o.DeviceOption = "auto",
+    workers: o.WorkersOption = 0,
+    data_dir: o.DataDirOption = None,
+    output: o.OutputOption = None,
+    resume: o.ResumeOption = "auto",
+    overwrite: o.OverwriteOption = False,
+    deterministic: o.DeterministicOption = False,
+    save_weights: Annotated[
+        bool, typer.Option("--save-weights/--no-save-weights", help="Keep every fine-tuned network.")
+    ] = False,
+    format: o.FormatOption = "text",
+) -> None:
+    """Run VTAB: tune on train800/val200, retrain on the 1,000, test once on everything, and print the table.
+
+    The same command goes on where it stopped. 'vitft vtab --suite mini' needs no download.
+    """
+    from vitft import recipes
+    from vitft.catalog import suites
+    from vitft.engines import suite as planning
+    from vitft.errors import DataMissing, UsageError
+
+    chosen = suites.get(suite)
+    if suite == "mini" and shots == "full":
+        raise UsageError("The suite 'mini' has 1,000 training examples a task.", "Legal: --shots 1000.")
+    if shard and overwrite:
+        raise UsageError("--overwrite would delete what the other shards have done.", "Legal: either, not both.")
+    asked = planning.Asked(
+        chosen,
+        suites.choose(chosen, tasks or "all"),
+        model,
+        recipes.load(recipe or _DEFAULT_RECIPES[suite]),
+        o.overrides(set_, resolution, method=method, steps=steps, batch_size=batch_size, lr=lr),
+        data_dir,
+        o.parse_seeds(seeds),
+        0 if shots == "full" else 1000,
+    )
+    rows, missing = planning.availability(asked)
+    ready = _ready(asked, rows, missing)
+    if dry_run:
+        jobs = planning.plan(asked, missing)
+        console.emit(*_dry(asked, rows, missing, jobs, ready), format)
+        return
+    if missing:
+        console.note(ready)
+        if len(missing) == len(asked.tasks) or not allow_missing:
+            raise DataMissing(
+                f"{len(missing)} of {len(asked.tasks)} tasks have no data: {_few(missing)}.",
+                _looked(data_dir),
+                "Prepare them ('vitft data prepare TASK'), choose others with --tasks, or run on with --allow-missing.",
+            )
+    from vitft.protocol.jobs import Runtime
+
+    runtime = Runtime(device, precision, micro_batch, workers, deterministic, save_weights)
+    part = planning.with_tasks(asked, planning.shard(asked.tasks, shard)) if shard else asked
+    folder = output or asked.folder()
+    failed = _run(
+        part,
+        missing,
+        folder,
+        runtime,
+        _devices(devices),
+        shard,
+        engine=engine,
+        resume=resume == "auto",
+        overwrite=overwrite,
+    )
+    _report(asked, folder, failed, missing, format)
+
+
+def _run(
+    asked: "Asked",
+    missing: Mapping[str, str],
+    folder: Path,
+    runtime: Any,
+    devices: Sequence[str],
+    shard: str,
+    *,
+    engine: str,
+    resume: bool,
+    overwrite: bool,
+) -> dict[str, str]:
+    """Run what is not finished; return task -> why it failed."""
+    from importlib import import_module
+
+    from vitft.engines import suite as planning
+
+    with _held(asked, folder, shard, resume=resume, overwrite=overwrite):
+        if _finished(asked, folder, missing):
+            return {}
+        jobs = planning.plan(asked, missing)
+        cost = planning.estimate(asked, jobs)
+        console.note(
+            f"vitft {asked.suite.name} with {asked.model}, recipe {asked.recipe.name}: {len(jobs)} tasks, "
+            f"{cost.units} fits -> {folder}"
+        )
+        with console.display() as shown, signals.caught() as signum:
+            hooks = replace(shown, signal=signum)
+            run = import_module(f"vitft.engines.{engine}").run
+            return dict(run(jobs, folder, runtime, devices=devices, hooks=hooks).failed)
+
+
+@contextmanager
+def _held(asked: "Asked", folder: Path, shard: str, *, resume: bool, overwrite: bool) -> Iterator[None]:
+    """Claim the run folder and hold it; shards hold a place of their own in it."""
+    from vitft import results
+
+    if not shard:
+        with results.lock(folder):
+            results.claim(folder, asked.identity(), overwrite=overwrite, resume=resume)
+            yield
+        return
+    with results.lock(folder):
+        results.claim(folder, asked.identity(), overwrite=False, resume=True)
+    with results.lock(folder / "shards" / shard.replace("/", "-of-")):
+        yield
+
+
+def _finished(asked: "Asked", folder: Path, missing: Mapping[str, str]) -> bool:
+    from vitft.engines import suite as planning
+
+    have = {(r["task"], r["seed"]) for r in planning.finals(asked, folder)}
+    return all((task, seed) in have for task in asked.tasks if task not in missing for seed in asked.seeds)
+
+
+def _report(asked: "Asked", folder: Path, failed: Mapping[str, str], missing: Mapping[str, str], format: str) -> None:
+    """Write suite.json, print the table, and end with exit code 6 where a task failed."""
+    from vitft import results
+    from vitft.engines import suite as planning
+    from vitft.errors import SuiteIncomplete
+    from vitft.report import formats
+    from vitft.report import vtab as table
+
+    finals = planning.finals(asked, folder)
+    why = {**missing, **{task: f"failed: {text}" for task, text in failed.items()}}
+    data = table.summarise(asked.suite, finals, shots=asked.shots, seeds=asked.seeds, failed=why)
+    results.write_json(folder / "suite.json", data)
+    text = formats.text(table.table(asked.suite, data, _beside(asked, data)), console.stdout().width)
+    console.emit(data | {"folder": str(folder)}, text, format)
+    if failed:
+        raise SuiteIncomplete(
+            f"{len(failed)} of {len(asked.tasks)} tasks failed: {_few(failed)}.",
+            "; ".join(f"{task}: {text}" for task, text in list(failed.items())[:3]),
+            f"The others are in '{folder}'; the same command tries the failed ones again.",
+        )
+
+
+def _beside(asked: "Asked", data: Mapping[str, Any]) -> "Sequence[Published]":
+    from vitft.catalog import published
+
+    sides = {int(side) for text in data["resolutions"].values() for side in str(text).split("x")}
+    if asked.suite.name != "vtab" or not sides:
+        return ()
+    return published.for_suite(
+        str(data["checkpoint"].get("timm_name") or asked.model),
+        asked.recipe.name,
+        max(sides),
+        method=data["method"],
+        shots=asked.shots,
+    )
+
+
+def _ready(asked: "Asked", rows: "Sequence[Row]", missing: Mapping[str, str]) -> str:
+    """Return the table before a suite: every task, whether its data is there, and where, or what to do."""
+    from vitft.data.prepare import size_text
+    from vitft.report import formats
+    from vitft.report.table import Column, Row, Table
+
+    columns = [Column(key, key) for key in ("task", "group", "data", "size")] + [
+        Column("where", "where, or what to do")
+    ]
+    lines = [
+        Row({
+            "task": row.task, "group": asked.suite.group_of(row.task), "size": size_text(row.size or 0),
+            "data": missing.get(row.task, row.status).removeprefix("no data: "), "where": row.where,
+        })
+        for row in rows
+    ]  # fmt: skip
+    there = len(rows) - len(missing)
+    caption = f"{asked.suite.title}: {there} of {len(rows)} tasks ready. {_looked(asked.data_dir)}"
+    return formats.text(Table(caption, tuple(columns), tuple(lines)), 10_000)
+
+
+def _looked(data_dir: Path | None) -> str:
+    from vitft.data.find import prepared_root
+
+    root = prepared_root()
+    places = [f"'{data_dir}' (--data-dir)"] if data_dir else []
+    places.append(f"'{root}' (prepared data)" if root else "$VITFT_DATA (not set)")
+    return f"Looked in {', '.join(places)} and the hub's cache."
+
+
+def _dry(
+    asked: "Asked",
+    rows: "Sequence[Row]",
+    missing: Mapping[str, str],
+    jobs: "Sequence[tuple[Job, Scheme]]",
+    ready: str,
+) -> tuple[dict[str, Any], str]:
+    from vitft.engines import suite as planning
+    from vitft.protocol.units import tune_units
+
+    cost = planning.estimate(asked, jobs)
+    plan = [
+        {
+            "task": job.name,
+            "tune": len(tune_units(job, scheme)),
+            "final": len(job.seeds),
+            "splits": asdict(scheme),
+            "settings": job.settings,
+            "sweep": job.sweep,
+        }
+        for job, scheme in jobs
+    ]
+    payload = {
+        "suite": asked.suite.name,
+        "folder": str(asked.folder()),
+        "data": [asdict(row) | {"usable": row.task not in missing} for row in rows],
+        "plan": plan,
+        "estimate": asdict(cost),
+    }
+    swept = ", ".join(sorted({key for job, _ in jobs for key in job.sweep}))
+    text = (
+        f"{ready}\n"
+        f"Plan: recipe {asked.recipe.name}, tasks {len(jobs)}, fits {cost.units} "
+        f"({f'{swept} tuned on val200' if swept else 'nothing tuned'}), seeds {', '.join(map(str, asked.seeds))}.\n"
+        f"{cost.train_images:,} training images, {cost.test_images:,} to evaluate, "
+        f"about {cost.flops:.0e} floating-point operations (a rough rule: parameters x patches, three passes a step).\n"
+        f"Nothing was run. It would go to {asked.folder()}\n"
+    )
+    return payload, text
+
+
+def _devices(text: str) -> tuple[str, ...]:
+    words = [word.strip() for word in text.split(",") if word.strip()]
+    return tuple(f"cuda:{word}" if word.isdecimal() else word for word in words)
+
+
+def _few(tasks: Mapping[str, str]) -> str:
+    names = list(tasks)
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
