@@ -20,6 +20,9 @@ from vitft.recipes import Settings
 # Parts of pre-training that a classifier has no place for.
 _LEFT_OUT = ("mask_token", "decoder", "head", "pre_logits", "rope.", "dino_head", "projector", "prototypes")
 
+# Others may build at a size that they then cannot run: they are tried once.
+_ANY_SIZE = ("VisionTransformer", "VisionTransformerDistilled", "Eva", "ResNetV2")
+
 
 @dataclass(frozen=True)
 class Built:
@@ -148,9 +151,13 @@ def _create(arch: Architecture, num_classes: int, settings: Settings, seed: int)
             # The dynamic form refuses a resolution that does not divide by the patch; the fixed one takes the floor.
             with drawing(seed):
                 net = timm.create_model(arch.name, pretrained=False, **kwargs, dynamic_img_size=False)
+        if type(net).__name__ not in _ANY_SIZE:
+            with torch.no_grad():
+                net.eval()(torch.zeros(1, 3, *settings.size))
     except (RuntimeError, ValueError, TypeError, AssertionError) as error:
+        cause = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")[:160]
         raise CheckpointError(
-            f"timm cannot build '{arch.name}' at {side(settings.size)} pixels: {str(error).splitlines()[0][:160]}.",
+            f"timm cannot build '{arch.name}' at {side(settings.size)} pixels: {cause}.",
             "Legal: a resolution this architecture takes.",
             "Try its native resolution: vitft models show.",
         ) from None

@@ -1,0 +1,153 @@
+"""What each method trains, LoRA's identities, the optimiser's groups."""
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from vitft.errors import UsageError
+from vitft.models.build import build
+from vitft.models.methods import LoraLinear, apply, head_names, merge, merged_state, parameter_groups
+from vitft.recipes import Settings
+
+IMAGES = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+LABELS = torch.tensor([0, 1, 2, 0])
+
+
+def network(**kwargs: object) -> torch.nn.Module:
+    return build("timm:test_vit", 3, Settings(resolution=32, **kwargs), from_scratch=True).net.eval()
+
+
+def trained(net: torch.nn.Module) -> set[str]:
+    return {name for name, parameter in net.named_parameters() if parameter.requires_grad}
+
+
+def step(net: torch.nn.Module, settings: Settings, steps: int = 2) -> None:
+    optimizer = torch.optim.SGD(parameter_groups(net, settings), lr=0.5)
+    for _ in range(steps):  # the first moves the zero head alone, the second what lies below it
+        optimizer.zero_grad()
+        F.cross_entropy(net(IMAGES), LABELS).backward()
+        optimizer.step()
+
+
+def changed(before: dict[str, torch.Tensor], net: torch.nn.Module) -> set[str]:
+    return {name for name, tensor in merged_state(net).items() if not torch.equal(tensor, before[name])}
+
+
+def test_what_each_method_trains():
+    everything = {name for name, _ in network().named_parameters()}
+    for method, wanted in (
+        ("full", everything),
+        ("linear", {"head.weight", "head.bias"}),
+        ("bias", {name for name in everything if name.endswith("bias")} | {"head.weight"}),
+    ):
+        net = network()
+        before = copy.deepcopy(net.state_dict())
+        settings = Settings(method=method)
+        apply(net, settings)
+        assert trained(net) == wanted
+        step(net, settings)
+        assert changed(before, net) <= wanted
+        if method != "full":
+            # a key's bias shifts all scores of a query alike: softmax never sees it, but q's and v's parts move
+            assert changed(before, net) == wanted
+
+
+def test_lora_at_zero_changes_nothing_and_merged_equals_unmerged():
+    net = network()
+    before = copy.deepcopy(net.state_dict())
+    with torch.no_grad():
+        plain = net.forward_features(IMAGES)
+    settings = Settings(method="lora", lora_rank=4, lora_alpha=8.0)
+    apply(net, settings, seed=3)
+    layers = [module for module in net.modules() if isinstance(module, LoraLinear)]
+    assert len(layers) == 2 * len(net.blocks)
+    assert all(layer.scale == 2.0 and layer.lora_a.shape[0] == 4 and layer.lora_a.std() > 0 for layer in layers)
+    assert trained(net) == {name for name, _ in net.named_parameters() if ".lora_" in name or name.startswith("head")}
+    with torch.no_grad():
+        assert torch.equal(net.forward_features(IMAGES), plain)
+    step(net, settings)
+    wanted = {f"blocks.{i}.attn.{part}.weight" for i in range(len(net.blocks)) for part in ("qkv", "proj")}
+    assert changed(before, net) == wanted | {"head.weight", "head.bias"}
+    with torch.no_grad():
+        unmerged = net(IMAGES)
+        exported = merged_state(net)
+        merge(net)
+        assert not any(isinstance(module, LoraLinear) for module in net.modules())
+        torch.testing.assert_close(net(IMAGES), unmerged, atol=1e-6, rtol=1e-6)
+    assert set(net.state_dict()) == set(before) == set(exported)
+    assert all(torch.equal(tensor, exported[name]) for name, tensor in net.state_dict().items())
+
+
+def test_lora_is_drawn_from_its_seed_alone():
+    def drawn(seed: int) -> torch.Tensor:
+        torch.manual_seed(torch.initial_seed() + 1)
+        net = network()
+        apply(net, Settings(method="lora"), seed=seed)
+        return net.blocks[1].attn.proj.lora_a
+
+    assert torch.equal(drawn(1), drawn(1))
+    assert not torch.equal(drawn(1), drawn(2))
+
+
+@pytest.mark.parametrize("model", ["timm:vit_small_patch16_dinov3", "timm:vit_small_patch16_dinov3_qkvb"])
+def test_lora_reaches_rotary_attention(model):
+    kwargs = {"resolution": 32, "method": "lora"}
+    net = build(model, 3, Settings(**kwargs), from_scratch=True).net
+    apply(net, Settings(**kwargs))
+    assert sum(isinstance(module, LoraLinear) for module in net.modules()) >= len(net.blocks)
+    with torch.no_grad():
+        net.head.weight.normal_()
+    F.cross_entropy(net(IMAGES), LABELS).backward()
+    assert all(p.grad is not None for p in net.parameters() if p.requires_grad)
+
+
+def test_lora_needs_attention():
+    net = build("timm:resnetv2_50x1_bit", 3, Settings(resolution=32), from_scratch=True).net
+    assert head_names(net) == {"head.fc.weight", "head.fc.bias"}
+    with pytest.raises(UsageError, match="no attention layers"):
+        apply(net, Settings(method="lora"))
+    groups = parameter_groups(net, Settings(layer_decay=0.5))
+    scale = {name: group["lr_scale"] for group in groups for name in group["names"]}
+    assert scale["head.fc.weight"] == 1
+    assert scale["stages.3.blocks.0.conv1.weight"] == 0.5
+    assert scale["stages.0.blocks.0.conv1.weight"] == 0.5**4
+    assert scale["stem.conv.weight"] == 0.5**5
+
+
+def test_groups_decay_matrices_alone_and_hold_every_trained_parameter_once():
+    net = build("timm:vit_small_patch14_reg4_dinov2", 3, Settings(resolution=28), from_scratch=True).net
+    groups = parameter_groups(net, Settings(weight_decay=0.1))
+    names = [name for group in groups for name in group["names"]]
+    assert sorted(names) == sorted(name for name, _ in net.named_parameters())
+    assert sum(len(group["params"]) for group in groups) == len(names)
+    decayed = {name for group in groups if group["weight_decay"] for name in group["names"]}
+    assert {group["weight_decay"] for group in groups} == {0.0, 0.1}
+    assert {"head.weight", "patch_embed.proj.weight", "blocks.0.mlp.fc1.weight"} <= decayed
+    parameters = dict(net.named_parameters())
+    assert all(parameters[name].ndim >= 2 for name in decayed)
+    assert not decayed & {"pos_embed", "cls_token", "reg_token"}
+    assert {group["lr_scale"] for group in groups} == {1.0}
+
+
+def test_layer_decay_falls_from_head_to_embeddings():
+    net = network()
+    depth = len(net.blocks)
+    groups = parameter_groups(net, Settings(layer_decay=0.5))
+    scale = {name: group["lr_scale"] for group in groups for name in group["names"]}
+    assert scale["head.weight"] == scale["norm.weight"] == 1
+    for i in range(depth):
+        assert scale[f"blocks.{i}.mlp.fc1.weight"] == 0.5 ** (depth - i)
+    for name in ("patch_embed.proj.weight", "pos_embed", "cls_token"):
+        assert scale[name] == 0.5 ** (depth + 1)
+
+
+def test_frozen_parameters_are_in_no_group():
+    net = network()
+    settings = Settings(method="linear", layer_decay=0.5)
+    apply(net, settings)
+    assert {name for group in parameter_groups(net, settings) for name in group["names"]} == {
+        "head.weight",
+        "head.bias",
+    }
