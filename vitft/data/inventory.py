@@ -72,7 +72,7 @@ def _absent(task: Task) -> Row:
     size = found.size or None
     if found.automatic:
         return Row(task.name, task.title, "downloadable", f"vitft data prepare {task.name}", size)
-    return Row(task.name, task.title, "manual", f"vitft data prepare {task.name} --source DIR ({found.page})", size)
+    return Row(task.name, task.title, "manual", f"vitft data prepare {task.name} --source DIR ({found.page})", None)
 
 
 def _size(place: Path) -> int | None:
