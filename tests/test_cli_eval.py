@@ -102,18 +102,21 @@ def test_eval_counts_what_a_plain_loop_counts(run: Run, net: Path, folder: Path,
     with torch.no_grad():
         logits = plain(torch.tensor(pixels / 127.5 - 1, dtype=torch.float32)).numpy()
     answers = logits.argmax(1)
-    assert found["kind"] == "eval" and found["metrics"]["n"] == 15
+    assert found["kind"] == "eval"
+    assert found["metrics"]["n"] == 15
     assert found["metrics"]["correct"] == (answers == labels).sum()
     assert found["metrics"]["ci95"][0] < found["metrics"]["top1"] < found["metrics"]["ci95"][1]
     expected = [[int(((labels == i) & (answers == j)).sum()) for j in range(3)] for i in range(3)]
     assert found["confusion"] == expected
     assert [row["correct"] for row in found["per_class"]] == [expected[i][i] for i in range(3)]
-    assert found["stamp"] == "" and found["provenance"]["checkpoint_sha256"]
+    assert found["stamp"] == ""
+    assert found["provenance"]["checkpoint_sha256"]
     assert json.loads((tmp_path / "out" / "result.json").read_text()) == found
 
     saved = predictions.load(tmp_path / "out" / "predictions.parquet")
     assert saved.keys == tuple(f"{f.parent.name}/{f.name}" for f in files)
-    assert (saved.correct == (answers == labels)).all() and saved.top5.shape == (15, 3)
+    assert (saved.correct == (answers == labels)).all()
+    assert saved.top5.shape == (15, 3)
     np.testing.assert_allclose(saved.probabilities.sum(1), 1, atol=1e-5)
     assert "holds a result already" in run(*args, code=2).stderr
     run(*args, "--overwrite")
@@ -126,12 +129,20 @@ def test_eval_of_two_models_is_one_table_with_a_paired_comparison(
     found = json.loads(run("eval", net, other, folder, "--format", "json").stdout)
     a, b = (r["metrics"]["correct"] for r in found["results"])
     pair = found["paired"][0]
-    assert b == 5 and pair["n"] == 15 and pair["a_only"] - pair["b_only"] == a - b
-    assert pair["difference"] == pytest.approx((a - b) / 15) and 0 < pair["p"] <= 1
+    assert b == 5
+    assert pair["n"] == 15
+    assert pair["a_only"] - pair["b_only"] == a - b
+    assert pair["difference"] == pytest.approx((a - b) / 15)
+    assert 0 < pair["p"] <= 1
     text = run("eval", net, other, folder, "--confusion", "--per-class-accuracy").stdout
-    assert "33.3" in text and "5/15" in text and "McNemar" in text and "label \\ answer" in text
+    assert "33.3" in text
+    assert "5/15" in text
+    assert "McNemar" in text
+    assert "label \\ answer" in text
     limited = json.loads(run("eval", other, folder, "--limit", 6, "--format", "json").stdout)
-    assert limited["metrics"]["n"] == 6 and limited["metrics"]["correct"] == 2 and limited["stamp"] == "subset 6"
+    assert limited["metrics"]["n"] == 6
+    assert limited["metrics"]["correct"] == 2
+    assert limited["stamp"] == "subset 6"
     assert "not the accuracy on insects" in run("eval", other, folder, "--limit", 6).stdout
 
 
@@ -199,10 +210,14 @@ def test_real_is_counted_in_the_same_pass(
     expected = sum(answer in sets[n - 1] for n in numbers)
     m = found["metrics"]
     assert (m["real_correct"], m["real_n"], m["n"], m["correct"]) == (expected, 12, 14, labels.count(answer))
-    assert m["top5_correct"] >= m["correct"] + labels.count(labels[0]) and m["real_top1"] == expected / 12
-    assert found["stamp"] == "subset 14" and found["missing"] == [] and found["task"] == "imagenet"
+    assert m["top5_correct"] >= m["correct"] + labels.count(labels[0])
+    assert m["real_top1"] == expected / 12
+    assert found["stamp"] == "subset 14"
+    assert found["missing"] == []
+    assert found["task"] == "imagenet"
     text = run("eval", checkpoint, root, "--real").stdout
-    assert "subset 14: not ImageNet accuracy" in text and f"{expected}/12" in text
+    assert "subset 14: not ImageNet accuracy" in text
+    assert f"{expected}/12" in text
     assert "49,986 images" in run("eval", checkpoint, root, "--complete", code=3).stderr
 
 
@@ -220,7 +235,8 @@ def test_labels_of_other_images_stop_the_evaluation(
             _write_labels(root, numbers, wrong)
             for flags in (["--real"], []):
                 stderr = run("eval", checkpoint, root, *flags, code=3).stderr
-                assert "do not belong to these images" in stderr and reason in stderr
+                assert "do not belong to these images" in stderr
+                assert reason in stderr
     finally:
         _write_labels(root, numbers, labels)
 
@@ -230,23 +246,30 @@ def test_fewshot_gives_a_table_with_intervals(run: Run, net: Path, folder: Path,
     args = ("fewshot", folder, "-m", net, "--per-class", "1,5,all", "--classifier", classifier)
     found = json.loads(run(*args, "--format", "json").stdout)
     rows = found["rows"]
-    assert {row["per_class"] for row in rows} == {1, 5, "all"} and all(row["n"] == 15 for row in rows)
+    assert {row["per_class"] for row in rows} == {1, 5, "all"}
+    assert all(row["n"] == 15 for row in rows)
     for row in rows:
         assert len(row["values"]) == (1 if row["per_class"] == "all" else 3)
-        assert row["examples"] == {1: 3, 5: 15, "all": 18}[row["per_class"]] and row["ci95"][0] <= row["top1"]
+        assert row["examples"] == {1: 3, 5: 15, "all": 18}[row["per_class"]]
+        assert row["ci95"][0] <= row["top1"]
         assert row.get("k", 1) <= row["examples"]
     assert rows[-1]["top1"] > 0.6, "colours are easy to tell, even for drawn features"
     text = run(*args).stdout
-    assert "t over 3 seeds" in text and "wilson" in text
+    assert "t over 3 seeds" in text
+    assert "wilson" in text
 
 
 def test_fewshot_with_too_few_examples_is_refused_or_stamped(run: Run, net: Path, folder: Path) -> None:
     args = ("fewshot", folder, "-m", net, "--per-class", "1,10")
     stderr = run(*args, code=3).stderr
-    assert "3 classes have fewer than 10 examples" in stderr and "--allow-fewer" in stderr
+    assert "3 classes have fewer than 10 examples" in stderr
+    assert "--allow-fewer" in stderr
     found = json.loads(run(*args, "--allow-fewer", "--format", "json", "--limit", 9).stdout)
-    assert found["rows"][1]["short_classes"] == 3 and found["rows"][1]["fewest"] == 6 and found["rows"][1]["n"] == 9
-    assert any("fewer than 10" in stamp for stamp in found["stamps"]) and any("subset 9" in s for s in found["stamps"])
+    assert found["rows"][1]["short_classes"] == 3
+    assert found["rows"][1]["fewest"] == 6
+    assert found["rows"][1]["n"] == 9
+    assert any("fewer than 10" in stamp for stamp in found["stamps"])
+    assert any("subset 9" in s for s in found["stamps"])
     assert "* 3 of 3 classes" in run(*args, "--allow-fewer").stdout
     assert "no list of different numbers" in run("fewshot", folder, "-m", net, "--per-class", "1,1", code=2).stderr
 
@@ -279,7 +302,8 @@ def test_predict_sees_odd_images_as_the_eye_does(run: Run, net: Path, tmp_path: 
     made = _odd(tmp_path)
     found = json.loads(run("predict", net, tmp_path, "--format", "json", "--top", 3).stdout)
     answers = {Path(p["image"]).name: {t["class"]: t["probability"] for t in p["top"]} for p in found["predictions"]}
-    assert set(answers) == set(made) and set(answers["rgb.png"]) == set(CLASSES)
+    assert set(answers) == set(made)
+    assert set(answers["rgb.png"]) == set(CLASSES)
     for name, top in answers.items():
         assert top == pytest.approx(answers["rgb.png"], abs=2e-3), name
         assert sum(top.values()) == pytest.approx(1, abs=1e-4)
@@ -298,8 +322,10 @@ def test_predict_goes_on_after_a_broken_image_and_ends_with_3(run: Run, net: Pat
     result = run("predict", net, tmp_path, "--format", "csv", "-b", 2, code=3)
     rows = list(csv.DictReader(io.StringIO(result.stdout)))
     assert [Path(r["image"]).name for r in rows] == ["a one.png"] * 3 + ["c.webp"] * 3
-    assert {r["class"] for r in rows} == set(CLASSES) and [r["rank"] for r in rows[:3]] == ["1", "2", "3"]
-    assert "b.jpg" in result.stderr and "1 of 3 files" in result.stderr
+    assert {r["class"] for r in rows} == set(CLASSES)
+    assert [r["rank"] for r in rows[:3]] == ["1", "2", "3"]
+    assert "b.jpg" in result.stderr
+    assert "1 of 3 files" in result.stderr
     lines = run("predict", net, tmp_path, "--format", "jsonl", "--top", 1, code=3).stdout.splitlines()
     assert [len(json.loads(line)["top"]) for line in lines] == [1, 1]
     assert "a one.png" in run("predict", net, tmp_path / "a one.png").stdout
@@ -317,4 +343,19 @@ def test_the_real_checkpoint_on_real_images(run: Run, shared: Path) -> None:
     sample = shared / "data" / "imagenet-val-sample"
     args = ("eval", checkpoint, "imagenet", "--real", "--data-dir", sample, "--limit", 24, "--format", "json")
     m = json.loads(run(*args).stdout)["metrics"]
-    assert m["n"] == 24 and m["correct"] >= 15 and m["real_correct"] >= m["real_n"] - 8
+    assert m["n"] == 24
+    assert m["correct"] >= 15
+    assert m["real_correct"] >= m["real_n"] - 8
+
+
+def test_a_finished_run_is_evaluated_as_it_was_trained(run: Run, folder: Path, tmp_path: Path) -> None:
+    """A run answers with its own preprocessing, not with the one of the checkpoint it came from."""
+    own = {"resize": "squash", "interpolation": "bilinear", "antialias": False, "mean": [0.4] * 3, "std": [0.3] * 3}
+    weights = _checkpoint(tmp_path, CLASSES, 3)
+    weights.rename(tmp_path / "weights.safetensors")
+    (tmp_path / "result.json").write_text(json.dumps({"preprocess": {**own, "size": [SIZE, SIZE], "crop_pct": 1.0}}))
+    found = json.loads(run("eval", tmp_path, folder, "--format", "json").stdout)
+    assert {key: found["preprocess"][key] for key in own} == own
+    assert found["preprocess"]["size"] == [SIZE, SIZE]
+    assert found["checkpoint"]["kind"] == "run"
+    assert json.loads(run("predict", tmp_path, folder / "test", "--format", "json").stdout)["broken"] == []

@@ -13,7 +13,7 @@ from torch import nn
 
 from vitft.data.preprocess import Preprocess
 from vitft.data.split import Provenance, Split
-from vitft.errors import UsageError, VitftError
+from vitft.errors import OutOfMemory, UsageError, VitftError
 from vitft.evaluation import features, intervals, metrics
 from vitft.evaluation.predict import predict
 
@@ -57,7 +57,8 @@ def test_every_image_once_whatever_the_batch_size_and_equal_to_scikit_learn(n: i
     logits = predict(net, _batches(images, size), n, K, on_progress=done.append).logits
     with torch.no_grad():
         np.testing.assert_allclose(logits, net(images).numpy(), rtol=1e-5, atol=1e-6)
-    assert done[-1] == n and len(done) == math.ceil(n / size)
+    assert done[-1] == n
+    assert len(done) == math.ceil(n / size)
     assert net.training, "the network's mode is given back"
     answers = logits.argmax(axis=1)
     assert metrics.top1(logits, labels).mean() == accuracy_score(labels, answers)
@@ -69,7 +70,8 @@ def test_every_image_once_whatever_the_batch_size_and_equal_to_scikit_learn(n: i
     )
     names = tuple("abcdefg")
     table = metrics.per_class(answers, labels, names)
-    assert sum(row.correct for row in table) == (answers == labels).sum() and sum(row.n for row in table) == n
+    assert sum(row.correct for row in table) == (answers == labels).sum()
+    assert sum(row.n for row in table) == n
     assert all(row.accuracy is None for row in table if not row.n)
 
 
@@ -87,7 +89,7 @@ def test_doubled_missing_foreign_and_broken_images_are_named() -> None:
         predict(net, [(torch.tensor([0, 1, 2, 2, 3, 4]), images)], 6, K)
     with pytest.raises(VitftError, match="2 never came: 4, 5"):
         predict(net, _batches(images[:4], 2), 6, K)
-    with pytest.raises(VitftError, match="Image 6 .* only 6"):
+    with pytest.raises(VitftError, match=r"Image 6 .* only 6"):
         predict(net, [(torch.arange(1, 7), images)], 6, K)
     with pytest.raises(VitftError, match="not 9"):
         predict(net, _batches(images, 3), 6, 9)
@@ -97,6 +99,33 @@ def test_doubled_missing_foreign_and_broken_images_are_named() -> None:
     with pytest.raises(VitftError, match="NaN or infinite for 1 of 6 images: 3"):
         predict(net, _batches(images, 4), 6, K)
     assert not torch.is_inference_mode_enabled()
+
+
+def test_what_does_not_fit_into_memory_is_halved_down_to_one_image() -> None:
+    net, images = Toy(), _images(13)
+    whole = predict(net, _batches(images, 13), 13, K).logits
+    sizes: list[int] = []
+
+    def short_of_memory(most: int) -> Toy:
+        small = Toy()
+        small.load_state_dict(net.state_dict())
+        plain = small.forward_features
+
+        def forward(x: torch.Tensor) -> torch.Tensor:
+            if len(x) > most:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            sizes.append(len(x))
+            return plain(x)
+
+        small.forward_features = forward  # type: ignore[method-assign]
+        return small
+
+    np.testing.assert_allclose(
+        predict(short_of_memory(3), _batches(images, 13), 13, K).logits, whole, rtol=1e-5, atol=1e-6
+    )
+    assert sum(sizes) == 13
+    with pytest.raises(OutOfMemory, match="Not even one image"):
+        predict(short_of_memory(0), _batches(images, 4), 13, K)
 
 
 def test_ties_go_to_the_lower_class() -> None:
@@ -136,7 +165,8 @@ def test_paired_comparison_is_antisymmetric_and_exact(pairs: list[tuple[bool, bo
     a, b = [p[0] for p in pairs], [p[1] for p in pairs]
     one, other = intervals.paired(a, b), intervals.paired(b, a)
     assert one.difference == pytest.approx(np.mean(a) - np.mean(b)) == pytest.approx(-other.difference)
-    assert one.p == other.p and one.ci95 == pytest.approx((-other.ci95[1], -other.ci95[0]))
+    assert one.p == other.p
+    assert one.ci95 == pytest.approx((-other.ci95[1], -other.ci95[0]))
     discordant = one.a_only + one.b_only
     tail = sum(math.comb(discordant, i) for i in range(min(one.a_only, one.b_only) + 1)) / 2**discordant
     assert one.p == pytest.approx(min(1.0, 2 * tail))

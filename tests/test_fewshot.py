@@ -71,9 +71,11 @@ def test_probe_chooses_on_held_out_training_data_and_fits_on_all_of_it() -> None
     test_x, test_y = _clusters(30, 4, 8, seed=2)
     held = probe.hold_out(y, 0)
     assert [int(held[y == c].sum()) for c in range(4)] == [2] * 4
-    assert (held != probe.hold_out(y, 1)).any() and (held == probe.hold_out(y, 0)).all()
+    assert (held != probe.hold_out(y, 1)).any()
+    assert (held == probe.hold_out(y, 0)).all()
     fitted = probe.fit(x, y, seed=0)
-    assert fitted.strength in probe.STRENGTHS and fitted.held_out == 8
+    assert fitted.strength in probe.STRENGTHS
+    assert fitted.held_out == 8
     assert (fitted.answers(test_x) == test_y).mean() > 0.9
     assert (probe.fit(x, y, seed=0).weights == fitted.weights).all()
 
@@ -81,7 +83,8 @@ def test_probe_chooses_on_held_out_training_data_and_fits_on_all_of_it() -> None
 def test_probe_with_one_example_a_class_two_classes_or_one() -> None:
     x, y = _clusters(1, 2, 8, seed=1)
     fitted = probe.fit(x, y + 3, seed=0)
-    assert fitted.held_out == 0 and fitted.strength == 1.0
+    assert fitted.held_out == 0
+    assert fitted.strength == 1.0
     assert fitted.answers(x).tolist() == [3, 4]
     assert probe.fit(x, np.array([5, 5]), seed=0).answers(x).tolist() == [5, 5]
 
@@ -103,11 +106,13 @@ def test_rows_have_means_and_intervals_over_seeds() -> None:
     x, y = _clusters(20, 6, 4, seed=1, spread=1.5)
     test = _clusters(40, 6, 4, seed=2, spread=1.5)
     needed = fewshot.needed(y, 6, (1, 5), (0, 1, 2))
-    assert len(needed) < len(y) and (np.diff(needed) > 0).all()
+    assert len(needed) < len(y)
+    assert (np.diff(needed) > 0).all()
     rows = fewshot.score("ridge", (x[needed], y[needed]), needed, y, test, 6, (1, 5), (0, 1, 2))
     assert [(r.per_class, r.examples, len(r.correct)) for r in rows] == [(1, 6, 3), (5, 30, 3)]
     assert rows[1].top1 > rows[0].top1 > 1 / 6
-    assert rows[0].ci95 == intervals.t_interval(rows[0].values) and rows[0].interval == "t over 3 seeds"
+    assert rows[0].ci95 == intervals.t_interval(rows[0].values)
+    assert rows[0].interval == "t over 3 seeds"
     for seed, correct in zip((0, 1, 2), rows[1].correct, strict=True):
         mine = fewshot.chosen(fewshot.orders(y, 6, seed), 5)
         assert correct == (_ridge_reference(x[mine], y[mine], test[0], 6).argmax(1) == test[1]).sum()
@@ -129,7 +134,8 @@ def test_too_few_examples_are_named_or_stamped() -> None:
     assert short == [("dog", 1), ("emu", 2)]
     with pytest.raises(DataError, match=r"2 classes have fewer than 3 examples in 'train': 'dog' 1, 'emu' 2") as caught:
         fewshot.refuse_short(short, 3, "train")
-    assert "up to 1" in str(caught.value) and caught.value.exit_code == 3
+    assert "up to 1" in str(caught.value)
+    assert caught.value.exit_code == 3
     fewshot.refuse_short([], 3, "train")
     x = np.random.default_rng(0).normal(size=(6, 3)).astype(np.float32)
     row = fewshot.score("ridge", (x, labels), np.arange(6), labels, (x, labels), 3, (3,), (0,))[0]

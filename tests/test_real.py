@@ -6,8 +6,10 @@ from importlib import resources
 import numpy as np
 import pytest
 
-from vitft.errors import DataError
+from vitft.data.split import Provenance, Split
+from vitft.errors import DataError, DataMissing
 from vitft.evaluation import real
+from vitft.evaluation.evaluate import subject
 
 SETS = real.real_labels()
 RNG = np.random.default_rng(0)
@@ -30,7 +32,8 @@ LABELS = _given(PART)
 
 def test_the_published_file() -> None:
     raw = json.loads((resources.files("timm") / "data" / "_info" / "imagenet_real_labels.json").read_text())
-    assert len(SETS) == 50_000 and sum(not s for s in SETS) == 3_163
+    assert len(SETS) == 50_000
+    assert sum(not s for s in SETS) == 3_163
     assert [sorted(s) for s in SETS[:200]] == [sorted(x) for x in raw[:200]]
 
 
@@ -38,7 +41,9 @@ def test_the_full_set_has_46837_judged_images() -> None:
     numbers = np.arange(1, 50_001)
     first = np.array([min(s, default=0) for s in SETS])
     found = real.match(_keys(numbers), first)
-    assert found.stamp == "" and found.missing == () and found.agreement == 1.0
+    assert found.stamp == ""
+    assert found.missing == ()
+    assert found.agreement == 1.0
     assert found.correct(first) == (46_837, 46_837)
     assert found.correct(np.full(50_000, -1)) == (0, 46_837)
 
@@ -48,9 +53,12 @@ def test_any_part_in_any_order_gives_the_same_count() -> None:
     found = real.match(_keys(PART), LABELS)
     expected = sum(a in SETS[n - 1] for a, n in zip(answers.tolist(), PART.tolist(), strict=True) if SETS[n - 1])
     judged = sum(bool(SETS[n - 1]) for n in PART)
-    assert found.correct(answers) == (expected, judged) and judged < len(PART)
-    assert found.hits(answers).sum() == expected and len(found.hits(answers)) == judged
-    assert found.stamp == "subset 1500" and len(found.missing) == 48_500
+    assert found.correct(answers) == (expected, judged)
+    assert judged < len(PART)
+    assert found.hits(answers).sum() == expected
+    assert len(found.hits(answers)) == judged
+    assert found.stamp == "subset 1500"
+    assert len(found.missing) == 48_500
     assert found.missing[0] == real.file_name(min(set(range(1, 50_001)) - set(PART.tolist())))
     order = RNG.permutation(len(PART))
     assert real.match(_keys(PART[order]), LABELS[order]).correct(answers[order]) == (expected, judged)
@@ -71,7 +79,9 @@ def test_any_part_in_any_order_gives_the_same_count() -> None:
 def test_labels_of_other_images_are_refused_with_the_reason(labels: np.ndarray, reason: str) -> None:
     with pytest.raises(DataError, match="do not belong") as caught:
         real.match(_keys(PART), labels)
-    assert reason in str(caught.value) and caught.value.exit_code == 3 and len(caught.value.lines) == 3
+    assert reason in str(caught.value)
+    assert caught.value.exit_code == 3
+    assert len(caught.value.lines) == 3
 
 
 def test_file_numbers_off_by_one_are_refused() -> None:
@@ -110,8 +120,37 @@ def test_hub_spellings_match_and_doubled_files_are_refused() -> None:
         real.match([key, "ILSVRC2012_val_00000002.JPEG"], np.array([970, 970]))
 
 
+class Validation:
+    """A source with the names and labels of the validation images that are there, and no pixels."""
+
+    task, splits = "imagenet", ("test",)
+
+    def __init__(self, absent: list[int]) -> None:
+        self.numbers = np.setdiff1d(np.arange(1, 50_001), absent)
+
+    def open(self, split: str) -> Split:
+        labels = np.array([min(SETS[n - 1], default=0) for n in self.numbers])
+        names = tuple(str(i) for i in range(1000))
+        return Split(self.task, split, names, _keys(self.numbers), labels, lambda i: b"", Provenance("drawn"))
+
+
+def test_missing_names_are_listed_when_few_are_missing() -> None:
+    few = subject(Validation([7, 49_999]), with_real=True, limit=None, complete=False)
+    assert few.missing == ("ILSVRC2012_val_00000007.JPEG", "ILSVRC2012_val_00049999.JPEG")
+    assert (few.stamp, few.absent) == ("subset 49998", 2)
+    with pytest.raises(DataMissing, match=r"2 images of 'test' are missing.*\n.*00000007.JPEG, .*00049999.JPEG"):
+        subject(Validation([7, 49_999]), with_real=False, limit=None, complete=True)
+    many = subject(Validation(list(range(1, 501))), with_real=True, limit=None, complete=False)
+    assert (many.missing, many.absent, many.stamp) == ((), 500, "subset 49500")
+    whole = subject(Validation([]), with_real=True, limit=None, complete=True)
+    assert (whole.missing, whole.absent, whole.stamp) == ((), 0, "")
+    part = subject(Validation([]), with_real=True, limit=1000, complete=False)
+    assert (part.missing, part.stamp, len(part.split)) == ((), "subset 1000", 1000)
+
+
 def test_the_real_sample_agrees(shared) -> None:  # type: ignore[no-untyped-def]
     lines = (shared / "data" / "imagenet-val-sample" / "labels.txt").read_text().split()
     keys, labels = lines[::2], np.array(lines[1::2], dtype=np.int64)
     found = real.match(keys, labels)
-    assert found.correct(labels)[1] == 1243 and found.agreement == pytest.approx(0.930, abs=0.001)
+    assert found.correct(labels)[1] == 1243
+    assert found.agreement == pytest.approx(0.930, abs=0.001)

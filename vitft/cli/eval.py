@@ -80,7 +80,7 @@ def eval_(
             network = open_network(name, fixed, crop_pct=crop_pct, device=device, precision=precision)
             for note in network.info.notes:
                 hooks.note(f"{name}: {note}")
-            found = ev.evaluate(network, what, batch_size=batch_size, workers=workers or _cores(), hooks=hooks)
+            found = ev.evaluate(network, what, batch_size=batch_size, workers=workers or cores(), hooks=hooks)
             network.net.to("cpu")  # the next one may need the room
             done.append(found)
             payloads.append(ev.result(found, per_class=per_class_accuracy, with_confusion=confusion))
@@ -91,7 +91,8 @@ def eval_(
     console.emit(payload, "" if format == "json" else _render(done, payloads, compared), format)
 
 
-def _cores() -> int:
+def cores() -> int:
+    """Return how many cores this process may use."""
     import os
 
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

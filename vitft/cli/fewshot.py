@@ -7,8 +7,8 @@ import typer
 
 from vitft.cli import console
 from vitft.cli import options as o
-from vitft.cli.eval import CropOption, EvalBatchOption, ResizeOption, _cores, percent, span
-from vitft.errors import UsageError
+from vitft.cli.eval import CropOption, EvalBatchOption, ResizeOption, cores, percent, span
+from vitft.errors import DataError, UsageError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -68,6 +68,11 @@ def fewshot(
         source = find(task, data_dir)
         test_name = next((name for name in ("test", "val") if name in source.splits), "test")
         pool, test = source.open(fs.pool_name(source.splits)), source.open(test_name)
+        if pool.class_names != test.class_names:
+            raise DataError(
+                f"'{pool.name}' and '{test.name}' have different classes ({pool.num_classes} and {test.num_classes}).",
+                "Legal: the same class folders in both.",
+            )
         # A VTAB-1k folder holds 800 examples, never k of each class: it stands in for `train`, and both are stamped.
         stand_in = pool.name != "train"
         for count in counts:
@@ -128,7 +133,7 @@ def _features(
 
     def compute() -> "NDArray[np.float32]":
         size = batch_size or (16 if network.device.type == "cpu" else 256)
-        batches = eval_batches(split, pp, size, network.device, workers or _cores(), hooks.phase)
+        batches = eval_batches(split, pp, size, network.device, workers or cores(), hooks.phase)
         return features.extract(network.net, batches, n, network.precision, told)
 
     return features.cached(who, n, compute)
@@ -223,7 +228,7 @@ def _render(payload: dict[str, Any]) -> Any:
     for row in payload["rows"]:
         cells = [str(row["per_class"]) + "*" * bool(row["short_classes"]), *[str(row.get("k"))] * knn]
         cells += [f"{row['examples']:,}", percent(row["top1"]), span(row["ci95"]), row["interval"]]
-        cells += ["/".join(f"{c:g}" for c in dict.fromkeys(row.get("C", [])))] * logistic
+        cells += ["/".join(f"{c:g}" for c in row.get("C", []))] * logistic
         table.add_row(*cells, f"{row['n']:,}")
     lines = [Text(("* " if "fewer than" in stamp else "") + stamp) for stamp in payload["stamps"]]
     name = Path(payload["model"]).name

@@ -137,7 +137,11 @@ def evaluate(
     """Run the network over every image once.
 
     Args:
+        network: with the head to be judged.
+        what: see `subject`.
         batch_size: images a forward pass; 0 = by device. It does not change which images are counted.
+        workers: threads that decode.
+        hooks: told of the progress.
 
     Raises:
         CheckpointError: the head does not answer in the task's classes (exit code 4).

@@ -92,6 +92,7 @@ def cached(who: Identity | None, n: int, compute: Callable[[], NDArray[np.float3
     Args:
         who: what they are made from; None when there is no checkpoint file to name them by, and nothing is kept.
         n: images.
+        compute: gives the (n, D) features.
     """
     if who is None:
         return compute()

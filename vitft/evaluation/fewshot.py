@@ -138,10 +138,14 @@ def score(
     """Fit and test every (per_class, seed) and return one row a per_class (times neighbours for kNN).
 
     Args:
+        classifier: one of `CLASSIFIERS`.
         pool: ((P, D), (P,)) features and labels of the examples at `positions` of the pool.
         positions: (P,) sorted positions in the pool, as `needed` gave them.
         all_labels: labels of the whole pool.
         test: ((T, D), (T,)).
+        num_classes: K.
+        per_class: examples of each class, or ALL.
+        seeds: the draws.
         on_progress: called with (fits done, fits).
     """
     where = np.full(len(all_labels), -1, dtype=np.int64)

@@ -62,8 +62,11 @@ def answers(
     Photographs are turned as their EXIF orientation says.
 
     Args:
+        network: with a head.
+        paths: files, images or not.
         names: of the network's outputs.
         top: classes to name for each image.
+        batch_size: images a forward pass.
         on_broken: told of each file that does not decode; the rest goes on.
         on_progress: called with the number of files done.
     """

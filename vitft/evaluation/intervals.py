@@ -15,6 +15,7 @@ def wilson(correct: int, n: int, confidence: float = 0.95) -> tuple[float, float
     Args:
         correct: images answered rightly, 0..n.
         n: images asked, at least 1.
+        confidence: in (0, 1).
 
     Returns:
         (low, high), each in [0, 1].
@@ -76,7 +77,9 @@ def paired(correct_a: ArrayLike, correct_b: ArrayLike, confidence: float = 0.95)
     """Compare two models on the same images, which is sharper than comparing two intervals.
 
     Args:
-        correct_a, correct_b: (N,) bool, image by image in the same order.
+        correct_a: (N,) bool, image by image.
+        correct_b: (N,) bool, of the same images in the same order.
+        confidence: in (0, 1).
 
     Raises:
         ValueError: when the lengths differ or are 0.

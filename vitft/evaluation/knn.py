@@ -26,9 +26,12 @@ def votes(
     """Return (Q, K) votes: each of the k nearest examples votes for its class with softmax(cosine / temperature).
 
     Args:
-        features: (N, D) examples; labels: (N,).
+        features: (N, D) examples.
+        labels: (N,) in [0, num_classes).
         queries: (Q, D).
+        num_classes: K.
         k: neighbours; never above N.
+        temperature: of the softmax over the k similarities.
 
     Source: DINOv2 eval/knn.py (k 10, 20, 100, 200; temperature 0.07; L2-normalised features).
     """

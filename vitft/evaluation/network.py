@@ -92,6 +92,8 @@ def open_network(
         model: see `models.checkpoints.load`.
         fixed: recipe keys the user has set, of `SETTABLE`.
         crop_pct: crop fraction in (0, 1] instead of the checkpoint's.
+        device: see `pick_device`.
+        precision: "float32", "bf16" or "auto": bf16 on CUDA, float32 elsewhere.
 
     Raises:
         UsageError: a key that means nothing here, a bad value, or no such device.
@@ -150,6 +152,8 @@ def preprocess(settings: Settings, info: CheckpointInfo, own: Mapping[str, Any])
     """Return the preprocessing of an evaluation.
 
     Args:
+        settings: with the resolution in pixels.
+        info: of the checkpoint.
         own: what `own_preprocess` found; its mean, std and crop fraction stand in for the checkpoint's.
     """
     mean, std = tuple(own.get("mean", info.mean)), tuple(own.get("std", info.std))

@@ -41,6 +41,7 @@ def predict(
     """Run the network over all batches and put each answer into the row of its image.
 
     Args:
+        net: images (B, 3, H, W) -> logits (B, K).
         batches: (indices (B,), images (B, 3, H, W)) in any order.
         n: images there must be.
         num_classes: K, the width of the network's output.
@@ -70,7 +71,11 @@ def gather(
     Args:
         net: its device counts, and it is in evaluation mode meanwhile.
         function: images (B, 3, H, W) -> (B, D).
+        batches: as for `predict`.
+        n: as for `predict`.
         what: the word for the result in messages, e.g. "logits".
+        precision: as for `predict`.
+        on_progress: as for `predict`.
 
     Returns:
         (n, D) float32, on the CPU.

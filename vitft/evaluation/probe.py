@@ -53,7 +53,9 @@ def fit(features: NDArray[np.floating], labels: NDArray[np.int64], seed: int) ->
     """Choose C on a seeded stratified part of the training data, then fit on all of it.
 
     Args:
-        features: (N, D); labels: (N,).
+        features: (N, D).
+        labels: (N,).
+        seed: of the part that is held out.
 
     Equal accuracies go to the smaller C (the stronger regularisation).
     """

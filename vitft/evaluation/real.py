@@ -91,6 +91,7 @@ def match(keys: Sequence[str], labels: NDArray[np.int64], sets: Sets | None = No
     Args:
         keys: N names that hold `ILSVRC2012_val_NNNNNNNN`, in any order; any part of the 50,000.
         labels: (N,) the labels the data set gives.
+        sets: right classes of each file number; timm's by default.
 
     Raises:
         DataError: a name has no number, a number comes twice, or fewer than 80 % of the labels agree with the

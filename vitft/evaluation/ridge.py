@@ -33,6 +33,8 @@ def fit(features: NDArray[np.floating], labels: NDArray[np.int64], num_classes: 
     Args:
         features: (N, D) of the few examples; they are standardised by their own mean and std.
         labels: (N,) in [0, num_classes).
+        num_classes: K.
+        l2: added to the diagonal of the Gram matrix.
 
     Source: big_vision evaluators/fewshot_lsr.py; ViT paper section 4.1. The smaller Gram matrix is decomposed, so that
     one example a class costs N^3 and not D^3.
