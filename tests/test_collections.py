@@ -14,6 +14,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from vitft.catalog import tasks
@@ -316,6 +318,36 @@ def test_retinopathy_scales_the_eye_to_radius_300_and_keeps_nine_tenths_of_it() 
     assert abs(image[np.hypot(y, x) < 200] - 128).max() <= 6
 
 
+@given(st.floats(0, 100, exclude_min=True, width=32), st.floats(-99, 1000, width=32))
+def test_label_rules_are_those_of_the_reference(clevr: float, z: float) -> None:
+    """task_adaptation: the largest index whose threshold minus the distance is below zero, in float32."""
+    for value, bounds, rule in (
+        (clevr, rules.CLEVR_DISTANCES, rules.clevr_distance),
+        (z, rules.KITTI_DISTANCES, rules.kitti_distance),
+    ):
+        below = np.asarray(bounds, np.float32) - np.float32(value) < 0
+        assert rule(value) == np.flatnonzero(below).max()
+
+
+def test_scenes_that_belong_to_other_images_are_refused(samples: Path, tmp_path: Path) -> None:
+    source = tmp_path / "clevr"
+    shutil.copytree(samples / "clevr", source, copy_function=shutil.copyfile)
+    for path in (source, *source.rglob("*")):
+        path.chmod(0o755)
+    file = source / "CLEVR_v1.0" / "scenes" / "CLEVR_val_scenes.json"
+    found = json.loads(file.read_text())
+    for i, scene in enumerate(found["scenes"]):
+        scene["image_filename"] = f"CLEVR_val_{i:06d}.png"
+    file.write_text(json.dumps(found))
+    opened("clevr", source)
+    file.write_text(json.dumps({"scenes": found["scenes"][::-1]}))
+    with pytest.raises(DataDamaged, match=r"CLEVR_val_000004\.png"):
+        opened("clevr", source)
+    file.write_text(json.dumps({"scenes": found["scenes"][:3]}))
+    with pytest.raises(DataDamaged, match="3 scenes"):
+        opened("clevr", source)
+
+
 def test_crc32c_has_the_known_values_and_sees_every_flipped_bit() -> None:
     assert tfrecord.crc32c(b"123456789") == 0xE3069283  # RFC 3720, B.4
     assert tfrecord.crc32c(bytes(32)) == 0x8A9136AA
@@ -331,6 +363,21 @@ def record(data: bytes) -> bytes:
     head = struct.pack("<Q", len(data))
     crcs = [struct.pack("<I", tfrecord.masked_crc32c(part)) for part in (head, data)]
     return head + crcs[0] + data + crcs[1]
+
+
+def test_shards_of_an_archive_may_lie_in_any_order(samples: Path, tmp_path: Path) -> None:
+    whole = opened("dmlab", samples / "dmlab")
+    with tarfile.open(tmp_path / "dmlab.tar.gz", "w:gz") as archive:
+        for salt in ("validation", "train", "test"):
+            data = (samples / "dmlab" / f"dmlab-{salt}.tfrecord-00000-of-00001").read_bytes()
+            for i, content in reversed(list(enumerate(tfrecord.records(io.BytesIO(data), "x")))):
+                info = tarfile.TarInfo(f"dmlab/dmlab-{salt}.tfrecord-{i:05d}-of-00002")
+                info.size = len(record(content))
+                archive.addfile(info, io.BytesIO(record(content)))
+    raw = opened("dmlab", tmp_path)
+    assert raw.keys == whole.keys
+    assert contents(raw) == contents(whole)
+    assert dict(raw.read("train", [1])) == dict(whole.read("train", [1]))
 
 
 def test_a_record_cut_or_flipped_anywhere_is_refused() -> None:

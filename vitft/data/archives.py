@@ -75,14 +75,22 @@ class Tree:
         part = self._parts[self._owner[name]]
         return str(part.root / name) if isinstance(part, Folder) else f"{part.label}: {name}"
 
-    def stream(self, names: Collection[str]) -> Iterator[tuple[str, bytes]]:
-        """Yield (name, content), each once, in the order they are stored: one pass through each archive."""
+    def files(self, names: Collection[str]) -> Iterator[tuple[str, BinaryIO]]:
+        """Yield (name, file), each once, in the order they are stored: one pass through each archive.
+
+        A file is valid until the next one.
+        """
         for index, part in enumerate(self._parts):
             mine = {name for name in names if self._owner[name] == index}
-            for name, file in part.stream(mine) if mine else ():
-                with reading(self.label(name)):
-                    data = file.read()
-                yield name, data
+            if mine:
+                yield from part.stream(mine)
+
+    def stream(self, names: Collection[str]) -> Iterator[tuple[str, bytes]]:
+        """As `files`, with the content of each."""
+        for name, file in self.files(names):
+            with reading(self.label(name)):
+                data = file.read()
+            yield name, data
 
     @contextmanager
     def open(self, name: str) -> Iterator[BinaryIO]:

@@ -90,7 +90,13 @@ CIFAR10 = Collection(
     "CIFAR-10",
     "https://www.cs.toronto.edu/~kriz/cifar.html",
     "none stated; see the owner's page",
-    (File("https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"),),
+    (
+        File(
+            "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",
+            170_052_171,
+            "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd",
+        ),
+    ),
     _open_10,
     ("cifar-10-python.tar.gz",),
 )

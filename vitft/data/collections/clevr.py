@@ -16,13 +16,14 @@ def _open(tree: Tree) -> Raw:
     for salt, folder in (("train", "train"), ("validation", "val")):
         files = {path.rsplit("/", 1)[-1]: path for path in tree.matching(rf"(^|/)images/{folder}/CLEVR_[^/]+\.png$")}
         name = tree.need(f"scenes/CLEVR_{folder}_scenes.json")
+        ordered = sorted(files)
         counts, nearest = [], []
         for number, scene in enumerate(scenes(tree.read(name).decode(), tree.label(name))):
             objects = scene["objects"]
             file = scene.get("image_filename")
-            if file is not None and number < len(files) and file != sorted(files)[number] and file not in files:
+            if file is not None and number < len(ordered) and file != ordered[number]:
                 raise DataDamaged(
-                    f"'{tree.label(name)}' describes '{file}', which is not among the images.",
+                    f"'{tree.label(name)}' describes '{file}' where the images have '{ordered[number]}'.",
                     "Legal: scenes and images of one release.",
                     "Fetch CLEVR_v1.0.zip again.",
                 )
@@ -35,7 +36,7 @@ def _open(tree: Tree) -> Raw:
                 "Fetch or unpack CLEVR_v1.0.zip again.",
             )
         labels = zip(rules.clevr_count(counts).tolist(), rules.clevr_distance(nearest).tolist(), strict=True)
-        listed[salt] = [Listed(key, files[key], label) for key, label in zip(sorted(files), labels, strict=True)]
+        listed[salt] = [Listed(key, files[key], label) for key, label in zip(ordered, labels, strict=True)]
     return from_files(tree, ("clevr_count", "clevr_distance"), listed)
 
 

@@ -1,6 +1,7 @@
 """DMLab: TFRecord shards of (JPEG frame, file name, label)."""
 
 from collections.abc import Iterator, Sequence
+from typing import BinaryIO
 
 import numpy as np
 
@@ -11,51 +12,51 @@ from vitft.errors import DataDamaged
 
 
 def _open(tree: Tree) -> Raw:
-    """The key is the file name of the frame; the shards are read in the order of their names."""
+    """The key is the file name of the frame; rows count through the shards in the order of their names."""
     shards = {s: tree.matching(rf"(^|/)dmlab-{s}\.tfrecord[^/]*$") for s in ("train", "validation", "test")}
-    keys: dict[str, list[str]] = {}
-    labels: dict[str, list[int]] = {}
+    found: dict[str, list[tuple[str, int]]] = {}
     for salt, names in shards.items():
         if not names:
             raise tree.missing(f"dmlab-{salt}.tfrecord-00000-of-...")
-        keys[salt], labels[salt] = [], []
-        for _, found in _examples(tree, names, check=True):
-            keys[salt].append(found[0])
-            labels[salt].append(found[1])
+    # One pass for all of them: they lie in one .tar.gz, which only reads forwards.
+    for name, file in tree.files([name for names in shards.values() for name in names]):
+        found[name] = [(key, label) for key, label, _ in _examples(file, tree.label(name), check=True)]
+    rows = {salt: [row for name in names for row in found[name]] for salt, names in shards.items()}
 
-    def read(salt: str, rows: Sequence[int]) -> Iterator[tuple[int, bytes]]:
-        wanted = set(map(int, rows))
-        last = max(wanted, default=-1)
-        for row, (_, _, image) in _examples(tree, shards[salt], check=False):
-            if row in wanted:
-                yield row, image
-            if row >= last:
-                return
+    def read(salt: str, chosen: Sequence[int]) -> Iterator[tuple[int, bytes]]:
+        wanted = set(map(int, chosen))
+        starts, total = {}, 0
+        for name in shards[salt]:
+            starts[name] = total
+            total += len(found[name])
+        needed = {name for name, start in starts.items() if wanted & set(range(start, start + len(found[name])))}
+        for name, file in tree.files(needed):
+            for row, (_, _, image) in enumerate(_examples(file, tree.label(name), check=False), starts[name]):
+                if row in wanted:
+                    yield row, image
 
-    arrays = {salt: np.asarray(values, np.int64) for salt, values in labels.items()}
-    return Raw(keys, {"dmlab": arrays}, read)
+    return Raw(
+        {salt: [key for key, _ in pairs] for salt, pairs in rows.items()},
+        {"dmlab": {salt: np.asarray([label for _, label in pairs], np.int64) for salt, pairs in rows.items()}},
+        read,
+    )
 
 
-def _examples(tree: Tree, names: Sequence[str], check: bool) -> Iterator[tuple[int, tuple[str, int, bytes]]]:
-    """Yield (row, (key, label, JPEG)); checksums of the bytes are compared in the first pass only."""
-    row = 0
-    for name in names:
-        label = tree.label(name)
-        with tree.open(name) as file:
-            for data in tfrecord.records(file, label, check):
-                found = tfrecord.example(data, label)
-                try:
-                    key, number, image = found["filename"][0], found["label"][0], found["image"][0]
-                except (KeyError, IndexError):
-                    raise DataDamaged(
-                        f"'{label}' holds an example with {sorted(found)}.",
-                        "Legal: filename, label and image.",
-                        "Fetch dmlab.tar.gz again.",
-                    ) from None
-                if not isinstance(key, bytes) or not isinstance(image, bytes):
-                    raise DataDamaged(f"'{label}' holds a file name or image that is no text or bytes.")
-                yield row, (key.decode(), int(number), image)
-                row += 1
+def _examples(file: BinaryIO, label: str, check: bool) -> Iterator[tuple[str, int, bytes]]:
+    """Yield (key, label, JPEG); checksums of the bytes are compared in the first pass only."""
+    for data in tfrecord.records(file, label, check):
+        found = tfrecord.example(data, label)
+        try:
+            key, number, image = found["filename"][0], found["label"][0], found["image"][0]
+        except (KeyError, IndexError):
+            raise DataDamaged(
+                f"'{label}' holds an example with {sorted(found)}.",
+                "Legal: filename, label and image.",
+                "Fetch dmlab.tar.gz again.",
+            ) from None
+        if not isinstance(key, bytes) or not isinstance(image, bytes):
+            raise DataDamaged(f"'{label}' holds a file name or image that is no text or bytes.")
+        yield key.decode(), int(number), image
 
 
 DMLAB = Collection(
