@@ -110,7 +110,7 @@ def test_what_cannot_be_built_says_so():
     with pytest.raises(UsageError, match="no head to keep"):
         build("timm:test_vit", None, AT32, from_scratch=True)
     for model in ("timm:nest_tiny", "timm:levit_128s"):  # the second builds, and cannot run
-        with pytest.raises(CheckpointError, match="timm cannot build .* at 33 pixels"):
+        with pytest.raises(CheckpointError, match=r"timm cannot build .* at 33 pixels"):
             build(model, 3, Settings(resolution=33), from_scratch=True)
 
 
