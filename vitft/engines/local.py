@@ -57,7 +57,7 @@ class Outcome:
     failed: Mapping[str, str]
 
 
-def launch(log: Path) -> Process:
+def start_process(log: Path) -> Process:
     """Start a worker as a process of its own group, its stderr appended to `log`."""
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("a") as stderr:
@@ -78,7 +78,7 @@ def run(
     *,
     devices: Sequence[str] = (),
     hooks: Hooks | None = None,
-    launch: Launch = launch,
+    launch: Launch | None = None,
 ) -> Outcome:
     """Bring every job to its result files below `folder`, several at once where there are several devices.
 
@@ -88,7 +88,7 @@ def run(
         runtime: how units are run; `devices` decides where.
         devices: one worker for each; empty = one for `runtime.device`.
         hooks: `unit` tells the overall progress in finished units; `step` and `phase` come from the first busy worker.
-        launch: starts a worker; replaced in tests.
+        launch: starts a worker; None = a process of its own.
 
     Returns:
         The outcome; a job that failed does not stop the others.
@@ -99,7 +99,9 @@ def run(
     """
     plan = _Plan(jobs, folder)
     if not plan.done():
-        _Supervisor(plan, folder, runtime, devices or (runtime.device,), hooks or Hooks(), launch).run()
+        _Supervisor(
+            plan, folder, runtime, devices or (runtime.device,), hooks or Hooks(), launch or start_process
+        ).run()
     return Outcome(plan.results(), plan.tuned(), plan.failed)
 
 
