@@ -1,5 +1,6 @@
 """`vitft data prepare` and what reads its result; TFDS directories and wds mirrors in place."""
 
+import errno
 import io
 import json
 import shutil
@@ -23,7 +24,7 @@ from vitft.data.sources import prepared, tfds, wds
 from vitft.data.split import Split
 from vitft.data.spool import Spool
 from vitft.data.table_writer import write_split
-from vitft.errors import DataDamaged, DataError, DataMissing, UsageError
+from vitft.errors import DataDamaged, DataError, DataMissing, DiskFull, UsageError
 
 
 @pytest.fixture(scope="module")
@@ -230,6 +231,30 @@ def test_changed_files_throw_away_what_was_gathered(samples: Path, tmp_path: Pat
     image.write_bytes(good)
     _, manifest = prepare.prepare("dtd", raw, tmp_path / "out", "full", True)
     assert sum(manifest["splits"][name]["n"] for name in ("train", "val", "test")) == 6
+
+
+def test_a_file_with_another_checksum_is_refused_or_noted(samples: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataDamaged, match=r"SUN397\.tar\.gz") as caught:
+        prepare.prepare("sun397", samples / "sun397", tmp_path / "out")
+    assert "39,077,296,924" in str(caught.value)
+    assert not (tmp_path / "out").exists()
+    _, manifest = prepare.prepare("sun397", samples / "sun397", tmp_path / "out", allow_partial=True)
+    assert manifest["notes"] == ["SUN397.tar.gz does not have its owner's checksum"]
+    assert [item["official"] for item in manifest["source"] if "official" in item] == [False]
+
+
+def test_a_full_disk_is_said_and_the_second_start_goes_on(samples: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    def full(*_: Any) -> Any:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(prepare, "write_split", full)
+        with pytest.raises(DiskFull, match="the disk is full") as caught:
+            prepare.prepare("dtd", samples / "dtd", tmp_path / "dtd", allow_partial=True)
+    assert caught.value.exit_code == 1
+    assert visible(tmp_path) == []
+    monkeypatch.setattr(prepare, "decode", full)  # not needed any more: all was gathered
+    assert prepare.prepare("dtd", samples / "dtd", tmp_path / "dtd", allow_partial=True)[1]["splits"]["test"]["n"] == 3
 
 
 def test_other_peoples_folders_are_left_alone(samples: Path, tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ _PATIENCE = 3.0  # seconds until an address counts as out of reach
 _STALL = 60.0  # seconds without a byte
 _ATTEMPTS = 5  # in a row without a new byte
 _CHUNK = 1 << 20
+_AGAIN = "Fetch it again, then give the same command."
 
 
 def fetch_all(collection: Collection, folder: Path, progress: Progress = silent) -> None:
@@ -96,7 +97,7 @@ def fetch(file: File, folder: Path, progress: Progress = silent) -> Path:
     return target
 
 
-def check(path: Path, file: File, progress: Progress = silent, name: str = "") -> str:
+def check(path: Path, file: File, progress: Progress = silent, name: str = "", action: str = _AGAIN) -> str:
     """Return the sha256 of a file. Raises DataDamaged where size or checksum are not the owner's."""
     name = name or str(path)
     size = path.stat().st_size
@@ -104,14 +105,14 @@ def check(path: Path, file: File, progress: Progress = silent, name: str = "") -
         raise DataDamaged(
             f"'{name}' has {size:,} bytes: it is {'cut short' if size < file.size else 'another file'}.",
             f"Legal: the {file.size:,} bytes of {file.address or 'its owner'}.",
-            "Fetch it again, then give the same command.",
+            action,
         )
     digest = sha256(path, progress)
     if file.sha256 and digest != file.sha256:
         raise DataDamaged(
             f"'{name}' is damaged or another file: its sha256 is {digest}.",
             f"Legal: {file.sha256} ({file.address or 'its owner'}).",
-            "Fetch it again, then give the same command.",
+            action,
         )
     return digest
 

@@ -17,6 +17,7 @@ from vitft.data.collections.raw import Collection, Raw
 from vitft.data.download import Progress, silent
 from vitft.errors import DataError
 
+_OR_TAKE_IT = "Fetch it again; or give --allow-partial to take it as it is, which is then noted."
 _LAYOUT = 1  # raise it when what is made of the files changes: nothing gathered before is then kept
 
 
@@ -46,7 +47,8 @@ def opened(
     """Open a collection's files and compare those that have a known checksum.
 
     Returns:
-        (keys, labels and reader; the files; what they are: {name, size, sha256} each, unpacked ones in one line).
+        (keys, labels and reader; the files; what they are: {name, size, sha256, official} each, unpacked ones in one
+        line). "official" says whether the checksum is the owner's, None where that is not known.
     """
     official = {file.filename: file for file in collection.files}
     progress(f"list {folder.name}", 0, 1)
@@ -56,9 +58,12 @@ def opened(
         file = official.get(path.name)
         if file is None and not any(fnmatch(path.name, pattern) for pattern in collection.archives):
             continue
-        strict = file is not None and not any_files
-        digest = download.check(path, file, progress) if file and strict else download.sha256(path, progress)
-        described.append({"name": path.name, "size": path.stat().st_size, "sha256": digest})
+        if file is not None and not any_files:
+            digest = download.check(path, file, progress, action=_OR_TAKE_IT)
+        else:
+            digest = download.sha256(path, progress)
+        same = digest == file.sha256 if file is not None and file.sha256 else None
+        described.append({"name": path.name, "size": path.stat().st_size, "sha256": digest, "official": same})
     tree = archives.open_tree(folder, [*official, *collection.archives], work)
     raw = collection.open(tree)
     progress(f"list {folder.name}", 1, 1)

@@ -142,6 +142,8 @@ def _workplace(hidden: Path) -> Iterator[None]:
     with results.lock(hidden):
         try:
             yield
+        except OSError as error:  # reading has its own errors; this is the disk that is written
+            raise results.cannot_write(hidden, error) from None
         finally:
             spool = hidden / "spool.bin"
             if not spool.is_file() or not spool.stat().st_size:
@@ -277,7 +279,10 @@ def _manifest(
         "completeness": "partial" if partial_why else "full",
         "reference": not why,
         "why": why,
-        "notes": list(raw.notes),
+        "notes": [
+            *raw.notes,
+            *(f"{f['name']} does not have its owner's checksum" for f in files if f.get("official") is False),
+        ],
         "images": collection.processing or ("arrays as PNG" if raw.drawn else "the owner's bytes"),
         "decoder": decoder(),
         "versions": versions(collection),
