@@ -67,7 +67,7 @@ def build(
         )
     classes = info.num_classes if num_classes is None else num_classes
     state = dict(opened.state)
-    net = _create(info.architecture, classes, settings, seed)
+    net = _create(info.architecture, classes, settings, seed, drawn=from_scratch)
     notes: list[str] = []
     if num_classes is not None:
         set_head(net, num_classes)
@@ -76,7 +76,8 @@ def build(
         arch = info.architecture
         if arch.pre_logits and classes:
             width = arch.pre_logits
-            net.head = nn.Sequential(nn.Linear(net.num_features, width), nn.Tanh(), nn.Linear(width, classes))
+            with torch.device("meta"):
+                net.head = nn.Sequential(nn.Linear(net.num_features, width), nn.Tanh(), nn.Linear(width, classes))
             state = {_inside(name): tensor for name, tensor in state.items()}
     if from_scratch:
         notes.append(f"random weights (seed {seed})")
@@ -105,6 +106,8 @@ def set_head(net: Any, num_classes: int) -> None:
         net.reset_classifier(num_classes)
     heads = net.get_classifier()
     for head in heads if isinstance(heads, tuple) else (heads,):
+        if any(parameter.is_meta for parameter in head.parameters()):
+            head.to_empty(device="cpu")
         for parameter in head.parameters():
             nn.init.zeros_(parameter)
 
@@ -137,7 +140,8 @@ def drawing(seed: int) -> Iterator[None]:
         yield
 
 
-def _create(arch: Architecture, num_classes: int, settings: Settings, seed: int) -> Any:
+def _create(arch: Architecture, num_classes: int, settings: Settings, seed: int, *, drawn: bool) -> Any:
+    """Build at the wanted size; unless weights must be drawn, without storage, which the file's tensors bring."""
     kwargs: dict[str, Any] = {**arch.kwargs, "num_classes": num_classes}
     if settings.drop_path:
         kwargs["drop_path_rate"] = settings.drop_path
@@ -145,6 +149,11 @@ def _create(arch: Architecture, num_classes: int, settings: Settings, seed: int)
     if sized is not None and sized.fixed_input_size:
         kwargs["img_size"] = settings.size
     try:
+        if not drawn:
+            with torch.device("meta"):
+                net = timm.create_model(arch.name, pretrained=False, **kwargs)
+            if next(net.buffers(), None) is None and type(net).__name__ in _ANY_SIZE:
+                return net
         with drawing(seed):
             net = timm.create_model(arch.name, pretrained=False, **kwargs)
         if getattr(net, "dynamic_img_size", False):
@@ -192,7 +201,11 @@ def _fill(
     wrong = sorted(name for name in state if name in own and state[name].shape != own[name].shape)
     if missing or strange or wrong:
         raise _misfit(info, own, state, missing, strange, wrong)
-    net.load_state_dict({name: tensor for name, tensor in state.items() if name in own}, strict=False)
+    # The network owns its weights: nothing may change the opened file, or another network built from it.
+    weights = {
+        name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in state.items() if name in own
+    }
+    net.load_state_dict(weights, strict=False, assign=True)
     return notes
 
 

@@ -226,16 +226,19 @@ def _open(
     native = tuple(cfg.get("input_size", (3, 224, 224)))[1:]
     classes = max(0, int(cfg.get("num_classes", 0)))
     cfg |= {"num_classes": classes}
+    state = _read(file) if file is not None else {}
     try:
-        if file is None:
-            with torch.device("meta"):
-                net = timm.create_model(base, pretrained=False, pretrained_cfg=cfg, **args)
-        else:
-            overlay = {"state_dict": _read(file), "custom_load": False}
+        with torch.device("meta"):
+            net = timm.create_model(base, pretrained=False, pretrained_cfg=cfg, **args)
+        shapes = {name: tensor.shape for name, tensor in net.state_dict().items()}
+        if state and shapes != {name: tensor.shape for name, tensor in state.items()}:
+            # Not timm's names throughout: timm renames what it knows.
+            overlay = {"state_dict": state, "custom_load": False}
             with torch.random.fork_rng(devices=[]):
                 net = timm.create_model(
                     base, pretrained=True, pretrained_cfg=cfg, pretrained_cfg_overlay=overlay, **args
                 )
+            state = dict(net.state_dict())
     except (RuntimeError, ValueError, KeyError, TypeError, AssertionError) as error:
         raise CheckpointError(
             f"'{asked}' does not fit {base}: {' '.join(str(error).split())[:200]}.",
@@ -261,8 +264,7 @@ def _open(
         used=native,
         architecture=Architecture(base, dict(args)),
     )
-    state = {name: tensor.float() for name, tensor in net.state_dict().items()} if file is not None else {}
-    return Checkpoint(info, state)
+    return Checkpoint(info, {name: tensor.float() for name, tensor in state.items()})
 
 
 def _read(file: Path) -> dict[str, Tensor]:
