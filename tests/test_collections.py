@@ -305,6 +305,14 @@ def test_sun397_resizes_only_above_120000_pixels(shape: tuple[int, int], expecte
     assert image.shape[:2] == expected
 
 
+def test_a_processed_image_that_is_cut_short_is_named(samples: Path) -> None:
+    data = (samples / "diabetic_retinopathy_detection" / "train" / "2_left.jpeg").read_bytes()
+    for process in (opencv.sun397, opencv.retinopathy):
+        for broken in (data[:-40], data[: len(data) // 2], b"", b"no image"):
+            with pytest.raises(DataDamaged, match="2_left"):
+                process(broken, "train/2_left.jpeg")
+
+
 def test_retinopathy_scales_the_eye_to_radius_300_and_keeps_nine_tenths_of_it() -> None:
     y, x = np.mgrid[:400, :500]
     disc = ((y - 200) ** 2 + (x - 250) ** 2 < 150**2)[..., None] * np.array([40, 90, 160], np.uint8)
