@@ -219,6 +219,12 @@ class TestVtabFolder:
         write(root / "test.txt", line + "\n")
         assert refused(lambda: VtabFolder(root, "caltech101").open("test"), *words).exit_code == 3
 
+    def test_a_users_own_lists_have_as_many_classes_as_their_labels_say(self, tmp_path: Path) -> None:
+        root = vtab_folders(tmp_path / "beetles", k=3)
+        assert VtabFolder(root, "beetles").open("test").class_names == ("0", "1", "2")
+        write(root / "test.txt", f"images/test/000000.jpg {10**15}")
+        refused(lambda: VtabFolder(root, "beetles").open("test"), f"label {10**15}", "test.txt", kind=DataDamaged)
+
     def test_joined_list_is_made_of_the_two(self, tmp_path: Path) -> None:
         split = VtabFolder(vtab_folders(tmp_path, joined=False, train=800, val=200), "caltech101").open(
             "train800val200"

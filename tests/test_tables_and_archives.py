@@ -86,8 +86,9 @@ class TestParquet:
         refused(lambda: source.open("test"), "-1 in 2 of 2 rows", "hidden")
         pq.write_table(table([0, None]), tmp_path / "test.parquet")
         refused(lambda: Parquet(tmp_path, "t").open("test"), "Row 1", "None")
-        pq.write_table(table([0, 3]), tmp_path / "test.parquet")
-        refused(lambda: Parquet(tmp_path, "t").open("test"), "none of class 2")
+        for far in (3, 10**15):
+            pq.write_table(table([0, far]), tmp_path / "test.parquet")
+            refused(lambda: Parquet(tmp_path, "t").open("test"), f"labels up to {far}", "none of class 2")
         pq.write_table(table([0, 2], names=["a", "b"]), tmp_path / "test.parquet")
         pq.write_table(table([0, 1], names=["a", "b"]), tmp_path / "train.parquet")
         refused(lambda: Parquet(tmp_path, "t").open("test"), "Row 1", "'2'", "2 classes")

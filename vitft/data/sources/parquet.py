@@ -87,12 +87,12 @@ class Parquet:
             present |= set(table.column(columns.label))
         if any(isinstance(value, str) for value in present):
             return tuple(sorted(value for value in present if isinstance(value, str)))
-        numbers = {value for value in present if value is not None and value >= 0}
-        k = max(numbers, default=0) + 1
-        lacking = sorted(set(range(k)) - numbers)
-        if lacking:
+        numbers = sorted({value for value in present if value is not None and value >= 0})
+        k = len(numbers)
+        lacking = next((i for i, number in enumerate(numbers) if i != number), None)
+        if lacking is not None:
             raise DataDamaged(
-                f"'{self.path}' has labels up to {k - 1}, but none of class {lacking[0]}.",
+                f"'{self.path}' has labels up to {numbers[-1]}, but none of class {lacking}.",
                 "Legal: the labels 0 to K-1 without a gap, or class names in the file's Hugging Face metadata.",
             )
         known = tasks.canonical(self.task)

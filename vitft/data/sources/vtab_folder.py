@@ -58,9 +58,13 @@ class VtabFolder:
             return tuple(line.strip() for line in _text(file).splitlines() if line.strip())
         if known:
             return label_names.class_names(known)
-        largest = max(
-            label for name in _SPLITS if (self.path / f"{name}.txt").is_file() for _, label in self._lines(name)
-        )
+        lists = {name: self._lines(name) for name in _SPLITS if (self.path / f"{name}.txt").is_file()}
+        largest, file = max((label, name) for name, lines in lists.items() for _, label in lines)
+        if largest >= sum(map(len, lists.values())):
+            raise DataDamaged(
+                f"'{file}.txt' of '{self.path}' has the label {largest}, more than there are images.",
+                "Legal: the labels 0 to K-1.",
+            )
         return tuple(str(label) for label in range(largest + 1))
 
     @cached_property
