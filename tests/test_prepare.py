@@ -543,6 +543,7 @@ def test_the_readme_table_names_every_collection_once() -> None:
     for task in tasks.VTAB:
         assert sum(f"`{task.name}`" in line.split("|")[2] for line in lines) == 1
     assert sum("| manual |" in line for line in lines) == 2
+    assert sum("GB |" in line or "MB |" in line for line in lines) == 15  # Kaggle tells no size without a login
 
 
 def test_keys_of_data_sets_that_tell_them_only_by_their_files(samples: Path) -> None:

@@ -321,7 +321,9 @@ def readme_table() -> str:
         if collection.opencv:
             what += "; needs `vitft[opencv]`"
         title = f"[{collection.title}]({collection.page})"
-        lines.append(f"| {title} | {names} | {size_text(collection.size)} | {collection.licence} | {how} | {what} |")
+        lines.append(
+            f"| {title} | {names} | {size_text(collection.size) or "see the owner's page"} | {collection.licence} | {how} | {what} |"
+        )
     return re.sub(r"(https://1drv\S+?)([),])", r"<\1>\2", "\n".join(lines)) + "\n"
 
 

@@ -99,6 +99,7 @@ RESISC45 = Collection(
             "(https://1drv.ms/u/s!AmgKYzARBl5ca3HNaHIlzp_IXjs) "
             "and unpack it, or NWPU-RESISC45.zip from 'torchgeo/resisc45' on the Hugging Face Hub",
             name="NWPU-RESISC45",
+            about=427_000_000,
         ),
     ),
     _open_resisc45,

@@ -27,6 +27,7 @@ class File:
         sha256: hex digest, empty where not known.
         manual: what the person has to do; also the way out where the address no longer answers.
         name: file name on disk; by default the last part of the address.
+        about: bytes, roughly, where the exact size is not known.
     """
 
     address: str
@@ -34,6 +35,7 @@ class File:
     sha256: str = ""
     manual: str = ""
     name: str = ""
+    about: int = 0
 
     @property
     def filename(self) -> str:
@@ -94,8 +96,9 @@ class Collection:
 
     @property
     def size(self) -> int:
-        """Bytes of all files whose size is known."""
-        return sum(file.size for file in self.files)
+        """Bytes to fetch, 0 where one of the files has no known size."""
+        sizes = [file.size or file.about for file in self.files]
+        return sum(sizes) if all(sizes) else 0
 
 
 def png(image: NDArray[np.uint8]) -> bytes:
