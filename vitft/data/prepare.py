@@ -321,9 +321,8 @@ def readme_table() -> str:
         if collection.opencv:
             what += "; needs `vitft[opencv]`"
         title = f"[{collection.title}]({collection.page})"
-        lines.append(
-            f"| {title} | {names} | {size_text(collection.size) or "see the owner's page"} | {collection.licence} | {how} | {what} |"
-        )
+        size = size_text(collection.size) or "see the owner's page"
+        lines.append(f"| {title} | {names} | {size} | {collection.licence} | {how} | {what} |")
     return re.sub(r"(https://1drv\S+?)([),])", r"<\1>\2", "\n".join(lines)) + "\n"
 
 
