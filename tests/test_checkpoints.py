@@ -260,6 +260,9 @@ def test_saving_is_whole_or_not_at_all(tmp_path, monkeypatch):
     path = tmp_path / "weights.safetensors"
     save_weights(path, built.net, built.info)
     before = path.read_bytes()
+    (tmp_path / "other").touch()
+    assert path.stat().st_mode == (tmp_path / "other").stat().st_mode
+    (tmp_path / "other").unlink()
 
     def full(state: dict[str, torch.Tensor], name: str, metadata: dict[str, str]) -> None:
         Path(name).write_bytes(b"half")

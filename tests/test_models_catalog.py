@@ -11,6 +11,8 @@ from typer.testing import CliRunner
 
 from vitft.catalog.models import DEFAULT, MODELS
 from vitft.cli import models as cli
+from vitft.models.build import build
+from vitft.recipes import Settings
 
 MEANS = {
     "half": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
@@ -52,6 +54,18 @@ def test_names_are_unique_and_the_default_is_one_of_them():
     assert {f"vit-{size}" for size in ("ti16", "s16", "b16", "b32", "l16", "l32", "h14")} <= set(MODELS)
     families = ("deit3", "dino-", "dinov2", "dinov3", "mae", "clip", "siglip2", "bit", "flexivit", "vit-r50")
     assert all(any(name.startswith(family) for name in MODELS) for family in families)
+
+
+def test_the_file_inside_the_package_is_what_its_row_says():
+    alias = MODELS["vit-mini"]
+    built = build("vit-mini", None, Settings(resolution="native"))
+    assert built.info.native == (alias.resolution, alias.resolution)
+    assert built.info.patch == (alias.patch_size, alias.patch_size)
+    assert (built.info.mean, built.info.std) == MEANS[alias.normalisation]
+    assert sum(p.numel() for p in built.net.parameters()) / 1e6 == pytest.approx(alias.params, abs=0.05)
+    assert len(built.class_names) == built.info.num_classes == 10
+    higher = build("vit-mini", 4, Settings(resolution="higher"))
+    assert higher.info.notes == ("position embeddings 4x4 -> 7x7 (bilinear)",)
 
 
 def test_the_catalog_needs_no_torch():

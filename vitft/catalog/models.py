@@ -26,7 +26,7 @@ _CLIP = "https://github.com/openai/CLIP (arXiv 2103.00020)"
 _OPENCLIP = "https://github.com/mlfoundations/open_clip (arXiv 2212.07143)"
 _SIGLIP2 = "https://github.com/google-research/big_vision (arXiv 2502.14786)"
 _BIT = "https://github.com/google-research/big_transfer (arXiv 1912.11370)"
-_OWN = "vitft, trained by this project"
+_OWN = "vitft, recipe pretrain-vit-mini"
 
 
 @dataclass(frozen=True)
@@ -86,8 +86,8 @@ def _family(source: str, data: str, normalisation: Normalisation, licence: str, 
 # fmt: off
 _TABLE = (
     ModelAlias(
-        "vit-mini", "", "the small ViT inside the package: needs no network",
-        0, 0, "half", "apache-2.0", 0.0, _OWN
+        "vit-mini", "", "the small ViT inside the package, CIFAR-10 from scratch: needs no network",
+        32, 8, "half", "apache-2.0", 2.7, _OWN
     ),
     # ViT in the paper's sizes, ImageNet-21k: the first releases (B to H), AugReg for Ti and S.
     *_family(_AUGREG, "AugReg, ImageNet-21k", "half", "apache-2.0",

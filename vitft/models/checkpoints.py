@@ -120,6 +120,10 @@ def save_weights(path: Path, net: nn.Module, info: CheckpointInfo, class_names: 
         save_file(state, temporary, metadata={"vitft": json.dumps(record)})
         with Path(temporary).open("rb") as file:
             os.fsync(file.fileno())
+        # Temporary files are private; a result is as readable as any other new file.
+        umask = os.umask(0)
+        os.umask(umask)
+        Path(temporary).chmod(0o666 & ~umask)
         os.replace(temporary, path)
     except Exception as error:
         with contextlib.suppress(OSError):
