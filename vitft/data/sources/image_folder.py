@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from vitft.data import official
+from vitft.data.sources.files import SUFFIXES, printable, read_file
 from vitft.data.split import Provenance, Split
 from vitft.errors import DataDamaged, DataMissing
 
-SUFFIXES = frozenset({".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"})
 _SPLITS = {
     "train": "train",
     "training": "train",
@@ -96,22 +96,12 @@ class ImageFolder:
             self.task,
             split,
             names,
-            [_printable(file) for file in files],
+            [printable(file) for file in files],
             np.asarray(labels, dtype=np.int64),
             lambda i: read_file(root / files[i]),
             Provenance("image folder", False, why, official.completeness(self.task, split, len(files))),
             exif=not official.counts(self.task, split),
         )
-
-
-def read_file(path: Path) -> bytes:
-    """Return the bytes of an image file. Raises DataMissing or DataDamaged naming it."""
-    try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        raise DataMissing(f"Image '{_printable(path)}' is missing.") from None
-    except OSError as error:
-        raise DataDamaged(f"Image '{_printable(path)}' cannot be read ({error.strerror}).") from None
 
 
 def _split_folders(path: Path) -> dict[str, Path]:
@@ -135,7 +125,7 @@ def _class_folders(path: Path) -> dict[str, Path]:
     """Map class names to their folders. Names are NFC: macOS archives spell an accent in two characters."""
     found: dict[str, Path] = {}
     for folder in _folders(path):
-        name = unicodedata.normalize("NFC", _printable(folder.name))
+        name = unicodedata.normalize("NFC", printable(folder.name))
         if name in found:
             raise DataDamaged(f"'{path}' holds the class folder '{name}' twice, in two spellings of its accents.")
         found[name] = folder
@@ -175,11 +165,6 @@ def _holds_image(folder: Path) -> bool:
             return any(Path(e.name).suffix.lower() in SUFFIXES and not e.name.startswith(".") for e in entries)
     except OSError:
         return False
-
-
-def _printable(path: str | Path) -> str:
-    """Return a path as legal text: bytes of a file name that are no UTF-8 are escaped."""
-    return os.fsencode(path).decode(errors="backslashreplace")
 
 
 def _some(names: list[str], most: int = 3) -> str:

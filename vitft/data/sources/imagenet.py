@@ -22,7 +22,7 @@ import numpy as np
 
 from vitft.data import lists, official
 from vitft.data.sources import parquet
-from vitft.data.sources.image_folder import SUFFIXES, read_file
+from vitft.data.sources.files import SUFFIXES, read_file, read_text
 from vitft.data.split import Provenance, Split
 from vitft.errors import DataDamaged, DataMissing
 
@@ -212,7 +212,7 @@ def _listed_files(path: Path, file: Path) -> tuple[list[str], list[int], Callabl
     present = set(_listed(root))
     names: list[str] = []
     labels: list[int] = []
-    for number, line in enumerate(file.read_text(encoding="utf-8-sig").splitlines(), 1):
+    for number, line in enumerate(read_text(file).splitlines(), 1):
         if not line.strip():
             continue
         name, _, word = line.replace("\\", "/").strip().rpartition(" ")

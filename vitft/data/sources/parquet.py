@@ -14,7 +14,7 @@ from vitft.catalog import tasks
 from vitft.data import labels as label_names
 from vitft.data import official
 from vitft.data.sources.columns import Columns, find_columns
-from vitft.data.sources.image_folder import read_file
+from vitft.data.sources.files import read_file
 from vitft.data.sources.tables import Table, open_table
 from vitft.data.split import Provenance, Split
 from vitft.errors import DataDamaged, DataMissing

@@ -15,6 +15,9 @@ from vitft.errors import DataDamaged
 
 _KEPT = 512 << 20  # bytes of image columns kept, least recently used first out; the newest stays whatever its size
 
+# What pyarrow raises for bytes that are no whole file: its own kinds, and what Python makes of wrong offsets and texts.
+_UNREADABLE = (pa.ArrowException, OSError, IndexError, ValueError)
+
 
 class _Blocks(Protocol):
     """The part of a file that both formats share: columns in blocks of rows."""
@@ -88,15 +91,22 @@ class Table:
         values: list[Any] = []
         for path, file in zip(self._paths, self._files, strict=True):
             try:
-                values += file.column(name).to_pylist()
-            except (pa.ArrowException, OSError) as error:
+                of_file = file.column(name).to_pylist()
+            except _UNREADABLE as error:
                 raise _damaged(path, error) from None
+            if len(of_file) != sum(file.rows):
+                raise _damaged(path, ValueError(f"{len(of_file)} of {sum(file.rows)} rows of '{name}'"))
+            values += of_file
         return values
 
     def image(self, name: str, row: int) -> tuple[bytes | None, str | None]:
         """Return (bytes, path) of one row; either may be None."""
         at = int(np.searchsorted(self._starts, row, side="right")) - 1
-        value = self._chunk(at, name)[row - int(self._starts[at])].as_py()
+        chunk = self._chunk(at, name)
+        try:
+            value = chunk[row - int(self._starts[at])].as_py()
+        except _UNREADABLE as error:
+            raise _damaged(self._paths[self._blocks[at][0]], error) from None
         if isinstance(value, dict):
             return value.get("bytes"), value.get("path")
         return value, None
@@ -109,7 +119,7 @@ class Table:
             file, block = self._blocks[at]
             try:
                 chunk = self._files[file].block(block, name)
-            except (pa.ArrowException, OSError) as error:
+            except _UNREADABLE as error:
                 raise _damaged(self._paths[file], error) from None
             self._cache[at] = chunk
             while len(self._cache) > 1 and sum(c.nbytes for c in self._cache.values()) > _KEPT:
@@ -125,7 +135,7 @@ def open_table(files: Sequence[Path]) -> Table:
 def _opened(file: Path) -> _Blocks:
     try:
         return _ParquetFile(file) if file.suffix.lower() == ".parquet" else _ArrowFile(file)
-    except (pa.ArrowException, OSError) as error:
+    except _UNREADABLE as error:
         raise _damaged(file, error) from None
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from vitft.catalog import tasks
 from vitft.data import labels as label_names
 from vitft.data import official
-from vitft.data.sources.image_folder import read_file
+from vitft.data.sources.files import read_file, read_text
 from vitft.data.split import Completeness, Provenance, Split
 from vitft.errors import DataDamaged, DataMissing
 
@@ -55,14 +55,14 @@ class VtabFolder:
         file = self.path / "classes.txt"
         known = tasks.canonical(self.task)
         if file.is_file():
-            return tuple(line.strip() for line in _text(file).splitlines() if line.strip())
+            return tuple(line.strip() for line in read_text(file).splitlines() if line.strip())
         if known:
             return label_names.class_names(known)
         lists = {name: self._lines(name) for name in _SPLITS if (self.path / f"{name}.txt").is_file()}
-        largest, file = max((label, name) for name, lines in lists.items() for _, label in lines)
+        largest, where = max((label, name) for name, lines in lists.items() for _, label in lines)
         if largest >= sum(map(len, lists.values())):
             raise DataDamaged(
-                f"'{file}.txt' of '{self.path}' has the label {largest}, more than there are images.",
+                f"'{where}.txt' of '{self.path}' has the label {largest}, more than there are images.",
                 "Legal: the labels 0 to K-1.",
             )
         return tuple(str(label) for label in range(largest + 1))
@@ -73,7 +73,7 @@ class VtabFolder:
         if not file.is_file():
             return {}
         try:
-            manifest = json.loads(_text(file))
+            manifest = json.loads(read_text(file))
             if isinstance(manifest, dict) and isinstance(manifest.get("counts", {}), dict):
                 return manifest
         except ValueError:
@@ -178,7 +178,7 @@ class VtabFolder:
 
 def _parse(file: Path) -> list[tuple[str, int]]:
     lines: list[tuple[str, int]] = []
-    for number, raw in enumerate(_text(file).splitlines(), 1):
+    for number, raw in enumerate(read_text(file).splitlines(), 1):
         line = raw.strip()
         if not line:
             continue
@@ -199,12 +199,3 @@ def _names(folder: Path) -> set[str]:
         return {entry.name for entry in folder.iterdir()}
     except OSError:
         return set()
-
-
-def _text(file: Path) -> str:
-    try:
-        return file.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataDamaged(f"'{file}' is not UTF-8 text (byte {error.start}).", "Legal: a list in UTF-8.") from None
-    except OSError as error:
-        raise DataDamaged(f"'{file}' cannot be read ({error.strerror}).") from None
