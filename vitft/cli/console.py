@@ -69,7 +69,9 @@ def _lines(every_s: float = 5.0) -> Hooks:
     def step(r: StepReport) -> None:
         if due(r.step, r.steps):
             eta = _duration((r.steps - r.step) / max(1e-9, r.steps_per_s))
-            note(f"  step {r.step}/{r.steps}  loss {r.loss:.4f}  lr {r.lr:.2g}  {r.images_per_s:.1f} images/s  ETA {eta}")
+            note(
+                f"  step {r.step}/{r.steps}  loss {r.loss:.4f}  lr {r.lr:.2g}  {r.images_per_s:.1f} images/s  ETA {eta}"
+            )
 
     def phase(what: str, done: int, total: int) -> None:
         if due(done, total):

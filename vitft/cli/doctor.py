@@ -26,7 +26,11 @@ def doctor(format: FormatOption = "text") -> None:
         except importlib.metadata.PackageNotFoundError:
             facts[package] = "MISSING"
     facts.update(_devices())
-    for name, default in (("VITFT_RUNS", "runs"), ("VITFT_DATA", "~/.cache/vitft/data"), ("VITFT_CACHE", "~/.cache/vitft")):
+    for name, default in (
+        ("VITFT_RUNS", "runs"),
+        ("VITFT_DATA", "~/.cache/vitft/data"),
+        ("VITFT_CACHE", "~/.cache/vitft"),
+    ):
         facts[name] = _folder(Path(os.environ.get(name) or default).expanduser())
     faults = [name for name, value in facts.items() if "MISSING" in str(value) or "not writable" in str(value)]
     table = Table("fact", "value", box=None, pad_edge=False, show_header=False)

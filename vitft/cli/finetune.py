@@ -87,7 +87,9 @@ def finetune(
     console.emit(payload, render(results), format)
 
 
-def _run(job: "Job", scheme: "Scheme", output: Any, runtime: "Runtime", *, resume: bool, overwrite: bool) -> dict[str, Any]:
+def _run(
+    job: "Job", scheme: "Scheme", output: Any, runtime: "Runtime", *, resume: bool, overwrite: bool
+) -> dict[str, Any]:
     """Run a job in its folder; a finished one answers at once, without torch."""
     from vitft import results
     from vitft.protocol.jobs import run_folder

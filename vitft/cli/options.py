@@ -10,9 +10,14 @@ from vitft.errors import UsageError
 Format = Literal["text", "json"]
 Precision = Literal["auto", "float32", "bf16"]
 
-TaskArgument = Annotated[str, typer.Argument(metavar="TASK|PATH", help="A task's name ('vitft data ls'), or a folder of images.")]
+TaskArgument = Annotated[
+    str, typer.Argument(metavar="TASK|PATH", help="A task's name ('vitft data ls'), or a folder of images.")
+]
 ModelOption = Annotated[
-    str, typer.Option("--model", "-m", help="Alias, timm:NAME, hf-hub:ORG/NAME, or a .npz, .safetensors, .pth or run folder.")
+    str,
+    typer.Option(
+        "--model", "-m", help="Alias, timm:NAME, hf-hub:ORG/NAME, or a .npz, .safetensors, .pth or run folder."
+    ),
 ]
 RecipeOption = Annotated[str, typer.Option("--recipe", help="A shipped recipe ('vitft recipes ls'), or a TOML file.")]
 SetOption = Annotated[
@@ -27,9 +32,7 @@ BatchSizeOption = Annotated[int | None, typer.Option("--batch-size", "-b", help=
 LrOption = Annotated[float | None, typer.Option("--lr", help="Peak learning rate; fixes it where the recipe tunes it.")]
 MicroBatchOption = Annotated[int, typer.Option("--micro-batch", min=0, help="Images a forward pass; 0 = by device.")]
 SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Of order, augmentation and subsets.")]
-PrecisionOption = Annotated[
-    Precision, typer.Option("--precision", help="auto: bf16 autocast on CUDA, float32 on CPU.")
-]
+PrecisionOption = Annotated[Precision, typer.Option("--precision", help="auto: bf16 autocast on CUDA, float32 on CPU.")]
 DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, mps.")]
 WorkersOption = Annotated[int, typer.Option("--workers", "-j", min=0, help="Threads that decode; 0 = one a core.")]
 DataDirOption = Annotated[
@@ -39,7 +42,9 @@ OutputOption = Annotated[Path | None, typer.Option("--output", "-o", help="Run f
 ResumeOption = Annotated[Literal["auto", "never"], typer.Option("--resume", help="auto: go on with what is there.")]
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Start anew in an occupied run folder.")]
 DeterministicOption = Annotated[bool, typer.Option("--deterministic", help="Bit-equal runs on CUDA too, slower.")]
-SaveWeightsOption = Annotated[bool, typer.Option("--save-weights/--no-save-weights", help="Keep the fine-tuned network.")]
+SaveWeightsOption = Annotated[
+    bool, typer.Option("--save-weights/--no-save-weights", help="Keep the fine-tuned network.")
+]
 FormatOption = Annotated[Format, typer.Option("--format", help="json: stdout is that JSON alone.")]
 
 
@@ -56,9 +61,7 @@ def parse_resolution(text: str) -> Any:
     return int(parts[0]) if len(parts) == 1 else [int(p) for p in parts]
 
 
-def overrides(
-    settings: list[str] | None, resolution: str | None, **flags: str | float | None
-) -> dict[str, Any]:
+def overrides(settings: list[str] | None, resolution: str | None, **flags: str | float | None) -> dict[str, Any]:
     """Collect what the user fixed: --set first, then flags, which win. Raises UsageError or UnknownName."""
     from vitft import recipes
 

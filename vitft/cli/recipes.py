@@ -64,5 +64,7 @@ def cp(
     except FileExistsError:
         raise UsageError(f"File '{file}' exists.", "Legal: a new file.", "Choose another name.") from None
     except OSError as error:
-        raise UsageError(f"Cannot write '{file}': {error.strerror}.", "Legal: a file in a folder that exists.") from None
+        raise UsageError(
+            f"Cannot write '{file}': {error.strerror}.", "Legal: a file in a folder that exists."
+        ) from None
     console.note(f"Wrote {file}. Use it with --recipe {file if '/' in str(file) else f'./{file}'}")

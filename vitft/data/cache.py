@@ -29,7 +29,9 @@ def folder() -> Path:
     return Path(os.environ.get("VITFT_CACHE") or Path.home() / ".cache" / "vitft")
 
 
-def pixels(split: Split, pp: Preprocess, workers: int = 2, progress: Progress | None = None) -> NDArray[np.uint8] | None:
+def pixels(
+    split: Split, pp: Preprocess, workers: int = 2, progress: Progress | None = None
+) -> NDArray[np.uint8] | None:
     """Return all images of a split after the deterministic part, (N, h, w, 3) uint8; writes to it never reach the file.
 
     None where the shapes differ or the array would be too large; then `loader` decodes as it goes. The array is

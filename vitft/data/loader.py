@@ -75,13 +75,9 @@ class Images:
             batch = np.stack([future.result() for future in ahead.pop(0)])
             yield normalise(torch.from_numpy(batch).to(self.device), self.pp)
 
-    def _submit(
-        self, indices: NDArray[np.int64], rows: NDArray[np.float64] | None
-    ) -> list[Future[NDArray[np.uint8]]]:
+    def _submit(self, indices: NDArray[np.int64], rows: NDArray[np.float64] | None) -> list[Future[NDArray[np.uint8]]]:
         assert self._pool is not None
-        return [
-            self._pool.submit(self._one, int(i), None if rows is None else rows[n]) for n, i in enumerate(indices)
-        ]
+        return [self._pool.submit(self._one, int(i), None if rows is None else rows[n]) for n, i in enumerate(indices)]
 
     def _one(self, i: int, row: NDArray[np.float64] | None) -> NDArray[np.uint8]:
         image = deterministic(decode(self.split.read(i), self.split.keys[i], self.split.exif), self.pp)
