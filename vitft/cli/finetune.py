@@ -85,6 +85,8 @@ def finetune(
     from vitft.report.single import render
 
     console.emit(payload, render(results), format)
+    for result in results:
+        console.note(f"Run folder: {result['folder']}")
 
 
 def _run(

@@ -74,7 +74,8 @@ def table(results: Sequence[Result], published: Sequence[catalog.Published] | No
     split = first["provenance"].get("split", "test")
     tuned = [f"lr and the like chosen on val: {_point(first)}"] if first.get("point") else []
     caption = f"{task}: top-1 in percent on {split}, protocol {first['protocol']['id']}"
-    return Table(caption, columns, tuple(rows), tuple(notes.texts), tuple(tuned))
+    built = [f"{note[0].upper()}{note[1:]}." for r in results for note in (r.get("checkpoint") or {}).get("notes", ())]
+    return Table(caption, columns, tuple(rows), tuple(notes.texts), (*tuned, *dict.fromkeys(built)))
 
 
 def render(results: Sequence[Result], width: int = 100) -> str:
