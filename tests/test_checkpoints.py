@@ -1,6 +1,7 @@
 """Files that are damaged, hostile, or of other spellings; and runs saved and opened again."""
 
 import argparse
+import dataclasses
 import json
 import os
 from pathlib import Path
@@ -14,7 +15,7 @@ from safetensors.torch import save_file
 from vitft.errors import CheckpointError, CheckpointUnsafe, DiskFull, UnknownName
 from vitft.models import checkpoints
 from vitft.models.build import build, save_weights
-from vitft.models.info import CheckpointInfo
+from vitft.models.info import Architecture, CheckpointInfo
 from vitft.recipes import Settings
 
 TINY = {"img_size": 32, "patch_size": 8, "embed_dim": 64, "depth": 2, "num_heads": 2, "num_classes": 5}
@@ -112,7 +113,12 @@ def test_missing_files_and_folders(tmp_path):
 
 
 def test_no_such_model():
-    for name, near in (("vit-b17", "vit-b16"), ("vit_base_patch16_224", "timm:vit_base_patch16_224")):
+    for name, near in (
+        ("vit-b17", "vit-b16"),
+        ("ViT-B/16", "vit-b16"),
+        ("vit_h_14", "vit-h14"),
+        ("vit_base_patch16_224", "timm:vit_base_patch16_224"),
+    ):
         with pytest.raises(UnknownName, match=f"Did you mean '{near}'"):
             build(name, 3, AT32)
     with pytest.raises(UnknownName, match="Did you mean 'vit_base_patch16_224"):
@@ -253,6 +259,33 @@ def test_a_run_is_opened_as_it_was_saved(tmp_path):
 def test_info_survives_json():
     info = build("timm:test_vit", 3, AT32, from_scratch=True).info
     assert CheckpointInfo.from_dict(json.loads(json.dumps(info.to_dict()))) == info
+
+
+@pytest.mark.parametrize("wish", [{"name": "hf-hub:a/b"}, {"kwargs": {"checkpoint_path": "x.pth"}}])
+def test_a_record_may_only_name_an_architecture(tmp_path, wish):
+    built = build("timm:test_vit", 3, AT32, from_scratch=True)
+    asked = {"name": "test_vit", "kwargs": {}, **wish}
+    path = tmp_path / "weights.safetensors"
+    save_weights(path, built.net, dataclasses.replace(built.info, architecture=Architecture(**asked)))
+    assert "may not ask" in fails(path, CheckpointUnsafe)
+    (tmp_path / "page").mkdir()
+    config = {"architecture": "test_vit", "model_args": {"checkpoint_path": "x.pth"}}
+    (tmp_path / "page" / "config.json").write_text(json.dumps(config))
+    save_file(built.net.state_dict(), tmp_path / "page" / "model.safetensors")
+    assert "may not ask" in fails(tmp_path / "page", CheckpointUnsafe)
+
+
+def test_strange_names_and_ranks_end_in_three_lines(tmp_path):
+    path = tmp_path / "a.safetensors"
+    state = tiny().state_dict()
+    save_file({**state, "blocks.last.norm1.weight": torch.zeros(2)}, path)
+    assert "not those of one network" in fails(path)
+    save_file({**state, "pos_embed": torch.zeros(3)}, path)
+    fails(path)
+    save_file({**state, "patch_embed.proj.weight": torch.zeros(64, 192)}, path)
+    assert "2 dimensions" in fails(path)
+    save_file({**state, "head.weight": torch.zeros(())}, path)
+    fails(path)
 
 
 def test_saving_is_whole_or_not_at_all(tmp_path, monkeypatch):

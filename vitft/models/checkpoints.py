@@ -60,9 +60,11 @@ def load(model: str, *, weights: bool = True) -> Checkpoint:
     if scheme in ("hf-hub", "hf_hub"):
         return hub.repository(rest, model, weights=weights)
     path = Path(model).expanduser()
-    if path.exists() or "/" in model or path.suffix.lower() in files.SUFFIXES:
+    # 'ViT-B/16' or 'vit_b_16' is no path that happens to be missing
+    alike = [name for name in MODELS if _plain(name) == _plain(model)]
+    if path.exists() or path.suffix.lower() in files.SUFFIXES or ("/" in model and not alike):
         return _renamed(load_path(path), model)
-    names = [f"timm:{model}"] if timm.is_model(model.split(".")[0]) else list(MODELS)
+    names = alike or ([f"timm:{model}"] if timm.is_model(model.split(".")[0]) else list(MODELS))
     raise UnknownName("model", model, names, "Run 'vitft models ls' to list them; a file needs its suffix.")
 
 
@@ -220,6 +222,7 @@ def _recorded(path: Path, state: Mapping[str, Tensor], record: Mapping[str, Any]
     """Open what `save_weights` wrote: nothing is inferred, nothing assumed anew."""
     try:
         info = CheckpointInfo.from_dict(record["model"])
+        hub.check(info.architecture)
         names = tuple(str(name) for name in record.get("class_names", ()))
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(
@@ -265,6 +268,10 @@ def _renamed(checkpoint: Checkpoint, name: str) -> Checkpoint:
     return replace(checkpoint, info=replace(checkpoint.info, name=name))
 
 
+def _plain(name: str) -> str:
+    return "".join(letter for letter in name.lower() if letter.isalnum())
+
+
 def _with_patch(checkpoint: Checkpoint, patch: int) -> Checkpoint:
     """Ask for another patch size than the file's (FlexiViT): the build resizes the kernel."""
     arch = checkpoint.info.architecture
@@ -284,3 +291,8 @@ def _telling(path: Path) -> Iterator[None]:
             raise
         what, *rest = error.lines
         raise type(error)(f"'{path}' cannot be used. {what}", *rest[:2]) from None
+    except (KeyError, ValueError, IndexError, RuntimeError) as error:
+        raise CheckpointError(
+            f"'{path}' cannot be used: its tensors are not those of one network ({str(error)[:120]}).",
+            "Legal: timm's names ('patch_embed.proj.weight', 'blocks.0...'), or the JAX releases' .npz.",
+        ) from None

@@ -16,12 +16,24 @@ import timm
 import torch
 from torch import Tensor
 
-from vitft.errors import CheckpointError, UnknownName
+from vitft.errors import CheckpointError, CheckpointUnsafe, UnknownName
 from vitft.models import files, npz
 from vitft.models.architecture import geometry
 from vitft.models.info import Architecture, Checkpoint, CheckpointInfo
 
 PROBE_SECONDS = 2.0
+# Arguments of timm's factory that read files or change what is loaded.
+_RESERVED = frozenset(
+    (
+        "checkpoint_path",
+        "cache_dir",
+        "pretrained",
+        "pretrained_cfg",
+        "pretrained_cfg_overlay",
+        "features_only",
+        "scriptable",
+    )
+)
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin", "open_clip_model.safetensors")
 
 
@@ -200,6 +212,19 @@ def _config(path: Path, asked: str) -> dict[str, Any]:
     raise CheckpointError(f"The config.json of '{asked}' is not readable JSON.")
 
 
+def check(arch: Architecture) -> None:
+    """Refuse a record that would make timm do more than build a network: fetch a page, open another file.
+
+    Raises CheckpointUnsafe.
+    """
+    taken = _RESERVED & set(arch.kwargs)
+    if not timm.is_model(arch.name) or taken:
+        raise CheckpointUnsafe(
+            f"A checkpoint may not ask for '{sorted(taken)[0] if taken else arch.name}'; nothing was built.",
+            "Legal: the name of a timm architecture and its shape.",
+        )
+
+
 def _configured(config: Mapping[str, Any], file: Path | None, asked: str) -> Checkpoint:
     base = str(config.get("architecture", ""))
     if not timm.is_model(base):
@@ -215,6 +240,7 @@ def _configured(config: Mapping[str, Any], file: Path | None, asked: str) -> Che
         if name in config:
             stamp[name] = config[name]
     tag = stamp.get("tag")
+    check(Architecture(base, config.get("model_args", {})))
     return _open(base, stamp, config.get("model_args", {}), file, asked, f"{base}.{tag}" if tag else base)
 
 

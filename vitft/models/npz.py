@@ -60,8 +60,8 @@ def translate(arrays: Arrays) -> Translated:
         raise CheckpointError(
             f"The array '{error.args[0]}' is missing.", "Legal: every array of a ViT, AugReg or BiT release."
         ) from None
-    except ValueError as error:
-        raise CheckpointError(f"Its arrays do not fit together: {error}.") from None
+    except (ValueError, RuntimeError, IndexError) as error:
+        raise CheckpointError(f"Its arrays do not fit together: {str(error).rstrip('.')}.") from None
     known = ", ".join(list(arrays)[:3]) or "nothing"
     raise CheckpointError(
         f"It holds no Vision Transformer and no BiT ResNet (it begins with: {known}).",
@@ -210,7 +210,7 @@ def _tensor(array: np.ndarray) -> Tensor:
         array = (np.ascontiguousarray(array).view(np.uint16).astype(np.uint32) << 16).view(np.float32)
     if array.dtype.kind != "f":
         raise ValueError(f"an array of type {array.dtype}, not of floats")
-    return torch.from_numpy(np.array(array, dtype=np.float32))
+    return torch.from_numpy(np.asarray(array, dtype=np.float32))
 
 
 def _convolution(array: np.ndarray) -> Tensor:
