@@ -193,6 +193,8 @@ def test_errors_have_their_code_and_are_short(vitft, args, code, words, tmp_path
     said = err[err.index("error: ") :]
     assert words in said
     assert len(said.strip().splitlines()) <= 3
+    assert not any(tmp_path.glob("there"))
+    assert not any(tmp_path.glob("runs/*"))
 
 
 def test_the_suite_mini_through_a_real_worker(tmp_path):

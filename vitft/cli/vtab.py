@@ -156,12 +156,20 @@ def _run(
 @contextmanager
 def _held(asked: "Asked", folder: Path, shard: str, *, resume: bool, overwrite: bool) -> Iterator[None]:
     """Claim the run folder and hold it; shards hold a place of their own in it."""
+    import shutil
+
     from vitft import results
+    from vitft.errors import CheckpointError, UsageError
 
     if not shard:
-        with results.lock(folder):
+        with results.lock(folder), results.nothing_left_behind(folder):
             results.claim(folder, asked.identity(), overwrite=overwrite, resume=resume)
-            yield
+            try:
+                yield
+            except (UsageError, CheckpointError):
+                # The error says it all; the workers' logs add nothing.
+                shutil.rmtree(folder / "logs", ignore_errors=True)
+                raise
         return
     with results.lock(folder):
         results.claim(folder, asked.identity(), overwrite=False, resume=True)

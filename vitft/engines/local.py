@@ -13,15 +13,17 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
+from datetime import timedelta
 from pathlib import Path
 from typing import IO, Any, Protocol
 
-from vitft import errors, results
+from vitft import errors
+from vitft.engines.plan import Plan
 from vitft.errors import CheckpointError, DiskFull, UsageError, VitftError
 from vitft.progress import Hooks, StepReport
 from vitft.protocol.jobs import Runtime
-from vitft.protocol.units import Job, Scheme, Unit, final_units, tune_units
+from vitft.protocol.units import Job, Scheme, Unit
 
 _DEATHS = 2
 _SAVE_S = 20.0
@@ -97,78 +99,12 @@ def run(
         Interrupted: a signal came; the workers saved their state first (exit code 130 or 143).
         UsageError, DiskFull, CheckpointError: what would stop every other unit too.
     """
-    plan = _Plan(jobs, folder)
+    plan = Plan(jobs, folder)
     if not plan.done():
         _Supervisor(
             plan, folder, runtime, devices or (runtime.device,), hooks or Hooks(), launch or start_process
         ).run()
     return Outcome(plan.results(), plan.tuned(), plan.failed)
-
-
-@dataclass
-class _Plan:
-    """What is finished, what can run now, what failed; read from the disk, never only remembered."""
-
-    jobs: Sequence[tuple[Job, Scheme]]
-    folder: Path
-    failed: dict[str, str] = field(default_factory=dict)
-    _finished: dict[str, dict[str, Any]] = field(default_factory=dict)
-
-    def result(self, unit: Unit) -> dict[str, Any] | None:
-        if unit.id not in self._finished:
-            found = results.finished_unit(self.folder, unit.id)
-            if found is None:
-                return None
-            self._finished[unit.id] = found
-        return self._finished[unit.id]
-
-    def units(self, job: Job, scheme: Scheme) -> tuple[list[Unit], list[Unit]]:
-        """Return the tune units and, as soon as those are finished, the final units."""
-        tuning = tune_units(job, scheme)
-        tuned = [self.result(unit) for unit in tuning]
-        if any(result is None for result in tuned):
-            return tuning, []
-        return tuning, final_units(job, scheme, [result for result in tuned if result is not None])
-
-    def ready(self) -> list[Unit]:
-        """Return the units that can run now, in the order of the jobs."""
-        ready = []
-        for job, scheme in self.jobs:
-            if job.name in self.failed:
-                continue
-            tuning, finals = self.units(job, scheme)
-            ready += [unit for unit in (finals or tuning) if self.result(unit) is None]
-        return ready
-
-    def done(self) -> bool:
-        return not self.ready()
-
-    def counts(self) -> tuple[int, int]:
-        """Return (units finished, units in all); those of a failed job count as finished."""
-        done = total = 0
-        for job, scheme in self.jobs:
-            tuning, finals = self.units(job, scheme)
-            of_job = len(tuning) + len(job.seeds)
-            total += of_job
-            finished = sum(self.result(unit) is not None for unit in tuning + finals)
-            done += of_job if job.name in self.failed else finished
-        return done, total
-
-    def results(self) -> dict[str, list[dict[str, Any]]]:
-        found = {}
-        for job, scheme in self.jobs:
-            finals = [self.result(unit) for unit in self.units(job, scheme)[1]]
-            whole = [result for result in finals if result is not None]
-            if whole and len(whole) == len(finals):
-                found[job.name] = whole
-        return found
-
-    def tuned(self) -> dict[str, list[dict[str, Any]]]:
-        found = {}
-        for job, scheme in self.jobs:
-            tuned = [self.result(unit) for unit in tune_units(job, scheme)]
-            found[job.name] = [result for result in tuned if result is not None]
-        return found
 
 
 @dataclass
@@ -179,13 +115,14 @@ class _Worker:
     unit: Unit | None = None
     ready: bool = False
     buffer: str = ""
+    size: Any = None
 
 
 class _Supervisor:
     """Hands units to workers until nothing is left, and starts a worker again when it dies."""
 
     def __init__(
-        self, plan: _Plan, folder: Path, runtime: Runtime, devices: Sequence[str], hooks: Hooks, launch: Launch
+        self, plan: Plan, folder: Path, runtime: Runtime, devices: Sequence[str], hooks: Hooks, launch: Launch
     ) -> None:
         self.plan, self.folder, self.runtime, self.hooks, self.launch = plan, folder, runtime, hooks, launch
         self.workers = [_Worker(d, folder / "logs" / f"worker-{i}.log") for i, d in enumerate(devices)]
@@ -193,6 +130,7 @@ class _Supervisor:
         self.early_deaths = 0
         self.succeeded = False
         self.noted: set[str] = set()
+        self.start = (time.monotonic(), plan.work()[0])
         self.selector = selectors.DefaultSelector()
 
     def run(self) -> None:
@@ -217,9 +155,14 @@ class _Supervisor:
             if worker.process is None:
                 self._start(worker)
             if worker.ready:
-                worker.unit = ready.pop(0)
+                # The worker's network serves on where the size of the images is the same.
+                same = (i for i, unit in enumerate(ready) if unit.settings["resolution"] == worker.size)
+                worker.unit = ready.pop(next(same, 0))
+                worker.size = worker.unit.settings["resolution"]
                 done, total = self.plan.counts()
-                self.hooks.unit(worker.unit.title, done, total)
+                left = self.plan.eta(*self.start)
+                eta = f"; whole suite ETA {timedelta(seconds=round(left))}" if left is not None and total > 1 else ""
+                self.hooks.unit(worker.unit.title + eta, done, total)
                 self._send(worker, {"unit": worker.unit.to_json()})
         return bool(busy or ready or any(worker.unit for worker in self.workers))
 

@@ -1,0 +1,107 @@
+"""What of several jobs is finished, what can run now, what failed; read from the disk, never only remembered."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from vitft import results
+from vitft.catalog.tasks import TASKS
+from vitft.protocol.units import Job, Scheme, Unit, final_units, tune_units
+
+
+@dataclass
+class Plan:
+    """The units of some jobs and what became of them.
+
+    Attributes:
+        failed: job name -> why, in one line; filled by the engine.
+    """
+
+    jobs: Sequence[tuple[Job, Scheme]]
+    folder: Path
+    failed: dict[str, str] = field(default_factory=dict)
+    _finished: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def result(self, unit: Unit) -> dict[str, Any] | None:
+        if unit.id not in self._finished:
+            found = results.finished_unit(self.folder, unit.id)
+            if found is None:
+                return None
+            self._finished[unit.id] = found
+        return self._finished[unit.id]
+
+    def units(self, job: Job, scheme: Scheme) -> tuple[list[Unit], list[Unit]]:
+        """Return the tune units and, as soon as those are finished, the final units."""
+        tuning = tune_units(job, scheme)
+        tuned = [self.result(unit) for unit in tuning]
+        if any(result is None for result in tuned):
+            return tuning, []
+        return tuning, final_units(job, scheme, [result for result in tuned if result is not None])
+
+    def ready(self) -> list[Unit]:
+        """Return the units that can run now, in the order of the jobs."""
+        ready = []
+        for job, scheme in self.jobs:
+            if job.name in self.failed:
+                continue
+            tuning, finals = self.units(job, scheme)
+            ready += [unit for unit in (finals or tuning) if self.result(unit) is None]
+        return ready
+
+    def done(self) -> bool:
+        return not self.ready()
+
+    def counts(self) -> tuple[int, int]:
+        """Return (units finished, units in all); those of a failed job count as finished."""
+        done = total = 0
+        for job, scheme in self.jobs:
+            tuning, finals = self.units(job, scheme)
+            of_job = len(tuning) + len(job.seeds)
+            total += of_job
+            finished = sum(self.result(unit) is not None for unit in tuning + finals)
+            done += of_job if job.name in self.failed else finished
+        return done, total
+
+    def eta(self, began: float, before: float) -> float | None:
+        """Return the seconds left, from the work done since `began`, when `before` was done already; None at first."""
+        done, total = self.work()
+        share = (done - before) / max(1.0, total - before)
+        return (time.monotonic() - began) * (1 / share - 1) if share > 0 else None
+
+    def work(self) -> tuple[float, float]:
+        """Return (work done, work in all), in images weighed by their area; a training step counts three times."""
+        done = total = 0.0
+        for job, scheme in self.jobs:
+            tuning, finals = self.units(job, scheme)
+            cost = _cost(job)
+            total += cost * (len(tuning) + len(job.seeds))
+            whole = job.name in self.failed
+            done += cost * sum(whole or self.result(unit) is not None for unit in tuning + finals)
+        return done, total
+
+    def results(self) -> dict[str, list[dict[str, Any]]]:
+        found = {}
+        for job, scheme in self.jobs:
+            finals = [self.result(unit) for unit in self.units(job, scheme)[1]]
+            whole = [result for result in finals if result is not None]
+            if whole and len(whole) == len(finals):
+                found[job.name] = whole
+        return found
+
+    def tuned(self) -> dict[str, list[dict[str, Any]]]:
+        found = {}
+        for job, scheme in self.jobs:
+            tuned = [self.result(unit) for unit in tune_units(job, scheme)]
+            found[job.name] = [result for result in tuned if result is not None]
+        return found
+
+
+def _cost(job: Job) -> float:
+    side = job.settings["resolution"]
+    height, width = side if isinstance(side, list | tuple) else (side, side)
+    area = float(height * width) if isinstance(height, int) and isinstance(width, int) else 1.0
+    pieces = next((task.splits["test"] for task in TASKS if task.name == job.name), ())
+    test = sum(piece.stop - piece.start for piece in pieces)
+    return area * (3 * int(job.settings["steps"]) * int(job.settings["batch_size"]) + test)
