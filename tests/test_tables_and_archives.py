@@ -4,6 +4,7 @@ import io
 import json
 import os
 import pickle
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -110,6 +111,18 @@ class TestParquet:
         whole = file.read_bytes()
         file.write_bytes({"cut": whole[: len(whole) // 2], "text": b"no parquet at all", "empty": b""}[damage])
         refused(lambda: Parquet(tmp_path, "t").open("test"), "test.parquet", "cannot be read", kind=DataDamaged)
+
+    def test_wrong_offsets_in_an_arrow_file_do_not_end_the_process(self, tmp_path: Path) -> None:
+        cells = [image(0), image(1)]
+        made = pa.table({"image": pa.array(cells, pa.binary()), "label": [0, 1]})
+        with pa.OSFile(str(tmp_path / "test.arrow"), "wb") as file, pa.ipc.new_stream(file, made.schema) as out:
+            out.write_table(made)
+        offsets = struct.pack("<3i", 0, len(cells[0]), len(cells[0]) + len(cells[1]))
+        data = (tmp_path / "test.arrow").read_bytes()
+        assert data.count(offsets) == 1
+        (tmp_path / "test.arrow").write_bytes(data.replace(offsets, struct.pack("<3i", 0, -(2**30), 2**30)))
+        split = Parquet(tmp_path, "t").open("test")
+        refused(lambda: split.read(0), "test.arrow", "cannot be read", kind=DataDamaged)
 
     def test_only_some_row_groups_stay_in_memory(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         from vitft.data.sources import tables

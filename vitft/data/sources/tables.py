@@ -91,7 +91,7 @@ class Table:
         values: list[Any] = []
         for path, file in zip(self._paths, self._files, strict=True):
             try:
-                of_file = file.column(name).to_pylist()
+                of_file = _valid(file.column(name)).to_pylist()
             except _UNREADABLE as error:
                 raise _damaged(path, error) from None
             if len(of_file) != sum(file.rows):
@@ -118,7 +118,7 @@ class Table:
                 return self._cache[at]
             file, block = self._blocks[at]
             try:
-                chunk = self._files[file].block(block, name)
+                chunk = _valid(self._files[file].block(block, name))
             except _UNREADABLE as error:
                 raise _damaged(self._paths[file], error) from None
             self._cache[at] = chunk
@@ -134,9 +134,17 @@ def open_table(files: Sequence[Path]) -> Table:
 
 def _opened(file: Path) -> _Blocks:
     try:
-        return _ParquetFile(file) if file.suffix.lower() == ".parquet" else _ArrowFile(file)
+        opened: _Blocks = _ParquetFile(file) if file.suffix.lower() == ".parquet" else _ArrowFile(file)
+        str(opened.schema)  # every name in it is text
+        return opened
     except _UNREADABLE as error:
         raise _damaged(file, error) from None
+
+
+def _valid(chunk: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Return the column after its offsets are checked: a wrong one ends the process when it is followed."""
+    chunk.validate(full=True)
+    return chunk
 
 
 def _damaged(file: Path, error: Exception) -> DataDamaged:
