@@ -48,11 +48,11 @@ def test_splits_prints_json_alone_with_the_golden_digest(vitft: Run) -> None:
 
 def test_prepare_verify_and_ls_of_a_sample(shared: Path, tmp_path: Path, vitft: Run) -> None:
     source = str(shared / "data" / "raw-format-samples" / "cifar100")
-    code, _, err = vitft("prepare", "cifar100", "--source", source)
+    code, _, err = vitft("prepare", "cifar100", "--source", source, "--complete")
     assert code == 3
     assert len([line for line in err.splitlines() if not line.startswith("  ")]) <= 3
-    assert "--allow-partial" in err
-    code, out, err = vitft("prepare", "cifar100", "--source", source, "--allow-partial", "--format", "json")
+    assert "--complete" in err
+    code, out, err = vitft("prepare", "cifar100", "--source", source, "--format", "json")
     manifest = json.loads(out)
     assert code == 0
     assert manifest["completeness"] == "partial"

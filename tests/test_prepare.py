@@ -96,7 +96,7 @@ def test_every_sample_prepares_and_verifies(samples: Path, tmp_path: Path) -> No
 def test_counts_that_are_not_official_are_refused_unless_said(samples: Path, tmp_path: Path) -> None:
     with pytest.raises(DataMissing, match="train has 10 of 50,000") as caught:
         prepare.prepare("cifar100", samples / "cifar100")
-    assert "--allow-partial" in str(caught.value)
+    assert "--complete" in str(caught.value)
     assert caught.value.exit_code == 3
     assert visible(tmp_path / "data") == []
     assert list((tmp_path / "data").iterdir()) == []

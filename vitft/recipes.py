@@ -265,9 +265,6 @@ def parse(data: dict[str, Any], name: str, text: str = "") -> Recipe:
         for variant, keys in variations.items():
             if table == "size" and not variant.isdecimal():
                 problems.append(f"size.{variant}: the name is a number of training examples, e.g. [size.20000]")
-            if not isinstance(keys, dict):
-                problems.append(f"{table}.{variant}: a table, not {keys!r}")
-                continue
             sweeps.append((f"{table}.{variant}.sweep", keys.get("sweep", {})))
             own = {k: v for k, v in keys.items() if k != "sweep"}
             problems += [f"{table}.{variant}.{p}" for p in _problems({**recipe.settings, **own}, own)]
@@ -275,8 +272,6 @@ def parse(data: dict[str, Any], name: str, text: str = "") -> Recipe:
         for key, values in sweep.items():
             if key not in SWEEPABLE:
                 problems.append(f"{where}.{key}: only {', '.join(SWEEPABLE)} may be swept")
-            elif not isinstance(values, list):
-                problems.append(f"{where}.{key}: a list, not {values!r}")
             else:
                 for value in values:
                     problems += [f"{where}.{p}" for p in _problems({**recipe.settings, key: value}, {key: value})]
@@ -328,7 +323,7 @@ def _explain(error: ValidationError) -> list[str]:
 
     lines = []
     for item in error.errors():
-        key = str(item["loc"][0]) if item["loc"] else ""
+        key = ".".join(str(part) for part in item["loc"])
         message = item["msg"].removeprefix("Value error, ")
         if item["type"] == "extra_forbidden":
             near = difflib.get_close_matches(key, Settings.model_fields, n=1, cutoff=0.5)

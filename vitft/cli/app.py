@@ -14,11 +14,22 @@ from vitft.errors import VitftError
 class _Group(TyperGroup):
     """A command group that ends with at most three lines and the error's exit code; a traceback is always a bug."""
 
-    def main(self, args: Sequence[str] | None = None, standalone_mode: bool = True, **extra: Any) -> Any:
+    def main(
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = True,
+        windows_expand_args: bool = True,
+        **extra: Any,
+    ) -> Any:
+        def run() -> Any:
+            return super(_Group, self).main(args, prog_name, complete_var, False, windows_expand_args, **extra)
+
         if not standalone_mode:
-            return super().main(args, standalone_mode=False, **extra)
+            return run()
         try:
-            code = super().main(args, standalone_mode=False, **extra)
+            code = run()
         except VitftError as error:
             _complain(error.lines)
             sys.exit(error.exit_code)

@@ -66,16 +66,19 @@ def prepare(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Folder to make; default $VITFT_DATA/TASK.")
     ] = None,
-    allow_partial: Annotated[
-        bool, typer.Option("--allow-partial", help="Take files with other than the official counts; stamped 'partial'.")
+    complete: Annotated[
+        bool, typer.Option("--complete", help="Refuse files of your own with other than the official counts.")
     ] = False,
     format: FormatOption = "text",
 ) -> None:
-    """Make a parquet of each split from the owner's files; the same command continues what was cut off."""
+    """Make a parquet of each split from the owner's files; the same command continues what was cut off.
+
+    Files of your own that are not the whole collection are taken and stamped 'partial'.
+    """
     from vitft.data import prepare
 
     with console.display() as hooks:
-        folder, manifest = prepare.prepare(task, source, output, shots, allow_partial, hooks.phase)
+        folder, manifest = prepare.prepare(task, source, output, shots, source is not None and not complete, hooks.phase)
     if manifest["why"]:
         console.note(f"note: {manifest['completeness']}, not the reference splits: {manifest['why']}")
     for note in manifest["notes"]:

@@ -31,7 +31,7 @@ def decode(data: bytes, key: str, exif: bool = False) -> NDArray[np.uint8]:
         with warnings.catch_warnings():
             # A photograph over 89 megapixels is legal; Pillow still refuses twice that as a decompression bomb.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = Image.open(io.BytesIO(data))
+            image: Image.Image = Image.open(io.BytesIO(data))
             image.load()
         if exif:
             image = ImageOps.exif_transpose(image)
@@ -54,7 +54,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         image = Image.fromarray(np.round(np.clip(np.asarray(image), 0, 255)).astype(np.uint8))
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
         rgba = image.convert("RGBA")
-        if rgba.getextrema()[3][0] < 255:  # type: ignore[index]
+        if np.asarray(rgba)[..., 3].min(initial=255) < 255:
             white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
             rgba = Image.alpha_composite(white, rgba)
         return rgba.convert("RGB")

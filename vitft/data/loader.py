@@ -72,8 +72,8 @@ class Images:
         for n in range(len(jobs)):
             if n + 1 < len(jobs):
                 ahead.append(self._submit(*jobs[n + 1]))
-            batch = np.stack([future.result() for future in ahead.pop(0)])
-            yield normalise(torch.from_numpy(batch).to(self.device), self.pp)
+            decoded = np.stack([future.result() for future in ahead.pop(0)])
+            yield normalise(torch.from_numpy(decoded).to(self.device), self.pp)
 
     def _submit(self, indices: NDArray[np.int64], rows: NDArray[np.float64] | None) -> list[Future[NDArray[np.uint8]]]:
         assert self._pool is not None

@@ -17,7 +17,7 @@ from vitft.data.collections.raw import Collection, Raw
 from vitft.data.download import Progress, silent
 from vitft.errors import DataError
 
-_OR_TAKE_IT = "Fetch it again; or give --allow-partial to take it as it is, which is then noted."
+_OR_TAKE_IT = "Fetch it again; a file of your own is taken with --source DIR and without --complete."
 _LAYOUT = 1  # raise it when what is made of the files changes: nothing gathered before is then kept
 
 

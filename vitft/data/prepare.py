@@ -106,7 +106,14 @@ def prepare(
             raise DataMissing(
                 f"'{folder}' is not the whole of {collection.title}: {partial_why}.",
                 "Legal: " + ", ".join(f"{n:,} in {salt}" for salt, n in official_sizes(found).items()) + ".",
-                "Fetch or unpack the rest, or give --allow-partial: the result is then stamped 'partial'.",
+                "Fetch or unpack the rest, or leave out --complete: the result is then stamped 'partial'.",
+            )
+        wrong = [str(file["name"]) for file in files if file.get("official") is False]
+        if wrong and not partial_why:  # it claims to be the whole and is not the owner's file
+            raise DataDamaged(
+                f"'{wrong[0]}' does not have its owner's checksum.",
+                f"Legal: the file that {collection.page} gives.",
+                "Fetch it again; if the owner has changed it, unpack it and give the folder to --source.",
             )
         chosen = select(found, raw, shots, bool(partial_why))
         build = hidden / "build"

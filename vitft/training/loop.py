@@ -210,7 +210,7 @@ def _gradients(
         with autocast(x.device, precision):
             logits = network(x)
         loss = F.cross_entropy(logits.float(), targets, reduction="sum") / batch
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         total += float(loss.detach())
     return total
 

@@ -135,10 +135,18 @@ def open_table(files: Sequence[Path]) -> Table:
 def _opened(file: Path) -> _Blocks:
     try:
         opened: _Blocks = _ParquetFile(file) if file.suffix.lower() == ".parquet" else _ArrowFile(file)
-        str(opened.schema)  # every name in it is text
+        _names([opened.schema.field(i) for i in range(len(opened.schema))])
         return opened
     except _UNREADABLE as error:
         raise _damaged(file, error) from None
+
+
+def _names(fields: list[pa.Field]) -> None:
+    """Read every name of a schema once: one that is no text raises ValueError here instead of later."""
+    for field in fields:
+        field.name.encode()
+        if pa.types.is_struct(field.type):
+            _names([field.type.field(i) for i in range(field.type.num_fields)])
 
 
 def _valid(chunk: pa.ChunkedArray) -> pa.ChunkedArray:
