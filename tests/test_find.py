@@ -58,6 +58,10 @@ class TestFind:
         image_folders(tmp_path / "dtd", classes=lists.names("dtd"))
         assert isinstance(find("dtd", tmp_path), ImageFolder)
         assert isinstance(find("dtd", tmp_path, shots="1000"), VtabFolder)
+        (row,) = inventory(tmp_path, ("dtd",), "1000")
+        assert (row.where, row.splits[0]) == (str(tmp_path / "vtab-1k" / "dtd"), "train800")
+        (row,) = inventory(tmp_path, ("dtd",), "full")
+        assert (row.where, row.splits) == (str(tmp_path / "dtd"), ("train", "test"))
         refused(
             lambda: find("dtd", tmp_path, shots="full"), "train, test", "prepare dtd --shots full", kind=DataMissing
         )

@@ -61,6 +61,7 @@ LAYOUTS: tuple[Layout, ...] = (
 )
 
 Shots = Literal["1000", "full"]
+_WHOLE: dict[Shots, set[str]] = {"1000": {"train800", "val200", "test"}, "full": {"train", "val", "test"}}
 
 
 def find(task: str, data_dir: Path | None = None, shots: Shots | None = None) -> Source:
@@ -186,40 +187,45 @@ def local(task: Task, data_dir: Path | None) -> Iterator[tuple[Path, Source]]:
         yield folder, at(folder, task)
 
 
-def _named(task: Task, data_dir: Path | None, shots: Shots | None) -> Source:
+def nearest(task: Task, data_dir: Path | None, shots: Shots | None = None) -> tuple[Path, Source] | str:
+    """Return (place, source) of what `find` takes on this machine, or what is there instead of it ("" for nothing)."""
     lacking = ""
     for place, source in local(task, data_dir):
-        if shots is None:
-            return source
-        whole = {"train800", "val200", "test"} if shots == "1000" else {"train", "val", "test"}
-        if whole <= set(source.splits):
-            return source
+        if shots is None or _WHOLE[shots] <= set(source.splits):
+            return place, source
         if carve.can_carve(source):
-            return carve.Carved(source, shots == "full")
+            return place, carve.Carved(source, shots == "full")
         lacking = lacking or f"'{place}' has the splits {', '.join(source.splits)}"
+    return lacking
+
+
+def _named(task: Task, data_dir: Path | None, shots: Shots | None) -> Source:
+    here = nearest(task, data_dir, shots)
+    if not isinstance(here, str):
+        return here[1]
     inner = built_in(task)
     if inner is not None:
         return inner
-    root = prepared_root()
-    places = ([f"'{data_dir}' (--data-dir)"] if data_dir else []) + [f"'{root}' (VITFT_DATA)"]
     prepare = "" if task.name == "imagenet" else f"vitft data prepare {task.name}{' --shots full' * (shots == 'full')}"
-    if lacking:
+    if here:
         raise DataMissing(
-            f"No official VTAB splits of '{task.name}': {lacking}.",
+            f"No official VTAB splits of '{task.name}': {here}.",
             "Legal: the community's VTAB-1k folder, or prepared data.",
             f"Run '{prepare}'.",
         )
+    root = prepared_root()
+    places = ([f"'{data_dir}' (--data-dir)"] if data_dir else []) + [f"'{root}' (VITFT_DATA)"]
     repo = hub.REPOS.get(task.name)
     if repo and data_dir is None and shots is None:
         found = hub.find(repo, task.name)
         if not isinstance(found, str):
             return found
         places.append(found)
-        prepare = prepare or repo.command
+    command = prepare or (repo.command if repo else "")
     raise DataMissing(
         f"No data for '{task.name}'; looked in {', '.join(places)}.",
         f"Legal: a folder '{task.name}' in one of them, or --data-dir naming the data set itself.",
-        f"Run '{prepare or (repo.command if repo else '')}', or name the folder with --data-dir.",
+        f"Run '{command}', or name the folder with --data-dir.",
     )
 
 

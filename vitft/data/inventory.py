@@ -35,28 +35,35 @@ class Row:
     splits: tuple[str, ...] = ()
 
 
-def inventory(data_dir: Path | None = None, names: tuple[str, ...] = ()) -> list[Row]:
+def inventory(
+    data_dir: Path | None = None, names: tuple[str, ...] = (), shots: finding.Shots | None = None
+) -> list[Row]:
     """Return a row for each task of `names` (all that need data, by default), in their order.
+
+    With `shots` a row tells of the source that `find` takes for VTAB-1k ("1000") or full VTAB ("full").
 
     Raises UnknownName for a name that is no task.
     """
     chosen = [tasks.get(name) for name in names] or [task for task in TASKS if task not in MINI]
-    return [_row(task, data_dir) for task in chosen]
+    return [_row(task, data_dir, shots) for task in chosen]
 
 
-def _row(task: Task, data_dir: Path | None) -> Row:
+def _row(task: Task, data_dir: Path | None, shots: finding.Shots | None) -> Row:
     try:
-        for place, source in finding.local(task, data_dir):
-            return Row(task.name, task.title, "ready", str(place), _size(place), source.splits)
+        # Where nothing has the splits of VTAB, what is there says so by its own.
+        for wanted in dict.fromkeys((shots, None)):
+            here = finding.nearest(task, data_dir, wanted)
+            if not isinstance(here, str):
+                return Row(task.name, task.title, "ready", str(here[0]), _size(here[0]), here[1].splits)
     except DataError as error:
         return Row(task.name, task.title, "damaged", error.lines[0], None)
     inner = finding.built_in(task)
     if inner is not None:
         return Row(task.name, task.title, "built-in", "inside vitft", None, inner.splits)
     repo = hub.REPOS.get(task.name)
-    here = hub_cache.cached(repo) if repo else None
-    if repo and here and data_dir is None:
-        return Row(task.name, task.title, "ready", str(here[1]), _size(here[1]), hub.Hub(repo, task.name, *here).splits)
+    kept = hub_cache.cached(repo) if repo else None
+    if repo and kept and data_dir is None and shots is None:
+        return Row(task.name, task.title, "ready", str(kept[1]), _size(kept[1]), hub.Hub(repo, task.name, *kept).splits)
     return _absent(task)
 
 
