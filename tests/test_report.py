@@ -70,6 +70,18 @@ def test_a_mean_over_a_hole_is_absent() -> None:
     assert "Incomplete: 0 of 19" in formats.text(vtab.table(VTAB, vtab.summarise(VTAB, [])))
 
 
+def test_a_table_of_some_tasks_shows_those_and_the_means_that_belong_to_them() -> None:
+    some = [t for t in VTAB.tasks if VTAB.group_of(t) == "specialized"] + ["dtd"]
+    data = vtab.summarise(VTAB, [r for r in _reproduced() if r["task"] in some and r["task"] != "eurosat"])
+    table = vtab.table(VTAB, data, published.for_suite("x", "vtab-vit", 384), some)
+    assert [c.key for c in table.columns[1:]] == ["dtd", *VTAB.groups["specialized"], "specialized"]
+    assert table.rows[0].cells["eurosat"] == table.rows[0].cells["specialized"] == HOLE
+    # A published row with nothing but a mean of all tasks has no place here.
+    assert [row.cells["model"] for row in table.rows if row.kind == "published"] == [
+        "ViT-H/14, JFT-300M", "ViT-L/16, JFT-300M", "ViT-L/16, ImageNet-21k",
+    ]  # fmt: skip
+
+
 def test_several_seeds_have_their_own_interval_and_a_missing_seed_is_a_hole() -> None:
     one = [_result(t, 0.5, 0) for t in MINI.tasks] + [_result(t, 0.6, 1) for t in MINI.tasks]
     data = vtab.summarise(MINI, one)

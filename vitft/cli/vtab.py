@@ -144,8 +144,8 @@ def _run(
         jobs = planning.plan(asked, missing)
         cost = planning.estimate(asked, jobs)
         console.note(
-            f"vitft {asked.suite.name} with {asked.model}, recipe {asked.recipe.name}: {len(jobs)} tasks, "
-            f"{cost.units} fits -> {folder}"
+            f"vitft {asked.suite.name} with {asked.model}, recipe {asked.recipe.name}: tasks {len(jobs)}, "
+            f"fits {cost.units} -> {folder}"
         )
         with console.display() as shown, signals.caught() as signum:
             hooks = replace(shown, signal=signum)
@@ -196,7 +196,7 @@ def _report(asked: "Asked", folder: Path, failed: Mapping[str, str], missing: Ma
     why = {**missing, **{task: f"failed: {text}" for task, text in failed.items()}}
     data = table.summarise(asked.suite, finals, shots=asked.shots, seeds=asked.seeds, failed=why)
     results.write_json(folder / "suite.json", data)
-    text = formats.text(table.table(asked.suite, data, _beside(asked, data)), console.stdout().width)
+    text = formats.text(table.table(asked.suite, data, _beside(asked, data), asked.tasks), console.stdout().width)
     console.emit(data | {"folder": str(folder)}, text, format)
     if failed:
         raise SuiteIncomplete(

@@ -85,7 +85,9 @@ def footnotes(data: Result) -> dict[str, list[str]]:
             lines.append("not the reference split" + (f": {p['why']}" if p["why"] else ""))
         official = next((t.splits["test"] for t in TASKS if t.name == task), ())
         count = sum(piece.stop - piece.start for piece in official)
-        if p["completeness"] == "partial":
+        if "of the official" in p["why"]:
+            pass  # said already
+        elif p["completeness"] == "partial":
             lines.append("partial: not all test images" if entry["n"] != count else "partial: fewer training images")
         elif entry["n"] != count:
             lines.append(f"{entry['n']:,} test images, officially {count:,}")
@@ -99,32 +101,37 @@ def footnotes(data: Result) -> dict[str, list[str]]:
     return {"": common, **{task: lines for task, lines in told.items() if lines}}
 
 
-def table(suite: Suite, data: Result, published: Sequence[Published] = ()) -> Table:
+def table(suite: Suite, data: Result, published: Sequence[Published] = (), tasks: Sequence[str] | None = None) -> Table:
     """Return the table of a suite in three blocks of tasks and a block of both overall means.
 
     Args:
         suite: the same as for `summarise`.
         data: of `summarise`, or read from suite.json.
         published: rows to print below; their differences become footnotes.
+        tasks: the columns to show, besides those with a result; None = all. A mean is shown where all its tasks are.
     """
+    shown = {*(suite.tasks if tasks is None else tasks), *data["tasks"]}
     columns = [Column("model", "")]
     for group, names in suite.groups.items():
-        columns += [Column(t, suite.titles[t], "percent", group) for t in names]
-        columns.append(Column(group, "mean", "percent", group))
-    columns.append(Column("mean_of_tasks", "mean of tasks", "percent", "all"))
-    columns.append(Column("mean_of_groups", "mean of groups", "percent", "all"))
+        columns += [Column(t, suite.titles[t], "percent", group) for t in names if t in shown]
+        columns += [Column(group, "mean", "percent", group)] * shown.issuperset(names)
+    if shown.issuperset(suite.tasks):
+        columns.append(Column("mean_of_tasks", "mean of tasks", "percent", "all"))
+        columns.append(Column("mean_of_groups", "mean of groups", "percent", "all"))
 
     notes = Footnotes()
     marks: dict[str, tuple[int, ...]] = {t: notes.mark(x) for t, x in data["footnotes"].items() if t}
     cells: dict[str, Value] = {t: entry["top1"] for t, entry in data["tasks"].items()}
     if cells:
         cells |= {t: HOLE for t in suite.tasks if t not in cells}
-        marks |= {t: notes.mark([why]) for t, why in data["missing"].items() if why != "not run"}
+        marks |= {t: notes.mark([why]) for t, why in data["missing"].items() if why != "not run" and t in shown}
         cells |= {g: data["groups"].get(g, HOLE) for g in suite.groups}
         cells |= {mean: data.get(mean, HOLE) for mean in ("mean_of_tasks", "mean_of_groups")}
     title = f"{model_title(data)}, {method_title(data['method'])}"
     rows = [Row({"model": title, **cells}, marks=marks), *_details(data)]
     for row in published:
+        if not shown & row.tasks.keys() and not shown.issuperset(suite.tasks):
+            continue
         said = f"{row.source}; {row.protocol_text}." + (f" Differs: {', '.join(row.differs)}." if row.differs else "")
         values = {t: v / 100 for t, v in {**row.tasks, **row.groups}.items()}
         for name, mean in (("mean_of_tasks", row.mean_of_tasks), ("mean_of_groups", row.mean_of_groups)):
@@ -149,7 +156,10 @@ def _notes(suite: Suite, data: Result) -> tuple[str, ...]:
     if data["missing"]:
         done = len(data["tasks"])
         lines.append(f"Incomplete: {done} of {len(suite.tasks)} tasks; a mean over a hole is not given.")
-    lines.append("Mean of tasks weighs every task alike, mean of groups every group; papers print one or the other.")
+    else:
+        lines.append(
+            "Mean of tasks weighs every task alike, mean of groups every group; papers print one or the other."
+        )
     return tuple(lines)
 
 
