@@ -144,8 +144,8 @@ def test_a_result_says_everything_and_a_run_folder_is_a_checkpoint(tmp_path):
     assert set(result["seeds"]) == {"0", "1"} and "correct" not in result["metrics"]
     assert result["loss"]["first"] == pytest.approx(np.log(3), abs=1e-6)
     unit = json.loads((tmp_path / "run" / "units" / result["units"][0] / "result.json").read_text())
-    assert {"schema_version", "status", "kind", "task", "model", "recipe", "method", "phase", "seed", "metrics", "protocol",
-            "provenance", "settings", "timing", "cost", "env"} <= set(unit)  # fmt: skip
+    keys = "schema_version status kind task model recipe method phase seed metrics protocol provenance settings timing"
+    assert {*keys.split(), "cost", "env"} <= set(unit)
     m = unit["metrics"]
     assert m["top1"] == m["correct"] / m["n"] and m["ci95"][0] < m["top1"] <= m["ci95"][1] <= 1
     assert not list((tmp_path / "run").rglob("state.pt")) and not list((tmp_path / "run").rglob("*.tmp"))
@@ -248,14 +248,20 @@ def test_killed_anywhere_and_started_again_it_ends_the_same(uninterrupted, tmp_p
 def test_real_processes_save_on_signals_and_go_on(tmp_path):
     data = draw(tmp_path / "d")
     env = {**os.environ, "OMP_NUM_THREADS": "1", "VITFT_CACHE": str(tmp_path / "cache")}
-    command = [sys.executable, "-m", "vitft", "finetune", str(data), "-m", MODEL, "--from-scratch", "--steps", "400", "-b", "8",
-               "-r", "32", "--lr", "0.01", "--format", "json", "-o"]  # fmt: skip
+    flags = f"-m {MODEL} --from-scratch --steps 400 -b 8 -r 32 --lr 0.01 --format json -o".split()
+    command = [sys.executable, "-m", "vitft", "finetune", str(data), *flags]
 
     def start(folder):
-        return subprocess.Popen([*command, str(folder)], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        return subprocess.Popen(
+            [*command, str(folder)], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
 
     whole = start(tmp_path / "whole")
-    for name, signum, code in (("int", signal.SIGINT, 130), ("term", signal.SIGTERM, 143), ("kill", signal.SIGKILL, -9)):
+    for name, signum, code in (
+        ("int", signal.SIGINT, 130),
+        ("term", signal.SIGTERM, 143),
+        ("kill", signal.SIGKILL, -9),
+    ):
         folder = tmp_path / name
         process = start(folder)
         deadline = time.monotonic() + 60

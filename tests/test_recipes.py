@@ -28,7 +28,14 @@ def test_all_errors_come_at_once_and_the_nearest_key_is_named():
     with pytest.raises(RecipeError) as caught:
         recipes.parse(data, "mine")
     message = str(caught.value)
-    for part in ("stepz: unknown key, did you mean 'steps'?", "lr: ", "not 'fast'", "resize: ", "for.cifar10.lrr", "sweep.flip"):
+    for part in (
+        "stepz: unknown key, did you mean 'steps'?",
+        "lr: ",
+        "not 'fast'",
+        "resize: ",
+        "for.cifar10.lrr",
+        "sweep.flip",
+    ):
         assert part in message, part
     assert caught.value.exit_code == 2
 
@@ -65,7 +72,10 @@ def test_precedence_is_base_size_method_task_user():
     assert recipe.resolve("", {}, 100).lr == 0.1
     assert (recipe.resolve("", {}, 10).lr, recipe.resolve("", {}, 10).steps) == (0.2, 10)
     assert recipe.resolve("", {"method": "linear"}, 10).lr == 0.3
-    assert (recipe.resolve("digits", {"method": "linear"}).lr, recipe.resolve("digits", {"method": "linear"}).warmup_steps) == (0.4, 2)
+    assert (
+        recipe.resolve("digits", {"method": "linear"}).lr,
+        recipe.resolve("digits", {"method": "linear"}).warmup_steps,
+    ) == (0.4, 2)
     assert recipe.resolve("digits", {"lr": 0.5}).lr == 0.5
 
 
@@ -78,7 +88,11 @@ def test_what_the_user_fixes_is_no_longer_swept():
 
 def test_the_digest_changes_with_any_value_or_override():
     base = recipes.parse({"lr": 0.1}, "mine")
-    others = [base.digest({"steps": 3}), recipes.parse({"lr": 0.2}, "mine").digest({}), recipes.parse({"lr": 0.1, "for": {"digits": {"lr": 1}}}, "mine").digest({})]
+    others = [
+        base.digest({"steps": 3}),
+        recipes.parse({"lr": 0.2}, "mine").digest({}),
+        recipes.parse({"lr": 0.1, "for": {"digits": {"lr": 1}}}, "mine").digest({}),
+    ]
     assert len({base.digest({}), *others}) == 4
 
 
@@ -99,7 +113,7 @@ def test_higher_is_twelve_sevenths_in_whole_patches():
     assert s.at((224, 224), (14, 14)).resolution == 378
     assert Settings(resolution="native").at((224, 320), (16, 16)).size == (224, 320)
     with pytest.raises(ValueError, match="depends on the checkpoint"):
-        s.size
+        _ = s.size
 
 
 def test_a_missing_or_broken_file_is_a_recipe_error(tmp_path):

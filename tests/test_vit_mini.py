@@ -24,8 +24,8 @@ def own_head():
 def test_the_file_is_16_bit_and_at_most_6_mb():
     assert FILE.stat().st_size <= 6_000_000
     with safe_open(FILE, framework="pt") as file:
-        assert {file.get_tensor(name).dtype for name in file.keys()} == {torch.float16}
-        assert all(torch.isfinite(file.get_tensor(name)).all() for name in file.keys())
+        assert {file.get_tensor(name).dtype for name in list(file.keys())} == {torch.float16}
+        assert all(torch.isfinite(file.get_tensor(name)).all() for name in list(file.keys()))
 
 
 def test_it_is_a_plain_vit_of_at_most_3_million_parameters(own_head):

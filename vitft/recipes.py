@@ -29,7 +29,9 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
-    method: Method = Field("full", description="what is trained: the whole network, the head, head + biases, head + LoRA")
+    method: Method = Field(
+        "full", description="what is trained: the whole network, the head, head + biases, head + LoRA"
+    )
     steps: int = Field(500, ge=0, description="optimiser updates")
     batch_size: int = Field(512, ge=1, description="images an update (effective batch)")
     optimizer: Literal["sgd", "adamw"] = Field("sgd", description="SGD with momentum 0.9, or AdamW")
@@ -71,9 +73,13 @@ class Settings(BaseModel):
     posembed_resize: Literal["bilinear", "bicubic"] = Field(
         "bilinear", description="endpoint-aligned, as the paper's code; or timm's antialiased bicubic"
     )
-    gelu: Literal["exact", "tanh"] = Field("exact", description="timm's GELU, or the approximation of the original code")
+    gelu: Literal["exact", "tanh"] = Field(
+        "exact", description="timm's GELU, or the approximation of the original code"
+    )
 
-    dev_fraction: float = Field(0.1, gt=0, lt=1, description="end of train held out while tuning, where no val is given")
+    dev_fraction: float = Field(
+        0.1, gt=0, lt=1, description="end of train held out while tuning, where no val is given"
+    )
     train_fraction: float = Field(1.0, gt=0, le=1, description="part of train (its start) that the final run uses")
 
     @field_validator("resolution", mode="before")
@@ -103,9 +109,9 @@ class Settings(BaseModel):
     def _together(self) -> "Settings":
         if self.schedule == "staircase" and not self.decay_steps:
             raise ValueError("schedule 'staircase' needs decay_steps, e.g. [300, 600, 900]")
-        if self.crop == "random" and self.crop_from and not isinstance(self.resolution, str):
-            if self.crop_from < max(self.size):
-                raise ValueError(f"crop_from {self.crop_from} is smaller than the resolution {max(self.size)}")
+        sized = not isinstance(self.resolution, str)
+        if self.crop == "random" and sized and 0 < self.crop_from < max(self.size):
+            raise ValueError(f"crop_from {self.crop_from} is smaller than the resolution {max(self.size)}")
         return self
 
     @property
@@ -314,7 +320,11 @@ def _problems(values: dict[str, Any], only: dict[str, Any] | None = None) -> lis
     try:
         Settings(**values)
     except ValidationError as error:
-        return [text for text in _explain(error) if only is None or text.split(":")[0].split(" ")[0] in {*only, "schedule", "crop_from"}]
+        return [
+            text
+            for text in _explain(error)
+            if only is None or text.split(":")[0].split(" ")[0] in {*only, "schedule", "crop_from"}
+        ]
     return []
 
 

@@ -70,7 +70,9 @@ def cannot_write(path: Path, error: OSError) -> DiskFull:
     return DiskFull(
         f"Cannot write '{path}': {'the disk is full' if full else error.strerror or error}.",
         "Everything saved before is untouched.",
-        "Free some space" * full + "Choose another folder with --output" * (not full) + " and run the same command again.",
+        "Free some space" * full
+        + "Choose another folder with --output" * (not full)
+        + " and run the same command again.",
     )
 
 

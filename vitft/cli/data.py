@@ -78,7 +78,9 @@ def prepare(
     from vitft.data import prepare
 
     with console.display() as hooks:
-        folder, manifest = prepare.prepare(task, source, output, shots, source is not None and not complete, hooks.phase)
+        folder, manifest = prepare.prepare(
+            task, source, output, shots, source is not None and not complete, hooks.phase
+        )
     if manifest["why"]:
         console.note(f"note: {manifest['completeness']}, not the reference splits: {manifest['why']}")
     for note in manifest["notes"]:

@@ -15,7 +15,7 @@ def caught() -> Iterator[Callable[[], int]]:
     """
     received = 0
 
-    def handler(signum: int, frame: FrameType | None) -> None:
+    def handler(signum: int, _frame: FrameType | None) -> None:
         nonlocal received
         if received:
             for s, old in previous.items():

@@ -8,6 +8,7 @@ from math import isqrt
 from typing import Any
 
 import timm
+import torch
 from torch import Tensor
 
 from vitft.errors import CheckpointError
@@ -242,6 +243,18 @@ def closest_tag(patterns: list[str], hint: str, classes: int, native: Size | Non
     if half:
         found = [tag for tag in found if (cfg := timm.get_pretrained_cfg(tag)) and cfg.mean == (0.5, 0.5, 0.5)]
     return max(found, key=score, default="")
+
+
+def outline(name: str, **kwargs: Any) -> Any:
+    """Build a timm network without storage for its weights; with, where an older timm cannot do without."""
+    try:
+        with torch.device("meta"):
+            return timm.create_model(name, pretrained=False, **kwargs)
+    except RuntimeError as error:
+        if "meta" not in str(error):
+            raise
+    with torch.random.fork_rng(devices=[]):
+        return timm.create_model(name, pretrained=False, **kwargs)
 
 
 def geometry(net: Any, size: Size) -> tuple[Size, Size, Size]:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from vitft.errors import CheckpointError, UsageError
 from vitft.models import checkpoints, posembed
-from vitft.models.architecture import geometry
+from vitft.models.architecture import geometry, outline
 from vitft.models.checkpoints import save_weights as save_weights
 from vitft.models.info import Architecture, CheckpointInfo, side
 from vitft.models.methods import head_names
@@ -150,8 +150,7 @@ def _create(arch: Architecture, num_classes: int, settings: Settings, seed: int,
         kwargs["img_size"] = settings.size
     try:
         if not drawn:
-            with torch.device("meta"):
-                net = timm.create_model(arch.name, pretrained=False, **kwargs)
+            net = outline(arch.name, **kwargs)
             if next(net.buffers(), None) is None and type(net).__name__ in _ANY_SIZE:
                 return net
         with drawing(seed):

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from vitft.errors import CheckpointError, CheckpointUnsafe, UnknownName
 from vitft.models import files, npz
-from vitft.models.architecture import geometry
+from vitft.models.architecture import geometry, outline
 from vitft.models.info import Architecture, Checkpoint, CheckpointInfo
 
 PROBE_SECONDS = 2.0
@@ -254,8 +254,7 @@ def _open(
     cfg |= {"num_classes": classes}
     state = _read(file) if file is not None else {}
     try:
-        with torch.device("meta"):
-            net = timm.create_model(base, pretrained=False, pretrained_cfg=cfg, **args)
+        net = outline(base, pretrained_cfg=cfg, **args)
         shapes = {name: tensor.shape for name, tensor in net.state_dict().items()}
         if state and shapes != {name: tensor.shape for name, tensor in state.items()}:
             # Not timm's names throughout: timm renames what it knows.

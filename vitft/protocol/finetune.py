@@ -60,7 +60,12 @@ def summary(finals: list[dict[str, Any]], tuned: list[dict[str, Any]]) -> dict[s
     result["tuned"] = [{"point": t["point"], "top1": t["metrics"]["top1"], "n": t["metrics"]["n"]} for t in tuned]
     if len(finals) > 1:
         values = [r["metrics"]["top1"] for r in finals]
-        result["metrics"] = {"top1": fmean(values), "n": result["metrics"]["n"], "ci95": list(t_interval(values)), "ci95_of": "the mean over seeds"}
+        result["metrics"] = {
+            "top1": fmean(values),
+            "n": result["metrics"]["n"],
+            "ci95": list(t_interval(values)),
+            "ci95_of": "the mean over seeds",
+        }
         result["seeds"] = {str(r["seed"]): r["metrics"] for r in finals}
         result["units"] = [r["unit"] for r in finals]
     return result

@@ -22,9 +22,9 @@ from vitft.evaluation import predictions
 from vitft.evaluation.intervals import wilson
 from vitft.evaluation.predict import Predictions, predict
 from vitft.models import build as models
+from vitft.models.checkpoints import save_weights
 from vitft.models.flops import macs
 from vitft.models.info import CheckpointInfo, side
-from vitft.models.checkpoints import save_weights
 from vitft.models.methods import apply, parameter_groups
 from vitft.progress import Hooks
 from vitft.protocol.guard import Guard
@@ -49,7 +49,9 @@ class Warm:
     initial: dict[str, torch.Tensor] = field(default_factory=dict)
 
 
-def run_unit(unit: Unit, folder: Path, runtime: Runtime, hooks: Hooks | None = None, warm: Warm | None = None) -> dict[str, Any]:
+def run_unit(
+    unit: Unit, folder: Path, runtime: Runtime, hooks: Hooks | None = None, warm: Warm | None = None
+) -> dict[str, Any]:
     """Bring one unit to its result file and return the result; a finished unit answers at once.
 
     Args:
@@ -231,7 +233,13 @@ def _plain(size: tuple[int, int]) -> int | tuple[int, int]:
 
 
 def _evaluate(
-    net: torch.nn.Module, split: Split, pp: Preprocess, device: torch.device, workers: int, fixed: Mapping[str, Any], hooks: Hooks
+    net: torch.nn.Module,
+    split: Split,
+    pp: Preprocess,
+    device: torch.device,
+    workers: int,
+    fixed: Mapping[str, Any],
+    hooks: Hooks,
 ) -> Predictions:
     batch_size = max(1, min(256, 4 * fixed["micro_batch"]))
 

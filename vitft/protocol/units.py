@@ -114,7 +114,12 @@ class Unit:
         """Rebuild a unit from `to_json`'s object."""
         job = dict(data["job"], seeds=tuple(data["job"]["seeds"]))
         return Unit(
-            Job(**job), data["phase"], data["seed"], dict(data["settings"]), dict(data["point"]), Scheme(**data["scheme"])
+            Job(**job),
+            data["phase"],
+            data["seed"],
+            dict(data["settings"]),
+            dict(data["point"]),
+            Scheme(**data["scheme"]),
         )
 
 

@@ -34,9 +34,7 @@ class ImageSource:
     num_classes: int
     images: Images
 
-    def batches(
-        self, index_batches: list[NDArray[np.int64]], uniforms: list[NDArray[np.float64]]
-    ) -> Iterator[Tensor]:
+    def batches(self, index_batches: list[NDArray[np.int64]], uniforms: list[NDArray[np.float64]]) -> Iterator[Tensor]:
         return self.images.batches(index_batches, uniforms)
 
 
@@ -48,9 +46,7 @@ class FeatureSource:
     num_classes: int
     features: Tensor  # (views, N, D): as it is, mirrored
 
-    def batches(
-        self, index_batches: list[NDArray[np.int64]], uniforms: list[NDArray[np.float64]]
-    ) -> Iterator[Tensor]:
+    def batches(self, index_batches: list[NDArray[np.int64]], uniforms: list[NDArray[np.float64]]) -> Iterator[Tensor]:
         for indices, rows in zip(index_batches, uniforms, strict=True):
             view = (rows[:, 0] < 0.5).astype(np.int64) if len(self.features) == 2 else np.zeros(len(rows), np.int64)
             where = [torch.from_numpy(np.ascontiguousarray(a)).to(self.features.device) for a in (view, indices)]

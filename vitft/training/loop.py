@@ -5,7 +5,7 @@ import math
 import os
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,6 @@ from vitft.recipes import Settings
 from vitft.results import cannot_write
 from vitft.training import frozen, randomness, state
 from vitft.training.schedule import learning_rate
-
 
 
 @dataclass(frozen=True)
@@ -128,7 +127,7 @@ def fit(
             except (torch.OutOfMemoryError, RuntimeError) as error:
                 if not _out_of_memory(error):
                     raise
-                micro_batch = _halved(micro_batch, settings, hooks)
+                micro_batch = _halved(micro_batch, hooks)
                 optimizer.zero_grad(set_to_none=True)
                 continue
             norm = float(nn.utils.clip_grad_norm_(parameters, settings.clip_norm or math.inf))
@@ -277,7 +276,7 @@ def _out_of_memory(error: BaseException) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
-def _halved(micro_batch: int, settings: Settings, hooks: Hooks) -> int:
+def _halved(micro_batch: int, hooks: Hooks) -> int:
     if micro_batch == 1:
         raise OutOfMemory(
             "Out of memory with a single image at a time.",
@@ -318,7 +317,5 @@ class _Metrics:
             raise cannot_write(self._path, error) from None
 
     def close(self) -> None:
-        try:
+        with suppress(OSError):  # a full disk: the flush before the state has said so already
             self._file.close()
-        except OSError:  # a full disk: the flush before the state has said so already
-            pass

@@ -191,8 +191,8 @@ def _layout(path: Path) -> dict[str, list[Path]]:
         raise DataMissing(f"Folder '{path}' cannot be read ({error.strerror}).") from None
     by_split: dict[str, list[Path]] = defaultdict(list)
     for name, folder in inside.items():
-        files = _tables_in(folder)
-        if files and (split := _WORDS.get(name.lower())):
+        split = _WORDS.get(name.lower())
+        if split and (files := _tables_in(folder)):
             by_split[split] += files
     if by_split:
         return dict(by_split)
@@ -201,10 +201,7 @@ def _layout(path: Path) -> dict[str, list[Path]]:
     # A repository of the hub names the folder after its configuration. With other folders beside it, this is a
     # folder of data sets, not one of them.
     visible = [folder for name, folder in inside.items() if not name.startswith((".", "__"))]
-    found = {folder.name: grouped for folder in visible if (grouped := _grouped(folder))}
-    if len(found) == len(visible) == 1:
-        return next(iter(found.values()))
-    return {}
+    return _grouped(visible[0]) if len(visible) == 1 else {}
 
 
 def _grouped(folder: Path) -> dict[str, list[Path]]:
