@@ -11,6 +11,7 @@ from typing import Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -62,7 +63,8 @@ class Preprocess:
 def deterministic(image: NDArray[np.uint8], pp: Preprocess) -> NDArray[np.uint8]:
     """Apply the part that draws nothing: (h, w, 3) uint8 -> `pp.stored_size` + (3,) uint8, or another shape if None.
 
-    The resize is the float tensor operation, rounded to the nearest of 256 levels.
+    The resize is the float tensor operation, rounded to the nearest of 256 levels; for "checkpoint" it is Pillow's, as
+    in timm's evaluation, whose numbers this preprocessing is to reproduce.
     """
     h, w = image.shape[:2]
     if pp.crop == "inception":
@@ -78,7 +80,7 @@ def deterministic(image: NDArray[np.uint8], pp: Preprocess) -> NDArray[np.uint8]
         target = max(math.floor(pp.size[0] / pp.crop_pct) / h, math.floor(pp.size[1] / pp.crop_pct) / w)
     # As torchvision's Resize does it: the longer side is truncated, the shorter is exact.
     new = (max(pp.size[0], int(h * target + 1e-6)), max(pp.size[1], int(w * target + 1e-6)))
-    image = resized(image, new, pp)
+    image = _pillow(image, new, pp) if pp.resize == "checkpoint" and pp.antialias else resized(image, new, pp)
     top, left = (round((new[0] - pp.size[0]) / 2.0), round((new[1] - pp.size[1]) / 2.0))
     return image[top : top + pp.size[0], left : left + pp.size[1]]
 
@@ -91,6 +93,13 @@ def resized(image: NDArray[np.uint8], size: tuple[int, int], pp: Preprocess) -> 
     x = F.interpolate(x, size, mode=pp.interpolation, align_corners=False, antialias=pp.antialias)
     out: NDArray[np.uint8] = x[0].round_().clamp_(0, 255).to(torch.uint8).permute(1, 2, 0).numpy()
     return out
+
+
+def _pillow(image: NDArray[np.uint8], size: tuple[int, int], pp: Preprocess) -> NDArray[np.uint8]:
+    if image.shape[:2] == size:
+        return image
+    how = Image.Resampling.BICUBIC if pp.interpolation == "bicubic" else Image.Resampling.BILINEAR
+    return np.array(Image.fromarray(image).resize((size[1], size[0]), how), dtype=np.uint8)
 
 
 def random_part(stored: Tensor, uniforms: NDArray[np.float64], pp: Preprocess) -> Tensor:

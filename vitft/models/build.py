@@ -158,7 +158,8 @@ def _create(arch: Architecture, num_classes: int, settings: Settings, seed: int,
         if getattr(net, "dynamic_img_size", False):
             # The dynamic form refuses a resolution that does not divide by the patch; the fixed one takes the floor.
             with drawing(seed):
-                net = timm.create_model(arch.name, pretrained=False, **kwargs, dynamic_img_size=False)
+                fixed = {"img_size": settings.size, "dynamic_img_size": False}
+                net = timm.create_model(arch.name, pretrained=False, **{**kwargs, **fixed})
         if type(net).__name__ not in _ANY_SIZE:
             with torch.no_grad():
                 net.eval()(torch.zeros(1, 3, *settings.size))

@@ -20,11 +20,12 @@ from vitft.data.split import Split
 from vitft.errors import UsageError
 from vitft.evaluation import predictions
 from vitft.evaluation.intervals import wilson
+from vitft.evaluation.network import pick_device, preprocess
 from vitft.evaluation.predict import Predictions, predict
 from vitft.models import build as models
 from vitft.models.checkpoints import save_weights
 from vitft.models.flops import macs
-from vitft.models.info import CheckpointInfo, side
+from vitft.models.info import side
 from vitft.models.methods import apply, parameter_groups
 from vitft.progress import Hooks
 from vitft.protocol.guard import Guard
@@ -32,12 +33,6 @@ from vitft.protocol.jobs import Runtime
 from vitft.protocol.units import DEV, Unit
 from vitft.recipes import Settings, digest
 from vitft.training.loop import Fitted, fit
-
-_NORMALISE = {
-    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
-    "half": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
-    "none": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
-}
 
 
 @dataclass
@@ -75,7 +70,7 @@ def run_unit(
     built, settings = _network(unit, train.num_classes, device, warm)
     for note in built.info.notes:
         hooks.note(note)
-    pp = preprocess(settings, built.info)
+    pp = preprocess(settings, built.info, {})
     workers = runtime.workers or len(os.sched_getaffinity(0))
     fitted = fit(
         built.net,
@@ -113,28 +108,13 @@ def run_unit(
     return result
 
 
-def preprocess(settings: Settings, info: CheckpointInfo) -> Preprocess:
-    """Return the evaluation's preprocessing of these settings for this checkpoint."""
-    mean, std = (info.mean, info.std) if settings.normalise == "checkpoint" else _NORMALISE[settings.normalise]
-    return Preprocess(
-        size=settings.size,
-        resize=settings.resize,
-        interpolation=settings.interpolation,
-        antialias=settings.antialias,
-        mean=mean,
-        std=std,
-        crop_pct=info.crop_pct,
-    )
-
-
 def _augmented(pp: Preprocess, settings: Settings) -> Preprocess:
-    values = {**asdict(pp), "crop": settings.crop, "crop_from": settings.crop_from, "flip": settings.flip}
-    return Preprocess(**values)
+    return replace(pp, crop=settings.crop, crop_from=settings.crop_from, flip=settings.flip)
 
 
 def _fix(own: Path, runtime: Runtime) -> tuple[torch.device, dict[str, Any]]:
     """Choose device, precision, threads and micro-batch; a unit that was begun keeps what it began with."""
-    device = _device(runtime.device)
+    device = pick_device(runtime.device)
     precision = runtime.precision
     if precision == "auto":
         precision = "bf16" if device.type == "cuda" else "float32"
@@ -155,21 +135,6 @@ def _fix(own: Path, runtime: Runtime) -> tuple[torch.device, dict[str, Any]]:
         )
     torch.set_num_threads(begun["threads"])
     return device, dict(begun)
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError):
-        raise UsageError(
-            f"Device '{name}' is not here.",
-            f"Legal: auto, cpu{', cuda' * torch.cuda.is_available()}.",
-            "Run 'vitft doctor' to see what torch finds.",
-        ) from None
-    return device
 
 
 def _training_split(unit: Unit, guard: Guard) -> tuple[Split, Split | None]:

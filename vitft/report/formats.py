@@ -27,6 +27,9 @@ def text(table: Table, width: int = 80) -> str:
     label_width = max(map(len, [label.title, *labels]))
     heads = {c.key: _head(c.title) for c in others}
     widths = {c.key: max(map(len, [*heads[c.key], *(cells[i, c.key] for i in range(len(labels)))])) for c in others}
+    for block, run in _blocks(others):
+        # A block of one or two columns is at least as wide as its own heading.
+        widths[run[0].key] += max(0, len(block) - sum(widths[c.key] for c in run) - _GAP * (len(run) - 1))
 
     lines = [*_folded(table.caption, width), ""]
     for part in _parts(others, widths, width - label_width):
