@@ -68,6 +68,10 @@ def test_which_splits_each_phase_uses():
     assert scheme(("train", "val"), "imagenet") == Scheme("train", DEV, "train", "val")
     vtab = ("train800", "val200", "train800val200", "test")
     assert scheme(vtab, "x") == Scheme("train800", "val200", "train800val200", "test")
+    everything = (*vtab, "train", "val")
+    assert scheme(everything, "x") == Scheme("train", "val", "train", "test")
+    assert scheme(everything, "x", "1000") == scheme(vtab, "x")
+    assert scheme(everything, "x", "full") == Scheme("train", "val", "train+val", "test")
     for bad in ((), ("train",), ("test",)):
         with pytest.raises(DataMissing):
             scheme(bad, "x")

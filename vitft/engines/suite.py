@@ -14,7 +14,7 @@ from vitft.catalog.tasks import TASKS
 from vitft.data.inventory import Row, inventory
 from vitft.errors import UsageError
 from vitft.protocol.jobs import make, model_sha256
-from vitft.protocol.units import DEV, Job, Scheme, tune_units
+from vitft.protocol.units import Job, Scheme, tune_units
 from vitft.recipes import Recipe
 
 # Patch and native size of a file that no alias names, for the estimate only.
@@ -64,7 +64,7 @@ class Asked:
 
 def availability(asked: Asked) -> tuple[list[Row], dict[str, str]]:
     """Return a row for each task asked for, and task -> why it cannot run."""
-    rows = inventory(asked.data_dir, asked.tasks)
+    rows = inventory(asked.data_dir, asked.tasks, "1000" if asked.shots else "full")
     needed = {"train800", "test"} if asked.shots else {"train", "test"}
     missing = {}
     for row in rows:
@@ -86,17 +86,15 @@ def plan(asked: Asked, without: Iterable[str] = ()) -> list[tuple[Job, Scheme]]:
     for task in asked.tasks:
         if task in set(without):
             continue
-        job, source, scheme = make(
+        job, _, scheme = make(
             task,
             model=asked.model,
             recipe=asked.recipe,
             overrides=asked.overrides,
             data_dir=asked.data_dir,
+            shots="1000" if asked.shots else "full",
             seeds=asked.seeds,
         )
-        if not asked.shots:
-            # With all data: val only selects, and the final fit is on train.
-            scheme = Scheme("train", "val" if "val" in source.splits else DEV, "train", "test")
         jobs.append((job, scheme))
     return jobs
 

@@ -1,8 +1,9 @@
 """The guard between a unit and its data: what a phase may not see cannot be opened."""
 
+from vitft.data import subsets
 from vitft.data.split import Source, Split
 from vitft.errors import ProtocolBreach
-from vitft.protocol.units import DEV, Unit
+from vitft.protocol.units import DEV, JOINED, Unit
 
 
 class Guard:
@@ -47,4 +48,5 @@ class Guard:
                 "This is a fault of vitft, not of yours: please report it.",
             )
         self.opened.append(name)
-        return self._source.open(name)
+        parts = [self._source.open(part) for part in name.split(JOINED)]
+        return parts[0] if len(parts) == 1 else subsets.join(parts, name)

@@ -10,9 +10,9 @@ from typing import Any
 
 from vitft import results
 from vitft.catalog.models import MODELS
-from vitft.data.find import find
+from vitft.data.find import Shots, find
 from vitft.data.split import Source
-from vitft.protocol.units import Job, Scheme, scheme
+from vitft.protocol.units import JOINED, Job, Scheme, scheme
 from vitft.recipes import Recipe
 
 
@@ -46,6 +46,7 @@ def make(
     recipe: Recipe,
     overrides: Mapping[str, Any],
     data_dir: Path | None = None,
+    shots: Shots | None = None,
     seeds: tuple[int, ...] = (0,),
     from_scratch: bool = False,
     limit: int | None = None,
@@ -57,9 +58,9 @@ def make(
         UnknownName, RecipeError: exit code 2.
         DataMissing, DataDamaged: exit code 3.
     """
-    source = find(task, data_dir)
-    splits = scheme(source.splits, task)
-    examples = len(source.open(splits.final_train)) if recipe.for_size else 0
+    source = find(task, data_dir, shots)
+    splits = scheme(source.splits, task, shots or "")
+    examples = sum(len(source.open(s)) for s in splits.final_train.split(JOINED)) if recipe.for_size else 0
     settings = recipe.resolve(source.task, overrides, examples)
     sweep = recipe.sweep_for(source.task, settings, overrides)
     job = Job(
@@ -73,6 +74,7 @@ def make(
         sweep=sweep,
         seeds=seeds,
         data_dir=str(data_dir or ""),
+        shots=shots or "",
         from_scratch=from_scratch,
         limit=limit,
         per_class=per_class,

@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
 from vitft import __version__, results
 from vitft.data import subsets
-from vitft.data.find import find
+from vitft.data.find import Shots, find
 from vitft.data.loader import Images, eval_batches
 from vitft.data.preprocess import Preprocess
 from vitft.data.split import Split
@@ -63,7 +63,8 @@ def run_unit(
     own = results.unit_folder(folder, unit.id)
     device, fixed = _fix(own, runtime)
     torch.use_deterministic_algorithms(runtime.deterministic)
-    guard = Guard(find(unit.job.task, Path(unit.job.data_dir) if unit.job.data_dir else None), unit)
+    job = unit.job
+    guard = Guard(find(job.task, Path(job.data_dir) if job.data_dir else None, cast(Shots, job.shots) or None), unit)
 
     began = time.monotonic()
     train, dev = _training_split(unit, guard)

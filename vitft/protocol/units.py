@@ -19,6 +19,9 @@ Phase = Literal["tune", "final"]
 DEV = "dev"
 """Name of the end of the training split, held out while tuning where the data has no val of its own."""
 
+JOINED = "+"
+"""Between the names of splits that are trained on together."""
+
 
 @dataclass(frozen=True)
 class Scheme:
@@ -47,6 +50,7 @@ class Job:
         model_sha256: of a local checkpoint, else "".
         recipe_digest: changes with any value of the recipe's document or any override.
         data_dir: `--data-dir`, or "".
+        shots: "1000" or "full" where VTAB's splits are asked for, else "".
         settings: every key of the recipe, resolved for this task.
         sweep: key -> values to choose from on val.
         limit: at most so many examples of every split; None = all.
@@ -63,6 +67,7 @@ class Job:
     sweep: dict[str, list[Any]] = field(default_factory=dict)
     seeds: tuple[int, ...] = (0,)
     data_dir: str = ""
+    shots: str = ""
     from_scratch: bool = False
     limit: int | None = None
     per_class: int | None = None
@@ -123,17 +128,18 @@ class Unit:
         )
 
 
-def scheme(splits: tuple[str, ...], task: str) -> Scheme:
+def scheme(splits: tuple[str, ...], task: str, shots: str = "") -> Scheme:
     """Choose the splits of a task's phases from what its source has.
 
-    VTAB-1k where `train800` and `test` exist: tune on train800 / val200, then train800val200. Otherwise train (all of
-    it in the final run, val only selects); val stands for test where there is no test, as in ImageNet.
+    VTAB-1k (`shots` "1000", or a source with nothing else): tune on train800 / val200, then train800val200.
+    Full VTAB (`shots` "full"): tune on train / val, then both. Otherwise train: all of it in the final run, val only
+    selects; val stands for test where there is no test, as in ImageNet.
 
     Raises:
         DataMissing: no training split, or nothing to evaluate on (exit code 3).
     """
     have = set(splits)
-    if {"train800", "test"} <= have:
+    if {"train800", "test"} <= have and (shots == "1000" or "train" not in have):
         val = "val200" if "val200" in have else DEV
         return Scheme("train800", val, "train800val200" if "train800val200" in have else "train800", "test")
     if "train" not in have or not have & {"test", "val"}:
@@ -142,9 +148,10 @@ def scheme(splits: tuple[str, ...], task: str) -> Scheme:
             "Legal: train and test (or val), or the VTAB-1k splits train800, val200 and test.",
             "Add what is missing, or give another folder.",
         )
-    if "test" in have:
-        return Scheme("train", "val" if "val" in have else DEV, "train", "test")
-    return Scheme("train", DEV, "train", "val")
+    if "test" not in have:
+        return Scheme("train", DEV, "train", "val")
+    both = f"train{JOINED}val" if shots == "full" and "val" in have else "train"
+    return Scheme("train", "val" if "val" in have else DEV, both, "test")
 
 
 def tune_units(job: Job, splits: Scheme) -> list[Unit]:
