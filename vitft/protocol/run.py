@@ -64,7 +64,10 @@ def run_unit(
     device, fixed = _fix(own, runtime)
     torch.use_deterministic_algorithms(runtime.deterministic)
     job = unit.job
-    guard = Guard(find(job.task, Path(job.data_dir) if job.data_dir else None, cast(Shots, job.shots) or None), unit)
+    guard = Guard(
+        find(job.task, Path(job.data_dir) if job.data_dir else None, cast(Shots, job.shots) if job.shots else None),
+        unit,
+    )
 
     began = time.monotonic()
     train, dev = _training_split(unit, guard)

@@ -187,18 +187,18 @@ def _outline(kind: str, x: Plane, y: Plane) -> Plane:
 
 
 def _shapes(kind: int, u: Plane) -> Plane:
-    ground = _colour(u[0:3], 0.15, 0.85) + ((_X - 16) * (u[3] - 0.5) + (_Y - 16) * (u[4] - 0.5))[..., None] * 0.02
-    for i in range(6):  # clutter: bars and specks of any colour
+    ground = _colour(u[0:3], 0.15, 0.6) + ((_X - 16) * (u[3] - 0.5) + (_Y - 16) * (u[4] - 0.5))[..., None] * 0.02
+    for i in range(5):  # clutter: bars and specks of any colour
         c = u[8 + 6 * i :]
         x, y = _frame(32 * c[0], 32 * c[1], 1.0, np.pi * c[2])
-        bar = np.maximum(np.abs(x) - 1 - 7 * c[3] * (i % 2), np.abs(y) - 0.6 - 0.8 * c[4])
-        ground = _over(ground, bar, 1.0, _colour(c[5:8], 0.1, 0.9))
-    size = 7.0 + 4.0 * u[60]
-    x, y = _frame(11 + 10 * u[61], 11 + 10 * u[62], size, 1.2 * (u[63] - 0.5))
+        bar = np.maximum(np.abs(x) - 1 - 5 * c[3] * (i % 2), np.abs(y) - 0.5 - 0.6 * c[4])
+        ground = _over(ground, bar, 1.0, _colour(c[5:8], 0.1, 0.7))
+    size = 8.5 + 3.5 * u[60]
+    x, y = _frame(12 + 8 * u[61], 12 + 8 * u[62], size, 0.5 * (u[63] - 0.5))
     distance = _outline(_CLASSES["mini-shapes"][kind], x, y)
     shadow = _over(ground, _outline(_CLASSES["mini-shapes"][kind], x - 0.18, y - 0.18), size, ground * 0.45)
-    lit = np.clip(1.15 - 0.45 * np.hypot(x + 0.4, y + 0.4), 0.3, 1.3)[..., None]
-    return _over(shadow, distance, size, _colour(u[64:67], 0.1, 1.0) * lit)
+    lit = np.clip(1.15 - 0.35 * np.hypot(x + 0.4, y + 0.4), 0.4, 1.3)[..., None]
+    return _over(shadow, distance, size, _colour(u[64:67], 0.55, 1.0) * lit)
 
 
 def _texture(kind: int, u: Plane) -> Plane:
