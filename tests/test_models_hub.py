@@ -5,13 +5,16 @@ import socket
 import time
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 import timm
 import torch
 from safetensors.torch import save_file
+from typer.testing import CliRunner
 
+from vitft.cli import models as cli
 from vitft.errors import CheckpointError, CheckpointUnsafe
-from vitft.models import hub
+from vitft.models import hub, pages
 from vitft.models.build import build
 from vitft.recipes import Settings
 
@@ -154,7 +157,7 @@ def test_a_hub_that_never_answers_costs_two_seconds(cache, monkeypatch):
 
 def test_offline_asks_nobody(cache, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setattr(hub, "probe", lambda *_: pytest.fail("the network was asked"))
+    monkeypatch.setattr(pages, "probe", lambda *_: pytest.fail("the network was asked"))
     assert "HF_HUB_OFFLINE is set" in errors("timm:test_vit")[0]
 
 
@@ -163,8 +166,30 @@ def test_random_weights_need_no_file(cache):
 
 
 def test_a_refusing_hub_is_told_from_a_silent_one(cache, monkeypatch):
-    monkeypatch.setattr(hub, "probe", lambda *_: 403)
+    def refused(*args: object, **kwargs: object) -> str:
+        raise OSError("gated")
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", refused)
+    monkeypatch.setattr(pages, "probe", lambda *_: 403)
     assert "refuses 'timm/test_vit.r160_in1k' (403)" in errors("timm:test_vit")[0]
-    monkeypatch.setattr(hub, "probe", lambda *_: 404)
+    monkeypatch.setattr(pages, "probe", lambda *_: 302)
+    assert "could not be fetched: gated" in errors("timm:test_vit")[0]
+    monkeypatch.setattr(pages, "probe", lambda *_: 404)
     with pytest.raises(CheckpointError, match="holds none of"):
         build("timm:test_vit", 2, AT160)
+
+
+def test_fetch_names_the_folder_to_copy(cache, monkeypatch):
+    def download(page: str, name: str, cache_dir: Path, **kwargs: object) -> str:
+        assert (page, name) == ("timm/vit_small_patch16_224.augreg_in21k", "model.safetensors")
+        return str(put(cache_dir, page, model__safetensors={"a": torch.zeros(1)}) / name)
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    monkeypatch.setattr(pages, "probe", lambda *_: 302)
+    for _ in range(2):  # the second time from the cache
+        result = CliRunner().invoke(cli.app, ["fetch", "vit-s16", "--format", "json"], catch_exceptions=False)
+        payload = json.loads(result.stdout)
+        assert payload["folder"] == str(cache / "models--timm--vit_small_patch16_224.augreg_in21k")
+        assert payload["path"].endswith("/model.safetensors")
+        assert len(payload["sha256"]) == 64
+        monkeypatch.setattr(pages, "probe", lambda *_: pytest.fail("the network was asked"))

@@ -53,10 +53,16 @@ def show(model: ModelArgument, format: FormatOption = "text") -> None:
 @app.command("fetch")
 def fetch(model: ModelArgument, format: FormatOption = "text") -> None:
     """Fetch a model's weights into the local cache, for a machine without a network."""
-    from vitft.models import checkpoints
+    from vitft.models import checkpoints, files
 
-    info = checkpoints.load(model).info
-    console.emit({"model": model, "path": info.path, "sha256": info.sha256}, f"{model}: {info.path}", format)
+    path = checkpoints.fetch(model)
+    # .../models--ORG--NAME/snapshots/COMMIT/FILE: the first of these folders is what another machine needs
+    folder = next((part for part in path.parents if part.name.startswith("models--")), path)
+    payload = {"model": model, "path": str(path), "folder": str(folder), "sha256": files.sha256(path)}
+    told = f"{model}: {path}"
+    if folder != path:
+        told += f"\nFor a machine without a network copy {folder} into {folder.parent} there."
+    console.emit(payload, told, format)
 
 
 def describe(model: str) -> dict[str, Any]:

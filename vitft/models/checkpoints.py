@@ -68,6 +68,20 @@ def load(model: str, *, weights: bool = True) -> Checkpoint:
     raise UnknownName("model", model, names, "Run 'vitft models ls' to list them; a file needs its suffix.")
 
 
+def fetch(model: str) -> Path:
+    """Return the file of a model, fetched into the local cache where it is not here yet; nothing is loaded.
+
+    Raises as `load`.
+    """
+    alias = MODELS.get(model)
+    scheme, _, rest = model.partition(":")
+    if scheme == "timm" or (alias is not None and alias.timm):
+        return hub.fetch_tag(alias.timm if alias is not None else rest, model)
+    if scheme in ("hf-hub", "hf_hub"):
+        return hub.fetch_repository(rest, model)
+    return Path(load(model).info.path)
+
+
 def load_path(path: Path) -> Checkpoint:
     """Open a local file or folder. Raises as `load` does."""
     if path.is_dir():

@@ -1,13 +1,9 @@
 """Weights by name: timm's tags, pages of the Hugging Face hub, folders laid out like one.
 
-Looked for in the local caches first; then one probe of at most two seconds; then an error that says where it looked.
+What a name says of the architecture is believed; the tensors must fit it.
 """
 
 import json
-import os
-import threading
-import urllib.error
-import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,11 +13,10 @@ import torch
 from torch import Tensor
 
 from vitft.errors import CheckpointError, CheckpointUnsafe, UnknownName
-from vitft.models import files, npz
+from vitft.models import files, npz, pages
 from vitft.models.architecture import geometry, outline
 from vitft.models.info import Architecture, Checkpoint, CheckpointInfo
 
-PROBE_SECONDS = 2.0
 # Arguments of timm's factory that read files or change what is loaded.
 _RESERVED = frozenset(
     (
@@ -48,41 +43,58 @@ def timm_tag(name: str, asked: str, *, weights: bool = True) -> Checkpoint:
     Raises:
         UnknownName: timm has no such model. CheckpointError: the weights are not here and cannot be reached.
     """
-    base = name.split(".")[0]
-    cfg = timm.get_pretrained_cfg(name) if timm.is_model(base) else None
-    if cfg is None or (name != base and name not in timm.list_pretrained()):
-        known = [*timm.list_pretrained(), *timm.list_models()]
-        raise UnknownName("timm model", name, known, "Run 'vitft models ls' for the aliases.")
-    tag = f"{base}.{cfg.tag}" if cfg.tag else base
-    if not weights:
-        return _open(base, cfg.to_dict(), {}, None, asked, tag)
-    if not cfg.hf_hub_id:
-        raise CheckpointError(
-            f"timm has no weights on the hub for '{name}'.",
-            f"Legal: {', '.join(timm.list_pretrained(base + '.*')[:3]) or 'another model'}.",
-            f"For random weights add --from-scratch; 'timm:{base}' then needs no file.",
-        )
-    return _open(base, cfg.to_dict(), {}, locate(*_page(cfg, tag), asked), asked, tag)
+    base, tag, cfg = _registered(name)
+    file = pages.locate(*_page(cfg, tag, name), asked) if weights else None
+    return _open(base, cfg.to_dict(), {}, file, asked, tag)
+
+
+def fetch_tag(name: str, asked: str) -> Path:
+    """Return the file of a timm tag, fetched where it is not here yet. Raises as `timm_tag`."""
+    _, tag, cfg = _registered(name)
+    return pages.locate(*_page(cfg, tag, name), asked)
 
 
 def cached_tag(tag: str) -> Path | None:
     """Return the file of a timm tag where it is in a local cache."""
     cfg = timm.get_pretrained_cfg(tag)
-    return None if cfg is None or not cfg.hf_hub_id else _cached(*_page(cfg, tag))
+    return None if cfg is None or not cfg.hf_hub_id else pages.cached(*_page(cfg, tag, tag))
 
 
-def _page(cfg: Any, tag: str) -> tuple[str, tuple[str, ...]]:
-    """Return the hub page of a timm tag and the names its weights may have."""
-    name = cfg.hf_hub_id + tag if cfg.hf_hub_id.endswith("/") else cfg.hf_hub_id
-    return name, (cfg.hf_hub_filename,) if cfg.hf_hub_filename else _WEIGHTS
+def fetch_repository(name: str, asked: str) -> Path:
+    """Return the weights of a hub page, fetched with its config where they are not here yet."""
+    pages.locate(name, ("config.json",), asked)
+    return pages.locate(name, _WEIGHTS, asked)
+
+
+def _registered(name: str) -> tuple[str, str, Any]:
+    """Return timm's model name, the full tag and its configuration. Raises UnknownName."""
+    base = name.split(".")[0]
+    cfg = timm.get_pretrained_cfg(name) if timm.is_model(base) else None
+    if cfg is None or (name != base and name not in timm.list_pretrained()):
+        known = [*timm.list_pretrained(), *timm.list_models()]
+        raise UnknownName("timm model", name, known, "Run 'vitft models ls' for the aliases.")
+    return base, f"{base}.{cfg.tag}" if cfg.tag else base, cfg
+
+
+def _page(cfg: Any, tag: str, name: str) -> tuple[str, tuple[str, ...]]:
+    """Return the hub page of a timm tag and the names its weights may have. Raises CheckpointError where none is."""
+    if not cfg.hf_hub_id:
+        base = tag.split(".")[0]
+        raise CheckpointError(
+            f"timm has no weights on the hub for '{name}'.",
+            f"Legal: {', '.join(timm.list_pretrained(base + '.*')[:3]) or 'another model'}.",
+            f"For random weights add --from-scratch; 'timm:{base}' then needs no file.",
+        )
+    page = cfg.hf_hub_id + tag if cfg.hf_hub_id.endswith("/") else cfg.hf_hub_id
+    return page, (cfg.hf_hub_filename,) if cfg.hf_hub_filename else _WEIGHTS
 
 
 def repository(name: str, asked: str, *, weights: bool = True) -> Checkpoint:
     """Open hf-hub:ORG/NAME[@revision], a page with timm's config.json. Raises CheckpointError."""
     if name.count("/") != 1:
         raise CheckpointError(f"'{asked}' names no page of the hub.", "Legal: hf-hub:ORG/NAME.")
-    config = _config(locate(name, ("config.json",), asked), asked)
-    return _configured(config, locate(name, _WEIGHTS, asked) if weights else None, asked)
+    config = _config(pages.locate(name, ("config.json",), asked), asked)
+    return _configured(config, pages.locate(name, _WEIGHTS, asked) if weights else None, asked)
 
 
 def folder(path: Path, file: Path | None = None) -> Checkpoint:
@@ -100,106 +112,6 @@ def is_page(path: Path) -> bool:
     except (OSError, UnicodeDecodeError, json.JSONDecodeError):
         return False
     return isinstance(config, dict) and timm.is_model(str(config.get("architecture", "")))
-
-
-def locate(repository_id: str, names: tuple[str, ...], asked: str) -> Path:
-    """Return the first of these files of a hub page: from the local caches, else downloaded.
-
-    Raises CheckpointError, within three seconds where the hub cannot be reached.
-    """
-    found = _cached(repository_id, names)
-    if found is not None:
-        return found
-    from huggingface_hub import hf_hub_download
-
-    page, _, revision = repository_id.partition("@")
-    places = caches()
-    looked = f"Looked in: {', '.join(str(place) for place in places)}; and at {endpoint()}."
-    fetch = f"On a machine with a network run 'vitft models fetch {asked}' and copy that folder here."
-    if offline():
-        raise CheckpointError(f"'{asked}' is not in the local caches, and HF_HUB_OFFLINE is set.", looked, fetch)
-    reached: dict[str, int] = {}
-    for name in names:
-        status = reached[name] = probe(f"{endpoint()}/{page}/resolve/{revision or 'main'}/{name}")
-        if status == 0:
-            raise CheckpointError(f"'{asked}' is not in the local caches and the hub cannot be reached.", looked, fetch)
-        if status in (401, 403):
-            raise CheckpointError(
-                f"The hub refuses '{page}' ({status}).",
-                "Legal: a public page, or one whose licence you have accepted, with 'hf auth login' done.",
-                fetch,
-            )
-        if status < 400:
-            try:
-                return Path(hf_hub_download(page, name, cache_dir=places[0], revision=revision or None, etag_timeout=5))
-            except Exception as error:  # the client's own tree of network, disk and gate errors
-                cause = str(error).strip().splitlines()[0][:160]
-                raise CheckpointError(f"'{asked}' could not be fetched: {cause}.", looked, fetch) from None
-    raise CheckpointError(
-        f"The hub page '{page}' holds none of {', '.join(names)} (answers: {', '.join(map(str, reached.values()))}).",
-        looked,
-        "Check the name.",
-    )
-
-
-def _cached(repository_id: str, names: tuple[str, ...]) -> Path | None:
-    from huggingface_hub import try_to_load_from_cache
-
-    page, _, revision = repository_id.partition("@")
-    for place in caches():
-        for name in names:
-            found = try_to_load_from_cache(page, name, cache_dir=place, revision=revision or None)
-            if isinstance(found, str):
-                return Path(found)
-    return None
-
-
-def caches() -> list[Path]:
-    """Return the folders of downloads: vitft's own where VITFT_CACHE is set, then the hub client's."""
-    home = Path(os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface")
-    theirs = Path(os.environ.get("HF_HUB_CACHE") or home / "hub").expanduser()
-    own = os.environ.get("VITFT_CACHE")
-    return [Path(own).expanduser() / "hub", theirs] if own else [theirs]
-
-
-def endpoint() -> str:
-    """Return the hub's address."""
-    return os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
-
-
-def offline() -> bool:
-    """Tell whether the user forbade the network."""
-    return os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "TRUE", "YES", "ON")
-
-
-def probe(address: str, seconds: float = PROBE_SECONDS) -> int:
-    """Ask once for the head of a page; return its HTTP status, or 0 where nothing answers in time.
-
-    The question runs in a thread of its own: looking up a name ignores every timeout.
-    """
-    answer = [0]
-
-    def ask() -> None:
-        opener = urllib.request.build_opener(_Stay)
-        try:
-            with opener.open(urllib.request.Request(address, method="HEAD"), timeout=seconds) as response:
-                answer[0] = response.status
-        except urllib.error.HTTPError as error:
-            answer[0] = error.code
-        except (OSError, ValueError):
-            answer[0] = 0
-
-    thread = threading.Thread(target=ask, daemon=True)
-    thread.start()
-    thread.join(seconds)
-    return answer[0]
-
-
-class _Stay(urllib.request.HTTPRedirectHandler):
-    """Take a redirect for an answer."""
-
-    def redirect_request(self, *_args: Any, **_kwargs: Any) -> None:
-        return None
 
 
 def _config(path: Path, asked: str) -> dict[str, Any]:
