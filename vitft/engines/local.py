@@ -62,9 +62,6 @@ class Outcome:
 def start_process(log: Path) -> Process:
     """Start a worker as a process of its own group, its stderr appended to `log`."""
     log.parent.mkdir(parents=True, exist_ok=True)
-    # Threads that spin while they wait cost a shared machine most of its speed (measured: 15 -> 130 images/s with two
-    # threads on two busy cores); the user's own choice stands.
-    env = {"OMP_WAIT_POLICY": "PASSIVE", **os.environ}
     with log.open("a") as stderr:
         return subprocess.Popen(
             [sys.executable, "-m", "vitft.engines.worker"],
@@ -72,7 +69,6 @@ def start_process(log: Path) -> Process:
             stdout=subprocess.PIPE,
             stderr=stderr,
             text=True,
-            env=env,
             start_new_session=True,
         )
 
