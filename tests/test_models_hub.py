@@ -112,6 +112,60 @@ def test_a_page_of_the_hub(cache):
         build("hf-hub:birds", 2, AT160)
 
 
+@pytest.mark.parametrize("kind", ["vit", "deit"])
+def test_pages_of_the_transformers_library(cache, kind):
+    shape = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 4, "num_classes": 3}
+    net = drawn("vit_tiny_patch16_224" if kind == "vit" else "deit_tiny_distilled_patch16_224", **shape)
+    for parameter in net.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    inner = {
+        "patch_embed.proj": "embeddings.patch_embeddings.projection",
+        "pos_embed": "embeddings.position_embeddings",
+        "cls_token": "embeddings.cls_token",
+        "dist_token": "embeddings.distillation_token",
+        "norm1": "layernorm_before",
+        "norm2": "layernorm_after",
+        "attn.proj": "attention.output.dense",
+        "mlp.fc1": "intermediate.dense",
+        "mlp.fc2": "output.dense",
+    }
+    state = {}
+    for name, tensor in net.state_dict().items():
+        name = name.replace("blocks.", "encoder.layer.")
+        for ours, theirs in inner.items():
+            name = name.replace(ours, theirs)
+        name = "layernorm." + name.removeprefix("norm.") if name.startswith("norm.") else name
+        if "attn.qkv" in name:
+            for part, third in zip(("query", "key", "value"), tensor.chunk(3), strict=True):
+                state[f"{kind}." + name.replace("attn.qkv", f"attention.attention.{part}")] = third.clone()
+        elif name.startswith("head"):
+            prefix = "" if kind == "vit" else "distillation_" if "dist" in name else "cls_"
+            state[prefix + "classifier." + name.split(".")[1]] = tensor
+        else:
+            state[f"{kind}.{name}"] = tensor
+    state[f"{kind}.pooler.dense.weight"] = torch.zeros(32, 32)
+    config = {
+        "model_type": kind,
+        "num_attention_heads": 4,
+        "image_size": 32,
+        "id2label": {"0": "a", "1": "b", "2": "c"},
+    }
+    folder = put(cache, f"someone/{kind}", model__safetensors=state, config__json=config)
+    stamp = {"image_mean": [0.1, 0.2, 0.3], "image_std": [0.3, 0.2, 0.1], "resample": 3}
+    (folder / "preprocessor_config.json").write_text(json.dumps(stamp))
+    images = torch.randn(2, 3, 32, 32)
+    for model in (f"hf-hub:someone/{kind}", str(folder), str(folder / "model.safetensors")):
+        built = build(model, None, Settings(resolution=32))
+        with torch.no_grad():
+            torch.testing.assert_close(built.net.eval()(images), net(images), atol=1e-4, rtol=1e-5)
+        assert built.info.mean == (0.1, 0.2, 0.3)
+        assert built.info.interpolation == "bicubic"
+        assert built.class_names == ("a", "b", "c")
+        assert built.info.architecture.kwargs["num_heads"] == 4
+    higher = build(f"hf-hub:someone/{kind}", 2, Settings(resolution=48))
+    assert higher.info.notes == ("position embeddings 4x4 -> 6x6 (bilinear)",)
+
+
 def test_a_cached_payload_is_not_run(cache, tmp_path):
     class Payload:
         def __reduce__(self) -> tuple[object, ...]:

@@ -23,6 +23,7 @@ from vitft.errors import CheckpointError, DiskFull, UnknownName
 from vitft.models import files, hub, methods, npz
 from vitft.models.architecture import Inferred, infer
 from vitft.models.info import Architecture, Checkpoint, CheckpointInfo, Triple
+from vitft.models.spelling import spelled
 
 WEIGHTS = "weights.safetensors"
 RESULT = "result.json"
@@ -251,30 +252,6 @@ def _recorded(path: Path, state: Mapping[str, Tensor], record: Mapping[str, Any]
     kind = "run" if (path.parent / RESULT).is_file() else "safetensors"
     info = replace(info, kind=kind, path=str(path), sha256=files.sha256(path), native=info.resolution, notes=())
     return Checkpoint(info, {name: tensor.float() for name, tensor in state.items()}, names)
-
-
-def spelled(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return timm's names for tensors under a wrapper's prefix, or in DeiT-3's, DINOv2's and old timm spellings."""
-    anchors = ("patch_embed.proj.weight", "stem.conv.weight")
-    found = min((name for name in state if name.endswith(anchors)), key=len, default="")
-    prefix = found.removesuffix(anchors[0]).removesuffix(anchors[1])
-    state = {name[len(prefix) :]: tensor for name, tensor in state.items() if name.startswith(prefix)}
-    renames = {"gamma_1": "ls1.gamma", "gamma_2": "ls2.gamma", "mlp.w12.": "mlp.fc1.", "mlp.w3.": "mlp.fc2."}
-    renames["pre_logits.fc."] = "pre_logits."
-    out: dict[str, Tensor] = {}
-    for name, tensor in state.items():
-        for old, new in renames.items():
-            name = name.replace(old, new)
-        out[name] = tensor
-    kernel = out.get("patch_embed.proj.weight")
-    if "register_tokens" in out and "pos_embed" in out and "cls_token" in out:
-        # DINOv2 keeps a position for the class token; timm's form adds it to the token itself.
-        out["reg_token"] = out.pop("register_tokens")
-        out["cls_token"] = out["cls_token"] + out["pos_embed"][:, :1]
-        out["pos_embed"] = out["pos_embed"][:, 1:]
-    if kernel is not None and not kernel.dim() == 4:
-        raise CheckpointError(f"Its patch embedding has {kernel.dim()} dimensions, not 4.")
-    return out
 
 
 def _renamed(checkpoint: Checkpoint, name: str) -> Checkpoint:

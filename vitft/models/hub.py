@@ -3,6 +3,7 @@
 What a name says of the architecture is believed; the tensors must fit it.
 """
 
+import contextlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,9 +15,12 @@ from torch import Tensor
 
 from vitft.errors import CheckpointError, CheckpointUnsafe, UnknownName
 from vitft.models import files, npz, pages
-from vitft.models.architecture import geometry, outline
+from vitft.models.architecture import geometry, infer, outline
 from vitft.models.info import Architecture, Checkpoint, CheckpointInfo
+from vitft.models.spelling import spelled
 
+# Model types of the transformers library that are timm's under other names.
+_TRANSFORMERS = ("vit", "deit")
 # Arguments of timm's factory that read files or change what is loaded.
 _RESERVED = frozenset(
     (
@@ -62,8 +66,19 @@ def cached_tag(tag: str) -> Path | None:
 
 def fetch_repository(name: str, asked: str) -> Path:
     """Return the weights of a hub page, fetched with its config where they are not here yet."""
-    pages.locate(name, ("config.json",), asked)
+    _repository_config(name, asked)
     return pages.locate(name, _WEIGHTS, asked)
+
+
+def _repository_config(name: str, asked: str) -> dict[str, Any]:
+    """Return a page's config, with the library's stamp fetched beside it."""
+    if name.count("/") != 1:
+        raise CheckpointError(f"'{asked}' names no page of the hub.", "Legal: hf-hub:ORG/NAME.")
+    config = _config(pages.locate(name, ("config.json",), asked), asked)
+    if config.get("model_type") in _TRANSFORMERS:
+        with contextlib.suppress(CheckpointError):  # a page may have none
+            pages.locate(name, ("preprocessor_config.json",), asked)
+    return config
 
 
 def _registered(name: str) -> tuple[str, str, Any]:
@@ -90,11 +105,10 @@ def _page(cfg: Any, tag: str, name: str) -> tuple[str, tuple[str, ...]]:
 
 
 def repository(name: str, asked: str, *, weights: bool = True) -> Checkpoint:
-    """Open hf-hub:ORG/NAME[@revision], a page with timm's config.json. Raises CheckpointError."""
-    if name.count("/") != 1:
-        raise CheckpointError(f"'{asked}' names no page of the hub.", "Legal: hf-hub:ORG/NAME.")
-    config = _config(pages.locate(name, ("config.json",), asked), asked)
-    return _configured(config, pages.locate(name, _WEIGHTS, asked) if weights else None, asked)
+    """Open hf-hub:ORG/NAME[@revision]: timm's config.json, or a ViT of the transformers library. Raises CheckpointError."""
+    config = _repository_config(name, asked)
+    wanted = weights or config.get("model_type") in _TRANSFORMERS  # whose architecture the tensors tell
+    return _configured(config, pages.locate(name, _WEIGHTS, asked) if wanted else None, asked)
 
 
 def folder(path: Path, file: Path | None = None) -> Checkpoint:
@@ -111,7 +125,9 @@ def is_page(path: Path) -> bool:
         config = json.loads((path / "config.json").read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError):
         return False
-    return isinstance(config, dict) and timm.is_model(str(config.get("architecture", "")))
+    if not isinstance(config, dict):
+        return False
+    return timm.is_model(str(config.get("architecture", ""))) or config.get("model_type") in _TRANSFORMERS
 
 
 def _config(path: Path, asked: str) -> dict[str, Any]:
@@ -139,11 +155,13 @@ def check(arch: Architecture) -> None:
 
 def _configured(config: Mapping[str, Any], file: Path | None, asked: str) -> Checkpoint:
     base = str(config.get("architecture", ""))
+    if config.get("model_type") in _TRANSFORMERS and file is not None:
+        return _library(config, file, asked)
     if not timm.is_model(base):
         kind = f"architecture '{base}'" if base else f"model type '{config.get('model_type', '?')}'"
         raise CheckpointError(
             f"'{asked}' has {kind}, which is not timm's.",
-            "Legal: pages whose config.json names a timm architecture.",
+            "Legal: pages whose config.json names a timm architecture, or model type vit or deit.",
             "Most models have a timm copy: try timm:NAME.",
         )
     cfg = timm.get_pretrained_cfg(base)
@@ -154,6 +172,43 @@ def _configured(config: Mapping[str, Any], file: Path | None, asked: str) -> Che
     tag = stamp.get("tag")
     check(Architecture(base, config.get("model_args", {})))
     return _open(base, stamp, config.get("model_args", {}), file, asked, f"{base}.{tag}" if tag else base)
+
+
+def _library(config: Mapping[str, Any], file: Path, asked: str) -> Checkpoint:
+    """Open a ViT or DeiT of the transformers library; its preprocessor_config.json is the stamp."""
+    stamp: dict[str, Any] = {}
+    with contextlib.suppress(CheckpointError):
+        stamp = _config(file.parent / "preprocessor_config.json", asked)
+    state = spelled(_read(file))
+    inferred = infer(state, hint=asked, num_heads=int(config.get("num_attention_heads", 0)), no_embed_class=False)
+    side = int(config.get("image_size", 224))
+    native = (side, side)
+    if inferred.grid is not None:
+        native = (inferred.grid[0] * inferred.patch[0], inferred.grid[1] * inferred.patch[1])
+    names = config.get("id2label") or {}
+    classes = int(state["head.weight"].shape[0]) if "head.weight" in state else 0
+    assumed = () if "image_mean" in stamp else ("mean", "std")
+    info = CheckpointInfo(
+        name=asked,
+        kind="hub",
+        path=str(file),
+        sha256=files.sha256(file),
+        timm_name=inferred.tag,
+        mean=tuple(stamp.get("image_mean", (0.5, 0.5, 0.5))),
+        std=tuple(stamp.get("image_std", (0.5, 0.5, 0.5))),
+        crop_pct=1.0,  # the library resizes to the network's size, aspect ratio lost
+        interpolation="bicubic" if stamp.get("resample") == 3 else "bilinear",
+        native=native,
+        num_classes=classes,
+        patch=inferred.patch,
+        grid=inferred.grid,
+        resolution=native,
+        used=native,
+        architecture=inferred.architecture,
+        assumed=(*assumed, *inferred.assumed),
+    )
+    labels = tuple(str(names[key]) for key in sorted(names, key=int)) if len(names) == classes else ()
+    return Checkpoint(info, {name: tensor.float() for name, tensor in state.items()}, labels)
 
 
 def _open(

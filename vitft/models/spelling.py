@@ -1,0 +1,82 @@
+"""Other spellings of a Vision Transformer's tensors -> timm's names."""
+
+import re
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from vitft.errors import CheckpointError
+
+_ANCHORS = ("patch_embed.proj.weight", "stem.conv.weight", "embeddings.patch_embeddings.projection.weight")
+
+# DeiT-3's and DINOv2's own files, and old timm's.
+_NEAR = {
+    "gamma_1": "ls1.gamma",
+    "gamma_2": "ls2.gamma",
+    "mlp.w12.": "mlp.fc1.",
+    "mlp.w3.": "mlp.fc2.",
+    "pre_logits.fc.": "pre_logits.",
+}
+
+# The transformers library's ViT and DeiT, longest first; q, k and v are joined below.
+_TRANSFORMERS = (
+    (r"^embeddings\.patch_embeddings\.projection\.", "patch_embed.proj."),
+    (r"^embeddings\.position_embeddings$", "pos_embed"),
+    (r"^embeddings\.cls_token$", "cls_token"),
+    (r"^embeddings\.distillation_token$", "dist_token"),
+    (r"^encoder\.layer\.(\d+)\.attention\.output\.dense\.", r"blocks.\1.attn.proj."),
+    (r"^encoder\.layer\.(\d+)\.attention\.attention\.(query|key|value)\.", r"blocks.\1.attn.\2."),
+    (r"^encoder\.layer\.(\d+)\.layernorm_before\.", r"blocks.\1.norm1."),
+    (r"^encoder\.layer\.(\d+)\.layernorm_after\.", r"blocks.\1.norm2."),
+    (r"^encoder\.layer\.(\d+)\.intermediate\.dense\.", r"blocks.\1.mlp.fc1."),
+    (r"^encoder\.layer\.(\d+)\.output\.dense\.", r"blocks.\1.mlp.fc2."),
+    (r"^layernorm\.", "norm."),
+    (r"^distillation_classifier\.", "head_dist."),
+    (r"^(cls_)?classifier\.", "head."),
+)
+
+
+def spelled(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return timm's names for tensors under a wrapper's prefix, or in a spelling timm's own derives from.
+
+    Raises CheckpointError for a patch embedding that is no convolution.
+    """
+    found = min((name for name in state if name.endswith(_ANCHORS)), key=len, default="")
+    anchor = next((anchor for anchor in _ANCHORS if found.endswith(anchor)), "")
+    prefix = found.removesuffix(anchor)
+    under = {name[len(prefix) :]: tensor for name, tensor in state.items() if name.startswith(prefix)}
+    if anchor == _ANCHORS[2]:
+        heads = {name: tensor for name, tensor in state.items() if "classifier." in name}
+        return _from_transformers({**under, **heads})
+    out: dict[str, Tensor] = {}
+    for name, tensor in under.items():
+        for old, new in _NEAR.items():
+            name = name.replace(old, new)
+        out[name] = tensor
+    if "register_tokens" in out and "pos_embed" in out and "cls_token" in out:
+        # DINOv2 keeps a position for the class token; timm's form adds it to the token itself.
+        out["reg_token"] = out.pop("register_tokens")
+        out["cls_token"] = out["cls_token"] + out["pos_embed"][:, :1]
+        out["pos_embed"] = out["pos_embed"][:, 1:]
+    kernel = out.get("patch_embed.proj.weight")
+    if kernel is not None and kernel.dim() != 4:
+        raise CheckpointError(f"Its patch embedding has {kernel.dim()} dimensions, not 4.")
+    return out
+
+
+def _from_transformers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Rename, join query, key and value, and leave the pooler out (a classifier reads the class token itself)."""
+    out: dict[str, Tensor] = {}
+    for name, tensor in state.items():
+        if name.startswith(("pooler.", "embeddings.mask_token")):
+            continue
+        for pattern, new in _TRANSFORMERS:
+            name, hits = re.subn(pattern, new, name)
+            if hits:
+                break
+        out[name] = tensor
+    for name in [name for name in out if ".attn.query." in name]:
+        parts = [out.pop(name.replace("query", part)) for part in ("query", "key", "value")]
+        out[name.replace("query", "qkv")] = torch.cat(parts)
+    return out
