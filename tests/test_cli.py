@@ -193,7 +193,9 @@ def test_a_full_disk_is_said_and_nothing_is_lost(tmp_path):
         "main()\n"
     )
     args = [str(a) for a in ("finetune", data, *TINY, "-o", tmp_path / "run")]
-    found = subprocess.run([sys.executable, "-c", code, *args], capture_output=True, text=True, timeout=100, check=False)
+    found = subprocess.run(
+        [sys.executable, "-c", code, *args], capture_output=True, text=True, timeout=100, check=False
+    )
     assert found.returncode == 1, found.stderr
     assert "the disk is full" in found.stderr and "Traceback" not in found.stderr
     assert not [p for p in (tmp_path / "run").rglob("*") if p.name.endswith(".tmp")]

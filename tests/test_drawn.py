@@ -93,14 +93,14 @@ def test_learnable_but_not_from_pixels_alone(task: Task) -> None:
     from sklearn.linear_model import LogisticRegression, RidgeClassifier
 
     train, test = Drawn(task.name).open("train800val200").labels, Drawn(task.name).open("test").labels
-    test = test[:250]
-    a, b = _pixels(task.name, "train800val200") / 255, _pixels(task.name, "test", 250) / 255
+    train, test = train[:500], test[:200]
+    a, b = _pixels(task.name, "train800val200", 500) / 255, _pixels(task.name, "test", 200) / 255
     flat = RidgeClassifier(alpha=1000).fit(a.reshape(len(a), -1) - 0.5, train)
     assert flat.score(b.reshape(len(b), -1) - 0.5, test) < 0.6
     seen, asked = _features(a), _features(b)
     mean, std = seen.mean(0), seen.std(0) + 1e-6
     model = LogisticRegression(C=0.05, max_iter=100).fit((seen - mean) / std, train)
-    assert model.score((asked - mean) / std, test) > 2.5 / task.num_classes
+    assert model.score((asked - mean) / std, test) > 2 / task.num_classes
 
 
 def test_unknown_names_and_splits() -> None:

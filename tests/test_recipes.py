@@ -79,6 +79,16 @@ def test_precedence_is_base_size_method_task_user():
     assert recipe.resolve("digits", {"lr": 0.5}).lr == 0.5
 
 
+def test_warmup_and_staircase_keep_their_share_of_the_steps():
+    paper = recipes.load("vit-paper")
+    assert paper.resolve("cifar10", {}).warmup_steps == 500
+    assert paper.resolve("cifar10", {"steps": 1000}).warmup_steps == 50
+    assert paper.resolve("cifar10", {"steps": 20}).warmup_steps == 1
+    assert paper.resolve("cifar10", {"steps": 20, "warmup_steps": 7}).warmup_steps == 7
+    stairs = recipes.load("bit-hyperrule").resolve("", {"steps": 50}, 1000)
+    assert (stairs.warmup_steps, stairs.decay_steps) == (10, (20, 30, 40))
+
+
 def test_what_the_user_fixes_is_no_longer_swept():
     recipe = recipes.load("vit-paper")
     assert recipe.sweep_for("cifar10", recipe.resolve("cifar10"), {})["lr"] == [0.001, 0.003, 0.01, 0.03]

@@ -168,6 +168,8 @@ class Recipe(BaseModel):
     def resolve(self, task: str = "", overrides: Mapping[str, Any] | None = None, examples: int = 0) -> Settings:
         """Return the settings for one task, with the user's overrides on top.
 
+        Where the user gives `steps`, warmup_steps and decay_steps keep their share of it, unless given too.
+
         Args:
             examples: training examples, for a recipe with `[size.N]` tables: the one of the smallest N above it counts.
 
@@ -178,9 +180,8 @@ class Recipe(BaseModel):
         for_task = {k: v for k, v in self.for_task.get(task, {}).items() if k != "sweep"}
         method = overrides.get("method", for_task.get("method", self.settings.get("method", "full")))
         for_method = {k: v for k, v in self.for_method.get(str(method), {}).items() if k != "sweep"}
-        return _validated(
-            self.name, {**self.settings, **self._by_size(examples), **for_method, **for_task, **overrides}
-        )
+        own = {**self.settings, **self._by_size(examples), **for_method, **for_task}
+        return _validated(self.name, {**own, **_rescaled(own, overrides), **overrides})
 
     def _by_size(self, examples: int) -> dict[str, Any]:
         above = sorted(int(n) for n in self.for_size if int(n) > examples)
@@ -307,6 +308,20 @@ def digest(settings: Settings | Mapping[str, Any]) -> str:
     """Return 8 hexadecimal digits that change with any setting."""
     data = settings.model_dump(mode="json") if isinstance(settings, Settings) else dict(settings)
     return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def _rescaled(own: dict[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Shorten or stretch warmup and staircase with the steps the user gives: a 500-step warmup would swallow 20 steps."""
+    steps, planned = overrides.get("steps"), own.get("steps", Settings.model_fields["steps"].default)
+    if type(steps) is not int or type(planned) is not int or steps < 0 or planned < 1:
+        return {}
+    try:
+        return {
+            "warmup_steps": round(own.get("warmup_steps", 0) * steps / planned),
+            "decay_steps": [round(step * steps / planned) for step in own.get("decay_steps", ())],
+        }
+    except TypeError:  # wrong values in the recipe: they are told of where all are
+        return {}
 
 
 def _validated(name: str, values: dict[str, Any]) -> Settings:
