@@ -311,7 +311,7 @@ def digest(settings: Settings | Mapping[str, Any]) -> str:
 
 
 def _rescaled(own: dict[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """Shorten or stretch warmup and staircase with the steps the user gives: a 500-step warmup would swallow 20 steps."""
+    """Shorten or stretch warmup and staircase with the steps the user gives: a warmup of 500 would swallow 20."""
     steps, planned = overrides.get("steps"), own.get("steps", Settings.model_fields["steps"].default)
     if type(steps) is not int or type(planned) is not int or steps < 0 or planned < 1:
         return {}

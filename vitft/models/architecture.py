@@ -39,7 +39,7 @@ _HYBRIDS = {
 }
 _RESNETS = {(3, 4, 6, 3): 50, (3, 4, 23, 3): 101, (3, 8, 36, 3): 152}
 _SYNONYMS = {"i21k": "in21k", "imagenet21k": "in21k", "imagenet2012": "in1k", "i1k": "in1k", "aug": "augreg"}
-_DEFAULT_ORDER = ("augreg_", "orig_", "fb_", "goog_", "lvd", "openai", "v2_webli")
+_DEFAULT_ORDER = ("augreg_in21k", "augreg_", "orig_", "fb_", "goog_", "lvd", "openai", "v2_webli")
 
 
 @dataclass(frozen=True)
@@ -229,6 +229,9 @@ def closest_tag(patterns: list[str], hint: str, classes: int, native: Size | Non
     tags = timm.list_pretrained()
     found = [tag for pattern in patterns for tag in tags if fnmatch.fnmatch(tag.split(".")[0], pattern)]
     words = {_SYNONYMS.get(word, word) for word in re.split(r"[^a-z0-9]+", hint.lower())}
+
+    if half and "vit" in words:
+        words.add("orig")  # the first releases are named ViT-B_16, AugReg's B_16-i21k-...
 
     def score(tag: str) -> tuple[float, ...]:
         cfg = timm.get_pretrained_cfg(tag)

@@ -105,7 +105,10 @@ def _page(cfg: Any, tag: str, name: str) -> tuple[str, tuple[str, ...]]:
 
 
 def repository(name: str, asked: str, *, weights: bool = True) -> Checkpoint:
-    """Open hf-hub:ORG/NAME[@revision]: timm's config.json, or a ViT of the transformers library. Raises CheckpointError."""
+    """Open hf-hub:ORG/NAME[@revision]: timm's config.json, or a ViT of the transformers library.
+
+    Raises CheckpointError.
+    """
     config = _repository_config(name, asked)
     wanted = weights or config.get("model_type") in _TRANSFORMERS  # whose architecture the tensors tell
     return _configured(config, pages.locate(name, _WEIGHTS, asked) if wanted else None, asked)
