@@ -168,6 +168,10 @@ def test_a_dry_run_tells_plan_and_cost_and_runs_nothing(vitft, data, small, tmp_
     assert payload["estimate"]["test_images"] == 2 * 387_904 + 2 * 200
     assert payload["plan"][0]["splits"]["final_train"] == "train800val200"
     assert not (tmp_path / "runs").exists()
+    full = ["vtab", *small, "--data-dir", data / "all", "--shots", "full", "--dry-run", "--format", "json"]
+    payload = json.loads(vitft(*full)[1])
+    assert not any(row["usable"] for row in payload["data"])  # the community's folders hold no full training sets
+    assert payload["plan"] == []
     text = vitft("vtab", "--suite", "mini", "--dry-run")[1]
     assert "6 of 6 tasks ready" in text
     assert "57,600 training images, 3,797 to evaluate" in text
