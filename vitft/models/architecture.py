@@ -251,7 +251,7 @@ def closest_tag(patterns: list[str], hint: str, classes: int, native: Size | Non
 def outline(name: str, **kwargs: Any) -> Any:
     """Build a timm network without storage for its weights; with, where an older timm cannot do without."""
     try:
-        with torch.device("meta"):
+        with torch.random.fork_rng(devices=[]), torch.device("meta"):
             return timm.create_model(name, pretrained=False, **kwargs)
     except RuntimeError as error:
         if "meta" not in str(error):

@@ -200,7 +200,7 @@ def _fill(
     strange = sorted(name for name in state if name not in own and not name.startswith(_LEFT_OUT))
     wrong = sorted(name for name in state if name in own and state[name].shape != own[name].shape)
     if missing or strange or wrong:
-        raise _misfit(info, own, state, missing, strange, wrong)
+        raise _misfit(info, own, state, missing, strange, wrong, native=settings.size == info.native)
     # The network owns its weights: nothing may change the opened file, or another network built from it.
     weights = {
         name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in state.items() if name in own
@@ -216,6 +216,7 @@ def _misfit(
     missing: list[str],
     strange: list[str],
     wrong: list[str],
+    native: bool,
 ) -> CheckpointError:
     if wrong:
         name = wrong[0]
@@ -229,7 +230,9 @@ def _misfit(
     return CheckpointError(
         f"'{info.name}' does not fit {info.architecture.name}: {what}{more}.",
         "Legal: a whole checkpoint of one architecture.",
-        "Check that the file is complete and was not edited; 'vitft models show' describes it.",
+        "Check that the file is complete and was not edited; 'vitft models show' describes it."
+        if native
+        else "Its own resolution may fit (-r native); else check that the file is complete and was not edited.",
     )
 
 
