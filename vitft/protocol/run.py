@@ -62,6 +62,9 @@ def run_unit(
     hooks = hooks or Hooks()
     own = results.unit_folder(folder, unit.id)
     device, fixed = _fix(own, runtime)
+    if runtime.deterministic:
+        # cuBLAS is deterministic only with a workspace of fixed size, chosen before its first use.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(runtime.deterministic)
     job = unit.job
     guard = Guard(
