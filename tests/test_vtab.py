@@ -177,6 +177,17 @@ def test_a_dry_run_tells_plan_and_cost_and_runs_nothing(vitft, data, small, tmp_
     assert "57,600 training images, 3,797 to evaluate" in text
 
 
+def test_the_sides_before_a_crop_are_those_of_the_published_pairs():
+    from vitft import recipes
+    from vitft.data.preprocess import Preprocess, larger
+
+    assert {side: larger(side) for side in (128, 224, 384, 448)} == {128: 160, 224: 256, 384: 448, 448: 512}
+    assert all(side < larger(side) <= 1.4 * side for side in range(7, 1000))
+    for side in (224, 384):
+        s = recipes.load("vtab-vit").resolve("caltech101", {"resolution": side})
+        assert Preprocess(s.size, crop=s.crop, crop_from=s.crop_from).enlarged == larger(side)
+
+
 @pytest.mark.parametrize(
     ("args", "code", "words"),
     [

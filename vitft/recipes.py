@@ -57,15 +57,15 @@ class Settings(BaseModel):
     )
     resize: Literal["squash", "resize-small", "checkpoint"] = Field(
         "squash",
-        description="how evaluation makes an image the network's size: aspect ratio lost; shorter side to 8/7 of it "
-        "and a centre crop (big_vision's 448 -> 384); the checkpoint's own crop fraction",
+        description="how evaluation makes an image the network's size: aspect ratio lost; shorter side to about 8/7 "
+        "of it and a centre crop (big_vision's 448 -> 384); the checkpoint's own crop fraction",
     )
     crop: Literal["none", "random", "inception", "pad"] = Field(
         "none",
         description="training crop: none; resized as `resize` says to `crop_from` and cropped at random; "
         "a random area of 5-100 % and aspect 3/4-4/3; zero-padded by 1/8 and cropped at random",
     )
-    crop_from: int = Field(0, ge=0, description="side before the random crop, in pixels; 0 = 8/7 of the resolution")
+    crop_from: int = Field(0, ge=0, description="side before the random crop, in pixels; 0 = about 8/7, 448 for 384")
     flip: bool = Field(True, description="mirror each training image with probability 1/2")
     interpolation: Literal["bilinear", "bicubic"] = Field("bilinear", description="of the image resize")
     antialias: bool = Field(True, description="low-pass before downsampling (tf.image.resize does not by default)")

@@ -18,7 +18,7 @@ Resize = Literal["checkpoint", "squash", "resize-small"]
 
 ResizeOption = Annotated[
     Resize | None,
-    typer.Option("--resize", help="checkpoint: its own crop fraction; squash; resize-small: 8/7 and centre crop."),
+    typer.Option("--resize", help="checkpoint: its own crop fraction; squash; resize-small: 448 -> 384 crop."),
 ]
 CropOption = Annotated[float | None, typer.Option("--crop-pct", help="Crop fraction instead of the checkpoint's.")]
 EvalBatchOption = Annotated[

@@ -17,7 +17,7 @@ from vitft.data.preprocess import Preprocess, deterministic
 from vitft.data.split import Split
 from vitft.errors import VitftError
 
-_VERSION = 2  # raise it when decode or preprocess change their pixels
+_VERSION = 3  # raise it when decode or preprocess change their pixels
 _LARGEST = 64 << 30  # bytes; a larger split is decoded anew each time
 
 Progress = Callable[[str, int, int], None]

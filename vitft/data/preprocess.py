@@ -28,7 +28,7 @@ class Preprocess:
 
     Attributes:
         size: (H, W) of the network, in pixels.
-        resize: "squash" ignores the aspect ratio; "resize-small" brings the shorter side to 8/7 of the network's
+        resize: "squash" ignores the aspect ratio; "resize-small" brings the shorter side to `larger` of the network's
             (448 for 384, big_vision) and crops the centre; "checkpoint" uses the shorter side / `crop_pct` (timm).
         interpolation, antialias: of the resize.
         mean, std: of the normalisation, in [0, 1] units, per channel.
@@ -50,7 +50,7 @@ class Preprocess:
     @property
     def enlarged(self) -> int:
         """Side before a random crop, in pixels: 448 for 384."""
-        return self.crop_from or round(max(self.size) * 8 / 7)
+        return self.crop_from or larger(max(self.size))
 
     @property
     def stored_size(self) -> tuple[int, int] | None:
@@ -58,6 +58,15 @@ class Preprocess:
         if self.crop == "inception" or (self.crop == "random" and self.resize != "squash"):
             return None
         return (self.enlarged, self.enlarged) if self.crop == "random" else self.size
+
+
+def larger(side: int) -> int:
+    """Return the side, in pixels, that an image has before it is cropped to `side`.
+
+    8/7 of it, from 128 px on in the steps of 32 that BiT's and big_vision's pairs have: 128 -> 160, 224 -> 256,
+    384 -> 448, 448 -> 512.
+    """
+    return round(side * 8 / 7) if side < 128 else math.ceil(side * 8 / 7 / 32) * 32
 
 
 def deterministic(image: NDArray[np.uint8], pp: Preprocess) -> NDArray[np.uint8]:
@@ -74,8 +83,7 @@ def deterministic(image: NDArray[np.uint8], pp: Preprocess) -> NDArray[np.uint8]
     if pp.resize == "squash":
         return resized(image, pp.size, pp)
     if pp.resize == "resize-small":
-        scale = 8 / 7
-        target = max(round(pp.size[0] * scale) / h, round(pp.size[1] * scale) / w)
+        target = max(larger(pp.size[0]) / h, larger(pp.size[1]) / w)
     else:
         target = max(math.floor(pp.size[0] / pp.crop_pct) / h, math.floor(pp.size[1] / pp.crop_pct) / w)
     # As torchvision's Resize does it: the longer side is truncated, the shorter is exact.
