@@ -16,7 +16,7 @@ from vitft.errors import CheckpointError, CheckpointUnsafe, DiskFull, UnknownNam
 from vitft.models import checkpoints
 from vitft.models.build import build, save_weights
 from vitft.models.info import Architecture, CheckpointInfo
-from vitft.recipes import Settings
+from vitft.settings import Settings
 
 TINY = {"img_size": 32, "patch_size": 8, "embed_dim": 64, "depth": 2, "num_heads": 2, "num_classes": 5}
 AT32 = Settings(resolution=32)

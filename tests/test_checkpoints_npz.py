@@ -9,7 +9,7 @@ import torch
 
 from vitft.errors import CheckpointError
 from vitft.models.build import build
-from vitft.recipes import Settings
+from vitft.settings import Settings
 
 WIDTH, HEADS, DEPTH, PATCH, GRID, CLASSES = 32, 2, 2, 8, 4, 7
 SIDE = GRID * PATCH

@@ -67,6 +67,14 @@ def test_the_options_are_frozen():
     assert surface() == OPTIONS.read_text()
 
 
+@pytest.mark.parametrize("group", [(), ("data",), ("models",), ("recipes",), ("runs",)])
+def test_a_name_alone_shows_its_commands_in_whole_sentences(group):
+    shown = vitft(*group)
+    assert shown.exit_code == 2 and shown.output.startswith("Usage: ") and "error" not in shown.output
+    commands = shown.output.split("Commands:\n")[1].splitlines()
+    assert commands and all(line.endswith(".") and not line.endswith("...") for line in commands)
+
+
 def test_help_needs_no_torch():
     code = (
         "import sys\n"

@@ -18,7 +18,7 @@ from vitft.cli.app import app
 from vitft.evaluation import predictions, real
 from vitft.models import checkpoints
 from vitft.models.build import build
-from vitft.recipes import Settings
+from vitft.settings import Settings
 
 CLASSES = ("ant", "bee", "cat")
 SIZE = 32

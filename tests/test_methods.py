@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from vitft.errors import UsageError
 from vitft.models.build import build
 from vitft.models.methods import LoraLinear, apply, head_names, merge, merged_state, parameter_groups
-from vitft.recipes import Settings
+from vitft.settings import Settings
 
 IMAGES = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 LABELS = torch.tensor([0, 1, 2, 0])

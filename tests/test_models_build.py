@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from vitft.errors import CheckpointError, UsageError
 from vitft.models.build import build, restore
 from vitft.models.flops import macs, vit_macs
-from vitft.recipes import Settings
+from vitft.settings import Settings
 
 AT32 = Settings(resolution=32)
 

@@ -12,7 +12,7 @@ from vitft.catalog.models import DEFAULT, MODELS
 from vitft.cli import models as cli
 from vitft.models.architecture import outline
 from vitft.models.build import build
-from vitft.recipes import Settings
+from vitft.settings import Settings
 
 MEANS = {
     "half": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),

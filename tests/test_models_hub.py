@@ -16,7 +16,7 @@ from vitft.cli import models as cli
 from vitft.errors import CheckpointError, CheckpointUnsafe
 from vitft.models import hub, pages
 from vitft.models.build import build
-from vitft.recipes import Settings
+from vitft.settings import Settings
 
 AT160 = Settings(resolution=160)
 

@@ -20,6 +20,7 @@ from vitft.progress import Hooks
 from vitft.protocol.guard import Guard
 from vitft.protocol.jobs import Runtime, make
 from vitft.protocol.units import DEV, Scheme, final_units, scheme, select, tune_units
+from vitft.settings import Settings
 
 MODEL = "timm:test_vit"
 
@@ -158,7 +159,7 @@ def test_a_result_says_everything_and_a_run_folder_is_a_checkpoint(tmp_path):
 
 
 def j_settings(j):
-    return recipes.Settings.model_validate(j.settings, strict=False)
+    return Settings.model_validate(j.settings, strict=False)
 
 
 def test_other_settings_never_overwrite_a_run(tmp_path):

@@ -7,7 +7,7 @@ import pytest
 from vitft import recipes
 from vitft.catalog import tasks
 from vitft.errors import RecipeError, UnknownName, UsageError
-from vitft.recipes import Settings
+from vitft.settings import Settings
 
 FOLDER = Path(__file__).resolve().parents[1] / "recipes"
 

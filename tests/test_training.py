@@ -19,7 +19,7 @@ from vitft.data.preprocess import UNIFORMS, Preprocess, deterministic, inception
 from vitft.data.split import Provenance, Split
 from vitft.errors import DataDamaged, DiskFull, Interrupted, NonFiniteLoss, OutOfMemory
 from vitft.progress import Hooks
-from vitft.recipes import Settings
+from vitft.settings import Settings
 from vitft.training import loop, randomness, state
 from vitft.training.schedule import learning_rate
 

@@ -10,7 +10,7 @@ from safetensors import safe_open
 from vitft import recipes
 from vitft.catalog.models import MODELS
 from vitft.models import build
-from vitft.recipes import Settings
+from vitft.settings import Settings
 
 FILE = MODELS["vit-mini"].file
 CARD = FILE.with_suffix(".md")

@@ -14,121 +14,12 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from vitft.errors import RecipeError, UnknownName, UsageError
-
-Method = Literal["full", "linear", "bias", "lora"]
-Normalise = Literal["checkpoint", "imagenet", "half", "none"]
+from vitft.settings import Settings
 
 _DEFAULT = "quick"
-
-
-class Settings(BaseModel):
-    """Every choice that decides a number. The field descriptions are the documentation of the recipe's keys."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-    method: Method = Field(
-        "full", description="what is trained: the whole network, the head, head + biases, head + LoRA"
-    )
-    steps: int = Field(500, ge=0, description="optimiser updates")
-    batch_size: int = Field(512, ge=1, description="images an update (effective batch)")
-    optimizer: Literal["sgd", "adamw"] = Field("sgd", description="SGD with momentum 0.9, or AdamW")
-    lr: float = Field(0.01, ge=0, description="peak learning rate")
-    momentum: float = Field(0.9, ge=0, lt=1, description="SGD momentum, or AdamW's beta1")
-    weight_decay: float = Field(0.0, ge=0, description="decoupled from the gradient, on matrices only, scaled by lr")
-    schedule: Literal["cosine", "staircase", "linear", "constant"] = Field("cosine", description="decay after warmup")
-    warmup_steps: int = Field(0, ge=0, description="linear warmup from 0")
-    decay_steps: tuple[int, ...] = Field((), description="steps at which `staircase` divides the lr by 10")
-    clip_norm: float = Field(1.0, ge=0, description="global gradient norm; 0 = no clipping")
-    layer_decay: float = Field(1.0, gt=0, le=1, description="lr factor from each block to the one below it")
-    lora_rank: int = Field(8, ge=1, description="rank of the LoRA update")
-    lora_alpha: float = Field(8.0, gt=0, description="LoRA update is scaled by alpha / rank")
-    mixup: float = Field(0.0, ge=0, description="alpha of mixup's Beta distribution; 0 = off")
-    label_smoothing: float = Field(0.0, ge=0, lt=1, description="mass moved from the label to all classes")
-    drop_path: float = Field(0.0, ge=0, lt=1, description="stochastic depth at the last block, rising linearly")
-    ema: float = Field(0.0, ge=0, lt=1, description="Polyak averaging factor of the evaluated weights; 0 = off")
-
-    resolution: int | tuple[int, int] | Literal["native", "higher"] = Field(
-        384,
-        description="pixels: a side, or [height, width]; `native`: what the checkpoint was trained at; "
-        "`higher`: 12/7 of it, the paper's 224 -> 384, in whole patches",
-    )
-    resize: Literal["squash", "resize-small", "checkpoint"] = Field(
-        "squash",
-        description="how evaluation makes an image the network's size: aspect ratio lost; shorter side to about 8/7 "
-        "of it and a centre crop (big_vision's 448 -> 384); the checkpoint's own crop fraction",
-    )
-    crop: Literal["none", "random", "inception", "pad"] = Field(
-        "none",
-        description="training crop: none; resized as `resize` says to `crop_from` and cropped at random; "
-        "a random area of 5-100 % and aspect 3/4-4/3; zero-padded by 1/8 and cropped at random",
-    )
-    crop_from: int = Field(0, ge=0, description="side before the random crop, in pixels; 0 = about 8/7, 448 for 384")
-    flip: bool = Field(True, description="mirror each training image with probability 1/2")
-    interpolation: Literal["bilinear", "bicubic"] = Field("bilinear", description="of the image resize")
-    antialias: bool = Field(True, description="low-pass before downsampling (tf.image.resize does not by default)")
-    normalise: Normalise = Field("checkpoint", description="mean and std: the checkpoint's, ImageNet's, 0.5, or none")
-    posembed_resize: Literal["bilinear", "bicubic"] = Field(
-        "bilinear", description="endpoint-aligned, as the paper's code; or timm's antialiased bicubic"
-    )
-    gelu: Literal["exact", "tanh"] = Field(
-        "exact", description="timm's GELU, or the approximation of the original code"
-    )
-
-    dev_fraction: float = Field(
-        0.1, gt=0, lt=1, description="end of train held out while tuning, where no val is given"
-    )
-    train_fraction: float = Field(1.0, gt=0, le=1, description="part of train (its start) that the final run uses")
-
-    @field_validator("resolution", mode="before")
-    @classmethod
-    def _resolution(cls, value: Any) -> Any:
-        if value in ("native", "higher"):
-            return value
-        value = tuple(value) if isinstance(value, list) else value
-        sides = value if isinstance(value, tuple) else (value,)
-        if len(sides) > 2 or not all(type(s) is int and 1 <= s <= 4096 for s in sides):
-            raise ValueError("a side in pixels from 1 to 4096, [height, width], 'native' or 'higher'")
-        return value
-
-    @field_validator("decay_steps", mode="before")
-    @classmethod
-    def _decay_steps(cls, value: Any) -> Any:
-        return tuple(value) if isinstance(value, list) else value
-
-    @field_validator(
-        "lr", "momentum", "weight_decay", "clip_norm", "layer_decay", "lora_alpha", "mixup", "ema", mode="before"
-    )
-    @classmethod
-    def _number(cls, value: Any) -> Any:
-        return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
-
-    @model_validator(mode="after")
-    def _together(self) -> "Settings":
-        if self.schedule == "staircase" and not self.decay_steps:
-            raise ValueError("schedule 'staircase' needs decay_steps, e.g. [300, 600, 900]")
-        sized = not isinstance(self.resolution, str)
-        if self.crop == "random" and sized and 0 < self.crop_from < max(self.size):
-            raise ValueError(f"crop_from {self.crop_from} is smaller than the resolution {max(self.size)}")
-        return self
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """(height, width) in pixels; `at` first turns "native" and "higher" into numbers."""
-        if isinstance(self.resolution, str):
-            raise ValueError(f"resolution '{self.resolution}' depends on the checkpoint")
-        return self.resolution if isinstance(self.resolution, tuple) else (self.resolution, self.resolution)
-
-    def at(self, native: tuple[int, int], patch: tuple[int, int]) -> "Settings":
-        """Return these settings with the resolution in pixels, for a checkpoint of this native size and patch."""
-        if not isinstance(self.resolution, str):
-            return self
-        size = native
-        if self.resolution == "higher":
-            size = tuple(max(p, round(n * 12 / 7 / p) * p) for n, p in zip(native, patch, strict=True))  # type: ignore[assignment]
-        return self.model_copy(update={"resolution": size[0] if size[0] == size[1] else size})
 
 
 class Expect(BaseModel):

@@ -44,6 +44,9 @@ class _Group(TyperGroup):
             # Typer's own complaints about the command line; their classes moved between its versions.
             if not hasattr(error, "format_message") or not hasattr(error, "exit_code"):
                 raise
+            if type(error).__name__ == "NoArgsIsHelpError":  # no mistake: somebody looks around
+                sys.stderr.write(error.format_message() + "\n")
+                sys.exit(error.exit_code)
             context = getattr(error, "ctx", None)
             command = context.command_path if context is not None else "vitft"
             _complain([error.format_message(), f"Run '{command} --help' for what is legal."])

@@ -18,7 +18,7 @@ _Shots = Annotated[
 
 @app.command("ls")
 def ls(data_dir: DataDirOption = None, format: FormatOption = "text") -> None:
-    """List the tasks: which are ready, which can be fetched, which a person has to fetch."""
+    """List the tasks and where their data is. Ready, to be fetched, or to be fetched by a person."""
     from dataclasses import asdict
 
     from rich.table import Table
@@ -43,7 +43,7 @@ def splits(
     data_dir: DataDirOption = None,
     format: FormatOption = "text",
 ) -> None:
-    """Print the keys of an official split in its order, and their sha256."""
+    """Print the keys of an official split and their sha256."""
     from vitft.data import owner_files, splits
 
     with console.display() as hooks:
@@ -71,7 +71,7 @@ def prepare(
     ] = False,
     format: FormatOption = "text",
 ) -> None:
-    """Make a parquet of each split from the owner's files; the same command continues what was cut off.
+    """Make a parquet of each split from the owner's files. The same command continues what was cut off.
 
     Files of your own that are not the whole collection are taken and stamped 'partial'.
     """
@@ -93,7 +93,7 @@ def prepare(
 
 @app.command("verify")
 def verify(task: _Task, data_dir: DataDirOption = None, format: FormatOption = "text") -> None:
-    """See that counts, digests and labels are right and that every image decodes; exit code 3 on any fault."""
+    """Check counts, digests, labels and every image. Exit code 3 on any fault."""
     from vitft.data import find
     from vitft.data import verify as verifying
     from vitft.errors import DataDamaged

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from vitft import __version__
+from vitft import __version__, machine
 from vitft.cli import console
 from vitft.cli.options import FormatOption
 
@@ -16,7 +16,7 @@ _PACKAGES = ("torch", "torchvision", "timm", "datasets", "scikit-learn", "typer"
 
 
 def doctor(format: FormatOption = "text") -> None:
-    """Check the installation: versions, devices, folders, room on disk, the default checkpoint."""
+    """Check the installation. Versions, devices, folders, room on disk, the default checkpoint."""
     from rich.table import Table
 
     facts: dict[str, Any] = {"vitft": __version__, "python": platform.python_version(), "platform": platform.platform()}
@@ -47,8 +47,7 @@ def _devices() -> dict[str, Any]:
         import torch
     except ImportError as error:
         return {"devices": f"MISSING: torch does not import ({error})"}
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    devices = [f"cpu ({cores} cores, {torch.get_num_threads()} threads)"]
+    devices = [f"cpu ({machine.cores()} cores, {torch.get_num_threads()} threads)"]
     for i in range(torch.cuda.device_count()):
         p = torch.cuda.get_device_properties(i)
         devices.append(f"cuda:{i} {p.name}, {p.total_memory / 2**30:.0f} GiB")

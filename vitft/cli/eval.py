@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from vitft import machine
 from vitft.cli import console
 from vitft.cli import options as o
 from vitft.errors import UsageError
@@ -56,7 +57,7 @@ def eval_(
     overwrite: o.OverwriteOption = False,
     format: o.FormatOption = "text",
 ) -> None:
-    """Evaluate checkpoints as they are: top-1 with its interval, top-5, ImageNet-ReaL, in one pass.
+    """Evaluate checkpoints as they are. Top-1 with its interval, top-5 and ImageNet-ReaL in one pass.
 
     Images are prepared as the checkpoint (or the fine-tuned run) wants them. Two or more models are also compared on
     the same images. With a single argument the model is --model.
@@ -80,7 +81,7 @@ def eval_(
             network = open_network(name, fixed, crop_pct=crop_pct, device=device, precision=precision)
             for note in network.info.notes:
                 hooks.note(f"{name}: {note}")
-            found = ev.evaluate(network, what, batch_size=batch_size, workers=workers or cores(), hooks=hooks)
+            found = ev.evaluate(network, what, batch_size=batch_size, workers=workers or machine.cores(), hooks=hooks)
             network.net.to("cpu")  # the next one may need the room
             done.append(found)
             payloads.append(ev.result(found, per_class=per_class_accuracy, with_confusion=confusion))
@@ -89,13 +90,6 @@ def eval_(
     compared = ev.comparisons(done) if len(done) > 1 else []
     payload: Any = payloads[0] if len(payloads) == 1 else {"results": payloads, "paired": compared}
     console.emit(payload, "" if format == "json" else _render(done, payloads, compared), format)
-
-
-def cores() -> int:
-    """Return how many cores this process may use."""
-    import os
-
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _folders(output: Path | None, models: list[str], overwrite: bool) -> list[Path | None]:

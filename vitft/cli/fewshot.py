@@ -5,9 +5,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from vitft import machine
 from vitft.cli import console
 from vitft.cli import options as o
-from vitft.cli.eval import CropOption, EvalBatchOption, ResizeOption, cores, percent, span
+from vitft.cli.eval import CropOption, EvalBatchOption, ResizeOption, percent, span
 from vitft.errors import DataError, UsageError
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ def fewshot(
     overwrite: o.OverwriteOption = False,
     format: o.FormatOption = "text",
 ) -> None:
-    """Classify a test split from k examples of each class, without training the network.
+    """Classify a test split from k examples a class. The network itself is not trained.
 
     Examples are drawn from `train` (from `train800` where a VTAB-1k folder has no more), the test split is used whole.
     Features are computed once and kept in $VITFT_CACHE.
@@ -133,7 +134,7 @@ def _features(
 
     def compute() -> "NDArray[np.float32]":
         size = batch_size or (16 if network.device.type == "cpu" else 256)
-        batches = eval_batches(split, pp, size, network.device, workers or cores(), hooks.phase)
+        batches = eval_batches(split, pp, size, network.device, workers or machine.cores(), hooks.phase)
         return features.extract(network.net, batches, n, network.precision, told)
 
     return features.cached(who, n, compute)

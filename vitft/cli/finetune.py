@@ -48,7 +48,7 @@ def finetune(
     save_weights: o.SaveWeightsOption = True,
     format: o.FormatOption = "text",
 ) -> None:
-    """Fine-tune a pretrained model on a task and evaluate it once on the whole test split.
+    """Fine-tune a pretrained model on a task and test it once. The test split is evaluated whole.
 
     Without a recipe, 'quick' is used: small and honest, made for a laptop. The paper's protocol is --recipe vit-paper.
     """

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from vitft import machine
 from vitft.catalog.models import MODELS, ModelAlias
 from vitft.cli import console
 from vitft.cli.options import FormatOption
@@ -42,7 +43,7 @@ def ls(
 
 @app.command("show")
 def show(model: ModelArgument, format: FormatOption = "text") -> None:
-    """Say what a model is: its architecture and stamp, its licence, and the numbers it can be held to.
+    """Say what a model is. Its architecture and stamp, its licence, and the numbers it can be held to.
 
     A hub model is described without fetching it; a file is read, and what it does not say is marked `assumed`.
     """
@@ -52,13 +53,13 @@ def show(model: ModelArgument, format: FormatOption = "text") -> None:
 
 @app.command("fetch")
 def fetch(model: ModelArgument, format: FormatOption = "text") -> None:
-    """Fetch a model's weights into the local cache, for a machine without a network."""
-    from vitft.models import checkpoints, files
+    """Fetch a model's weights into the local cache. A machine without a network can then be given them."""
+    from vitft.models import checkpoints
 
     path = checkpoints.fetch(model)
     # .../models--ORG--NAME/snapshots/COMMIT/FILE: the first of these folders is what another machine needs
     folder = next((part for part in path.parents if part.name.startswith("models--")), path)
-    payload = {"model": model, "path": str(path), "folder": str(folder), "sha256": files.sha256(path)}
+    payload = {"model": model, "path": str(path), "folder": str(folder), "sha256": machine.sha256(path)}
     told = f"{model}: {path}"
     if folder != path:
         told += f"\nFor a machine without a network copy {folder} into {folder.parent} there."

@@ -36,6 +36,7 @@ def show(
     from rich.table import Table
 
     from vitft import recipes
+    from vitft.settings import Settings
 
     if recipe:
         loaded = recipes.load(recipe)
@@ -43,7 +44,7 @@ def show(
         return
     table = Table("key", "default", "meaning", box=None, pad_edge=False)
     keys: dict[str, Any] = {}
-    for key, field in recipes.Settings.model_fields.items():
+    for key, field in Settings.model_fields.items():
         keys[key] = {"default": field.default, "meaning": field.description}
         table.add_row(key, str(field.default), field.description)
     console.emit({"keys": keys}, table, format)
@@ -54,7 +55,7 @@ def cp(
     recipe: Annotated[str, typer.Argument(help="A shipped recipe.")],
     file: Annotated[Path, typer.Argument(help="Where to write the copy.")],
 ) -> None:
-    """Copy a shipped recipe to a file of your own, to change it and give it to --recipe."""
+    """Copy a shipped recipe to a file of your own. Change it there and give it to --recipe."""
     from vitft import recipes
 
     text = recipes.load(recipe).text

@@ -60,7 +60,7 @@ def clean(
     weights: Annotated[bool, typer.Option("--weights", help="Delete fine-tuned networks too.")] = False,
     format: FormatOption = "text",
 ) -> None:
-    """Delete what results do not need: saved states of unfinished units, logs, and, on request, weights.
+    """Delete what results do not need. Saved states of unfinished units, logs, and, on request, weights.
 
     Results, metrics and predictions stay. A unit whose state is deleted starts from its beginning.
     """

@@ -64,7 +64,7 @@ def vtab(
     ] = False,
     format: o.FormatOption = "text",
 ) -> None:
-    """Run VTAB: tune on train800/val200, retrain on the 1,000, test once on everything, and print the table.
+    """Run the VTAB suite and print its table. Tunes on train800/val200, retrains on the 1,000, tests once on all.
 
     The same command goes on where it stopped. 'vitft vtab --suite mini' needs no download.
     """

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 
+from vitft import machine
 from vitft.data.decode import decode
 from vitft.data.preprocess import Preprocess, deterministic
 from vitft.data.split import Split
@@ -22,11 +23,6 @@ _LARGEST = 64 << 30  # bytes; a larger split is decoded anew each time
 
 Progress = Callable[[str, int, int], None]
 """Called with (what, done, total)."""
-
-
-def folder() -> Path:
-    """Return $VITFT_CACHE, or ~/.cache/vitft."""
-    return Path(os.environ.get("VITFT_CACHE") or Path.home() / ".cache" / "vitft")
 
 
 def pixels(
@@ -47,7 +43,7 @@ def pixels(
     size = int(np.prod(shape, dtype=np.int64))
     if size > _LARGEST:
         return None
-    path = folder() / "pixels" / f"{_digest(split, pp)}.npy"
+    path = machine.cache() / "pixels" / f"{_digest(split, pp)}.npy"
     found = _existing(path, shape)
     if found is not None:
         return found

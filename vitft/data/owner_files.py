@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import platform
 from fnmatch import fnmatch
 from importlib import metadata
@@ -10,6 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from vitft import machine
 from vitft.catalog import tasks
 from vitft.catalog.tasks import Task
 from vitft.data import archives, collections, download, splits
@@ -23,12 +23,7 @@ _LAYOUT = 1  # raise it when what is made of the files changes: nothing gathered
 
 def downloads(collection: Collection) -> Path:
     """Return where the owner's files of a collection are kept and looked for."""
-    return cache_root() / "downloads" / collection.name
-
-
-def cache_root() -> Path:
-    """Return $VITFT_CACHE, or ~/.cache/vitft."""
-    return Path(os.environ.get("VITFT_CACHE") or Path.home() / ".cache" / "vitft").expanduser()
+    return machine.cache() / "downloads" / collection.name
 
 
 def located(collection: Collection, task: Task, source: Path) -> Path:

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from vitft import results
+from vitft import machine, results
 from vitft.catalog import tasks
 from vitft.catalog.tasks import Task
 from vitft.data import collections, download, splits
@@ -22,7 +22,6 @@ from vitft.data.collections.raw import Collection, Raw
 from vitft.data.decode import decode
 from vitft.data.download import Progress, silent
 from vitft.data.owner_files import (
-    cache_root,
     downloads,
     fingerprint,
     located,
@@ -58,7 +57,7 @@ class Selected:
 def root() -> Path:
     """Return $VITFT_DATA, or data/ in the cache folder."""
     value = os.environ.get("VITFT_DATA")
-    return Path(value).expanduser() if value else cache_root() / "data"
+    return Path(value).expanduser() if value else machine.cache() / "data"
 
 
 def prepare(

@@ -18,7 +18,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import IO, Any, Protocol
 
-from vitft import errors
+from vitft import errors, machine
 from vitft.engines.plan import Plan
 from vitft.errors import CheckpointError, DiskFull, UsageError, VitftError
 from vitft.progress import Hooks, StepReport
@@ -177,7 +177,7 @@ class _Supervisor:
 
     def _threads(self, worker: _Worker) -> int:
         """Share the cores where several workers compute on them; 0 = as torch has it."""
-        cores = len(os.sched_getaffinity(0))
+        cores = machine.cores()
         return 0 if len(self.workers) == 1 or worker.device.startswith("cuda") else max(1, cores // len(self.workers))
 
     def _send(self, worker: _Worker, command: dict[str, Any]) -> None:

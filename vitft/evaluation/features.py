@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from vitft import results
+from vitft import machine, results
 from vitft.data import cache
 from vitft.data.preprocess import Preprocess
 from vitft.data.split import Split
@@ -80,7 +80,7 @@ def extract(
 
 def path(who: Identity) -> Path:
     """Return where the features of that identity lie: `$VITFT_CACHE/features/<digest>.safetensors`."""
-    return cache.folder() / "features" / f"{who.digest}.safetensors"
+    return machine.cache() / "features" / f"{who.digest}.safetensors"
 
 
 def cached(who: Identity | None, n: int, compute: Callable[[], NDArray[np.float32]]) -> NDArray[np.float32]:

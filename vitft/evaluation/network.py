@@ -14,7 +14,7 @@ from vitft.errors import CheckpointError, UsageError
 from vitft.models import build as models
 from vitft.models import checkpoints
 from vitft.models.info import CheckpointInfo
-from vitft.recipes import Settings
+from vitft.settings import Settings
 
 SETTABLE = ("resolution", "resize", "interpolation", "antialias", "normalise", "posembed_resize", "gelu")
 """The recipe keys that mean something without training."""

@@ -15,7 +15,7 @@ from vitft.models.architecture import geometry, outline
 from vitft.models.checkpoints import save_weights as save_weights
 from vitft.models.info import Architecture, CheckpointInfo, side
 from vitft.models.methods import head_names
-from vitft.recipes import Settings
+from vitft.settings import Settings
 
 # Parts of pre-training that a classifier has no place for.
 _LEFT_OUT = ("mask_token", "decoder", "head", "pre_logits", "rope.", "dino_head", "projector", "prototypes")

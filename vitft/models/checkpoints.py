@@ -18,6 +18,7 @@ import timm
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from vitft import machine
 from vitft.catalog.models import MODELS
 from vitft.errors import CheckpointError, DiskFull, UnknownName
 from vitft.models import files, hub, methods, npz
@@ -210,7 +211,7 @@ def _stamped(path: Path, kind: str, state: Mapping[str, Tensor], inferred: Infer
         name=str(path),
         kind=kind,
         path=str(path),
-        sha256=files.sha256(path),
+        sha256=machine.sha256(path),
         timm_name=inferred.tag,
         mean=_triple(mean),
         std=_triple(std),
@@ -250,7 +251,7 @@ def _recorded(path: Path, state: Mapping[str, Tensor], record: Mapping[str, Any]
             name.replace("head.0.", "pre_logits.").replace("head.2.", "head."): tensor for name, tensor in state.items()
         }
     kind = "run" if (path.parent / RESULT).is_file() else "safetensors"
-    info = replace(info, kind=kind, path=str(path), sha256=files.sha256(path), native=info.resolution, notes=())
+    info = replace(info, kind=kind, path=str(path), sha256=machine.sha256(path), native=info.resolution, notes=())
     return Checkpoint(info, {name: tensor.float() for name, tensor in state.items()}, names)
 
 

@@ -1,7 +1,6 @@
 """Read weight files without running anything in them."""
 
 import argparse
-import hashlib
 import json
 import pickle
 import re
@@ -113,12 +112,6 @@ def damaged(path: Path, error: BaseException) -> CheckpointError:
         "Legal: a whole .npz, .safetensors or .pth file.",
         "It may be truncated: compare its size with the source and copy or download it again.",
     )
-
-
-def sha256(path: Path) -> str:
-    """Return the hexadecimal SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _starts(path: Path, *magic: bytes) -> bool:

@@ -13,6 +13,7 @@ import timm
 import torch
 from torch import Tensor
 
+from vitft import machine
 from vitft.errors import CheckpointError, CheckpointUnsafe, UnknownName
 from vitft.models import files, npz, pages
 from vitft.models.architecture import geometry, infer, outline
@@ -195,7 +196,7 @@ def _library(config: Mapping[str, Any], file: Path, asked: str) -> Checkpoint:
         name=asked,
         kind="hub",
         path=str(file),
-        sha256=files.sha256(file),
+        sha256=machine.sha256(file),
         timm_name=inferred.tag,
         mean=tuple(stamp.get("image_mean", (0.5, 0.5, 0.5))),
         std=tuple(stamp.get("image_std", (0.5, 0.5, 0.5))),
@@ -245,7 +246,7 @@ def _open(
         name=asked,
         kind="hub" if file is not None else "random",
         path=str(file or ""),
-        sha256=files.sha256(file) if file is not None else "",
+        sha256=machine.sha256(file) if file is not None else "",
         timm_name=tag,
         mean=tuple(cfg.get("mean", (0.5, 0.5, 0.5))),
         std=tuple(cfg.get("std", (0.5, 0.5, 0.5))),

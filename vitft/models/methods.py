@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vitft.errors import UsageError
-from vitft.recipes import Settings
+from vitft.settings import Settings
 
 # Position and token embeddings have two or three dimensions but are no matrices: they do not decay.
 _TOKENS = ("pos_embed", "cls_token", "reg_token", "dist_token", "latent")

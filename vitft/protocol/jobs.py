@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from vitft import results
+from vitft import machine, results
 from vitft.catalog.models import MODELS
 from vitft.data.find import Shots, find
 from vitft.data.split import Source
@@ -100,8 +100,7 @@ def model_sha256(model: str) -> str:
 def _sha256(path: Path, size: int, mtime_ns: int) -> str:
     """Digest a file once a process, however many jobs share it; another size or time is another file."""
     del size, mtime_ns
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return machine.sha256(path)
 
 
 def run_folder(job: Job) -> Path:

@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import torch
 
-from vitft import __version__, results
+from vitft import __version__, machine, results
 from vitft.data import subsets
 from vitft.data.find import Shots, find
 from vitft.data.loader import Images, eval_batches
@@ -31,7 +31,8 @@ from vitft.progress import Hooks
 from vitft.protocol.guard import Guard
 from vitft.protocol.jobs import Runtime
 from vitft.protocol.units import DEV, Unit
-from vitft.recipes import Settings, digest
+from vitft.recipes import digest
+from vitft.settings import Settings
 from vitft.training.loop import Fitted, fit
 
 
@@ -78,7 +79,7 @@ def run_unit(
     for note in built.info.notes:
         hooks.note(note)
     pp = preprocess(settings, built.info, {})
-    workers = runtime.workers or len(os.sched_getaffinity(0))
+    workers = runtime.workers or machine.cores()
     fitted = fit(
         built.net,
         Images(train, _augmented(pp, settings), device, workers, hooks.phase),

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from vitft.data.loader import Images
 from vitft.data.preprocess import UNIFORMS
 from vitft.progress import Hooks
-from vitft.recipes import Settings
+from vitft.settings import Settings
 
 
 class Source(Protocol):

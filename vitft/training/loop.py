@@ -20,8 +20,8 @@ from vitft.data.loader import Images
 from vitft.data.preprocess import UNIFORMS
 from vitft.errors import NonFiniteLoss, OutOfMemory
 from vitft.progress import Hooks, StepReport
-from vitft.recipes import Settings
 from vitft.results import cannot_write
+from vitft.settings import Settings
 from vitft.training import frozen, randomness, state
 from vitft.training.schedule import learning_rate
 
@@ -155,7 +155,8 @@ def fit(
                 save_cost = time.monotonic() - last_save
             if hooks.signal():
                 break
-        save(step) if step > start or start == 0 else None
+        if step > start or start == 0:
+            save(step)
     except _Stopped:
         optimizer.zero_grad(set_to_none=True)
         save(step)

@@ -2,7 +2,7 @@
 
 import math
 
-from vitft.recipes import Settings
+from vitft.settings import Settings
 
 
 def learning_rate(settings: Settings, step: int) -> float:

@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from vitft import machine
 from vitft.data.sources import parquet
 from vitft.errors import UsageError
 
@@ -89,8 +90,8 @@ def snapshots(repo: Repo) -> Path:
 
 
 def listing(repo: Repo, commit: str) -> Path:
-    root = Path(os.environ.get("VITFT_CACHE") or Path.home() / ".cache" / "vitft")
-    return root / "hub" / f"{repo.name.replace('/', '--')}@{commit}{'.' if repo.config else ''}{repo.config}.json"
+    config = f".{repo.config}" if repo.config else ""
+    return machine.cache() / "hub" / f"{repo.name.replace('/', '--')}@{commit}{config}.json"
 
 
 def remember(repo: Repo, commit: str, files: dict[str, list[str]]) -> None:

@@ -1,0 +1,21 @@
+"""What this machine gives: its cores, its cache folder, the digest of a file. No torch."""
+
+import hashlib
+import os
+from pathlib import Path
+
+
+def cores() -> int:
+    """Return how many cores this process may use; a container or `taskset` may give fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def cache() -> Path:
+    """Return $VITFT_CACHE, or ~/.cache/vitft."""
+    return Path(os.environ.get("VITFT_CACHE") or "~/.cache/vitft").expanduser()
+
+
+def sha256(path: Path) -> str:
+    """Return the hexadecimal SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
