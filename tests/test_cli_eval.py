@@ -15,6 +15,7 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from vitft.cli.app import app
+from vitft.cli.eval import footnotes
 from vitft.evaluation import predictions, real
 from vitft.models import checkpoints
 from vitft.models.build import build
@@ -219,6 +220,22 @@ def test_real_is_counted_in_the_same_pass(
     assert "subset 14: not ImageNet accuracy" in text
     assert f"{expected}/12" in text
     assert "49,986 images" in run("eval", checkpoint, root, "--complete", code=3).stderr
+
+
+def test_published_numbers_stand_beside_the_whole_of_imagenet_only(run: Run, net: Path, folder: Path) -> None:
+    found = json.loads(run("eval", net, folder, "--format", "json").stdout)
+    checkpoint = {**found["checkpoint"], "timm_name": "vit_large_patch16_224.augreg_in21k_ft_in1k"}
+    protocol = {**found["protocol"], "resolution": [224, 224], "resize": "checkpoint"}
+    whole = {**found, "task": "imagenet", "stamp": "", "checkpoint": checkpoint, "protocol": protocol}
+
+    def said(payload: dict[str, Any]) -> list[str]:
+        return [line for line in footnotes([payload]) if line.startswith("published")]
+
+    assert said(found) == said({**whole, "stamp": "subset 49,999"}) == []
+    [same] = said(whole)
+    assert ": 85.9, ReaL 89.3 (" in same and same.endswith("differs: nothing known")
+    [higher] = said({**whole, "protocol": {**protocol, "resolution": [384, 384], "resize": "squash"}})
+    assert higher.endswith("differs: another crop; 224 px")
 
 
 def test_labels_of_other_images_stop_the_evaluation(

@@ -15,6 +15,7 @@ from pathlib import Path
 import pyarrow.parquet as parquet
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from tests import archive
 from tests.forked import forking
@@ -100,6 +101,9 @@ def test_all_19_tasks_come_to_a_table(place, whole):
     assert "images re-encoded as JPEG" in notes
     assert "counts are those its manifest declares" in notes
     assert {len(outcome.tuned[task.name]) for task in VTAB if task.name in archive.SWEPT} == {2}
+    heads = list((place / "whole" / "units").rglob("head.safetensors"))
+    assert len(heads) == 19 and not list((place / "whole").rglob("weights.safetensors"))
+    assert {name for head in heads for name in load_file(head)} == {"head.weight", "head.bias"}
     # One worker did it all, and kept its network: its log has a single start.
     assert len((place / "whole" / "logs" / "pids").read_text().split()) == 1
 

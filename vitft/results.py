@@ -7,6 +7,7 @@
         metrics.jsonl               one line an update: step, loss, lr, grad_norm
         state.pt                    to go on after a kill; removed when the unit is finished
         weights.safetensors         network and head (`--save-weights`, and every single fine-tune)
+        head.safetensors            the head alone, where the network is not kept
         predictions.parquet         key, label, prediction and its probability, of the final evaluation
         result.json                 the unit's answer; its presence is the truth
 

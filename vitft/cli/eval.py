@@ -199,7 +199,25 @@ def footnotes(payloads: list[dict[str, Any]]) -> list[str]:
             lines.append(f"assumed from {p['checkpoint']['timm_name']}: {', '.join(p['checkpoint']['assumed'])}")
     stamp = payloads[0]["provenance"]
     where = f"data: {stamp['source']}, {stamp['completeness']}"
-    return [*dict.fromkeys(lines), where + (f" ({stamp['why']})" if stamp["why"] else "")]
+    published = [line for p in payloads for line in _published(p)]
+    return [*dict.fromkeys(lines), where + (f" ({stamp['why']})" if stamp["why"] else ""), *published]
+
+
+def _published(payload: dict[str, Any]) -> list[str]:
+    """Say what was published for the same weights on the whole of ImageNet; a part of it has nothing beside it."""
+    from vitft.catalog import published
+
+    if payload["kind"] != "eval" or payload["stamp"] or payload["task"] != "imagenet":
+        return []
+    protocol, name = payload["protocol"], payload["checkpoint"]["timm_name"]
+    other = () if protocol["resize"] == "checkpoint" else ("another crop",)
+    lines = []
+    for row in published.for_result("imagenet", name, resolution=tuple(protocol["resolution"])):
+        differs = "; ".join((*other, *row.differs)) or "nothing known"
+        top1, judged = row.tasks["imagenet"], row.tasks.get("imagenet_real")
+        numbers = f"{top1:.1f}" + (f", ReaL {judged:.1f}" if judged is not None else "")
+        lines.append(f"published for {name}: {numbers} ({row.source}); differs: {differs}")
+    return lines
 
 
 def percent(share: float | None) -> str:

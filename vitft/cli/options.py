@@ -43,7 +43,7 @@ ResumeOption = Annotated[Literal["auto", "never"], typer.Option("--resume", help
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Start anew in an occupied run folder.")]
 DeterministicOption = Annotated[bool, typer.Option("--deterministic", help="Bit-equal runs on CUDA too, slower.")]
 SaveWeightsOption = Annotated[
-    bool, typer.Option("--save-weights/--no-save-weights", help="Keep the fine-tuned network.")
+    bool, typer.Option("--save-weights/--no-save-weights", help="Keep the fine-tuned network; else its head alone.")
 ]
 FormatOption = Annotated[Format, typer.Option("--format", help="json: stdout is that JSON alone.")]
 

@@ -60,7 +60,8 @@ def vtab(
     overwrite: o.OverwriteOption = False,
     deterministic: o.DeterministicOption = False,
     save_weights: Annotated[
-        bool, typer.Option("--save-weights/--no-save-weights", help="Keep every fine-tuned network.")
+        bool,
+        typer.Option("--save-weights/--no-save-weights", help="Keep the fine-tuned networks; else their heads."),
     ] = False,
     format: o.FormatOption = "text",
 ) -> None:

@@ -110,14 +110,17 @@ def load_path(path: Path) -> Checkpoint:
     )
 
 
-def save_weights(path: Path, net: nn.Module, info: CheckpointInfo, class_names: Sequence[str] = ()) -> None:
+def save_weights(
+    path: Path, net: nn.Module, info: CheckpointInfo, class_names: Sequence[str] = (), *, head_only: bool = False
+) -> None:
     """Write a network and what is needed to build it again, atomically; LoRA is merged in.
 
     Args:
-        path: `<run>/weights.safetensors`.
+        path: `<unit>/weights.safetensors`, or head.safetensors.
         net: as trained, on any device.
         info: of the built network; its mean and std should be those the images were normalised with.
         class_names: of the head's outputs, in order.
+        head_only: leave the backbone out; with a frozen one, head and checkpoint are the whole network.
 
     Raises:
         DiskFull: it could not be written whole; an older file is left as it was.
@@ -129,7 +132,10 @@ def save_weights(path: Path, net: nn.Module, info: CheckpointInfo, class_names: 
         "num_classes": info.num_classes,
         "resolution": list(info.resolution),
     }
-    state = {name: tensor.detach().cpu().contiguous() for name, tensor in methods.merged_state(net).items()}
+    kept = methods.merged_state(net)
+    if head_only:
+        kept = {name: kept[name] for name in sorted(methods.head_names(net))}
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in kept.items()}
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     os.close(handle)

@@ -32,7 +32,7 @@ def run_job(job: Job, scheme: Scheme, folder: Path, runtime: Runtime, hooks: Hoo
     for done, unit in enumerate(final_units(job, scheme, tuned), len(tuning)):
         hooks.unit(unit.title, done, total)
         finals.append(run_unit(unit, folder, runtime, hooks, warm) | {"unit": unit.id})
-    for name in ("weights.safetensors", "predictions.parquet"):
+    for name in ("weights.safetensors", "head.safetensors", "predictions.parquet"):
         _share(results.unit_folder(folder, finals[0]["unit"]) / name, folder / name)
     result = summary(finals, tuned)
     results.write_json(folder / "result.json", result)

@@ -26,7 +26,7 @@ class Runtime:
         micro_batch: images a forward pass; 0 = by device.
         workers: threads that decode; 0 = one a core.
         deterministic: torch's deterministic algorithms.
-        save_weights: keep the fine-tuned network.
+        save_weights: keep the fine-tuned network; without it the head alone is kept.
         state_seconds: least time between two saved states.
     """
 

@@ -108,9 +108,10 @@ def run_unit(
     }
     if unit.phase == "final":
         predictions.save(own / "predictions.parquet", held_out.keys, held_out.labels, answers.logits)
-        if runtime.save_weights:
-            seen = replace(built.info, mean=pp.mean, std=pp.std, interpolation=pp.interpolation)
-            save_weights(own / "weights.safetensors", built.net, seen, train.class_names)
+        seen = replace(built.info, mean=pp.mean, std=pp.std, interpolation=pp.interpolation)
+        whole = runtime.save_weights
+        file = own / ("weights.safetensors" if whole else "head.safetensors")
+        save_weights(file, built.net, seen, train.class_names, head_only=not whole)
     results.write_json(own / "result.json", result)
     (own / "state.pt").unlink(missing_ok=True)
     return result
