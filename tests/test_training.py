@@ -18,9 +18,11 @@ from vitft.data.loader import Images, eval_batches
 from vitft.data.preprocess import UNIFORMS, Preprocess, deterministic, inception_box, random_one, random_part
 from vitft.data.split import Provenance, Split
 from vitft.errors import DataDamaged, DiskFull, Interrupted, NonFiniteLoss, OutOfMemory
+from vitft.models.build import build
+from vitft.models.methods import apply, parameter_groups
 from vitft.progress import Hooks
 from vitft.settings import Settings
-from vitft.training import loop, randomness, state
+from vitft.training import frozen, loop, randomness, state
 from vitft.training.schedule import learning_rate
 
 
@@ -58,10 +60,10 @@ def drawn(n: int = 24, classes: int = 3, side: int = 16, broken: int = -1) -> Sp
 class Net(nn.Module):
     """The smallest thing with timm's three methods."""
 
-    def __init__(self, classes: int = 3) -> None:
+    def __init__(self, classes: int = 3, normed: bool = False) -> None:
         super().__init__()
         torch.manual_seed(0)
-        self.body = nn.Linear(3 * 16, 8)
+        self.body = nn.Sequential(nn.Linear(3 * 16, 8), nn.BatchNorm1d(8)) if normed else nn.Linear(3 * 16, 8)
         self.head = nn.Linear(8, classes)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
@@ -91,8 +93,8 @@ def images(split: Split, s: Settings) -> Images:
     return Images(split, Preprocess(s.size, crop=s.crop, crop_from=s.crop_from, flip=s.flip), torch.device("cpu"))
 
 
-def run(folder: Path, s: Settings, **kwargs):
-    net = Net()
+def run(folder: Path, s: Settings, normed: bool = False, **kwargs):
+    net = Net(normed=normed)
     if s.method == "linear":
         net.body.requires_grad_(False)
     kwargs = {"seed": 1, "state_seconds": 0.0, **kwargs}
@@ -118,7 +120,7 @@ def test_schedules_at_their_corners():
     linear = settings(schedule="linear", steps=100, lr=1.0)
     assert [learning_rate(linear, s) for s in (0, 25, 50)] == pytest.approx([1.0, 0.75, 0.5])
     stairs = settings(schedule="staircase", steps=500, warmup_steps=100, decay_steps=(200, 300, 400), lr=0.003)
-    expected = {0: 3e-5, 99: 3e-3, 199: 3e-3, 200: 3e-4, 299: 3e-4, 300: 3e-5, 400: 3e-6, 499: 3e-6}
+    expected = {0: 3e-5, 99: 3e-3, 200: 3e-3, 201: 3e-4, 300: 3e-4, 301: 3e-5, 401: 3e-6, 499: 3e-6}
     assert {s: learning_rate(stairs, s) for s in expected} == pytest.approx(expected)
     assert learning_rate(settings(schedule="constant", lr=0.7, steps=9), 8) == 0.7
 
@@ -251,6 +253,31 @@ def test_features_computed_once_equal_the_whole_way(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("model", "once"),
+    [
+        ("test_vit", True),
+        ("test_efficientnet", True),
+        ("resnetv2_50x1_bit", True),  # its head is a convolution
+        ("deit_tiny_distilled_patch16_224", False),  # two heads
+    ],
+)
+def test_a_linear_probe_answers_as_the_whole_network_whatever_its_head(tmp_path, model, once):
+    s = settings(method="linear", crop="none", flip=False, resolution=32, steps=2)
+    net = build(f"timm:{model}", 3, s, from_scratch=True).net
+    apply(net, s, seed=0)
+    data = images(drawn(n=6), s)
+    fitted = loop.fit(net, data, parameter_groups(net, s), s, seed=0, folder=tmp_path)
+    assert fitted.computed == (6 if once else 0)
+    source = frozen.source(net, data, s, "float32", 4, Hooks())
+    rows = [np.arange(6)]
+    with torch.no_grad():
+        whole = net(next(iter(data.batches(rows))))
+        assert whole.abs().max() > 0
+        part = source.network(next(source.batches(rows, [np.full((6, UNIFORMS), 0.9)])))
+    assert torch.allclose(part, whole, atol=1e-5)
+
+
+@pytest.mark.parametrize(
     "keys", [{}, {"optimizer": "adamw", "ema": 0.9, "drop_path": 0.1}, {"method": "linear", "crop": "none"}]
 )
 def test_an_interrupted_run_goes_on_bit_equal(tmp_path, keys):
@@ -269,6 +296,32 @@ def test_an_interrupted_run_goes_on_bit_equal(tmp_path, keys):
         assert caught.value.exit_code == 143
         _, cut, weights_cut = run(folder, s)
         assert cut == metrics and same(weights, weights_cut)
+
+
+def test_statistics_of_batch_normalisation_survive_a_stop_amid_an_update_and_short_memory(tmp_path, monkeypatch):
+    how = {"normed": True, "micro_batch": 3}
+    _, metrics, weights = run(tmp_path / "whole", settings(), **how)
+    assert weights["body.1.num_batches_tracked"] == 6 * 3  # 8 images are three micro-batches
+    for stop in range(1, 24, 4):
+        asked = iter(range(10**6))
+        with pytest.raises(Interrupted):
+            run(
+                tmp_path / str(stop), settings(), hooks=Hooks(signal=lambda n=asked, s=stop: 15 * (next(n) >= s)), **how
+            )
+        _, cut, weights_cut = run(tmp_path / str(stop), settings(), **how)
+        assert cut == metrics and same(weights, weights_cut)
+    forward, failed = Net.forward, []
+
+    def scarce(self, x):
+        answer = forward(self, x)
+        if len(x) > 3 and not failed:
+            failed.append(True)
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return answer
+
+    monkeypatch.setattr(Net, "forward", scarce)
+    _, cut, weights_cut = run(tmp_path / "scarce", settings(), normed=True, micro_batch=6)
+    assert failed and cut == metrics and same(weights, weights_cut)
 
 
 def test_a_damaged_state_is_not_gone_on_from(tmp_path):

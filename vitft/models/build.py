@@ -57,7 +57,6 @@ def build(
     opened = checkpoints.load(model, weights=not from_scratch)
     info = opened.info
     settings = settings.at(info.native, info.patch)
-    settings = settings.at(info.native, info.patch)
     if from_scratch and num_classes is None:
         raise UsageError("Random weights have no head to keep.", "Legal: a number of classes with --from-scratch.")
     if info.grid and min(settings.size) < max(info.patch):

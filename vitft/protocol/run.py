@@ -286,8 +286,7 @@ def _result(
         "cost": {
             "macs_per_image": per_image,
             "train_images": settings.steps * settings.batch_size,
-            # a training step is about three forward passes; a MAC is two operations
-            "train_flops": 6 * per_image * settings.steps * settings.batch_size,
+            "train_flops": _train_flops(settings, fitted, per_image),
         },
         "env": {
             "vitft": __version__,
@@ -297,6 +296,13 @@ def _result(
             "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         },
     }
+
+
+def _train_flops(settings: Settings, fitted: Fitted, per_image: float) -> float:
+    """Return about how many operations the fit took: a MAC is two, a backward pass is two forward passes."""
+    if settings.method == "linear":  # nothing goes backwards through the network
+        return 2 * per_image * (fitted.computed or settings.steps * settings.batch_size)
+    return 6 * per_image * settings.steps * settings.batch_size
 
 
 def _device_name(kind: str) -> str:

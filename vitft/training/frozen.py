@@ -21,6 +21,9 @@ class Source(Protocol):
     network: nn.Module
     num_classes: int
 
+    @property
+    def computed(self) -> int: ...
+
     def batches(
         self, index_batches: list[NDArray[np.int64]], uniforms: list[NDArray[np.float64]]
     ) -> Iterator[Tensor]: ...
@@ -33,6 +36,7 @@ class ImageSource:
     network: nn.Module
     num_classes: int
     images: Images
+    computed = 0
 
     def batches(self, index_batches: list[NDArray[np.int64]], uniforms: list[NDArray[np.float64]]) -> Iterator[Tensor]:
         return self.images.batches(index_batches, uniforms)
@@ -46,6 +50,10 @@ class FeatureSource:
     num_classes: int
     features: Tensor  # (views, N, D): as it is, mirrored
 
+    @property
+    def computed(self) -> int:
+        return self.features.shape[0] * self.features.shape[1]
+
     def batches(self, index_batches: list[NDArray[np.int64]], uniforms: list[NDArray[np.float64]]) -> Iterator[Tensor]:
         for indices, rows in zip(index_batches, uniforms, strict=True):
             view = (rows[:, 0] < 0.5).astype(np.int64) if len(self.features) == 2 else np.zeros(len(rows), np.int64)
@@ -54,12 +62,15 @@ class FeatureSource:
 
 
 class _Head(nn.Module):
+    """A classifier of features: a linear layer, or BiT's convolution of one pixel, which wants them as an image."""
+
     def __init__(self, head: nn.Module) -> None:
         super().__init__()
         self.head = head
+        self.pixel = isinstance(head, nn.Conv2d)
 
     def forward(self, features: Tensor) -> Tensor:
-        logits: Tensor = self.head(features)
+        logits: Tensor = self.head(features[:, :, None, None] if self.pixel else features)
         return logits.flatten(1)
 
 
@@ -73,7 +84,9 @@ def source(
     num_classes = images.split.num_classes
     linear = settings.method == "linear"
     net.train(not linear)
-    if not linear or images.pp.crop != "none" or settings.mixup:
+    head = net.get_classifier()  # type: ignore[operator]
+    # Two heads (distilled DeiT) read two features; they see the images themselves.
+    if not linear or images.pp.crop != "none" or settings.mixup or not isinstance(head, nn.Linear | nn.Conv2d):
         return ImageSource(net, num_classes, images)
     n = len(images)
     views = []
@@ -85,8 +98,8 @@ def source(
             hooks.stop_if_asked()
             with torch.no_grad(), torch.autocast(batch.device.type, torch.bfloat16, enabled=precision == "bf16"):
                 features = net.forward_head(net.forward_features(batch), pre_logits=True)  # type: ignore[operator]
-            collected.append(features.float())
+            collected.append(features.flatten(1).float())
             done += len(batch)
             hooks.phase("features" + " (mirrored)" * mirrored, done, n)
         views.append(torch.cat(collected))
-    return FeatureSource(_Head(net.get_classifier()), num_classes, torch.stack(views))  # type: ignore[operator]
+    return FeatureSource(_Head(head), num_classes, torch.stack(views))

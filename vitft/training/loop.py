@@ -4,7 +4,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +36,7 @@ class Fitted:
         first_loss, last_loss: mean loss over the effective batch; ln K first, as the head is zero.
         micro_batch: images a forward pass, after any halving.
         seconds, images: of this process only.
+        computed: images of which the features were computed once; 0 where each update sends images through.
     """
 
     steps: int
@@ -45,6 +46,7 @@ class Fitted:
     micro_batch: int
     seconds: float
     images: int
+    computed: int
 
 
 def fit(
@@ -83,6 +85,7 @@ def fit(
     parameters = [p for g in groups for p in g["params"]]
     optimizer = _optimizer(groups, settings)
     average = [p.detach().clone() for p in parameters] if settings.ema else []
+    buffers = _buffers(net)
     folder.mkdir(parents=True, exist_ok=True)
 
     start, first_loss, last_loss = 0, math.nan, math.nan
@@ -92,7 +95,7 @@ def fit(
     if saved is not None:
         start, first_loss, last_loss = saved["step"], saved["first_loss"], saved["last_loss"]
         micro_batch = saved["micro_batch"]
-        _restore(saved, parameters, optimizer, average)
+        _restore(saved, parameters, optimizer, average, buffers)
         hooks.note(f"Going on from step {start} of {settings.steps}.")
     metrics = _Metrics(folder / "metrics.jsonl", keep=start)
 
@@ -114,6 +117,7 @@ def fit(
                 "parameters": [p.detach().cpu() for p in parameters],
                 "optimizer": optimizer.state_dict(),
                 "average": [a.cpu() for a in average],
+                "buffers": [b.cpu() for b in buffers],
             },
         )
 
@@ -122,6 +126,7 @@ def fit(
         while step < settings.steps:
             lr = learning_rate(settings, step)
             began_step = time.monotonic()
+            before = [b.clone() for b in buffers]
             try:
                 loss = _gradients(network, source, labels, settings, seed, step, whole or micro_batch, precision, hooks)
             except (torch.OutOfMemoryError, RuntimeError) as error:
@@ -129,6 +134,7 @@ def fit(
                     raise
                 micro_batch = _halved(micro_batch, hooks)
                 optimizer.zero_grad(set_to_none=True)
+                _copy(before, buffers)
                 continue
             norm = float(nn.utils.clip_grad_norm_(parameters, settings.clip_norm or math.inf))
             if not (math.isfinite(loss) and math.isfinite(norm)):
@@ -159,14 +165,14 @@ def fit(
             save(step)
     except _Stopped:
         optimizer.zero_grad(set_to_none=True)
+        _copy(before, buffers)
         save(step)
     finally:
         metrics.close()
     hooks.stop_if_asked()
-    with torch.no_grad():
-        for a, p in zip(average, parameters, strict=bool(average)):
-            p.copy_(a)
-    return Fitted(step, start, first_loss, last_loss, micro_batch, time.monotonic() - began, seen)
+    if average:
+        _copy(average, parameters)
+    return Fitted(step, start, first_loss, last_loss, micro_batch, time.monotonic() - began, seen, source.computed)
 
 
 class _Stopped(Exception):
@@ -263,14 +269,28 @@ def _update(optimizer: torch.optim.Optimizer, settings: Settings, lr: float) -> 
 
 
 def _restore(
-    saved: dict[str, Any], parameters: list[nn.Parameter], optimizer: torch.optim.Optimizer, average: list[Tensor]
+    saved: dict[str, Any],
+    parameters: list[nn.Parameter],
+    optimizer: torch.optim.Optimizer,
+    average: list[Tensor],
+    buffers: list[Tensor],
 ) -> None:
-    with torch.no_grad():
-        for p, value in zip(parameters, saved["parameters"], strict=True):
-            p.copy_(value)
-        for a, value in zip(average, saved["average"], strict=True):
-            a.copy_(value)
+    _copy(saved["parameters"], parameters)
+    _copy(saved["average"], average)
+    _copy(saved["buffers"], buffers)
     optimizer.load_state_dict(saved["optimizer"])
+
+
+def _buffers(net: nn.Module) -> list[Tensor]:
+    """Return what a forward pass in training changes: the running statistics of batch normalisation."""
+    norms = [m for m in net.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    return [buffer for norm in norms for buffer in norm.buffers()]
+
+
+def _copy(values: Sequence[Tensor], into: Sequence[Tensor]) -> None:
+    with torch.no_grad():
+        for target, value in zip(into, values, strict=True):
+            target.copy_(value)
 
 
 def _out_of_memory(error: BaseException) -> bool:

@@ -14,7 +14,8 @@ def learning_rate(settings: Settings, step: int) -> float:
 
     - cosine: half a cosine from 1 to 0 (vision_transformer, utils.create_learning_rate_schedule).
     - linear: a straight line from 1 to 0.
-    - staircase: divided by 10 at each of `decay_steps` (BiT, bit_hyperrule.py).
+    - staircase: divided by 10 after each of `decay_steps`, so that update `boundary` is the last at the higher rate
+      (`s < step` in BiT's bit_hyperrule.py and in the piecewise constant of the VTAB code).
     - constant: 1.
     """
     warmup = min(1.0, (step + 1) / settings.warmup_steps) if settings.warmup_steps else 1.0
@@ -26,7 +27,7 @@ def learning_rate(settings: Settings, step: int) -> float:
         case "linear":
             factor = 1.0 - progress
         case "staircase":
-            factor = 10.0 ** -sum(step >= boundary for boundary in settings.decay_steps)
+            factor = 10.0 ** -sum(step > boundary for boundary in settings.decay_steps)
         case "constant":
             factor = 1.0
     return settings.lr * warmup * factor
