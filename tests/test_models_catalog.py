@@ -12,6 +12,7 @@ from vitft.catalog.models import DEFAULT, MODELS
 from vitft.cli import models as cli
 from vitft.models.architecture import outline
 from vitft.models.build import build
+from vitft.models.checkpoints import load
 from vitft.settings import Settings
 
 MEANS = {
@@ -121,3 +122,11 @@ def test_show_describes_a_local_file(shared):
     text = run("show", path)
     assert "mean          0.5, 0.5, 0.5 (assumed)" in text
     assert "positions     14x14" in text
+
+
+def test_the_resize_of_a_tag_is_timms():
+    for name, mode in (("clip-h14-in1k-336", "squash"), ("vit-b16", "center")):
+        info = load(name, weights=False).info
+        cfg = timm.get_pretrained_cfg(MODELS[name].timm)
+        assert (info.crop_mode, info.crop_pct) == (cfg.crop_mode, cfg.crop_pct) and info.crop_mode == mode
+        assert type(info).from_dict(info.to_dict()) == info

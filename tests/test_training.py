@@ -166,6 +166,48 @@ def test_inception_box_lies_inside_and_keeps_its_ranges(h, w, seed):
         assert 0.04 < height * width / (h * w) <= 1.03 and 0.7 < width / height < 1.42
 
 
+def test_the_inception_box_is_drawn_as_its_source_draws_it():
+    """tf.image.sample_distorted_bounding_box draws the height uniformly at a given aspect ratio, not the area."""
+    heights = []
+    for u in (np.arange(1670) + 0.5) / 1670:
+        row = np.full(UNIFORMS, 0.999)
+        row[4:6] = u, 0.0  # aspect ratio 3/4
+        top, left, height, width = inception_box(224, 224, row)
+        assert width == round(0.75 * height) and (top, left) == (max(0, 223 - height), max(0, 223 - width))
+        heights.append(height)
+    lowest = round(math.sqrt(0.05 * 224 * 224 / 0.75))
+    assert sorted(set(heights)) == list(range(lowest, 225))
+    counts = np.bincount(heights)[lowest:]
+    assert counts.min() >= 8 and counts.max() <= 12  # uniform: 1,670 draws over 167 heights
+
+
+@pytest.mark.parametrize("mode", ["center", "squash"])
+@pytest.mark.parametrize("shape", [(75, 120), (120, 75), (64, 64), (40, 33)])
+@pytest.mark.parametrize("size", [(48, 48), (32, 56)])
+def test_the_checkpoints_own_way_is_timms(mode, shape, size):
+    from timm.data import create_transform
+
+    image = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
+    pp = Preprocess(size, "checkpoint", interpolation="bicubic", crop_pct=0.875, crop_mode=mode)
+    transform = create_transform(
+        (3, *size), interpolation="bicubic", crop_pct=0.875, crop_mode=mode, normalize=False, use_prefetcher=False
+    )
+    theirs = transform(Image.fromarray(image)).permute(1, 2, 0).numpy()
+    assert np.array_equal(deterministic(image, pp), theirs)
+
+
+def test_resize_small_is_that_of_big_vision_and_a_random_crop_keeps_each_sides_share():
+    ramp = np.repeat(np.arange(200, dtype=np.uint8)[None, :, None], 101, 0).repeat(3, 2)
+    # 101 x 200 -> 160 x round(316.8) = 317; (317 - 128) // 2 = 94 columns are left out on the left.
+    cut = deterministic(ramp, Preprocess((128, 128), "resize-small", antialias=False))
+    x = torch.from_numpy(ramp[:1, :, :1]).permute(2, 0, 1)[None].float()
+    wide = nn.functional.interpolate(x, (1, 317), mode="bilinear")[0, 0, 0]
+    assert np.array_equal(cut[0, :, 0], wide[94 : 94 + 128].round().numpy())
+    assert Preprocess((128, 256), crop="random").stored_size == (160, 320)
+    assert Preprocess((96, 192), crop="random", crop_from=240).stored_size == (120, 240)
+    assert Preprocess((64, 64), "checkpoint", crop="random", crop_mode="squash").stored_size == (73, 73)
+
+
 def test_evaluation_geometry():
     image = np.zeros((100, 200, 3), np.uint8)
     image[:, 50:150] = 200

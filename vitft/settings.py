@@ -6,6 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 Method = Literal["full", "linear", "bias", "lora"]
 Normalise = Literal["checkpoint", "imagenet", "half", "none"]
+CropMode = Literal["center", "squash"]
 
 
 class Settings(BaseModel):
@@ -42,7 +43,7 @@ class Settings(BaseModel):
     resize: Literal["squash", "resize-small", "checkpoint"] = Field(
         "squash",
         description="how evaluation makes an image the network's size: aspect ratio lost; shorter side to about 8/7 "
-        "of it and a centre crop (big_vision's 448 -> 384); the checkpoint's own crop fraction",
+        "of it and a centre crop (big_vision's 448 -> 384); the checkpoint's own crop fraction and mode",
     )
     crop: Literal["none", "random", "inception", "pad"] = Field(
         "none",

@@ -190,7 +190,8 @@ def footnotes(payloads: list[dict[str, Any]]) -> list[str]:
     lines = []
     for p in payloads:
         protocol, pre = p["protocol"], p["preprocess"]
-        crop = f" (crop fraction {pre['crop_pct']:g})" if protocol["resize"] == "checkpoint" else ""
+        mode = ", aspect ratio lost" if pre["crop_mode"] == "squash" else ""
+        crop = f" (crop fraction {pre['crop_pct']:g}{mode})" if protocol["resize"] == "checkpoint" else ""
         lines.append(
             f"images: {protocol['resize']}{crop}, {protocol['interpolation']}, "
             f"mean {_short(pre['mean'])}, std {_short(pre['std'])}; {p['settings']['precision']}"

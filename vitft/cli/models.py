@@ -128,7 +128,7 @@ def _lines(payload: dict[str, Any]) -> str:
         ("head", f"{info['num_classes']} classes" if info["num_classes"] else "none in the file"),
         stamp("mean", ", ".join(f"{v:.4g}" for v in info["mean"])),
         stamp("std", ", ".join(f"{v:.4g}" for v in info["std"])),
-        stamp("crop_pct", f"{info['crop_pct']:g}"),
+        stamp("crop_pct", f"{info['crop_pct']:g}" + ", squash" * (info["crop_mode"] == "squash")),
         stamp("interpolation", info["interpolation"]),
         ("also assumed", ", ".join(sorted(assumed - {"mean", "std", "crop_pct", "interpolation"}))),
         ("licence", payload.get("licence", "")),

@@ -18,7 +18,7 @@ from vitft.data.preprocess import Preprocess, deterministic
 from vitft.data.split import Split
 from vitft.errors import VitftError
 
-_VERSION = 3  # raise it when decode or preprocess change their pixels
+_VERSION = 4  # raise it when decode or preprocess change their pixels
 _LARGEST = 64 << 30  # bytes; a larger split is decoded anew each time
 
 Progress = Callable[[str, int, int], None]
@@ -85,7 +85,7 @@ def _digest(split: Split, pp: Preprocess) -> str:
             pp.resize,
             pp.interpolation,
             pp.antialias,
-            pp.crop_pct if pp.resize == "checkpoint" else None,
+            (pp.crop_pct, pp.crop_mode) if pp.resize == "checkpoint" else None,
         ],
     }
     return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:32]

@@ -15,8 +15,10 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from vitft.settings import CropMode
+
 UNIFORMS = 24
-"""Uniform numbers an example may use in a step: flip, top, left, one spare, then ten (area, aspect) attempts."""
+"""Uniform numbers an example may use in a step: flip, top, left, one spare, then ten (height, aspect) attempts."""
 
 _AREA = (0.05, 1.0)  # tf.image.sample_distorted_bounding_box as vision_transformer's input_pipeline calls it
 _ASPECT = (3 / 4, 4 / 3)
@@ -29,10 +31,11 @@ class Preprocess:
     Attributes:
         size: (H, W) of the network, in pixels.
         resize: "squash" ignores the aspect ratio; "resize-small" brings the shorter side to `larger` of the network's
-            (448 for 384, big_vision) and crops the centre; "checkpoint" uses the shorter side / `crop_pct` (timm).
+            (448 for 384, big_vision) and crops the centre; "checkpoint" is timm's evaluation (crop_pct, crop_mode).
         interpolation, antialias: of the resize.
         mean, std: of the normalisation, in [0, 1] units, per channel.
-        crop_pct: of "checkpoint".
+        crop_pct, crop_mode: of "checkpoint". "center" brings the shorter side to the network's / crop_pct, "squash"
+            both sides; the centre is then cropped.
         crop, crop_from, flip: the random part; evaluation has none.
     """
 
@@ -43,21 +46,31 @@ class Preprocess:
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
     std: tuple[float, float, float] = (0.5, 0.5, 0.5)
     crop_pct: float = 1.0
+    crop_mode: CropMode = "center"
     crop: Literal["none", "random", "inception", "pad"] = "none"
     crop_from: int = 0
     flip: bool = False
 
     @property
-    def enlarged(self) -> int:
-        """Side before a random crop, in pixels: 448 for 384."""
-        return self.crop_from or larger(max(self.size))
+    def enlarged(self) -> tuple[int, int]:
+        """(height, width) before a random crop, in pixels: 448 for 384; `crop_from` is the longer of the two."""
+        height, width = self.size
+        if not self.crop_from:
+            return larger(height), larger(width)
+        factor = self.crop_from / max(self.size)
+        return max(height, round(height * factor)), max(width, round(width * factor))
+
+    @property
+    def keeps_shape(self) -> bool:
+        """Whether the resize keeps the aspect ratio."""
+        return self.resize == "resize-small" or (self.resize == "checkpoint" and self.crop_mode == "center")
 
     @property
     def stored_size(self) -> tuple[int, int] | None:
         """(h, w) of what the deterministic part gives, or None where it keeps each image's own shape."""
-        if self.crop == "inception" or (self.crop == "random" and self.resize != "squash"):
+        if self.crop == "inception" or (self.crop == "random" and self.keeps_shape):
             return None
-        return (self.enlarged, self.enlarged) if self.crop == "random" else self.size
+        return self.enlarged if self.crop == "random" else self.size
 
 
 def larger(side: int) -> int:
@@ -79,18 +92,29 @@ def deterministic(image: NDArray[np.uint8], pp: Preprocess) -> NDArray[np.uint8]
     if pp.crop == "inception":
         return image
     if pp.crop == "random":
-        return resized(image, _shorter_side(h, w, pp.enlarged) if pp.resize != "squash" else (pp.enlarged,) * 2, pp)
+        return resized(image, _covering(h, w, pp.enlarged) if pp.keeps_shape else pp.enlarged, pp)
     if pp.resize == "squash":
         return resized(image, pp.size, pp)
     if pp.resize == "resize-small":
-        target = max(larger(pp.size[0]) / h, larger(pp.size[1]) / w)
-    else:
-        target = max(math.floor(pp.size[0] / pp.crop_pct) / h, math.floor(pp.size[1] / pp.crop_pct) / w)
-    # As torchvision's Resize does it: the longer side is truncated, the shorter is exact.
-    new = (max(pp.size[0], int(h * target + 1e-6)), max(pp.size[1], int(w * target + 1e-6)))
-    image = _pillow(image, new, pp) if pp.resize == "checkpoint" and pp.antialias else resized(image, new, pp)
-    top, left = (round((new[0] - pp.size[0]) / 2.0), round((new[1] - pp.size[1]) / 2.0))
-    return image[top : top + pp.size[0], left : left + pp.size[1]]
+        # As big_vision: the longer side is rounded, half a pixel too much is cut off on the right.
+        image = resized(image, _covering(h, w, (larger(pp.size[0]), larger(pp.size[1]))), pp)
+        return _cut(image, (image.shape[0] - pp.size[0]) // 2, (image.shape[1] - pp.size[1]) // 2, pp.size)
+    # As torchvision's Resize (the longer side truncated) and CenterCrop; for oblongs timm's own Resize, which rounds.
+    bound = (math.floor(pp.size[0] / pp.crop_pct), math.floor(pp.size[1] / pp.crop_pct))
+    new = _covering(h, w, bound, truncated=bound[0] == bound[1]) if pp.keeps_shape else bound
+    image = _pillow(image, new, pp) if pp.antialias else resized(image, new, pp)
+    return _cut(image, round((new[0] - pp.size[0]) / 2.0), round((new[1] - pp.size[1]) / 2.0), pp.size)
+
+
+def _covering(h: int, w: int, size: tuple[int, int], truncated: bool = False) -> tuple[int, int]:
+    """Return the smallest (height, width) of the aspect ratio h : w that covers `size`; one of its sides is exact."""
+    factor = max(size[0] / h, size[1] / w)
+    height, width = ((int(s * factor + 1e-6) if truncated else round(s * factor)) for s in (h, w))
+    return max(size[0], height), max(size[1], width)
+
+
+def _cut(image: NDArray[np.uint8], top: int, left: int, size: tuple[int, int]) -> NDArray[np.uint8]:
+    return image[top : top + size[0], left : left + size[1]]
 
 
 def resized(image: NDArray[np.uint8], size: tuple[int, int], pp: Preprocess) -> NDArray[np.uint8]:
@@ -154,16 +178,25 @@ def random_one(image: NDArray[np.uint8], uniforms: NDArray[np.float64], pp: Prep
 
 
 def inception_box(h: int, w: int, uniforms: NDArray[np.float64]) -> tuple[int, int, int, int]:
-    """Return (top, left, height, width) of a random area of 5-100 % with aspect ratio 3/4-4/3.
+    """Return (top, left, height, width) of a random box of 5-100 % of the area with aspect ratio 3/4-4/3.
 
-    Ten attempts at a box that fits; the whole image when none does, as tf.image.sample_distorted_bounding_box.
+    The distribution is that of tf.image.sample_distorted_bounding_box: the aspect ratio is uniform, then the *height*
+    is uniform among those that keep area and image, so small boxes are likelier than with a uniform area. Ten attempts;
+    the whole image when none holds (the operation itself makes a hundred: one attempt fails only on tiny images).
     """
-    for area_u, aspect_u in uniforms[4:UNIFORMS].reshape(-1, 2):
-        area = h * w * (_AREA[0] + (_AREA[1] - _AREA[0]) * area_u)
+    smallest, largest = _AREA[0] * h * w, _AREA[1] * h * w
+    for height_u, aspect_u in uniforms[4:UNIFORMS].reshape(-1, 2):
         aspect = _ASPECT[0] + (_ASPECT[1] - _ASPECT[0]) * aspect_u
-        width, height = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
-        if 0 < width <= w and 0 < height <= h:
-            return int(uniforms[1] * (h - height + 1)), int(uniforms[2] * (w - width + 1)), height, width
+        low = round(math.sqrt(smallest / aspect))
+        high = min(round(math.sqrt(largest / aspect)), int((w + 0.5) / aspect), h)
+        while high > 0 and round(high * aspect) > w:
+            high -= 1
+        height = min(low, high) + int(height_u * (max(high - low, 0) + 1))
+        # Rounding may have left the range by a pixel.
+        height += (height * round(height * aspect) < smallest) - (height * round(height * aspect) > largest)
+        width = round(height * aspect)
+        if 0 < height <= h and 0 < width <= w and smallest <= height * width <= largest:
+            return int(uniforms[1] * max(1, h - height)), int(uniforms[2] * max(1, w - width)), height, width
     return 0, 0, h, w
 
 
@@ -172,7 +205,3 @@ def normalise(images: Tensor, pp: Preprocess) -> Tensor:
     mean = torch.tensor(pp.mean, device=images.device)
     std = torch.tensor(pp.std, device=images.device)
     return ((images.float() / 255.0 - mean) / std).permute(0, 3, 1, 2).contiguous()
-
-
-def _shorter_side(h: int, w: int, side: int) -> tuple[int, int]:
-    return (side, round(w * side / h)) if h <= w else (round(h * side / w), side)

@@ -67,6 +67,7 @@ class Network:
             "resolution": list(pp.size),
             "resize": pp.resize,
             "crop_pct": crop_pct,
+            "crop_mode": pp.crop_mode if pp.resize == "checkpoint" else None,
             "interpolation": pp.interpolation,
             "antialias": pp.antialias,
             "normalise": s.normalise,
@@ -154,7 +155,7 @@ def preprocess(settings: Settings, info: CheckpointInfo, own: Mapping[str, Any])
     Args:
         settings: with the resolution in pixels.
         info: of the checkpoint.
-        own: what `own_preprocess` found; its mean, std and crop fraction stand in for the checkpoint's.
+        own: what `own_preprocess` found; its mean, std and crop stand in for the checkpoint's.
     """
     mean, std = tuple(own.get("mean", info.mean)), tuple(own.get("std", info.std))
     if settings.normalise != "checkpoint":
@@ -167,6 +168,7 @@ def preprocess(settings: Settings, info: CheckpointInfo, own: Mapping[str, Any])
         mean=mean,
         std=std,
         crop_pct=float(own.get("crop_pct", info.crop_pct)),
+        crop_mode=own.get("crop_mode", info.crop_mode),
     )
 
 

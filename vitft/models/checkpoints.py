@@ -23,7 +23,7 @@ from vitft.catalog.models import MODELS
 from vitft.errors import CheckpointError, DiskFull, UnknownName
 from vitft.models import files, hub, methods, npz
 from vitft.models.architecture import Inferred, infer
-from vitft.models.info import Architecture, Checkpoint, CheckpointInfo, Triple
+from vitft.models.info import Architecture, Checkpoint, CheckpointInfo, Triple, crop_mode
 from vitft.models.spelling import spelled
 
 WEIGHTS = "weights.safetensors"
@@ -230,6 +230,7 @@ def _stamped(path: Path, kind: str, state: Mapping[str, Tensor], inferred: Infer
         resolution=native,
         used=native,
         architecture=inferred.architecture,
+        crop_mode=crop_mode(cfg.crop_mode if cfg else ""),
         assumed=("mean", "std", "crop_pct", "interpolation", *inferred.assumed),
         notes=notes,
     )

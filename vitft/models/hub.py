@@ -17,7 +17,7 @@ from vitft import machine
 from vitft.errors import CheckpointError, CheckpointUnsafe, UnknownName
 from vitft.models import files, npz, pages
 from vitft.models.architecture import geometry, infer, outline
-from vitft.models.info import Architecture, Checkpoint, CheckpointInfo
+from vitft.models.info import Architecture, Checkpoint, CheckpointInfo, crop_mode
 from vitft.models.spelling import spelled
 
 # Model types of the transformers library that are timm's under other names.
@@ -200,7 +200,8 @@ def _library(config: Mapping[str, Any], file: Path, asked: str) -> Checkpoint:
         timm_name=inferred.tag,
         mean=tuple(stamp.get("image_mean", (0.5, 0.5, 0.5))),
         std=tuple(stamp.get("image_std", (0.5, 0.5, 0.5))),
-        crop_pct=1.0,  # the library resizes to the network's size, aspect ratio lost
+        crop_pct=1.0,
+        crop_mode="squash",  # the library resizes to the network's size, aspect ratio lost
         interpolation="bicubic" if stamp.get("resample") == 3 else "bilinear",
         native=native,
         num_classes=classes,
@@ -251,6 +252,7 @@ def _open(
         mean=tuple(cfg.get("mean", (0.5, 0.5, 0.5))),
         std=tuple(cfg.get("std", (0.5, 0.5, 0.5))),
         crop_pct=float(cfg.get("crop_pct", 0.875)),
+        crop_mode=crop_mode(cfg.get("crop_mode")),
         interpolation=str(cfg.get("interpolation", "bicubic")),
         native=native,
         num_classes=classes,

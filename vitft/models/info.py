@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from vitft.settings import CropMode
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -41,6 +43,7 @@ class CheckpointInfo:
         timm_name: the timm tag (or bare model name) that the file is, or is taken for.
         mean, std: of the images the weights were trained on, RGB in [0, 1].
         crop_pct: part of the resized image that the checkpoint's own evaluation crops.
+        crop_mode: "center" (aspect ratio kept) or "squash" (lost), of that resize.
         interpolation: of the checkpoint's own evaluation.
         native: (height, width) in pixels the weights were trained at.
         num_classes: outputs of the head (0: none): the file's when opened, the network's when built.
@@ -69,6 +72,7 @@ class CheckpointInfo:
     resolution: Size
     used: Size
     architecture: Architecture
+    crop_mode: CropMode = "center"
     assumed: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -99,6 +103,11 @@ class Checkpoint:
     info: CheckpointInfo
     state: Mapping[str, "Tensor"]
     class_names: tuple[str, ...] = ()
+
+
+def crop_mode(said: object) -> CropMode:
+    """Return timm's crop_mode; "border" (padding, no checkpoint with a head has it) is taken for "center"."""
+    return "squash" if said == "squash" else "center"
 
 
 def side(size: Size) -> str:
