@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from vitft import recipes
 from vitft.data.sources.image_folder import ImageFolder
 from vitft.errors import DataMissing, ProtocolBreach, RunFolderOccupied, UsageError
 from vitft.progress import Hooks
+from vitft.protocol import jobs
 from vitft.protocol.guard import Guard
 from vitft.protocol.jobs import Runtime, make
 from vitft.protocol.units import DEV, Scheme, final_units, scheme, select, tune_units
@@ -76,6 +78,48 @@ def test_which_splits_each_phase_uses():
     for bad in ((), ("train",), ("test",)):
         with pytest.raises(DataMissing):
             scheme(bad, "x")
+
+
+def test_the_val_that_vtab_cut_off_train_is_train_again_without_shots():
+    @dataclass
+    class Have:
+        task: str
+        sizes: dict[str, int]
+
+        @property
+        def splits(self):
+            return tuple(self.sizes)
+
+        def open(self, name):
+            return range(self.sizes[name])
+
+    def final(task, shots="", **sizes):
+        source = Have(task, sizes)
+        return scheme(source.splits, task, shots, jobs._val_is_train(source))
+
+    pets = {"train": 2944, "val": 736, "test": 3669}
+    assert final("oxford_iiit_pet", **pets) == Scheme("train+val", DEV, "train+val", "test")
+    assert final("oxford_iiit_pet", "full", **pets) == Scheme("train", "val", "train+val", "test")
+    assert final("oxford_iiit_pet", **{**pets, "val": 700}) == Scheme("train", "val", "train", "test")
+    flowers = {"train": 1020, "val": 1020, "test": 6149}
+    assert final("oxford_flowers102", **flowers) == Scheme("train", "val", "train", "test")  # its owner's val
+    assert final("my-pets", **pets) == Scheme("train", "val", "train", "test")
+
+
+def test_swept_steps_bring_their_warmup_and_a_rule_by_size_counts_what_is_trained_on(tmp_path):
+    data = draw(tmp_path / "d", per_class=8)
+    swept = recipe(
+        warmup_steps=2, decay_steps=[4], schedule="staircase", sweep={"steps": [6, 60]}, size={"20": {"lr": 0.5}}
+    )
+    j, _, splits = job(data, recipe=swept)
+    for units in (tune_units(j, splits), final_units(j, splits, [])):
+        for unit in units:
+            s = unit.settings
+            assert (s["warmup_steps"], s["decay_steps"]) == (s["steps"] // 3, [s["steps"] * 4 // 6])
+    assert j.settings["lr"] == 0.01  # 24 images
+    assert job(data, recipe=swept, limit=19)[0].settings["lr"] == 0.5
+    assert job(data, recipe=swept, per_class=6)[0].settings["lr"] == 0.5
+    assert job(data, recipe=swept, per_class=7)[0].settings["lr"] == 0.01
 
 
 def test_selection_is_by_val_and_ties_go_to_the_smaller_lr():

@@ -4,14 +4,17 @@ import json
 from importlib import resources
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 import pytest
 
+from vitft import recipes
 from vitft.catalog import published, suites
 from vitft.errors import UnknownName
 
 FACTS = Path(__file__).resolve().parents[2] / "shared" / "facts"
 TRANSLATED = {"imagenet2012": "imagenet", "imagenet2012_real": "imagenet_real"}
+L16, B16 = "vit_large_patch16_224.orig_in21k", "vit_base_patch16_224.orig_in21k"
 
 
 def test_every_row_is_a_percentage_with_a_source() -> None:
@@ -80,6 +83,66 @@ def test_rows_beside_a_suite_name_what_differs() -> None:
     assert published.for_suite("vit_base_patch16_224.orig_in21k", "vtab-mini", 32) == ()
 
 
+def _beside(*args: Any, **kwargs: Any) -> dict[str, tuple[str, ...]]:
+    return {row.key: row.differs for row in published.for_result(*args, **kwargs)}
+
+
+@pytest.mark.parametrize("task", ["imagenet", "imagenet_real"])
+def test_the_papers_imagenet_stands_at_its_own_side_with_its_averaging(task: str) -> None:
+    table2, table5 = "vit-table2/vit-l16-in21k-512", "vit-384/vit-l16-in21k"
+    assert _beside(task, L16, "vit-paper", 512) == {table2: (), table5: ("384 px without Polyak averaging",)}
+    assert _beside(task, L16, "vit-paper", 384) == {table2: ("512 px with Polyak averaging",), table5: ()}
+    settings = recipes.load("vit-paper").resolve("imagenet")
+    assert (settings.resolution, settings.ema) == (512, 0.9999)
+
+
+def test_the_rest_of_table_2_was_measured_at_384_px_without_averaging() -> None:
+    table2, table5 = "vit-table2/vit-l16-in21k", "vit-384/vit-l16-in21k"
+    for task in ("cifar10", "cifar100", "oxford_iiit_pet", "oxford_flowers102"):
+        assert _beside(task, L16, "vit-paper", 384) == {table2: (), table5: ()}
+        assert _beside(task, L16, "vit-paper", 512) == {table2: ("384 px",), table5: ("384 px",)}
+        assert recipes.load("vit-paper").resolve(task).ema == 0
+    (row,) = published.for_result("imagenet", L16, "vit-paper", 512)[:1]
+    assert "Polyak averaging 0.9999" in row.protocol_text
+    (row,) = published.for_result("cifar10", L16, "vit-paper", 384)[:1]
+    assert "no Polyak averaging" in row.protocol_text
+
+
+def test_big_visions_inception_crop_is_named_where_it_was_used() -> None:
+    assert recipes.load("big-vision").resolve("imagenet").crop == "random"
+    for task, inception in {
+        "imagenet": True, "oxford_iiit_pet": True, "oxford_flowers102": True, "cifar10": False, "cifar100": False,
+    }.items():  # fmt: skip
+        (differs,) = _beside(task, "vit_base_patch32_224.augreg_in21k", "big-vision", 384).values()
+        assert ("inception crop" in differs) == inception
+
+
+def test_b16_on_cifar10_alone_had_another_lr_in_the_released_code() -> None:
+    assert recipes.load("vision-transformer").resolve("cifar10").lr == 0.03
+    assert list(_beside("cifar10", B16, "vision-transformer", 384).values()) == [
+        ("lr 0.01",), ("lr 0.01", "dropout 0.1"),
+    ]  # fmt: skip
+    other = [_beside(task, B16, "vision-transformer", 384) for task in ("cifar100", "imagenet")]
+    other += [_beside("cifar10", name, "vision-transformer", 384) for name in (L16, "vit_base_r50_s16_224.orig_in21k")]
+    assert [list(found.values()) for found in other] == [[(), ("dropout 0.1",)]] * 4
+
+
+def test_vpts_own_rows_are_not_said_to_be_of_the_later_papers_protocol() -> None:
+    rows = {row.key: row for row in published.in_group("petl")}
+    named = {"SGD with momentum 0.9 instead of AdamW", "lr and weight decay chosen on val200"}
+    for key in ("petl/linear", "petl/linear-vpetl", "petl/vpt_deep", "petl/vpt_shallow"):
+        assert "SGD with momentum 0.9, lr and weight decay chosen on val200" in rows[key].protocol_text
+        assert named <= {*rows[key].differs}
+    assert "AdamW, lr chosen on val200" in rows["petl/full"].protocol_text
+    assert {"lr chosen on val200", "weight decay 0.01", "warmup of 5 epochs"} <= {*rows["petl/full"].differs}
+    assert "AdamW, 100 epochs, batch 64" in rows["petl/lora"].protocol_text
+    recipe = recipes.load("vtab-peft")
+    assert recipe.resolve("dtd", {"method": "linear"}).optimizer == "adamw"
+    linear = published.for_suite(B16, "vtab-peft", 224, method="linear")
+    assert [row.key for row in linear] == ["petl/linear", "petl/linear-vpetl", "petl-osu/linear"]
+    assert all("batch 64" not in row.protocol_text for row in linear if row.group == "petl")
+
+
 def test_groups_are_found_by_tag() -> None:
     assert {"vit-paper", "bit", "petl"} <= set(published.groups())
     with pytest.raises(UnknownName, match="vit-paper"):
@@ -101,3 +164,15 @@ def test_every_number_stands_in_the_facts() -> None:
     for row in published.rows():
         for task, value in row.tasks.items():
             assert value in values[task], (row.key, task, value)
+    sides = {(r["model"], r["pretrain"], r["dataset"]): r["resolution"] for r in facts["results"] if _of_table_2(r)}
+    found = {
+        (row.model, row.pretraining, task): row.resolution
+        for row in published.rows()
+        if row.key.startswith("vit-table2/")
+        for task in row.tasks
+    }
+    assert found == {(model, data, TRANSLATED.get(task, task)): side for (model, data, task), side in sides.items()}
+
+
+def _of_table_2(result: dict[str, Any]) -> bool:
+    return bool(result["protocol"] == "vit_table2" and result["dataset"] != "vtab1k_mean19")

@@ -60,7 +60,7 @@ def test_values_out_of_range_are_refused(keys):
         recipes.parse(keys, "mine")
 
 
-def test_precedence_is_base_size_method_task_user():
+def test_precedence_is_base_size_task_method_user():
     recipe = recipes.parse(
         {
             "lr": 0.1, "steps": 100, "batch_size": 8, "warmup_steps": 1,
@@ -72,11 +72,39 @@ def test_precedence_is_base_size_method_task_user():
     assert recipe.resolve("", {}, 100).lr == 0.1
     assert (recipe.resolve("", {}, 10).lr, recipe.resolve("", {}, 10).steps) == (0.2, 10)
     assert recipe.resolve("", {"method": "linear"}, 10).lr == 0.3
-    assert (
-        recipe.resolve("digits", {"method": "linear"}).lr,
-        recipe.resolve("digits", {"method": "linear"}).warmup_steps,
-    ) == (0.4, 2)
+    assert recipe.resolve("digits", {}).lr == 0.4
+    assert recipe.resolve("digits", {"method": "linear"}).lr == 0.3
     assert recipe.resolve("digits", {"lr": 0.5}).lr == 0.5
+
+
+def test_no_crop_or_flip_that_changes_labels_unless_asked_for():
+    recipe = recipes.parse({"flip": True, "crop": "random", "for": {"dmlab": {"crop": "pad"}}}, "mine")
+
+    def drawn(task, **overrides):
+        s = recipe.resolve(task, overrides)
+        return s.crop, s.flip
+
+    assert drawn("cifar10") == drawn("a folder") == ("random", True)
+    assert drawn("dsprites_location") == ("none", False)
+    assert drawn("smallnorb_azimuth") == ("random", False)
+    assert drawn("clevr_count") == ("none", True)
+    assert drawn("dmlab") == ("pad", True)
+    assert drawn("dsprites_location", crop="pad", flip=True) == ("pad", True)
+    # The recipes of the papers say the same by themselves.
+    for name in ("vtab-vit", "vtab-bit-hyperrule", "vtab-mini"):
+        own = recipes.load(name)
+        for task in tasks.MINI if name == "vtab-mini" else tasks.VTAB:
+            told = {**own.settings, **own.for_task.get(task.name, {})}
+            s = own.resolve(task.name)
+            assert (told["crop"], told["flip"]) == (s.crop, s.flip)
+
+
+def test_bits_rule_is_one_for_vtab_and_all_else():
+    for examples, steps, mixup in ((1000, 500, 0.0), (20000, 10000, 0.1), (500000, 20000, 0.1)):
+        one, other = (recipes.load(n).resolve("", {}, examples) for n in ("bit-hyperrule", "vtab-bit-hyperrule"))
+        for s in (one, other):
+            assert (s.steps, s.mixup, s.antialias) == (steps, mixup, False)
+        assert (one.warmup_steps, one.decay_steps) == (other.warmup_steps, other.decay_steps)
 
 
 def test_warmup_and_staircase_keep_their_share_of_the_steps():

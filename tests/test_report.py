@@ -245,6 +245,8 @@ def test_a_single_result_with_the_papers_numbers_beside_it() -> None:
     assert [row.kind for row in both.rows].count("result") == 2
     assert "from scratch" in str(both.rows[1].cells["model"])
     assert "Table 5" not in single.render([scratch])
+    few = _result("cifar100", 0.9, recipe="vit-paper", provenance=result["provenance"] | {"train_split": "train800"})
+    assert "ViT-L/16" not in single.render([few])  # a thousand images are not the whole training set
 
 
 def test_reading_a_report_needs_no_torch() -> None:

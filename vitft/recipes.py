@@ -3,7 +3,8 @@
 Keys are few, unknown ones are errors, and all errors come at once. `[sweep]` lists what may be chosen on val,
 `[size.N]` (training sets of fewer than N examples), `[method.NAME]` and `[for.TASK]` hold what the source itself
 varies, `[expect]` the number it should reproduce.
-Precedence: recipe < `[size.N]` < `[method.NAME]` < `[for.TASK]` < flags and `--set`.
+Precedence: recipe < `[size.N]` < what the task forbids < `[for.TASK]` < `[method.NAME]` < flags and `--set`. What a
+task forbids is a crop or a flip that would change its labels, such as a mirrored digit (`Task.crop`, `Task.flip`).
 """
 
 import hashlib
@@ -16,6 +17,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from vitft.catalog.tasks import TASKS
 from vitft.errors import RecipeError, UnknownName, UsageError
 from vitft.settings import Settings
 
@@ -71,8 +73,8 @@ class Recipe(BaseModel):
         for_task = {k: v for k, v in self.for_task.get(task, {}).items() if k != "sweep"}
         method = overrides.get("method", for_task.get("method", self.settings.get("method", "full")))
         for_method = {k: v for k, v in self.for_method.get(str(method), {}).items() if k != "sweep"}
-        own = {**self.settings, **self._by_size(examples), **for_method, **for_task}
-        return _validated(self.name, {**own, **_rescaled(own, overrides), **overrides})
+        own = {**self.settings, **self._by_size(examples), **_forbidden(task), **for_task, **for_method}
+        return _validated(self.name, {**own, **rescaled(own, overrides), **overrides})
 
     def _by_size(self, examples: int) -> dict[str, Any]:
         above = sorted(int(n) for n in self.for_size if int(n) > examples)
@@ -85,8 +87,8 @@ class Recipe(BaseModel):
     def sweep_for(self, task: str, settings: Settings, overrides: Mapping[str, Any]) -> dict[str, list[Any]]:
         """Return what is tuned on val; a key the user has fixed is no longer swept."""
         sweep = dict(self.sweep)
-        sweep.update(self.for_method.get(settings.method, {}).get("sweep", {}))
         sweep.update(self.for_task.get(task, {}).get("sweep", {}))
+        sweep.update(self.for_method.get(settings.method, {}).get("sweep", {}))
         return {k: v for k, v in sweep.items() if k not in overrides and v}
 
 
@@ -201,8 +203,8 @@ def digest(settings: Settings | Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:8]
 
 
-def _rescaled(own: dict[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """Shorten or stretch warmup and staircase with the steps the user gives: a warmup of 500 would swallow 20."""
+def rescaled(own: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Shorten or stretch warmup and staircase with steps other than planned: a warmup of 500 would swallow 20."""
     steps, planned = overrides.get("steps"), own.get("steps", Settings.model_fields["steps"].default)
     if type(steps) is not int or type(planned) is not int or steps < 0 or planned < 1:
         return {}
@@ -213,6 +215,14 @@ def _rescaled(own: dict[str, Any], overrides: Mapping[str, Any]) -> dict[str, An
         }
     except TypeError:  # wrong values in the recipe: they are told of where all are
         return {}
+
+
+def _forbidden(task: str) -> dict[str, Any]:
+    """Return the settings that switch off what would change the labels of a known task."""
+    known = next((each for each in TASKS if each.name == task), None)
+    if known is None:
+        return {}
+    return ({} if known.crop else {"crop": "none"}) | ({} if known.flip else {"flip": False})
 
 
 def _validated(name: str, values: dict[str, Any]) -> Settings:

@@ -35,6 +35,7 @@ class Published:
         source: where the numbers were read.
         shots: training examples a task; 0 = all training data.
         differs: what is known to differ from a result of vitft with the same recipe.
+        at_resolution: task -> what the protocol ties to that side, said where the result has another.
         tasks: task -> top-1 in percent; "imagenet_real" is ImageNet under the ReaL labels.
         groups: VTAB group -> mean in percent, printed or computed from the tasks.
         mean_of_tasks, mean_of_groups: as printed; computed where the source prints only the other, or none.
@@ -54,6 +55,7 @@ class Published:
     resolution: int | None = None
     shots: int = 0
     differs: tuple[str, ...] = ()
+    at_resolution: Mapping[str, str] = field(default_factory=dict)
     tasks: Mapping[str, float] = field(default_factory=dict)
     groups: Mapping[str, float] = field(default_factory=dict)
     mean_of_tasks: float | None = None
@@ -109,7 +111,7 @@ def for_result(
         and row.shots == shots
         and (row.method == method or not recipe)
     ]
-    return tuple(_at(row, resolution) for row in found)
+    return tuple(_at(row, resolution, task) for row in found)
 
 
 # Where a suite's own weights have no published row, these are the rows a reader looks for all the same.
@@ -157,11 +159,12 @@ def _shots(recipe: str) -> int:
     return 1000 if recipe.startswith("vtab-") else 0
 
 
-def _at(row: Published, resolution: int | tuple[int, int] | None) -> Published:
+def _at(row: Published, resolution: int | tuple[int, int] | None, task: str = "") -> Published:
     side = max(resolution) if isinstance(resolution, tuple) else resolution
     if side is None or row.resolution is None or side == row.resolution:
         return row
-    return replace(row, differs=(f"{row.resolution} px", *row.differs))
+    other = f"{row.resolution} px {row.at_resolution.get(task, '')}".rstrip()
+    return replace(row, differs=(other, *row.differs))
 
 
 def _row(raw: dict[str, Any], data: dict[str, Any]) -> Published:
@@ -181,6 +184,7 @@ def _row(raw: dict[str, Any], data: dict[str, Any]) -> Published:
         "tasks": tasks,
         "protocol_text": protocol["text"],
         "recipes": tuple(protocol["recipes"]),
+        "at_resolution": protocol.get("at_resolution", {}),
         "source": f"{source}, {where}" if where else source,
         "weights": tuple(row.get("weights", ())),
         "differs": tuple(row.get("differs", ())),

@@ -73,7 +73,7 @@ def finetune(
         for scratch in variants
     ]
     runtime = Runtime(device, precision, micro_batch, workers, deterministic, save_weights)
-    _advise(jobs[0][0])
+    _advise(jobs[0][0], jobs[0][2])
     results = []
     for job, _, scheme in jobs:
         own = output / ("scratch" if job.from_scratch else "pretrained") if output and compare_scratch else output
@@ -111,10 +111,16 @@ def _run(
         return finished | {"folder": str(folder)}
 
 
-def _advise(job: "Job") -> None:
-    """Say in one line what the paper's protocol would be where `quick` meets a data set the paper reports."""
+def _advise(job: "Job", scheme: "Scheme") -> None:
+    """Say in one line what this number is not: trained on all there is, or by the paper's protocol."""
     from vitft import recipes
+    from vitft.catalog import tasks
 
+    if scheme.final_train.startswith("train800") and tasks.canonical(job.name) and not job.recipe.startswith("vtab-"):
+        console.note(
+            f"Note: only VTAB-1k's training images of {job.name} are here, and {job.recipe} is no VTAB protocol: no "
+            f"published number stands beside this. For all of them: vitft data prepare {job.name} --shots full"
+        )
     if job.recipe != "quick" or job.limit is not None or "vit-paper" not in recipes.names():
         return
     paper = recipes.load("vit-paper")

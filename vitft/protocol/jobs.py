@@ -10,6 +10,7 @@ from typing import Any
 
 from vitft import machine, results
 from vitft.catalog.models import MODELS
+from vitft.catalog.tasks import TASKS
 from vitft.data.find import Shots, find
 from vitft.data.split import Source
 from vitft.protocol.units import JOINED, Job, Scheme, scheme
@@ -59,8 +60,8 @@ def make(
         DataMissing, DataDamaged: exit code 3.
     """
     source = find(task, data_dir, shots)
-    splits = scheme(source.splits, task, shots or "")
-    examples = sum(len(source.open(s)) for s in splits.final_train.split(JOINED)) if recipe.for_size else 0
+    splits = scheme(source.splits, task, shots or "", _val_is_train(source))
+    examples = _examples(source, splits, limit, per_class) if recipe.for_size else 0
     settings = recipe.resolve(source.task, overrides, examples)
     sweep = recipe.sweep_for(source.task, settings, overrides)
     job = Job(
@@ -82,6 +83,25 @@ def make(
     # A single value is no choice: it is a setting.
     fixed = {k: v[0] for k, v in sweep.items() if len(v) == 1}
     return replace(job, settings={**job.settings, **fixed}), source, splits
+
+
+def _val_is_train(source: Source) -> bool:
+    """Tell whether a known task comes with the val that VTAB cut off the end of its owner's train."""
+    known = next((task for task in TASKS if task.name == source.task), None)
+    if known is None or not {"train", "val"} <= set(known.splits) & set(source.splits):
+        return False
+    train, val = known.splits["train"][0], known.splits["val"][0]
+    lengths = [(len(source.open(name)), piece.stop - piece.start) for name, piece in (("train", train), ("val", val))]
+    return train.salt == val.salt and all(have == official for have, official in lengths)
+
+
+def _examples(source: Source, splits: Scheme, limit: int | None, per_class: int | None) -> int:
+    """Return how many examples the final run trains on."""
+    opened = [source.open(name) for name in splits.final_train.split(JOINED)]
+    n = sum(len(split) for split in opened)
+    if per_class is not None:
+        n = min(n, per_class * opened[0].num_classes)
+    return n if limit is None else min(n, limit)
 
 
 def model_sha256(model: str) -> str:

@@ -249,7 +249,7 @@ def _result(
         "interpolation": settings.interpolation,
         "antialias": settings.antialias,
         "normalise": settings.normalise,
-        "selection": f"{unit.scheme.tune_val}, best top1, ties to the smaller lr" if job.sweep else "none",
+        "selection": _selection(unit),
         "from_scratch": job.from_scratch,
         "train": {"per_class": job.per_class, "limit": job.limit},
     }
@@ -296,6 +296,13 @@ def _result(
             "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         },
     }
+
+
+def _selection(unit: Unit) -> str:
+    if not unit.job.sweep:
+        return "none"
+    beyond = "" if unit.job.per_class is None else ", labels beyond --per-class"
+    return f"{unit.scheme.tune_val}, best top1, ties to the smaller lr{beyond}"
 
 
 def _train_flops(settings: Settings, fitted: Fitted, per_image: float) -> float:

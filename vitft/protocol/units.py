@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from vitft.errors import DataMissing
+from vitft.recipes import rescaled
 from vitft.results import slug
 
 Phase = Literal["tune", "final"]
@@ -128,12 +129,18 @@ class Unit:
         )
 
 
-def scheme(splits: tuple[str, ...], task: str, shots: str = "") -> Scheme:
+def scheme(splits: tuple[str, ...], task: str, shots: str = "", val_is_train: bool = False) -> Scheme:
     """Choose the splits of a task's phases from what its source has.
 
     VTAB-1k (`shots` "1000", or a source with nothing else): tune on train800 / val200, then train800val200.
     Full VTAB (`shots` "full"): tune on train / val, then both. Otherwise train: all of it in the final run, val only
     selects; val stands for test where there is no test, as in ImageNet.
+
+    Args:
+        splits: of the source.
+        task: its name, for messages.
+        shots: "1000" or "full" where VTAB's splits are asked for.
+        val_is_train: val is the end of the owner's train, as VTAB cuts it; without `shots` they are one again.
 
     Raises:
         DataMissing: no training split, or nothing to evaluate on (exit code 3).
@@ -150,6 +157,8 @@ def scheme(splits: tuple[str, ...], task: str, shots: str = "") -> Scheme:
         )
     if "test" not in have:
         return Scheme("train", DEV, "train", "val")
+    if val_is_train and not shots:
+        return Scheme(f"train{JOINED}val", DEV, f"train{JOINED}val", "test")
     both = f"train{JOINED}val" if shots == "full" and "val" in have else "train"
     return Scheme("train", "val" if "val" in have else DEV, both, "test")
 
@@ -159,7 +168,7 @@ def tune_units(job: Job, splits: Scheme) -> list[Unit]:
     points = [dict(zip(job.sweep, values, strict=True)) for values in itertools.product(*job.sweep.values())]
     if len(points) < 2:
         return []
-    return [Unit(job, "tune", job.seeds[0], {**job.settings, **point}, point, splits) for point in points]
+    return [Unit(job, "tune", job.seeds[0], _at(job, point), point, splits) for point in points]
 
 
 def final_units(job: Job, splits: Scheme, tuned: list[dict[str, Any]]) -> list[Unit]:
@@ -169,7 +178,12 @@ def final_units(job: Job, splits: Scheme, tuned: list[dict[str, Any]]) -> list[U
         tuned: the results of all tune units, empty where there were none.
     """
     point = select(tuned)["point"] if tuned else {k: v[0] for k, v in job.sweep.items()}
-    return [Unit(job, "final", seed, {**job.settings, **point}, point, splits) for seed in job.seeds]
+    return [Unit(job, "final", seed, _at(job, point), point, splits) for seed in job.seeds]
+
+
+def _at(job: Job, point: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of one point of the sweep; warmup and staircase keep their share of swept steps."""
+    return {**job.settings, **rescaled(job.settings, point), **point}
 
 
 def select(tuned: list[dict[str, Any]]) -> dict[str, Any]:

@@ -96,6 +96,7 @@ def _published(results: Sequence[Result]) -> list[catalog.Published]:
             str(result["recipe"] or ""),
             _side(result["protocol"]["resolution"]),
             method=result["method"] or "full",
+            shots=1000 if str(result["provenance"].get("train_split", "")).startswith("train800") else 0,
         )
         found |= {row.key: row for row in rows}
     return list(found.values())
