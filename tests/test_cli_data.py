@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
+from vitft.catalog import tasks
 from vitft.cli.app import app
+from vitft.data.find import built_in
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -44,6 +46,14 @@ def test_splits_prints_json_alone_with_the_golden_digest(vitft: Run) -> None:
     assert (found["task"], found["split"], found["keys"][:3]) == ("cifar100", "train800", ["16399", "1680", "47917"])
     assert found["sha256"].startswith("5b25ee0661c3bc4a")
     assert found["reference"] is True
+
+
+@pytest.mark.parametrize("task", ["digits", "mini-shapes"])
+def test_the_splits_of_what_is_built_in_need_no_files(vitft: Run, task: str) -> None:
+    code, out, _ = vitft("splits", task, "--split", "test", "--format", "json")
+    found: dict[str, Any] = json.loads(out)
+    assert code == 0
+    assert len(found["keys"]) == len(set(found["keys"])) == built_in(tasks.get(task)).open("test").labels.size
 
 
 def test_prepare_verify_and_ls_of_a_sample(shared: Path, tmp_path: Path, vitft: Run) -> None:

@@ -14,8 +14,10 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner, Result
 
+from vitft.cli import fewshot
 from vitft.cli.app import app
 from vitft.cli.eval import footnotes
+from vitft.evaluation import fewshot as fs
 from vitft.evaluation import predictions, real
 from vitft.models import checkpoints
 from vitft.models.build import build
@@ -376,3 +378,30 @@ def test_a_finished_run_is_evaluated_as_it_was_trained(run: Run, folder: Path, t
     assert found["preprocess"]["size"] == [SIZE, SIZE]
     assert found["checkpoint"]["kind"] == "run"
     assert json.loads(run("predict", tmp_path, folder / "test", "--format", "json").stdout)["broken"] == []
+
+
+def test_all_models_are_looked_at_before_the_first_is_evaluated(
+    run: Run, net: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def evaluated(*_: object, **__: object) -> None:
+        raise AssertionError("the first model was evaluated")
+
+    monkeypatch.setattr("vitft.evaluation.evaluate.evaluate", evaluated)
+    assert "holds no checkpoint" in run("eval", net, folder, folder, code=4).stderr
+    wide = _checkpoint(tmp_path / "wide", (), 7)
+    assert "has 7 classes" in run("eval", net, wide, folder, code=4).stderr
+
+
+def test_own_images_are_no_part_of_anything_official(run: Run, net: Path, folder: Path) -> None:
+    assert "partial" not in run("eval", net, folder).stdout
+    assert "data: image folder" in run("fewshot", folder, "-m", net, "--per-class", 1).stdout
+
+
+def test_predict_tells_of_pixels_that_no_patch_covers(run: Run, folder: Path) -> None:
+    image = next(folder.glob("test/*/*.png"))
+    assert "32 pixels used" in run("predict", "vit-mini", image, "-r", 33).stderr
+
+
+def test_an_interval_over_seeds_stays_within_what_an_accuracy_can_be() -> None:
+    low, high = fewshot._row(fs.Row("ridge", 1, 0, 3, (0, 9, 10), 10, (0, 1, 2), 0, 0))["ci95"]
+    assert (low, high) == (0.0, 1.0)

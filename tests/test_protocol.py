@@ -16,7 +16,7 @@ from PIL import Image
 
 from vitft import recipes
 from vitft.data.sources.image_folder import ImageFolder
-from vitft.errors import DataMissing, ProtocolBreach, RunFolderOccupied, UsageError
+from vitft.errors import CheckpointError, DataError, DataMissing, ProtocolBreach, RunFolderOccupied, UsageError
 from vitft.progress import Hooks
 from vitft.protocol import jobs
 from vitft.protocol.guard import Guard
@@ -136,6 +136,10 @@ def test_units_are_told_apart_by_what_decides_their_number(tmp_path):
     assert len(set(ids)) == 5
     unit = tune_units(j, splits)[0]
     assert type(unit).from_json(json.loads(json.dumps(unit.to_json()))) == unit
+    later, _, _ = job(tmp_path / "d", seeds=(3,))
+    assert [u.id for u in tune_units(later, splits)] == [
+        u.id for u in tune_units(j, splits)
+    ]  # one choice for all seeds
     fixed, _, _ = job(tmp_path / "d", overrides={"lr": 0.1})
     assert tune_units(fixed, splits) == []
 
@@ -224,6 +228,82 @@ def test_other_settings_never_overwrite_a_run(tmp_path):
         results.claim(tmp_path / "mine", j.identity(), overwrite=False, resume=True)
     with results.lock(folder), pytest.raises(UsageError, match="Another vitft process"), results.lock(folder):
         pass
+
+
+def test_the_same_word_in_another_folder_is_another_data_set(tmp_path, monkeypatch):
+    found = []
+    for place in ("here", "there"):
+        draw(tmp_path / place / "photos")
+        monkeypatch.chdir(tmp_path / place)
+        (plain, _, _), (dotted, _, _) = (
+            job(Path("photos")),
+            make("./photos", model=MODEL, recipe=recipe(), overrides={}, from_scratch=True),
+        )
+        assert plain.identity() == dotted.identity() and jobs.run_folder(plain) == jobs.run_folder(dotted)
+        inside, _, _ = make(
+            "photos", model=MODEL, recipe=recipe(), overrides={}, from_scratch=True, data_dir=Path("../" + place)
+        )
+        assert Path(inside.task).samefile(plain.task)
+        found.append(plain)
+    assert jobs.run_folder(found[0]) != jobs.run_folder(found[1])
+
+
+def test_a_checkpoint_is_told_by_its_content_not_by_the_way_to_it(tmp_path, monkeypatch):
+    data = draw(tmp_path / "d")
+    (tmp_path / "a.npz").write_bytes(b"one")
+    monkeypatch.chdir(tmp_path)
+    plain, dotted = (job(data, model=m, from_scratch=False)[0] for m in ("a.npz", str(tmp_path / "a.npz")))
+    assert plain.identity() == dotted.identity()
+    (tmp_path / "a.npz").write_bytes(b"two")
+    assert job(data, model="a.npz", from_scratch=False)[0].identity() != plain.identity()
+
+
+def test_overwritten_and_damaged_folders_leave_nothing_of_the_old_run(tmp_path):
+    from vitft import results
+
+    folder = tmp_path / "run"
+    names = ("result.json", "suite.json", "weights.safetensors", "head.safetensors", "predictions.parquet")
+    for damaged in (False, True):
+        results.claim(folder, {"x": 1}, overwrite=False, resume=True)
+        (folder / "units").mkdir()
+        for name in names:
+            (folder / name).touch()
+        if damaged:
+            (folder / "run.json").write_text("{")
+            with pytest.raises(CheckpointError, match="--overwrite"):
+                results.claim(folder, {"x": 2}, overwrite=False, resume=True)
+        results.claim(folder, {"x": 2}, overwrite=True, resume=True)
+        assert [path.name for path in folder.iterdir()] == ["run.json"]
+        (folder / "run.json").unlink()
+    with pytest.raises(UsageError, match="is a file"), results.lock(draw(tmp_path / "d") / "train" / "a" / "0.png"):
+        pass
+    unit = folder / "units" / "t" / "final-x" / "result.json"
+    results.write_json(unit, {"task": "t"})
+    for read in (lambda: results.collect(folder), lambda: results.finished_unit(folder, "t/final-x")):
+        with pytest.raises(CheckpointError, match="says nothing of phase, seed, metrics"):
+            read()
+
+
+def test_shards_are_held_with_their_folder(tmp_path):
+    from vitft import results
+
+    with results.lock(tmp_path / "shards" / "1-of-2"):
+        with pytest.raises(UsageError, match="Another vitft process"), results.lock(tmp_path):
+            pass
+        with results.lock(tmp_path, shards=False), results.lock(tmp_path / "shards" / "2-of-2"):
+            pass
+    with results.lock(tmp_path):
+        pass
+
+
+def test_one_class_is_no_task(tmp_path):
+    data = tmp_path / "d"
+    for path in draw(tmp_path / "all").glob("*/a/*"):
+        (data / path.relative_to(tmp_path / "all")).parent.mkdir(parents=True, exist_ok=True)
+        path.rename(data / path.relative_to(tmp_path / "all"))
+    j, _, splits = job(data, overrides={"lr": 0.1})
+    with pytest.raises(DataError, match="has one class, 'a'"):
+        run(j, splits, tmp_path / "run")
 
 
 # --- kills -----------------------------------------------------------------------------------------------------------

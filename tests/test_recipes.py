@@ -162,3 +162,21 @@ def test_a_missing_or_broken_file_is_a_recipe_error(tmp_path):
         recipes.load(str(tmp_path / "bad.toml"))
     with pytest.raises(UnknownName, match="Did you mean 'vit-paper'"):
         recipes.load("vit-papr")
+
+
+@pytest.mark.parametrize(
+    "override", ["lr=inf", "lr=-inf", "lr=nan", "weight_decay=inf", "clip_norm=nan", "lora_alpha=inf", "steps=0"]
+)
+def test_what_no_run_could_write_down_is_refused_and_the_user_is_told(override):
+    key, value = recipes.parse_override(override)
+    with pytest.raises(RecipeError, match=f"Set over recipe 'quick': {key}: ") as caught:
+        recipes.load("quick").resolve("", {key: value})
+    assert 1 < len(caught.value.lines) <= 3
+    with pytest.raises(RecipeError, match=f"^Recipe 'mine': {key}: "):
+        recipes.parse({key: value}, "mine")
+
+
+def test_a_name_that_is_like_none_is_not_guessed_at():
+    for kind, name, legal in (("task", "nope", ["pet", "dtd"]), ("recipe key", "nope", ["crop", "ema"])):
+        assert "Did you mean" not in str(UnknownName(kind, name, legal))
+    assert "Did you mean 'dtd'" in str(UnknownName("task", "dtdd", ["pet", "dtd"]))

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from vitft.catalog import published
 from vitft.catalog.suites import SUITES
 from vitft.catalog.tasks import TASKS
-from vitft.errors import UsageError
+from vitft.errors import CheckpointError, UsageError
 from vitft.evaluation.intervals import wilson
 from vitft.report import formats, single, vtab
 from vitft.report.table import HOLE, Column, Row, Table
@@ -247,6 +247,26 @@ def test_a_single_result_with_the_papers_numbers_beside_it() -> None:
     assert "Table 5" not in single.render([scratch])
     few = _result("cifar100", 0.9, recipe="vit-paper", provenance=result["provenance"] | {"train_split": "train800"})
     assert "ViT-L/16" not in single.render([few])  # a thousand images are not the whole training set
+
+
+def test_own_images_are_no_part_of_an_official_split() -> None:
+    part = {**PLAIN, "completeness": "partial"}
+    protocol = {"id": "0", "resolution": "32", "train": {"limit": None}}
+    own = {**_result("dtd", 0.5), "task": "insects", "provenance": part, "protocol": protocol}
+    limited = {**own, "protocol": {**protocol, "train": {"limit": 8}}}
+    assert not any("Partial" in note for note in single.table([own], []).footnotes)
+    assert single.table([limited], []).footnotes == ("Partial: --limit left out images of the split.",)
+    official = single.table([{**own, "task": "dtd"}], []).footnotes
+    assert official == ("Partial: not all images of the official split.",)
+
+
+@pytest.mark.parametrize("lacking", ["task", "metrics", "protocol", "provenance", "seed"])
+def test_a_damaged_result_is_named(lacking: str) -> None:
+    result = {key: value for key, value in _result("dtd", 0.5).items() if key != lacking}
+    with pytest.raises(CheckpointError, match=f"'runs/x' is damaged: it says nothing of {lacking}"):
+        single.table([{**result, "folder": "runs/x"}])
+    with pytest.raises(CheckpointError, match="damaged"):
+        single.table([{"folder": "runs/x"}])
 
 
 def test_reading_a_report_needs_no_torch() -> None:

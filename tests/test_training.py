@@ -379,6 +379,15 @@ def test_a_damaged_state_is_not_gone_on_from(tmp_path):
         assert again == metrics and same(weights, weights_again) and "damaged" in notes[0]
 
 
+def test_a_state_of_other_images_is_not_gone_on_from(tmp_path):
+    s = settings()
+    run(tmp_path, s)
+    net, notes = Net(), []
+    fewer = images(drawn().select(range(20)), s)
+    fitted = loop.fit(net, fewer, groups(net), s, seed=1, folder=tmp_path, hooks=Hooks(note=notes.append))
+    assert fitted.resumed_at == 0 and "have changed" in notes[0]
+
+
 def test_a_loss_that_is_no_number_stops_with_step_lr_and_last_loss(tmp_path):
     with pytest.raises(NonFiniteLoss, match=r"(?s)step \d+ of 6, lr .*last finite loss"):
         run(tmp_path, settings(lr=1e38, clip_norm=0.0))

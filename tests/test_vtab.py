@@ -13,6 +13,7 @@ from tests.forked import forking
 from vitft import results
 from vitft.catalog.suites import SUITES
 from vitft.engines import local, suite
+from vitft.errors import Interrupted
 
 pytestmark = pytest.mark.xdist_group("engine")
 
@@ -148,6 +149,44 @@ def test_shards_share_a_folder(vitft, data, small, tmp_path):
     assert len(json.loads(out)["tasks"]) == 4
     assert vitft(*command, "--shard", "3/2")[0] == 2
     assert vitft(*command, "--shard", "1/2", "--overwrite")[0] == 2
+
+
+def test_the_table_in_every_format_and_nothing_for_a_dry_run(vitft, data, small, tmp_path):
+    command = ["vtab", *small, "--data-dir", data / "all", "--tasks", "dmlab,svhn", "-o", tmp_path / "run"]
+    code, out, _ = vitft(*command, "--dry-run")
+    assert code == 0 and f"It would go to {tmp_path / 'run'}" in out and not (tmp_path / "run").exists()
+    for wrong, code in (("--model", 4), ("--device", 2), ("--data-dir", 3)):
+        assert vitft(*command, "--dry-run", wrong, "nope.npz")[0] == code
+    assert vitft(*command, "--devices", ",,")[0] == 2
+    code, markdown, _ = vitft(*command, "--format", "markdown")
+    assert code == 0 and "| tiny, fine-tuned |" in markdown
+    for kind, holds in (("csv", "model,svhn,"), ("latex", "\\toprule"), ("text", "tiny, fine-tuned")):
+        code, out, err = vitft(*command, "--format", kind)
+        assert code == 0 and holds in out and "Finished before" in err
+
+
+def test_a_signal_before_the_first_update_leaves_the_folder_free(vitft, data, small, tmp_path, monkeypatch):
+    command = ["vtab", *small, "--data-dir", data / "all", "--tasks", "dmlab", "-o", tmp_path / "run"]
+
+    def interrupted(log):
+        log.parent.mkdir(parents=True)
+        log.touch()
+        raise Interrupted(15, "Interrupted; the state is saved.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(local, "start_process", interrupted)
+        assert vitft(*command)[0] == 143
+    assert not (tmp_path / "run").exists()
+    assert vitft(*command)[0] == 0
+
+
+def test_a_task_without_val200_is_missing_not_fatal(vitft, small, tmp_path):
+    archive.draw(tmp_path / "data", {"train800": 4, "val200": 2, "test": 2})
+    (tmp_path / "data/dmlab/val200.txt").unlink()
+    command = ["vtab", *small, "--data-dir", tmp_path / "data", "--tasks", "dmlab,svhn", "-o", tmp_path / "run"]
+    assert vitft(*command)[0] == 3
+    code, out, _ = vitft(*command, "--allow-missing", "--format", "json")
+    assert code == 0 and set(json.loads(out)["tasks"]) == {"svhn"}
 
 
 def test_shards_hold_every_task_once():

@@ -1,5 +1,18 @@
-"""`python -m vitft`."""
+"""`python -m vitft` and the `vitft` command: Ctrl-C is answered even while the first imports run."""
 
-from vitft.cli.app import main
+import sys
 
-main()
+
+def main() -> None:
+    """Run the command line."""
+    try:
+        from vitft.cli.app import main as run
+
+        run()
+    except KeyboardInterrupt:
+        sys.stderr.write("error: Interrupted.\n")
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

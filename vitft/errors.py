@@ -70,7 +70,7 @@ class UnknownName(UsageError):
 
     def __init__(self, kind: str, name: str, names: Iterable[str], action: str = "") -> None:
         names = list(names)
-        near = difflib.get_close_matches(name.lower(), names, n=1, cutoff=0.5)
+        near = difflib.get_close_matches(name.lower(), names, n=1, cutoff=0.6)
         what = f"Unknown {kind} '{name}'."
         if near:
             what += f" Did you mean '{near[0]}'?"

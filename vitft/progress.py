@@ -26,6 +26,31 @@ def _silent(*_: object) -> None:
     return None
 
 
+Phase = Callable[[str, int, int], None]
+"""Told of (what, done, total)."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Stoppable:
+    """A phase callback that also knows whether the work should stop."""
+
+    tell: Phase
+    stop_if_asked: Callable[[], None]
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        self.tell(what, done, total)
+
+
+def stop_if_asked(phase: Phase | None) -> None:
+    """Raise Interrupted where `phase` is that of `Hooks` that were asked to stop.
+
+    For loops that have nothing to save, such as decoding, and are given a callback alone. Telling of a phase does not
+    raise by itself: a supervisor passes on what its workers tell, and must let them save first.
+    """
+    if isinstance(phase, _Stoppable):
+        phase.stop_if_asked()
+
+
 @dataclass(frozen=True)
 class Hooks:
     """Callbacks of a run. All of them may be called often and must return quickly.
@@ -40,9 +65,13 @@ class Hooks:
 
     unit: Callable[[str, int, int], None] = _silent
     step: Callable[[StepReport], None] = _silent
-    phase: Callable[[str, int, int], None] = _silent
+    phase: Phase = _silent
     note: Callable[[str], None] = _silent
     signal: Callable[[], int] = lambda: 0
+
+    def __post_init__(self) -> None:
+        tell = self.phase.tell if isinstance(self.phase, _Stoppable) else self.phase
+        object.__setattr__(self, "phase", _Stoppable(tell, self.stop_if_asked))
 
     def stop_if_asked(self) -> None:
         """Raise Interrupted (exit code 130 or 143) when a signal has come; callers save their state first."""

@@ -74,7 +74,7 @@ class Recipe(BaseModel):
         method = overrides.get("method", for_task.get("method", self.settings.get("method", "full")))
         for_method = {k: v for k, v in self.for_method.get(str(method), {}).items() if k != "sweep"}
         own = {**self.settings, **self._by_size(examples), **_forbidden(task), **for_task, **for_method}
-        return _validated(self.name, {**own, **rescaled(own, overrides), **overrides})
+        return _validated(self.name, {**own, **rescaled(own, overrides), **overrides}, overrides)
 
     def _by_size(self, examples: int) -> dict[str, Any]:
         above = sorted(int(n) for n in self.for_size if int(n) > examples)
@@ -225,22 +225,27 @@ def _forbidden(task: str) -> dict[str, Any]:
     return ({} if known.crop else {"crop": "none"}) | ({} if known.flip else {"flip": False})
 
 
-def _validated(name: str, values: dict[str, Any]) -> Settings:
+def _validated(name: str, values: dict[str, Any], overrides: Mapping[str, Any]) -> Settings:
     problems = _problems(values)
     if problems:
-        raise RecipeError(f"Recipe '{name}': " + "; ".join(problems))
+        # A recipe was checked when it was loaded: what is wrong only now was set over it.
+        users = any(_key(problem) in overrides for problem in problems)
+        who = f"Set over recipe '{name}'" if users else f"Recipe '{name}'"
+        raise RecipeError(
+            f"{who}: " + "; ".join(problems) + ".", "", "Run 'vitft recipes show' for every key and what it means."
+        )
     return Settings(**values)
+
+
+def _key(problem: str) -> str:
+    return problem.split(":")[0].split(" ")[0]
 
 
 def _problems(values: dict[str, Any], only: dict[str, Any] | None = None) -> list[str]:
     try:
         Settings(**values)
     except ValidationError as error:
-        return [
-            text
-            for text in _explain(error)
-            if only is None or text.split(":")[0].split(" ")[0] in {*only, "schedule", "crop_from"}
-        ]
+        return [text for text in _explain(error) if only is None or _key(text) in {*only, "schedule", "crop_from"}]
     return []
 
 
@@ -252,7 +257,7 @@ def _explain(error: ValidationError) -> list[str]:
         key = ".".join(str(part) for part in item["loc"])
         message = item["msg"].removeprefix("Value error, ")
         if item["type"] == "extra_forbidden":
-            near = difflib.get_close_matches(key, Settings.model_fields, n=1, cutoff=0.5)
+            near = difflib.get_close_matches(key, Settings.model_fields, n=1, cutoff=0.6)
             message = "unknown key" + (f", did you mean '{near[0]}'?" if near else "")
         elif key:
             message = f"{message}, not {item['input']!r}"

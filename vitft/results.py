@@ -21,13 +21,17 @@ import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from vitft.errors import CheckpointError, DiskFull, RunFolderOccupied, UsageError, VitftError
 
 SCHEMA_VERSION = 1
+
+# What a run leaves at the top of its folder, besides run.json.
+_ANSWERS = ("result.json", "suite.json", "weights.safetensors", "head.safetensors", "predictions.parquet")
+_NEEDED = ("task", "phase", "seed", "metrics", "protocol", "provenance")
 
 
 def runs_root() -> Path:
@@ -116,9 +120,7 @@ def claim(folder: Path, identity: Mapping[str, Any], *, overwrite: bool, resume:
         RunFolderOccupied: other settings live here (exit code 2); nothing is touched.
     """
     wanted = json.loads(json.dumps({"schema_version": SCHEMA_VERSION, **identity}))
-    if folder.is_file():
-        raise UsageError(f"--output '{folder}' is a file.", "Legal: a new folder, or one of an earlier run.")
-    known = read_json(folder / "run.json")
+    known = _known(folder / "run.json", overwrite)
     if known is None and folder.is_dir() and any(p for p in folder.iterdir() if p.name != ".lock") and not overwrite:
         raise RunFolderOccupied(
             f"Folder '{folder}' holds files that no run of vitft left.",
@@ -132,12 +134,26 @@ def claim(folder: Path, identity: Mapping[str, Any], *, overwrite: bool, resume:
             "Legal: the same settings (goes on), or another folder.",
             "Choose one with --output, or start anew here with --overwrite.",
         )
-    if known is not None and (overwrite or not resume):
+    if overwrite or (known is not None and not resume):
         shutil.rmtree(folder / "units", ignore_errors=True)
-        for name in ("result.json", "suite.json"):
+        for name in _ANSWERS:
             (folder / name).unlink(missing_ok=True)
     if known != wanted:
         write_json(folder / "run.json", wanted)
+
+
+def _known(path: Path, overwrite: bool) -> dict[str, Any] | None:
+    """Read run.json; a damaged one is nobody's where the run starts anew."""
+    try:
+        return read_json(path)
+    except CheckpointError as error:
+        if overwrite:
+            return {}
+        raise CheckpointError(
+            error.lines[0],
+            "vitft writes its files whole; something else changed this one.",
+            "Start anew here with --overwrite, or choose another folder with --output.",
+        ) from None
 
 
 def differing(known: Mapping[str, Any], wanted: Mapping[str, Any], prefix: str = "") -> list[str]:
@@ -155,20 +171,28 @@ def differing(known: Mapping[str, Any], wanted: Mapping[str, Any], prefix: str =
 
 
 @contextmanager
-def lock(folder: Path) -> Iterator[None]:
+def lock(folder: Path, *, shards: bool = True) -> Iterator[None]:
     """Hold a folder against a second vitft process; the kernel lets go of it when this one dies, however it dies.
 
+    Args:
+        shards: hold the places of all shards in it, too.
+
     Raises:
-        UsageError: another process works there (exit code 2).
+        UsageError: the folder is a file, or another process works there (exit code 2).
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        file = (folder / ".lock").open("a")
-    except OSError as error:
-        raise cannot_write(folder, error) from None
-    with file:
+    if folder.is_file():
+        raise UsageError(f"--output '{folder}' is a file.", "Legal: a new folder, or one of an earlier run.")
+    with ExitStack() as held:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            folder.mkdir(parents=True, exist_ok=True)
+            files = [held.enter_context((folder / ".lock").open("a"))]
+            if shards:
+                files += [held.enter_context(path.open("a")) for path in sorted(folder.glob("shards/*/.lock"))]
+        except OSError as error:
+            raise cannot_write(folder, error) from None
+        try:
+            for file in files:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise UsageError(
                 f"Another vitft process is at work in '{folder}'.",
@@ -186,7 +210,8 @@ def nothing_left_behind(folder: Path) -> Iterator[None]:
         yield
     except VitftError:
         if fresh and not any(folder.rglob("metrics.jsonl")) and not any(folder.rglob("result.json")):
-            shutil.rmtree(folder / "units", ignore_errors=True)
+            for name in ("units", "logs"):
+                shutil.rmtree(folder / name, ignore_errors=True)
             for path in (folder / "run.json", folder / ".lock"):
                 path.unlink(missing_ok=True)
             ours = [folder, *(p for p in folder.parents if p == runs_root() or runs_root() in p.parents)]
@@ -202,11 +227,27 @@ def unit_folder(folder: Path, unit_id: str) -> Path:
 
 
 def finished_unit(folder: Path, unit_id: str) -> dict[str, Any] | None:
-    """Return a unit's result, or None while it is not finished."""
-    return read_json(unit_folder(folder, unit_id) / "result.json")
+    """Return a unit's result, or None while it is not finished. Raises CheckpointError: it is damaged."""
+    return _unit_result(unit_folder(folder, unit_id) / "result.json")
 
 
 def collect(folder: Path) -> list[dict[str, Any]]:
-    """Return the results of all finished units below a run folder, sorted by unit id."""
-    found = (read_json(path) for path in sorted((folder / "units").glob("**/result.json")))
+    """Return the results of all finished units below a run folder, sorted by unit id.
+
+    Raises:
+        CheckpointError: one of them is damaged (exit code 4).
+    """
+    found = (_unit_result(path) for path in sorted((folder / "units").glob("**/result.json")))
     return [result for result in found if result is not None]
+
+
+def _unit_result(path: Path) -> dict[str, Any] | None:
+    result = read_json(path)
+    lacking = [key for key in _NEEDED if result is not None and key not in result]
+    if lacking:
+        raise CheckpointError(
+            f"'{path}' is damaged: it says nothing of {', '.join(lacking)}.",
+            "vitft writes its files whole; something else changed this one.",
+            "Delete it and run the same command again.",
+        )
+    return result

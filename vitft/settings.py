@@ -12,12 +12,12 @@ CropMode = Literal["center", "squash"]
 class Settings(BaseModel):
     """The settings of one run. The field descriptions are the documentation of the recipe's keys."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
     method: Method = Field(
         "full", description="what is trained: the whole network, the head, head + biases, head + LoRA"
     )
-    steps: int = Field(500, ge=0, description="optimiser updates")
+    steps: int = Field(500, ge=1, description="optimiser updates")
     batch_size: int = Field(512, ge=1, description="images an update (effective batch)")
     optimizer: Literal["sgd", "adamw"] = Field("sgd", description="SGD with momentum 0.9, or AdamW")
     lr: float = Field(0.01, ge=0, description="peak learning rate")

@@ -1,15 +1,39 @@
 """The `vitft` command: its verbs, and the one place where errors become exit codes."""
 
+import errno
+import io
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import typer
 from typer.core import TyperGroup
 
 from vitft import __version__
-from vitft.errors import VitftError
+from vitft.cli import console
+from vitft.errors import DiskFull, Interrupted, VitftError
+
+
+class _ReaderGone(Exception):
+    """The other end of a pipe was closed: `vitft ... | head`."""
+
+
+@contextmanager
+def _as_errors() -> Iterator[None]:
+    """Turn what may strike anywhere into errors of ours, before typer ends the program over it without a word."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise Interrupted(2, "Interrupted.") from None
+    except BrokenPipeError:
+        raise _ReaderGone from None
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        where = f" '{error.filename}'" if error.filename else ""
+        raise DiskFull(f"Cannot write{where}: {error.strerror}.", "", "Free some space and try again.") from None
 
 
 class _Group(TyperGroup):
@@ -29,37 +53,76 @@ class _Group(TyperGroup):
 
         if not standalone_mode:
             return run()
+        _open_streams()
         try:
-            code = run()
+            code = _code(run, _named(self, sys.argv[1:] if args is None else args))
+            with _as_errors():
+                sys.stdout.flush()
+        except (_ReaderGone, BrokenPipeError):
+            console.silence(sys.stdout, sys.stderr)
+            code = 141
         except VitftError as error:
             _complain(error.lines)
-            sys.exit(error.exit_code)
-        except BrokenPipeError:  # `vitft ... | head`
-            sys.stderr.close()
-            sys.exit(141)
-        except (KeyboardInterrupt, typer.Abort):
-            _complain(["Interrupted."])
-            sys.exit(130)
-        except Exception as error:
-            # Typer's own complaints about the command line; their classes moved between its versions.
-            if not hasattr(error, "format_message") or not hasattr(error, "exit_code"):
-                raise
-            if type(error).__name__ == "NoArgsIsHelpError":  # no mistake: somebody looks around
-                sys.stderr.write(error.format_message() + "\n")
-                sys.exit(error.exit_code)
-            context = getattr(error, "ctx", None)
-            command = context.command_path if context is not None else "vitft"
-            _complain([error.format_message(), f"Run '{command} --help' for what is legal."])
-            sys.exit(error.exit_code)
-        sys.exit(code if isinstance(code, int) else 0)
+            code = error.exit_code
+        sys.exit(code)
+
+    def make_context(self, *args: Any, **kwargs: Any) -> Any:
+        with _as_errors():
+            return super().make_context(*args, **kwargs)
+
+    def invoke(self, ctx: Any) -> Any:
+        with _as_errors():
+            return super().invoke(ctx)
+
+
+def _named(group: Any, words: Sequence[str]) -> str:
+    """Return the verb that the words begin with, e.g. "vitft models show"."""
+    path = "vitft"
+    for word in words:
+        group = getattr(group, "commands", {}).get(word)
+        if group is None:
+            break
+        path += f" {word}"
+    return path
+
+
+def _code(run: Callable[[], Any], verb: str) -> int:
+    """Run a verb and return its exit code; what went wrong is said."""
+    try:
+        code = run()
+    except VitftError as error:
+        _complain(error.lines)
+        return error.exit_code
+    except typer.Abort:
+        _complain(["Interrupted."])
+        return 130
+    except Exception as error:
+        # Typer's own complaints about the command line; their classes moved between its versions.
+        if not hasattr(error, "format_message") or not hasattr(error, "exit_code"):
+            raise
+        if type(error).__name__ == "NoArgsIsHelpError":  # no mistake: somebody looks around
+            sys.stderr.write(error.format_message() + "\n")
+            return int(error.exit_code)
+        _complain([error.format_message(), f"Run '{verb} --help' for what is legal."])
+        return int(error.exit_code)
+    return code if isinstance(code, int) else 0
+
+
+def _open_streams() -> None:
+    """Live with a stdout that was closed (`>&-`), or whose encoding lacks a letter: it becomes a question mark."""
+    sys.stdout = sys.stdout or _nowhere()
+    sys.stderr = sys.stderr or _nowhere()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
+
+
+def _nowhere() -> io.TextIOWrapper:
+    return open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123
 
 
 def _complain(lines: Sequence[str]) -> None:
-    from rich.console import Console
-
-    console = Console(stderr=True, highlight=False)
     for prefix, line in zip(["error: "] + [""] * len(lines), lines, strict=False):
-        console.print(prefix + line, markup=False, soft_wrap=True)
+        console.note(prefix + line)
 
 
 app = typer.Typer(

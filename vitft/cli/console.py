@@ -1,41 +1,93 @@
 """Where vitft prints: results on stdout, everything else on stderr."""
 
+import io
 import json
+import os
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any, TextIO
 
 from rich.console import Console, RenderableType
 
+from vitft.errors import VitftError
 from vitft.progress import Hooks, StepReport
 
 if TYPE_CHECKING:
-    from rich.progress import Progress, TaskID
+    from vitft.report.table import Table
 
 FORMATS = ("text", "json")
 
 
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Let the command line end as in any pipe that is read no more; rich would end it with 1."""
+        raise
+
+
 def stdout() -> Console:
     """Return a console for results; as wide as the terminal, or 100 columns in a pipe."""
-    return Console(width=None if sys.stdout.isatty() else 100, highlight=False)
+    return _Console(width=None if sys.stdout.isatty() else 100, highlight=False)
 
 
 def stderr() -> Console:
     """Return a console for messages."""
-    return Console(stderr=True, highlight=False)
+    return _Console(stderr=True, highlight=False)
 
 
 def emit(payload: Any, renderable: RenderableType, fmt: str = "text") -> None:
     """Print a result: JSON alone for "json", else the rich renderable (a plain string is printed as it is)."""
     if fmt == "json":
-        sys.stdout.write(json.dumps(payload, indent=1, allow_nan=False) + "\n")
-        sys.stdout.flush()
+        write(json.dumps(payload, indent=1, allow_nan=False) + "\n")
     elif isinstance(renderable, str):
-        sys.stdout.write(renderable.rstrip("\n") + "\n")
+        write(renderable.rstrip("\n") + "\n")
     else:
-        stdout().print(renderable)
+        with _delivered():
+            stdout().print(renderable)
+
+
+def uncut(table: RenderableType) -> str:
+    """Return a table as plain lines as long as they need to be: a path in it can be copied, or read by a script."""
+    out = io.StringIO()
+    Console(file=out, width=10_000, highlight=False, color_system=None, force_terminal=False).print(table)
+    return "\n".join(line.rstrip() for line in out.getvalue().splitlines())
+
+
+def write(text: str) -> None:
+    """Write to stdout at once. Raises VitftError where it takes no more, BrokenPipeError where nobody reads it."""
+    with _delivered():
+        sys.stdout.write(text)
+
+
+@contextmanager
+def _delivered() -> Iterator[None]:
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        silence(sys.stdout)
+        raise VitftError(
+            f"Cannot write to stdout: {error.strerror}.", "", "Send it elsewhere and run the same command again."
+        ) from None
+
+
+def silence(*streams: TextIO) -> None:
+    """Send what is still to be written to nowhere: Python would try it again at its end and complain."""
+    with open(os.devnull, "w") as nowhere:  # noqa: PTH123
+        for stream in streams:
+            with suppress(OSError, ValueError):  # a stream of a test has no number
+                os.dup2(nowhere.fileno(), stream.fileno())
+
+
+def emit_table(payload: Any, table: "Table", fmt: str) -> None:
+    """Print a result: its payload for "json", else its table in that format, as text as wide as the terminal."""
+    from vitft.report import formats
+
+    text = formats.text(table, stdout().width) if fmt == "text" else formats.FORMATS[fmt](table)
+    emit(payload, text, fmt)
 
 
 def note(text: str) -> None:
@@ -47,7 +99,9 @@ def note(text: str) -> None:
 def display() -> Iterator[Hooks]:
     """Show what long work does: bars on a terminal, plain lines in a pipe. Signals are the caller's affair."""
     if stderr().is_terminal:
-        with _bars() as hooks:
+        from vitft.cli.bars import bars
+
+        with bars(stderr()) as hooks:
             yield hooks
     else:
         yield _lines()
@@ -78,61 +132,6 @@ def _lines(every_s: float = 5.0) -> Hooks:
             note(f"  {what} {done}/{total}")
 
     return Hooks(unit=unit, step=step, phase=phase, note=lambda text: note(f"  {text}"))
-
-
-@contextmanager
-def _bars() -> Iterator[Hooks]:
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    progress = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=24),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[info]}"),
-        TimeElapsedColumn(),
-        TextColumn("ETA"),
-        TimeRemainingColumn(),
-        console=stderr(),
-        transient=True,
-    )
-    with progress:
-        yield _bar_hooks(progress)
-
-
-def _bar_hooks(progress: "Progress") -> Hooks:
-    tasks: dict[str, TaskID] = {}
-
-    def bar(name: str, description: str, done: int, total: int, info: str = "") -> None:
-        if name not in tasks:
-            tasks[name] = progress.add_task(description, total=total, info=info)
-        progress.update(tasks[name], description=description, completed=done, total=total, info=info)
-
-    def drop(*names: str) -> None:
-        for name in names:
-            if name in tasks:
-                progress.remove_task(tasks.pop(name))
-
-    def unit(title: str, done: int, total: int) -> None:
-        drop("step", "phase")
-        bar("unit", title, done, total)
-
-    def step(r: StepReport) -> None:
-        drop("phase")
-        bar("step", "  train", r.step, r.steps, f"loss {r.loss:.4f}  lr {r.lr:.2g}  {r.images_per_s:.1f} img/s")
-
-    def phase(what: str, done: int, total: int) -> None:
-        bar("phase", f"  {what}", done, total)
-        if done >= total:
-            drop("phase")
-
-    return Hooks(unit=unit, step=step, phase=phase, note=lambda text: progress.console.print(f"  {text}", markup=False))
 
 
 def _duration(seconds: float) -> str:

@@ -30,7 +30,7 @@ def ls(data_dir: DataDirOption = None, format: FormatOption = "text") -> None:
     table = Table("task", "status", "size", "where, or what to do", box=None, pad_edge=False)
     for row in rows:
         table.add_row(row.task, row.status, size_text(row.size or 0), row.where)
-    console.emit({"tasks": [asdict(row) for row in rows]}, table, format)
+    console.emit({"tasks": [asdict(row) for row in rows]}, console.uncut(table), format)
 
 
 @app.command("splits")
@@ -47,13 +47,27 @@ def splits(
     from vitft.data import owner_files, splits
 
     with console.display() as hooks:
-        keys, why = owner_files.split_keys(task, split, source, data_dir, hooks.phase)
+        given = source is not None or data_dir is not None
+        inside = None if given else _inside(task, split)
+        keys, why = inside or owner_files.split_keys(task, split, source, data_dir, hooks.phase)
     payload = splits.describe(task, split, keys)
     if why:
         payload |= {"reference": False, "why": why}
     note = "" if payload["reference"] else f"  (not the reference: {payload['why']})"
     console.emit(payload, "\n".join(keys), format)
     console.note(f"{payload['task']} {split}: {len(keys):,} keys, sha256 {payload['sha256']}{note}")
+
+
+def _inside(task: str, split: str) -> tuple[list[str], str] | None:
+    """Return the keys of a split that is inside vitft, and why they are not the reference; None for any other."""
+    from vitft.catalog import tasks
+    from vitft.data import find
+
+    source = find.built_in(tasks.get(task))
+    if source is None or split not in source.splits:
+        return None
+    opened = source.open(split)
+    return list(opened.keys), "" if opened.provenance.reference else opened.provenance.why
 
 
 @app.command("prepare")

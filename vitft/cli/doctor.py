@@ -12,6 +12,7 @@ from vitft import __version__, machine
 from vitft.cli import console
 from vitft.cli.options import FormatOption
 
+_FAULTS = ("MISSING", "not writable", "not a folder")
 _PACKAGES = ("torch", "torchvision", "timm", "datasets", "scikit-learn", "typer", "rich", "pydantic", "pillow", "numpy")
 
 
@@ -26,13 +27,8 @@ def doctor(format: FormatOption = "text") -> None:
         except importlib.metadata.PackageNotFoundError:
             facts[package] = "MISSING"
     facts.update(_devices())
-    for name, default in (
-        ("VITFT_RUNS", "runs"),
-        ("VITFT_DATA", "~/.cache/vitft/data"),
-        ("VITFT_CACHE", "~/.cache/vitft"),
-    ):
-        facts[name] = _folder(Path(os.environ.get(name) or default).expanduser())
-    faults = [name for name, value in facts.items() if "MISSING" in str(value) or "not writable" in str(value)]
+    facts |= {name: _folder(path) for name, path in _folders().items()}
+    faults = [name for name, value in facts.items() if any(word in str(value) for word in _FAULTS)]
     table = Table("fact", "value", box=None, pad_edge=False, show_header=False)
     for name, value in facts.items():
         table.add_row(name, str(value))
@@ -56,9 +52,22 @@ def _devices() -> dict[str, Any]:
     return {"devices": "; ".join(devices)}
 
 
+def _folders() -> dict[str, Path]:
+    from vitft import results
+
+    found = {"VITFT_RUNS": results.runs_root(), "VITFT_CACHE": machine.cache()}
+    try:
+        from vitft.data.find import prepared_root
+    except ImportError:  # without torch, which is told above
+        return found
+    return {**found, "VITFT_DATA": prepared_root()}
+
+
 def _folder(path: Path) -> str:
     there = path
     while not there.exists():
         there = there.parent
+    if not there.is_dir():
+        return f"{path} ({'' if there == path else f'{there} '}is a file, not a folder)"
     free = shutil.disk_usage(there).free / 2**30
     return f"{path} ({'' if os.access(there, os.W_OK) else 'not writable, '}{free:.0f} GiB free)"

@@ -1,7 +1,7 @@
 """`vitft eval`: one or more networks on every image of a test split, each image once."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from vitft.evaluation.evaluate import Evaluation, Subject
+    from vitft.evaluation.network import Network
 
 Resize = Literal["checkpoint", "squash", "resize-small"]
 
@@ -76,6 +77,7 @@ def eval_(
         what = ev.subject(find(task, data_dir), with_real=real, limit=limit, complete=complete)
         if what.missing:
             console.note(f"Missing: {', '.join(what.missing)}.")
+        _check(models, what)
         done, payloads = [], []
         for name, folder in zip(models, folders, strict=True):
             network = open_network(name, fixed, crop_pct=crop_pct, device=device, precision=precision)
@@ -90,6 +92,16 @@ def eval_(
     compared = ev.comparisons(done) if len(done) > 1 else []
     payload: Any = payloads[0] if len(payloads) == 1 else {"results": payloads, "paired": compared}
     console.emit(payload, "" if format == "json" else _render(done, payloads, compared), format)
+
+
+def _check(models: list[str], what: "Subject") -> None:
+    """Raise now what the last of several models would raise when the others are evaluated, and their results lost."""
+    from vitft.evaluation.network import head_fits
+    from vitft.models import checkpoints
+
+    for name in models if len(models) > 1 else ():
+        # An opened checkpoint has what is looked at here: its record and its classes.
+        head_fits(cast("Network", checkpoints.load(name)), what.split.class_names, what.split.task)
 
 
 def _folders(output: Path | None, models: list[str], overwrite: bool) -> list[Path | None]:
@@ -186,7 +198,12 @@ def short_names(models: list[str]) -> list[str]:
 
 
 def footnotes(payloads: list[dict[str, Any]]) -> list[str]:
-    """Say how the images were prepared, where they are from, and what was assumed of the checkpoint."""
+    """Say how the images were prepared, where they are from, and what was assumed of the checkpoint.
+
+    A user's own images are no part of anything official.
+    """
+    from vitft.catalog import tasks
+
     lines = []
     for p in payloads:
         protocol, pre = p["protocol"], p["preprocess"]
@@ -199,7 +216,8 @@ def footnotes(payloads: list[dict[str, Any]]) -> list[str]:
         if p["checkpoint"]["assumed"]:
             lines.append(f"assumed from {p['checkpoint']['timm_name']}: {', '.join(p['checkpoint']['assumed'])}")
     stamp = payloads[0]["provenance"]
-    where = f"data: {stamp['source']}, {stamp['completeness']}"
+    own = stamp["completeness"] == "partial" and not tasks.canonical(payloads[0]["task"])
+    where = f"data: {stamp['source']}" + ("" if own else f", {stamp['completeness']}")
     published = [line for p in payloads for line in _published(p)]
     return [*dict.fromkeys(lines), where + (f" ({stamp['why']})" if stamp["why"] else ""), *published]
 

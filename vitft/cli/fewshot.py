@@ -193,11 +193,15 @@ def _payload(
 
 
 def _row(row: "Row") -> dict[str, Any]:
+    """Return a row as it stands in result.json.
+
+    Student's interval over a few draws may reach beyond what an accuracy can be: it is clipped to [0, 1].
+    """
     out: dict[str, Any] = {
         "per_class": row.per_class or "all",
         "examples": row.examples,
         "top1": row.top1,
-        "ci95": list(row.ci95),
+        "ci95": [min(1.0, max(0.0, end)) for end in row.ci95],
         "interval": row.interval,
         "values": list(row.values),
         "correct": list(row.correct),

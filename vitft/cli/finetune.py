@@ -46,17 +46,23 @@ def finetune(
     overwrite: o.OverwriteOption = False,
     deterministic: o.DeterministicOption = False,
     save_weights: o.SaveWeightsOption = True,
-    format: o.FormatOption = "text",
+    format: o.TableFormatOption = "text",
 ) -> None:
     """Fine-tune a pretrained model on a task and test it once. The test split is evaluated whole.
 
     Without a recipe, 'quick' is used: small and honest, made for a laptop. The paper's protocol is --recipe vit-paper.
     """
     from vitft import recipes
+    from vitft.errors import UsageError
     from vitft.protocol.jobs import Runtime, make
+    from vitft.report import single
 
     loaded = recipes.load(recipe)
     fixed = o.overrides(set_, resolution, method=method, steps=steps, batch_size=batch_size, lr=lr)
+    if compare_scratch and from_scratch:
+        raise UsageError("--compare-scratch runs from scratch already.", "Legal: either, not both.")
+    if seeds and seed:
+        raise UsageError(f"--seed {seed} and --seeds {seeds} contradict each other.", "Legal: one of them.")
     variants = [False, True] if compare_scratch else [from_scratch]
     jobs = [
         make(
@@ -79,12 +85,9 @@ def finetune(
         own = output / ("scratch" if job.from_scratch else "pretrained") if output and compare_scratch else output
         results.append(_run(job, scheme, own, runtime, resume=resume == "auto", overwrite=overwrite))
     payload: Any = results[0] if len(results) == 1 else {"results": results}
+    console.emit_table(payload, single.table(results), format)
     if format == "json":
-        console.emit(payload, "", format)
         return
-    from vitft.report.single import render
-
-    console.emit(payload, render(results), format)
     for result in results:
         console.note(f"Run folder: {result['folder']}")
 
@@ -100,7 +103,9 @@ def _run(
     with results.lock(folder), results.nothing_left_behind(folder):
         results.claim(folder, job.identity(), overwrite=overwrite, resume=resume)
         finished = results.read_json(folder / "result.json")
-        if finished is None:
+        if finished is not None:
+            console.note("Finished before: this is the stored result; nothing was run or looked at again.")
+        else:
             with console.display() as shown, signals.caught() as signum:
                 console.note(f"vitft {job.name} with {job.model}, recipe {job.recipe} -> {folder}")
                 from dataclasses import replace

@@ -8,6 +8,7 @@ import typer
 from vitft.errors import UsageError
 
 Format = Literal["text", "json"]
+TableFormat = Literal["text", "markdown", "csv", "latex", "json"]
 Precision = Literal["auto", "float32", "bf16"]
 
 TaskArgument = Annotated[
@@ -46,6 +47,9 @@ SaveWeightsOption = Annotated[
     bool, typer.Option("--save-weights/--no-save-weights", help="Keep the fine-tuned network; else its head alone.")
 ]
 FormatOption = Annotated[Format, typer.Option("--format", help="json: stdout is that JSON alone.")]
+TableFormatOption = Annotated[
+    TableFormat, typer.Option("--format", help="Of the table; json: the whole result, alone on stdout.")
+]
 
 
 def parse_resolution(text: str) -> Any:

@@ -1,7 +1,6 @@
 """`vitft predict`: class names and probabilities for a user's own images."""
 
 import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -46,6 +45,8 @@ def predict(
 
         paths = files.images(images)
         network = open_network(run, fixed, crop_pct=crop_pct, device=device, precision=precision)
+        for note in network.info.notes:
+            hooks.note(note)
         if not network.info.num_classes:
             raise CheckpointError(
                 f"'{run}' has no head: it gives features, not classes.",
@@ -69,8 +70,7 @@ def predict(
         for answer in answers:
             found.append(answer)
             if format == "jsonl":  # told as soon as it is known
-                sys.stdout.write(json.dumps(_entry(answer)) + "\n")
-                sys.stdout.flush()
+                console.write(json.dumps(_entry(answer)) + "\n")
     _print(found, broken, format)
     if broken:
         raise DataDamaged(f"{len(broken)} of {len(paths)} files are no whole images; the others are answered above.")
@@ -83,15 +83,18 @@ def _entry(answer: "Answer") -> dict[str, object]:
 
 def _print(found: "list[Answer]", broken: list[str], format: str) -> None:
     import csv
+    import io
 
     from rich.table import Table
 
     if format == "csv":
-        writer = csv.writer(sys.stdout, lineterminator="\n")
+        lines = io.StringIO()
+        writer = csv.writer(lines, lineterminator="\n")
         writer.writerow(["image", "rank", "class", "index", "probability"])
         for answer in found:
             for rank, (index, name, chance) in enumerate(answer.top, 1):
                 writer.writerow([answer.path, rank, name, index, f"{chance:.6f}"])
+        console.write(lines.getvalue())
     elif format == "json":
         console.emit({"predictions": [_entry(answer) for answer in found], "broken": broken}, "", "json")
     elif format == "text" and found:
@@ -99,4 +102,4 @@ def _print(found: "list[Answer]", broken: list[str], format: str) -> None:
         for answer in found:
             for rank, (_, name, chance) in enumerate(answer.top):
                 table.add_row("" if rank else answer.path, name, f"{100 * chance:.1f}")
-        console.emit(None, table)
+        console.emit(None, console.uncut(table))

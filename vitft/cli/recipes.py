@@ -7,7 +7,7 @@ import typer
 
 from vitft.cli import console
 from vitft.cli.options import FormatOption
-from vitft.errors import UsageError
+from vitft.errors import DiskFull, UsageError
 
 app = typer.Typer(help="Protocols as documents: list, read, copy.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -56,16 +56,17 @@ def cp(
     file: Annotated[Path, typer.Argument(help="Where to write the copy.")],
 ) -> None:
     """Copy a shipped recipe to a file of your own. Change it there and give it to --recipe."""
-    from vitft import recipes
+    from vitft import recipes, results
 
     text = recipes.load(recipe).text
-    try:
-        with file.open("x", encoding="utf-8") as copy:
-            copy.write(text)
-    except FileExistsError:
-        raise UsageError(f"File '{file}' exists.", "Legal: a new file.", "Choose another name.") from None
-    except OSError as error:
+    if file.exists():
+        raise UsageError(f"File '{file}' exists.", "Legal: a new file.", "Choose another name.")
+    if not file.parent.is_dir():
         raise UsageError(
-            f"Cannot write '{file}': {error.strerror}.", "Legal: a file in a folder that exists."
-        ) from None
+            f"Cannot write '{file}': there is no folder '{file.parent}'.", "Legal: a file in a folder that exists."
+        )
+    try:
+        results.write_atomic(file, text.encode())
+    except DiskFull as error:  # its advice is for a run
+        raise DiskFull(error.lines[0], "", "Free some space, or choose another folder.") from None
     console.note(f"Wrote {file}. Use it with --recipe {file if '/' in str(file) else f'./{file}'}")

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,15 +25,23 @@ def ls(
     from rich.table import Table
 
     from vitft import results
+    from vitft.errors import UsageError
 
     where = root or results.runs_root()
-    runs = sorted((_run(folder) for folder in _folders(where)), key=lambda run: run["changed"], reverse=True)
+    if root is not None and not root.is_dir():
+        raise UsageError(f"There is no folder '{root}'.", "Legal: a folder with runs in it, or none for $VITFT_RUNS.")
+    runs = sorted((_listed(folder) for folder in _folders(where)), key=lambda run: run["changed"], reverse=True)
     table = Table("task", "model", "recipe", "units", "top-1", "changed", "folder", box=None, pad_edge=False)
     for run in runs:
         top1 = f"{100 * run['top1']:.1f}" if run["top1"] is not None else "-"
-        name = run["task"] + ("" if run["complete"] else " (unfinished)")
+        state = " (damaged)" if run["damaged"] else "" if run["complete"] else " (unfinished)"
+        name = run["task"] + state
         table.add_row(name, run["model"], run["recipe"], str(run["units"]), top1, run["changed"], run["folder"])
-    console.emit({"root": str(where), "runs": runs}, table if runs else f"No runs in '{where}'.", format)
+    told = console.uncut(table) if runs else f"No runs in '{where}'."
+    console.emit({"root": str(where), "runs": runs}, told, format)
+    for run in runs:
+        if run["damaged"]:
+            console.note(f"note: {run['damaged']}")
 
 
 @app.command("status")
@@ -47,7 +56,8 @@ def status(folder: _Dir, format: FormatOption = "text") -> None:
         top1 = f"{100 * unit['top1']:.1f}" if unit["top1"] is not None else "-"
         table.add_row(unit["unit"], unit["status"], str(unit["step"] or "-"), top1, unit["changed"])
     payload = {**_run(folder), "at_work": _at_work(folder), "units": units}
-    console.emit(payload, table if units else f"Nothing has been begun in '{folder}'.", format)
+    told = console.uncut(table) if units else f"Nothing has been begun in '{folder}'."
+    console.emit(payload, told, format)
     if format == "text":
         busy = "a vitft process is at work on it" if payload["at_work"] else "nobody is at work on it"
         done = "finished" if payload["complete"] else "unfinished"
@@ -112,25 +122,57 @@ def _known(folder: Path) -> None:
         )
 
 
+def _listed(folder: Path) -> dict[str, Any]:
+    """Return a run's line; one that is damaged says so and does not hide the others."""
+    from vitft.errors import CheckpointError
+
+    try:
+        return _run(folder)
+    except CheckpointError as error:
+        return _line(folder, {}) | {"damaged": error.lines[0]}
+
+
 def _run(folder: Path) -> dict[str, Any]:
+    """Return what a run is and what it found. Raises CheckpointError where one of its files is damaged."""
     from vitft import results
 
     run = results.read_json(folder / "run.json") or {}
-    suite = results.read_json(folder / "suite.json")
-    result = suite or results.read_json(folder / "result.json") or {}
-    top1 = result.get("mean_of_tasks") if suite else result.get("metrics", {}).get("top1")
-    of_suite = run.get("kind") == "suite"
+    answer = folder / ("suite.json" if run.get("kind") == "suite" else "result.json")
+    result = results.read_json(answer)
+    if result is None:
+        return _line(folder, run)
+    if run.get("kind") == "suite":
+        return _line(folder, run) | {"complete": bool(result.get("complete")), "top1": result.get("mean_of_tasks")}
+    return _line(folder, run) | {"complete": True, "top1": _top1(result, answer)}
+
+
+def _line(folder: Path, run: dict[str, Any]) -> dict[str, Any]:
+    kind = str(run.get("kind", "?"))
     return {
-        "kind": run.get("kind", "?"),
-        "task": run.get("suite" if of_suite else "name", "?"),
-        "model": run.get("model", "?"),
-        "recipe": run.get("recipe", "?"),
+        "kind": kind,
+        "task": str(run.get("suite" if kind == "suite" else "name", "?")),
+        "model": str(run.get("model", "?")),
+        "recipe": str(run.get("recipe", "?")),
         "units": sum(1 for _ in folder.glob("units/*/*/result.json")),
-        "complete": bool(result.get("complete") if of_suite else result),
-        "top1": top1,
+        "complete": False,
+        "top1": None,
+        "damaged": "",
         "changed": _changed(folder),
         "folder": str(folder),
     }
+
+
+def _top1(result: dict[str, Any], file: Path) -> float:
+    from vitft.errors import CheckpointError
+
+    try:
+        return float(result["metrics"]["top1"])
+    except (KeyError, TypeError, ValueError):
+        raise CheckpointError(
+            f"'{file}' is damaged: it says nothing of metrics.top1.",
+            "vitft writes its files whole; something else changed this one.",
+            "Delete it and run the same command again.",
+        ) from None
 
 
 def _unit(folder: Path, path: Path) -> dict[str, Any]:
@@ -138,12 +180,12 @@ def _unit(folder: Path, path: Path) -> dict[str, Any]:
 
     result = results.read_json(path / "result.json")
     step = _last_step(path / "metrics.jsonl")
-    state = "finished" if result else "begun, state saved" if (path / "state.pt").exists() else "begun"
+    state = "finished" if result is not None else "begun, state saved" if (path / "state.pt").exists() else "begun"
     return {
         "unit": str(path.relative_to(folder / "units")),
         "status": state,
         "step": step,
-        "top1": result["metrics"]["top1"] if result else None,
+        "top1": None if result is None else _top1(result, path / "result.json"),
         "changed": _changed(path),
     }
 
@@ -171,11 +213,10 @@ def _at_work(folder: Path) -> bool:
     import fcntl
 
     for lock in (folder / ".lock", *folder.glob("shards/*/.lock")):
-        if not lock.exists():
-            continue
-        with lock.open("a") as file:
+        # Read and shared, as a run may lie on a file system that cannot be written.
+        with suppress(FileNotFoundError, PermissionError), lock.open("rb") as file:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
                 return True
     return False

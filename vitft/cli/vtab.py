@@ -63,7 +63,7 @@ def vtab(
         bool,
         typer.Option("--save-weights/--no-save-weights", help="Keep the fine-tuned networks; else their heads."),
     ] = False,
-    format: o.FormatOption = "text",
+    format: o.TableFormatOption = "text",
 ) -> None:
     """Run the VTAB suite and print its table. Tunes on train800/val200, retrains on the 1,000, tests once on all.
 
@@ -71,6 +71,7 @@ def vtab(
     """
     from vitft import recipes
     from vitft.catalog import suites
+    from vitft.data.find import checked
     from vitft.engines import suite as planning
     from vitft.errors import DataMissing, UsageError
 
@@ -85,29 +86,31 @@ def vtab(
         model,
         recipes.load(recipe or _DEFAULT_RECIPES[suite]),
         o.overrides(set_, resolution, method=method, steps=steps, batch_size=batch_size, lr=lr),
-        data_dir,
+        checked(data_dir),
         o.parse_seeds(seeds),
         0 if shots == "full" else 1000,
     )
     rows, missing = planning.availability(asked)
     ready = _ready(asked, rows, missing)
+    folder = output or asked.folder()
     if dry_run:
-        jobs = planning.plan(asked, missing)
-        console.emit(*_dry(asked, rows, missing, jobs, ready), format)
+        _usable(model, device)
+        payload, text = _dry(asked, rows, missing, planning.plan(asked, missing), ready, folder)
+        console.emit(payload, text, "json" if format == "json" else "text")
         return
     if missing:
         console.note(ready)
         if len(missing) == len(asked.tasks) or not allow_missing:
+            some = ", or run on with --allow-missing" * (len(missing) < len(asked.tasks))
             raise DataMissing(
                 f"{len(missing)} of {len(asked.tasks)} tasks have no data: {_few(missing)}.",
                 _looked(data_dir),
-                "Prepare them ('vitft data prepare TASK'), choose others with --tasks, or run on with --allow-missing.",
+                f"Prepare them ('vitft data prepare TASK'), choose others with --tasks{some}.",
             )
     from vitft.protocol.jobs import Runtime
 
     runtime = Runtime(device, precision, micro_batch, workers, deterministic, save_weights)
     part = planning.with_tasks(asked, planning.shard(asked.tasks, shard)) if shard else asked
-    folder = output or asked.folder()
     failed = _run(
         part,
         missing,
@@ -141,6 +144,7 @@ def _run(
 
     with _held(asked, folder, shard, resume=resume, overwrite=overwrite):
         if _finished(asked, folder, missing):
+            console.note("Finished before: these are the stored results; nothing was run or looked at again.")
             return {}
         jobs = planning.plan(asked, missing)
         cost = planning.estimate(asked, jobs)
@@ -172,7 +176,7 @@ def _held(asked: "Asked", folder: Path, shard: str, *, resume: bool, overwrite: 
                 shutil.rmtree(folder / "logs", ignore_errors=True)
                 raise
         return
-    with results.lock(folder):
+    with results.lock(folder, shards=False):
         results.claim(folder, asked.identity(), overwrite=False, resume=True)
     with results.lock(folder / "shards" / shard.replace("/", "-of-")):
         yield
@@ -190,20 +194,20 @@ def _report(asked: "Asked", folder: Path, failed: Mapping[str, str], missing: Ma
     from vitft import results
     from vitft.engines import suite as planning
     from vitft.errors import SuiteIncomplete
-    from vitft.report import formats
     from vitft.report import vtab as table
 
     finals = planning.finals(asked, folder)
     why = {**missing, **{task: f"failed: {text}" for task, text in failed.items()}}
     data = table.summarise(asked.suite, finals, shots=asked.shots, seeds=asked.seeds, failed=why)
     results.write_json(folder / "suite.json", data)
-    text = formats.text(table.table(asked.suite, data, _beside(asked, data), asked.tasks), console.stdout().width)
-    console.emit(data | {"folder": str(folder)}, text, format)
+    if finals:
+        shown = table.table(asked.suite, data, _beside(asked, data), asked.tasks)
+        console.emit_table(data | {"folder": str(folder)}, shown, format)
     if failed:
         raise SuiteIncomplete(
             f"{len(failed)} of {len(asked.tasks)} tasks failed: {_few(failed)}.",
             "; ".join(f"{task}: {text}" for task, text in list(failed.items())[:3]),
-            f"The others are in '{folder}'; the same command tries the failed ones again.",
+            f"What there is lies in '{folder}'; the same command tries the failed ones again.",
         )
 
 
@@ -258,6 +262,7 @@ def _dry(
     missing: Mapping[str, str],
     jobs: "Sequence[tuple[Job, Scheme]]",
     ready: str,
+    folder: Path,
 ) -> tuple[dict[str, Any], str]:
     from vitft.engines import suite as planning
     from vitft.protocol.units import tune_units
@@ -276,7 +281,7 @@ def _dry(
     ]
     payload = {
         "suite": asked.suite.name,
-        "folder": str(asked.folder()),
+        "folder": str(folder),
         "data": [asdict(row) | {"usable": row.task not in missing} for row in rows],
         "plan": plan,
         "estimate": asdict(cost),
@@ -288,13 +293,26 @@ def _dry(
         f"({f'{swept} tuned on val200' if swept else 'nothing tuned'}), seeds {', '.join(map(str, asked.seeds))}.\n"
         f"{cost.train_images:,} training images, {cost.test_images:,} to evaluate, "
         f"about {cost.flops:.0e} floating-point operations (a rough rule: parameters x patches, three passes a step).\n"
-        f"Nothing was run. It would go to {asked.folder()}\n"
+        f"Nothing was run. It would go to {folder}\n"
     )
     return payload, text
 
 
+def _usable(model: str, device: str) -> None:
+    """Raise what a run would raise of a model or a device that is not there, before anything is planned."""
+    from vitft.evaluation.network import pick_device
+    from vitft.models import checkpoints
+
+    checkpoints.load(model, weights=False)
+    pick_device(device)
+
+
 def _devices(text: str) -> tuple[str, ...]:
+    from vitft.errors import UsageError
+
     words = [word.strip() for word in text.split(",") if word.strip()]
+    if text and not words:
+        raise UsageError(f"--devices '{text}' names none.", "Legal: 0,1 (CUDA), or cpu, cuda:0, ...")
     return tuple(f"cuda:{word}" if word.isdecimal() else word for word in words)
 
 

@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
@@ -16,18 +16,15 @@ from vitft import machine
 from vitft.data.decode import decode
 from vitft.data.preprocess import Preprocess, deterministic
 from vitft.data.split import Split
-from vitft.errors import VitftError
+from vitft.progress import Phase, stop_if_asked
 
 _VERSION = 4  # raise it when decode or preprocess change their pixels
 _LARGEST = 64 << 30  # bytes; a larger split is decoded anew each time
 
-Progress = Callable[[str, int, int], None]
-"""Called with (what, done, total)."""
+_READ_TOLD = 1000  # encoded images; reading is quick but for large splits on slow disks
 
 
-def pixels(
-    split: Split, pp: Preprocess, workers: int = 2, progress: Progress | None = None
-) -> NDArray[np.uint8] | None:
+def pixels(split: Split, pp: Preprocess, workers: int = 2, progress: Phase | None = None) -> NDArray[np.uint8] | None:
     """Return all images of a split after the deterministic part, (N, h, w, 3) uint8; writes to it never reach the file.
 
     None where the shapes differ or the array would be too large; then `loader` decodes as it goes. The array is
@@ -36,6 +33,7 @@ def pixels(
 
     Raises:
         DataDamaged: an image does not decode.
+        Interrupted: `progress` is of hooks that were asked to stop; nothing is left behind.
     """
     if pp.stored_size is None or len(split) == 0:
         return None
@@ -43,7 +41,7 @@ def pixels(
     size = int(np.prod(shape, dtype=np.int64))
     if size > _LARGEST:
         return None
-    path = machine.cache() / "pixels" / f"{_digest(split, pp)}.npy"
+    path = machine.cache() / "pixels" / f"{_digest(split, pp, progress)}.npy"
     found = _existing(path, shape)
     if found is not None:
         return found
@@ -51,6 +49,7 @@ def pixels(
     try:
         with ThreadPoolExecutor(max(1, workers)) as pool:
             for done, (i, image) in enumerate(_decoded(split, pp, pool, 4 * max(1, workers)), 1):
+                stop_if_asked(progress)
                 array[i] = image
                 if progress and (done % 64 == 0 or done == len(split)):
                     progress(f"decode {split.task} {split.name}", done, len(split))
@@ -65,20 +64,28 @@ def pixels(
     return array
 
 
-def encoded_digest(split: Split) -> str:
-    """Return the sha256 over all encoded images of a split, in order."""
+def encoded_digest(split: Split, progress: Phase | None = None) -> str:
+    """Return the sha256 over all encoded images of a split, in order. Raises as `pixels` when asked to stop."""
     h = hashlib.sha256()
     for i in range(len(split)):
+        stop_if_asked(progress)
+        if progress and i and i % _READ_TOLD == 0:
+            progress(f"read {split.task} {split.name}", i, len(split))
         data = split.read(i)
         h.update(len(data).to_bytes(8, "little"))
         h.update(data)
     return h.hexdigest()
 
 
-def _digest(split: Split, pp: Preprocess) -> str:
+def decoded(split: Split, i: int) -> NDArray[np.uint8]:
+    """Return the pixels of one image as they were taken, (H, W, 3). Raises DataDamaged naming data set and split."""
+    return decode(split.read(i), f"{split.task} {split.name}: {split.keys[i]}", split.exif)
+
+
+def _digest(split: Split, pp: Preprocess, progress: Phase | None) -> str:
     what = {
         "version": _VERSION,
-        "images": encoded_digest(split),
+        "images": encoded_digest(split, progress),
         "exif": split.exif,
         "deterministic": [
             pp.stored_size,
@@ -117,7 +124,7 @@ def _decoded(
     """Yield (i, image) in order, decoding a bounded number ahead, so that a large split never fills the memory."""
 
     def one(i: int) -> NDArray[np.uint8]:
-        return deterministic(decode(split.read(i), split.keys[i], split.exif), pp)
+        return deterministic(decoded(split, i), pp)
 
     pending: dict[int, Future[NDArray[np.uint8]]] = {}
     try:
@@ -126,7 +133,6 @@ def _decoded(
                 if j not in pending:
                     pending[j] = pool.submit(one, j)
             yield i, pending.pop(i).result()
-    except VitftError:
+    finally:
         for future in pending.values():
             future.cancel()
-        raise

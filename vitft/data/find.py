@@ -61,7 +61,8 @@ LAYOUTS: tuple[Layout, ...] = (
 )
 
 Shots = Literal["1000", "full"]
-_WHOLE: dict[Shots, set[str]] = {"1000": {"train800", "val200", "test"}, "full": {"train", "val", "test"}}
+WHOLE: dict[Shots, set[str]] = {"1000": {"train800", "val200", "test"}, "full": {"train", "val", "test"}}
+"""The splits that a task of VTAB needs."""
 
 
 def find(task: str, data_dir: Path | None = None, shots: Shots | None = None) -> Source:
@@ -80,12 +81,7 @@ def find(task: str, data_dir: Path | None = None, shots: Shots | None = None) ->
         UnknownName: neither a task nor a path (exit code 2).
         DataMissing, DataDamaged: no such data, or not what it should be (exit code 3).
     """
-    if data_dir is not None:
-        data_dir = data_dir.expanduser()
-        if not data_dir.exists():
-            raise DataMissing(
-                f"Folder '{data_dir}' (--data-dir) does not exist.", "Legal: a folder that holds data sets."
-            )
+    data_dir = checked(data_dir)
     if task.startswith("hf:"):
         repo, name = hub.task_of(hub_cache.parse(task))
         found = hub.find(repo, name)
@@ -103,6 +99,16 @@ def find(task: str, data_dir: Path | None = None, shots: Shots | None = None) ->
     if not _is_path(task):
         tasks.get(task)  # raises UnknownName with the nearest
     return at(Path(task).expanduser())
+
+
+def checked(data_dir: Path | None) -> Path | None:
+    """Return --data-dir as an absolute path. Raises DataMissing when it does not exist."""
+    if data_dir is None:
+        return None
+    data_dir = data_dir.expanduser().absolute()
+    if not data_dir.exists():
+        raise DataMissing(f"Folder '{data_dir}' (--data-dir) does not exist.", "Legal: a folder that holds data sets.")
+    return data_dir
 
 
 def at(path: Path, task: Task | None = None) -> Source:
@@ -191,7 +197,7 @@ def nearest(task: Task, data_dir: Path | None, shots: Shots | None = None) -> tu
     """Return (place, source) of what `find` takes on this machine, or what is there instead of it ("" for nothing)."""
     lacking = ""
     for place, source in local(task, data_dir):
-        if shots is None or _WHOLE[shots] <= set(source.splits):
+        if shots is None or WHOLE[shots] <= set(source.splits):
             return place, source
         if carve.can_carve(source):
             return place, carve.Carved(source, shots == "full")

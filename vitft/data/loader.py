@@ -9,10 +9,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vitft.data import cache
-from vitft.data.cache import Progress
-from vitft.data.decode import decode
 from vitft.data.preprocess import Preprocess, deterministic, normalise, random_one, random_part
 from vitft.data.split import Split
+from vitft.progress import Phase
 
 _DEVICE_SHARE = 0.2  # of the device's free memory that resident pixels may take
 
@@ -34,7 +33,7 @@ class Images:
         pp: Preprocess,
         device: torch.device,
         workers: int = 2,
-        progress: Progress | None = None,
+        progress: Phase | None = None,
     ) -> None:
         self.split, self.pp, self.device, self.workers = split, pp, device, max(1, workers)
         self._pool: ThreadPoolExecutor | None = None
@@ -80,7 +79,7 @@ class Images:
         return [self._pool.submit(self._one, int(i), None if rows is None else rows[n]) for n, i in enumerate(indices)]
 
     def _one(self, i: int, row: NDArray[np.float64] | None) -> NDArray[np.uint8]:
-        image = deterministic(decode(self.split.read(i), self.split.keys[i], self.split.exif), self.pp)
+        image = deterministic(cache.decoded(self.split, i), self.pp)
         return image if row is None else random_one(image, row, self.pp)
 
 
@@ -90,7 +89,7 @@ def eval_batches(
     batch_size: int,
     device: torch.device | str = "cpu",
     workers: int = 2,
-    progress: Progress | None = None,
+    progress: Phase | None = None,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield ((B,) int64 positions, (B, 3, H, W) float32 images) in the split's order: each position once, none dropped.
 

@@ -11,6 +11,7 @@ from vitft import results
 from vitft.catalog.models import MODELS
 from vitft.catalog.suites import Suite
 from vitft.catalog.tasks import TASKS
+from vitft.data.find import WHOLE
 from vitft.data.inventory import Row, inventory
 from vitft.errors import UsageError
 from vitft.protocol.jobs import make, model_sha256
@@ -44,12 +45,12 @@ class Asked:
             "kind": "suite",
             "suite": self.suite.name,
             "shots": self.shots,
-            "model": self.model,
+            "model": Path(self.model).name if model_sha256(self.model) else self.model,
             "model_sha256": model_sha256(self.model),
             "recipe": self.recipe.name,
             "recipe_digest": self.recipe.digest(self.overrides),
             "overrides": json.loads(json.dumps(dict(self.overrides))),
-            "data_dir": str(self.data_dir.absolute()) if self.data_dir else "",
+            "data_dir": str(self.data_dir or ""),
         }
 
     def folder(self) -> Path:
@@ -65,7 +66,7 @@ class Asked:
 def availability(asked: Asked) -> tuple[list[Row], dict[str, str]]:
     """Return a row for each task asked for, and task -> why it cannot run."""
     rows = inventory(asked.data_dir, asked.tasks, "1000" if asked.shots else "full")
-    needed = {"train800", "test"} if asked.shots else {"train", "test"}
+    needed = WHOLE["1000" if asked.shots else "full"]
     missing = {}
     for row in rows:
         if row.status not in ("ready", "built-in"):

@@ -168,7 +168,7 @@ def _folder(path: Path) -> Checkpoint:
         raise CheckpointError(
             f"The run '{path}' kept no weights (no {WEIGHTS} in it).",
             "Legal: a run made with --save-weights.",
-            "Run the same command again with --save-weights.",
+            "Run the same command again with --save-weights --overwrite.",
         )
     raise CheckpointError(
         f"The folder '{path}' holds no checkpoint.",

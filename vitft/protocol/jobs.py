@@ -10,8 +10,8 @@ from typing import Any
 
 from vitft import machine, results
 from vitft.catalog.models import MODELS
-from vitft.catalog.tasks import TASKS
-from vitft.data.find import Shots, find
+from vitft.catalog.tasks import TASKS, canonical
+from vitft.data.find import Shots, checked, find
 from vitft.data.split import Source
 from vitft.protocol.units import JOINED, Job, Scheme, scheme
 from vitft.recipes import Recipe
@@ -59,6 +59,8 @@ def make(
         UnknownName, RecipeError: exit code 2.
         DataMissing, DataDamaged: exit code 3.
     """
+    data_dir = checked(data_dir)
+    task = _placed(task, data_dir)
     source = find(task, data_dir, shots)
     splits = scheme(source.splits, task, shots or "", _val_is_train(source))
     examples = _examples(source, splits, limit, per_class) if recipe.for_size else 0
@@ -83,6 +85,15 @@ def make(
     # A single value is no choice: it is a setting.
     fixed = {k: v[0] for k, v in sweep.items() if len(v) == 1}
     return replace(job, settings={**job.settings, **fixed}), source, splits
+
+
+def _placed(task: str, data_dir: Path | None) -> str:
+    """Return a task's name as it is, a path as an absolute one: the same word elsewhere is another data set."""
+    if task.startswith("hf:") or canonical(task):
+        return task
+    inside = data_dir / task if data_dir else None
+    path = inside if inside is not None and inside.exists() else Path(task).expanduser()
+    return str(path.absolute()) if path.exists() else task
 
 
 def _val_is_train(source: Source) -> bool:

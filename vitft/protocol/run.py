@@ -17,7 +17,7 @@ from vitft.data.find import Shots, find
 from vitft.data.loader import Images, eval_batches
 from vitft.data.preprocess import Preprocess
 from vitft.data.split import Split
-from vitft.errors import UsageError
+from vitft.errors import DataError, UsageError
 from vitft.evaluation import predictions
 from vitft.evaluation.intervals import wilson
 from vitft.evaluation.network import pick_device, preprocess
@@ -75,6 +75,12 @@ def run_unit(
 
     began = time.monotonic()
     train, dev = _training_split(unit, guard)
+    if train.num_classes < 2:
+        raise DataError(
+            f"'{job.name}' has one class, '{train.class_names[0]}': every answer would be right.",
+            "Legal: two classes or more.",
+            "Look at its folders: train/<class>/*, test/<class>/*.",
+        )
     built, settings = _network(unit, train.num_classes, device, warm)
     for note in built.info.notes:
         hooks.note(note)

@@ -9,6 +9,7 @@ import itertools
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 from vitft.errors import DataMissing
@@ -45,12 +46,12 @@ class Job:
     """One task to bring to its number, as asked for on the command line.
 
     Attributes:
-        task: as asked for: a name or a path.
+        task: a name, or an absolute path.
         name: the source's name for it: canonical where it is a known task.
         model: alias, timm:..., hf-hub:..., or a path.
         model_sha256: of a local checkpoint, else "".
         recipe_digest: changes with any value of the recipe's document or any override.
-        data_dir: `--data-dir`, or "".
+        data_dir: `--data-dir`, absolute, or "".
         shots: "1000" or "full" where VTAB's splits are asked for, else "".
         settings: every key of the recipe, resolved for this task.
         sweep: key -> values to choose from on val.
@@ -74,8 +75,8 @@ class Job:
     per_class: int | None = None
 
     def identity(self) -> dict[str, Any]:
-        """Return what decides the numbers, for the run folder."""
-        return {"kind": "finetune", **asdict(self)}
+        """Return what decides the numbers, for the run folder; a checkpoint's file is told by its content."""
+        return {"kind": "finetune", **asdict(self), "model": Path(self.model).name if self.model_sha256 else self.model}
 
 
 # A unit's own settings stand in its id; where the data and the model lie does not change what it is.
@@ -163,12 +164,16 @@ def scheme(splits: tuple[str, ...], task: str, shots: str = "", val_is_train: bo
     return Scheme("train", "val" if "val" in have else DEV, both, "test")
 
 
+TUNE_SEED = 0
+"""Of every tune unit, so that what is chosen does not depend on which seeds are asked for, or in which order."""
+
+
 def tune_units(job: Job, splits: Scheme) -> list[Unit]:
-    """Return one unit for each point of the sweep (none where there is nothing to choose), with the first seed."""
+    """Return one unit for each point of the sweep; none where there is nothing to choose."""
     points = [dict(zip(job.sweep, values, strict=True)) for values in itertools.product(*job.sweep.values())]
     if len(points) < 2:
         return []
-    return [Unit(job, "tune", job.seeds[0], _at(job, point), point, splits) for point in points]
+    return [Unit(job, "tune", TUNE_SEED, _at(job, point), point, splits) for point in points]
 
 
 def final_units(job: Job, splits: Scheme, tuned: list[dict[str, Any]]) -> list[Unit]:

@@ -5,11 +5,14 @@ from pathlib import PurePath
 from typing import Any
 
 from vitft.catalog import published as catalog
+from vitft.catalog import tasks
+from vitft.errors import CheckpointError
 from vitft.report import formats
 from vitft.report.table import Column, Footnotes, Row, Table, Value
 
 Result = Mapping[str, Any]
 
+_NEEDED = {"metrics": ("top1", "ci95", "n"), "protocol": ("id", "resolution"), "provenance": ()}
 _METHODS = {"full": "fine-tuned", "linear": "linear", "bias": "head and biases", "lora": "LoRA"}
 
 
@@ -39,7 +42,12 @@ def table(results: Sequence[Result], published: Sequence[catalog.Published] | No
     Args:
         results: of one task.
         published: rows to print below; None takes those that `catalog.published.for_result` finds.
+
+    Raises:
+        CheckpointError: a result lacks what every result has (exit code 4).
     """
+    for result in results:
+        _check(result)
     task = results[0]["task"]
     columns = (
         Column("model", f"{task}"),
@@ -115,6 +123,25 @@ def _said(result: Result) -> list[str]:
     lines = []
     if not p.get("reference", True):
         lines.append("Not the reference split" + (f": {p['why']}." if p.get("why") else "."))
-    if p.get("completeness") == "partial":
+    # A user's own images have no official split: all that were there were evaluated, but for --limit.
+    if p.get("completeness") == "partial" and tasks.canonical(str(result["task"])):
         lines.append("Partial: not all images of the official split.")
+    elif ((result["protocol"].get("train") or {}).get("limit")) is not None:
+        lines.append("Partial: --limit left out images of the split.")
     return lines
+
+
+def _check(result: Result) -> None:
+    lacking = [key for key in ("task", "method", "recipe") if key not in result]
+    lacking += ["seed"] * ("seed" not in result and "seeds" not in result)
+    for part, keys in _NEEDED.items():
+        inner = result.get(part)
+        lacking += [f"{part}.{key}" for key in keys if not isinstance(inner, Mapping) or key not in inner]
+        lacking += [part] * (not keys and not isinstance(inner, Mapping))
+    if lacking:
+        where = f"The result in '{result['folder']}'" if result.get("folder") else "A result"
+        raise CheckpointError(
+            f"{where} is damaged: it says nothing of {', '.join(lacking[:4])}{', ...' * (len(lacking) > 4)}.",
+            "vitft writes its files whole; something else changed this one.",
+            "Run the same command again with --overwrite.",
+        )

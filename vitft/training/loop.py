@@ -92,6 +92,9 @@ def fit(
     saved = state.load(folder / "state.pt")
     if saved is None and (folder / "state.pt").exists():
         hooks.note("The saved state is damaged; this unit starts from its beginning.")
+    if saved is not None and saved["split"] != images.split.digest:
+        hooks.note("The training images have changed since the state was saved; this unit starts from its beginning.")
+        saved = None
     if saved is not None:
         start, first_loss, last_loss = saved["step"], saved["first_loss"], saved["last_loss"]
         micro_batch = saved["micro_batch"]
@@ -111,6 +114,7 @@ def fit(
             folder / "state.pt",
             {
                 "step": step,
+                "split": images.split.digest,
                 "first_loss": first_loss,
                 "last_loss": last_loss,
                 "micro_batch": micro_batch,
