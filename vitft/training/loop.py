@@ -1,11 +1,9 @@
 """Fit a network to a split: optimiser, accumulation, clipping, averaging, and going on after an interruption."""
 
-import json
 import math
-import os
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +18,6 @@ from vitft.data.loader import Images
 from vitft.data.preprocess import UNIFORMS
 from vitft.errors import NonFiniteLoss, OutOfMemory
 from vitft.progress import Hooks, StepReport
-from vitft.results import cannot_write
 from vitft.settings import Settings
 from vitft.training import frozen, randomness, state
 from vitft.training.schedule import learning_rate
@@ -100,7 +97,7 @@ def fit(
         micro_batch = saved["micro_batch"]
         _restore(saved, parameters, optimizer, average, buffers)
         hooks.note(f"Going on from step {start} of {settings.steps}.")
-    metrics = _Metrics(folder / "metrics.jsonl", keep=start)
+    metrics = state.Metrics(folder / "metrics.jsonl", keep=start)
 
     source = frozen.source(net, images, settings, precision, micro_batch, hooks)
     network = source.network
@@ -313,35 +310,3 @@ def _halved(micro_batch: int, hooks: Hooks) -> int:
         torch.cuda.empty_cache()
     hooks.note(f"Out of memory at micro-batch {micro_batch}; going on with {micro_batch // 2}, same effective batch.")
     return micro_batch // 2
-
-
-class _Metrics:
-    """metrics.jsonl: one line an update, without gap or duplicate whatever interrupts the run."""
-
-    def __init__(self, path: Path, keep: int) -> None:
-        self._path = path
-        lines = path.read_text().splitlines(keepends=True)[:keep] if path.exists() and keep else []
-        try:
-            self._file = path.open("w")
-            self._file.writelines(lines)
-            self.flush()
-        except OSError as error:
-            raise cannot_write(path, error) from None
-
-    def add(self, values: dict[str, float]) -> None:
-        try:
-            self._file.write(json.dumps(values) + "\n")
-        except OSError as error:
-            raise cannot_write(self._path, error) from None
-
-    def flush(self) -> None:
-        """Bring the lines to the disk; always before the state that counts on them."""
-        try:
-            self._file.flush()
-            os.fsync(self._file.fileno())
-        except OSError as error:
-            raise cannot_write(self._path, error) from None
-
-    def close(self) -> None:
-        with suppress(OSError):  # a full disk: the flush before the state has said so already
-            self._file.close()
