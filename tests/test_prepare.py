@@ -266,6 +266,17 @@ def test_other_peoples_folders_are_left_alone(samples: Path, tmp_path: Path) -> 
     assert visible(tmp_path / "mine") == ["thesis.txt"]
 
 
+def test_verify_counts_the_test_images_that_are_in_train_too(tmp_path: Path) -> None:
+    for split, shades in (("train", (10, 20, 30, 40)), ("val", (50, 60, 70, 80)), ("test", (20, 90, 40, 110))):
+        for i, shade in enumerate(shades):
+            file = tmp_path / "own" / split / "ab"[i // 2] / f"{split}{i}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (8, 8), (shade,) * 3).save(file)
+    checked = {c.split: c for c in verify.verify(find.at(tmp_path / "own"))}
+    assert not any(c.faults for c in checked.values())
+    assert {name: c.also_in for name, c in checked.items()} == {"train": {}, "val": {}, "test": {"train": 2}}
+
+
 def test_verify_names_what_is_wrong(samples: Path, tmp_path: Path) -> None:
     folder, manifest = prepare.prepare("dtd", samples / "dtd", tmp_path / "dtd", allow_partial=True)
     source = prepared.Prepared(folder, "dtd")

@@ -107,7 +107,10 @@ def prepare(
 
 @app.command("verify")
 def verify(task: _Task, data_dir: DataDirOption = None, format: FormatOption = "text") -> None:
-    """Check counts, digests, labels and every image. Exit code 3 on any fault."""
+    """Check counts, digests, labels and every image. Exit code 3 on any fault.
+
+    It also counts the images of val and test that stand in train, too, byte for byte.
+    """
     from vitft.data import find
     from vitft.data import verify as verifying
     from vitft.errors import DataDamaged
@@ -134,5 +137,6 @@ def _table(checked: list[Any]) -> Any:
         stamp = f"{c.completeness}, {'reference' if c.reference else 'non-reference'}" if c.completeness else ""
         official = f"{c.official[0]:,}" if c.official else ""
         result = "ok" if not c.faults else f"{len(c.faults)} faults: {c.faults[0]}"
+        result += "".join(f"; {n:,} images also in {name}" for name, n in c.also_in.items())
         table.add_row(c.split, f"{c.n:,}", official, stamp, c.digest[:12], result)
     return table

@@ -1,7 +1,7 @@
 """Seeing that a data set is what it says: counts, digests, keys, labels, and that every image decodes."""
 
 import hashlib
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from vitft.catalog import tasks
@@ -28,6 +28,8 @@ class Checked:
         completeness, reference, why, source: as its provenance says.
         digest: of keys and labels in their order, see `Split.digest`.
         faults: one line each; empty when all is well.
+        also_in: training split -> how many images of this evaluation split stand in it too, byte for byte. No fault of
+            the data (some official ones have such), but what a number on it may owe to memory.
     """
 
     split: str
@@ -39,12 +41,21 @@ class Checked:
     source: str
     digest: str
     faults: tuple[str, ...]
+    also_in: dict[str, int] = field(default_factory=dict)
 
 
 def verify(source: Source, progress: Progress = silent) -> list[Checked]:
     """Check every split of a source; a split joined from two others is checked as those."""
     names = [name for name in source.splits if not set(_JOINED.get(name, ("",))) <= set(source.splits)]
-    return [_check(source, name, progress) for name in names]
+    images: dict[str, list[bytes]] = {name: [] for name in names}
+    checked = [_check(source, name, progress, images[name]) for name in names]
+    training = {name: set(images[name]) for name in names if name.startswith("train")}
+    return [c if c.split in training else replace(c, also_in=_shared(images[c.split], training)) for c in checked]
+
+
+def _shared(images: list[bytes], training: dict[str, set[bytes]]) -> dict[str, int]:
+    counts = {name: sum(image in seen for image in images) for name, seen in training.items()}
+    return {name: n for name, n in counts.items() if n}
 
 
 def report(task: str, checked: list[Checked]) -> dict[str, Any]:
@@ -52,13 +63,13 @@ def report(task: str, checked: list[Checked]) -> dict[str, Any]:
     return {"task": task, "ok": not any(c.faults for c in checked), "splits": [asdict(c) for c in checked]}
 
 
-def _check(source: Source, name: str, progress: Progress) -> Checked:
+def _check(source: Source, name: str, progress: Progress, images: list[bytes]) -> Checked:
     counts = official.counts(source.task, name)
     try:
         split = source.open(name)
     except DataError as error:
         return Checked(name, 0, counts, "", False, "", "", "", (f"{name}: {error.lines[0]}",))
-    faults = [*_file(source, name), *_labels(split), *_membership(split), *_images(split, progress)]
+    faults = [*_file(source, name), *_labels(split), *_membership(split), *_images(split, progress, images)]
     found = split.provenance
     if found.completeness == "full" and counts and len(split) not in counts:
         faults.insert(0, f"{name} claims to be full with {len(split):,} images; the official split has {counts[0]:,}")
@@ -112,11 +123,14 @@ def _membership(split: Split) -> list[str]:
     return [f"{split.name} differs from the official split from position {at} on"]
 
 
-def _images(split: Split, progress: Progress) -> list[str]:
+def _images(split: Split, progress: Progress, seen: list[bytes]) -> list[str]:
+    """Decode every image; leave the digest of each in `seen`."""
     faults = []
     for i, key in enumerate(split.keys):
         try:
-            decode(split.read(i), f"{split.name}/{key}")
+            encoded = split.read(i)
+            seen.append(hashlib.blake2b(encoded, digest_size=16).digest())
+            decode(encoded, f"{split.name}/{key}")
         except DataError as error:
             faults.append(error.lines[0])
         progress(f"decode {split.task} {split.name}", i + 1, len(split))
