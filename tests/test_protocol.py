@@ -21,6 +21,7 @@ from vitft.progress import Hooks
 from vitft.protocol import jobs
 from vitft.protocol.guard import Guard
 from vitft.protocol.jobs import Runtime, make
+from vitft.protocol.run import run_unit
 from vitft.protocol.units import DEV, Scheme, final_units, scheme, select, tune_units
 from vitft.settings import Settings
 
@@ -117,6 +118,12 @@ def test_swept_steps_bring_their_warmup_and_a_rule_by_size_counts_what_is_traine
             s = unit.settings
             assert (s["warmup_steps"], s["decay_steps"]) == (s["steps"] // 3, [s["steps"] * 4 // 6])
     assert j.settings["lr"] == 0.01  # 24 images
+    own, _, _ = job(data, recipe=swept, overrides={"warmup_steps": 1})
+    assert {u.settings["warmup_steps"] for u in tune_units(own, splits)} == {1}  # what the user gives stays
+    single = recipe(warmup_steps=3, sweep={"steps": [2]})
+    alone, _, _ = job(data, recipe=single)
+    assert (alone.settings["steps"], alone.settings["warmup_steps"], alone.sweep) == (2, 1, {})
+    assert final_units(alone, splits, [])[0].point == {}  # nothing was chosen, so nothing says so
     assert job(data, recipe=swept, limit=19)[0].settings["lr"] == 0.5
     assert job(data, recipe=swept, per_class=6)[0].settings["lr"] == 0.5
     assert job(data, recipe=swept, per_class=7)[0].settings["lr"] == 0.01
@@ -224,8 +231,10 @@ def test_other_settings_never_overwrite_a_run(tmp_path):
     assert not (folder / "units").exists()
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").write_text("x")
-    with pytest.raises(RunFolderOccupied, match="no run of vitft"):
-        results.claim(tmp_path / "mine", j.identity(), overwrite=False, resume=True)
+    for overwrite in (False, True):
+        with pytest.raises(RunFolderOccupied, match="no run of vitft"):
+            results.claim(tmp_path / "mine", j.identity(), overwrite=overwrite, resume=True)
+    assert (tmp_path / "mine" / "thesis.tex").exists()
     with results.lock(folder), pytest.raises(UsageError, match="Another vitft process"), results.lock(folder):
         pass
 
@@ -263,25 +272,26 @@ def test_overwritten_and_damaged_folders_leave_nothing_of_the_old_run(tmp_path):
 
     folder = tmp_path / "run"
     names = ("result.json", "suite.json", "weights.safetensors", "head.safetensors", "predictions.parquet")
-    for damaged in (False, True):
-        results.claim(folder, {"x": 1}, overwrite=False, resume=True)
+    for damaged in ("", "{", "{}", "[]"):
+        results.claim(folder, {"kind": "finetune", "x": 1}, overwrite=False, resume=True)
         (folder / "units").mkdir()
         for name in names:
             (folder / name).touch()
         if damaged:
-            (folder / "run.json").write_text("{")
+            (folder / "run.json").write_text(damaged)
             with pytest.raises(CheckpointError, match="--overwrite"):
-                results.claim(folder, {"x": 2}, overwrite=False, resume=True)
-        results.claim(folder, {"x": 2}, overwrite=True, resume=True)
+                results.claim(folder, {"kind": "finetune", "x": 2}, overwrite=False, resume=True)
+        results.claim(folder, {"kind": "finetune", "x": 2}, overwrite=True, resume=True)
         assert [path.name for path in folder.iterdir()] == ["run.json"]
         (folder / "run.json").unlink()
     with pytest.raises(UsageError, match="is a file"), results.lock(draw(tmp_path / "d") / "train" / "a" / "0.png"):
         pass
     unit = folder / "units" / "t" / "final-x" / "result.json"
-    results.write_json(unit, {"task": "t"})
-    for read in (lambda: results.collect(folder), lambda: results.finished_unit(folder, "t/final-x")):
-        with pytest.raises(CheckpointError, match="says nothing of phase, seed, metrics"):
-            read()
+    for found, said in (({"task": "t"}, "phase, seed, metrics"), ({"metrics": {}}, "metrics.top1, metrics.n")):
+        results.write_json(unit, found)
+        for read in (lambda: results.collect(folder), lambda: results.finished_unit(folder, "t/final-x")):
+            with pytest.raises(CheckpointError, match=f"says nothing of .*{said}"):
+                read()
 
 
 def test_shards_are_held_with_their_folder(tmp_path):
@@ -294,6 +304,22 @@ def test_shards_are_held_with_their_folder(tmp_path):
             pass
     with results.lock(tmp_path):
         pass
+
+
+def test_seeds_of_unlike_test_sets_have_no_mean_and_a_damaged_beginning_is_named(tmp_path):
+    data = draw(tmp_path / "d")
+    j, _, splits = job(data, overrides={"lr": 0.1, "steps": 1}, seeds=(0, 1))
+    first, second = final_units(j, splits, [])
+    runtime = Runtime(device="cpu")
+    run_unit(first, tmp_path / "run", runtime)
+    (data / "test" / "a" / "0.png").unlink()
+    with pytest.raises(DataError, match="changed between its seeds"):
+        run(j, splits, tmp_path / "run")
+    begun = tmp_path / "other" / "units" / second.id / "begun.json"
+    begun.parent.mkdir(parents=True)
+    begun.write_text("{}")
+    with pytest.raises(CheckpointError, match="says nothing of device_kind"):
+        run_unit(second, tmp_path / "other", runtime)
 
 
 def test_one_class_is_no_task(tmp_path):

@@ -180,3 +180,26 @@ def test_a_name_that_is_like_none_is_not_guessed_at():
     for kind, name, legal in (("task", "nope", ["pet", "dtd"]), ("recipe key", "nope", ["crop", "ema"])):
         assert "Did you mean" not in str(UnknownName(kind, name, legal))
     assert "Did you mean 'dtd'" in str(UnknownName("task", "dtdd", ["pet", "dtd"]))
+
+
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        ({"method": {"lineer": {"lr": 1.0}}}, "method.lineer: full, linear, bias, lora"),
+        ({"for": {"digits": {"sweep": 3}}}, "for.digits.sweep: a table"),
+        ({"for": {"digits": {"sweep": {"lr": 3}}}}, "for.digits.sweep.lr: a list of different values"),
+        ({"sweep": {"lr": []}}, "sweep.lr: a list of different values"),
+        ({"sweep": {"lr": [0.1, 0.1]}}, "sweep.lr: a list of different values"),
+        ({"size": {"100": {"sweep": {"lr": [0.1, 1.0]}}}}, "size.100.sweep: a sweep stands alone"),
+    ],
+)
+def test_a_slip_in_a_variation_is_told_when_the_recipe_is_read(keys, said):
+    with pytest.raises(RecipeError, match=said):
+        recipes.parse({"lr": 0.1, **keys}, "mine")
+
+
+def test_a_crop_larger_than_what_it_is_cut_from_is_refused_whatever_the_resolution_is_called():
+    s = Settings(crop="random", crop_from=40, resolution="native")
+    assert s.at((32, 32), (8, 8)).crop_from == 40
+    with pytest.raises(RecipeError, match="crop_from 40 is smaller"):
+        s.at((48, 48), (8, 8))

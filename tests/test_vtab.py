@@ -149,6 +149,7 @@ def test_shards_share_a_folder(vitft, data, small, tmp_path):
     assert len(json.loads(out)["tasks"]) == 4
     assert vitft(*command, "--shard", "3/2")[0] == 2
     assert vitft(*command, "--shard", "1/2", "--overwrite")[0] == 2
+    assert vitft(*command, "--shard", "1/2", "--resume", "never")[0] == 2
 
 
 def test_the_table_in_every_format_and_nothing_for_a_dry_run(vitft, data, small, tmp_path):

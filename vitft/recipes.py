@@ -13,13 +13,13 @@ import tomllib
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from vitft.catalog.tasks import TASKS
 from vitft.errors import RecipeError, UnknownName, UsageError
-from vitft.settings import Settings
+from vitft.settings import Method, Settings
 
 _DEFAULT = "quick"
 
@@ -160,18 +160,27 @@ def parse(data: dict[str, Any], name: str, text: str = "") -> Recipe:
     except ValidationError as error:
         raise RecipeError(f"Recipe '{name}': " + "; ".join(_explain(error))) from None
     problems += _problems(recipe.settings)
-    sweeps = [("sweep", recipe.sweep)]
+    sweeps: list[tuple[str, Any]] = [("sweep", recipe.sweep)]
     for table, variations in (("for", recipe.for_task), ("method", recipe.for_method), ("size", recipe.for_size)):
         for variant, keys in variations.items():
             if table == "size" and not variant.isdecimal():
                 problems.append(f"size.{variant}: the name is a number of training examples, e.g. [size.20000]")
+            if table == "size" and "sweep" in keys:
+                problems.append(f"size.{variant}.sweep: a sweep stands alone, or below [for.TASK] or [method.NAME]")
+            if table == "method" and variant not in get_args(Method):
+                problems.append(f"method.{variant}: {', '.join(get_args(Method))}")
             sweeps.append((f"{table}.{variant}.sweep", keys.get("sweep", {})))
             own = {k: v for k, v in keys.items() if k != "sweep"}
             problems += [f"{table}.{variant}.{p}" for p in _problems({**recipe.settings, **own}, own)]
     for where, sweep in sweeps:
+        if not isinstance(sweep, dict):
+            problems.append(f"{where}: a table, not {sweep!r}")
+            continue
         for key, values in sweep.items():
             if key not in SWEEPABLE:
                 problems.append(f"{where}.{key}: only {', '.join(SWEEPABLE)} may be swept")
+            elif not isinstance(values, list) or not values or any(values.count(value) > 1 for value in values):
+                problems.append(f"{where}.{key}: a list of different values, not {values!r}")
             else:
                 for value in values:
                     problems += [f"{where}.{p}" for p in _problems({**recipe.settings, key: value}, {key: value})]

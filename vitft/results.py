@@ -31,7 +31,13 @@ SCHEMA_VERSION = 1
 
 # What a run leaves at the top of its folder, besides run.json.
 _ANSWERS = ("result.json", "suite.json", "weights.safetensors", "head.safetensors", "predictions.parquet")
-_NEEDED = ("task", "phase", "seed", "metrics", "protocol", "provenance")
+_NEEDED = {
+    **dict.fromkeys(("task", "phase", "seed"), ()),
+    "metrics": ("top1", "n"),
+    "protocol": ("id",),
+    "provenance": ("split_digest",),
+    "recipe_settings": ("lr", "steps"),
+}
 
 
 def runs_root() -> Path:
@@ -121,11 +127,11 @@ def claim(folder: Path, identity: Mapping[str, Any], *, overwrite: bool, resume:
     """
     wanted = json.loads(json.dumps({"schema_version": SCHEMA_VERSION, **identity}))
     known = _known(folder / "run.json", overwrite)
-    if known is None and folder.is_dir() and any(p for p in folder.iterdir() if p.name != ".lock") and not overwrite:
+    if known is None and folder.is_dir() and any(p for p in folder.iterdir() if p.name != ".lock"):
         raise RunFolderOccupied(
             f"Folder '{folder}' holds files that no run of vitft left.",
             "Legal: an empty or new folder, or one of the same run.",
-            "Choose another with --output; --overwrite would not delete them.",
+            "Choose another with --output; --overwrite does not delete them either.",
         )
     if known is not None and known != wanted and not overwrite:
         keys = differing(known, wanted)
@@ -134,7 +140,7 @@ def claim(folder: Path, identity: Mapping[str, Any], *, overwrite: bool, resume:
             "Legal: the same settings (goes on), or another folder.",
             "Choose one with --output, or start anew here with --overwrite.",
         )
-    if overwrite or (known is not None and not resume):
+    if known is not None and (overwrite or not resume):
         shutil.rmtree(folder / "units", ignore_errors=True)
         for name in _ANSWERS:
             (folder / name).unlink(missing_ok=True)
@@ -145,7 +151,10 @@ def claim(folder: Path, identity: Mapping[str, Any], *, overwrite: bool, resume:
 def _known(path: Path, overwrite: bool) -> dict[str, Any] | None:
     """Read run.json; a damaged one is nobody's where the run starts anew."""
     try:
-        return read_json(path)
+        known = read_json(path)
+        if known is None or "kind" in known:
+            return known
+        raise CheckpointError(f"'{path}' is damaged: it does not say what run this is.")
     except CheckpointError as error:
         if overwrite:
             return {}
@@ -243,7 +252,12 @@ def collect(folder: Path) -> list[dict[str, Any]]:
 
 def _unit_result(path: Path) -> dict[str, Any] | None:
     result = read_json(path)
-    lacking = [key for key in _NEEDED if result is not None and key not in result]
+    if result is None:
+        return None
+    lacking = [key for key in _NEEDED if key not in result]
+    for key, inner in _NEEDED.items():
+        part = result.get(key, inner)
+        lacking += [f"{key}.{name}" for name in inner if not isinstance(part, dict | tuple) or name not in part]
     if lacking:
         raise CheckpointError(
             f"'{path}' is damaged: it says nothing of {', '.join(lacking)}.",

@@ -4,6 +4,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from vitft.errors import RecipeError
+
 Method = Literal["full", "linear", "bias", "lora"]
 Normalise = Literal["checkpoint", "imagenet", "half", "none"]
 CropMode = Literal["center", "squash"]
@@ -107,10 +109,19 @@ class Settings(BaseModel):
         return self.resolution if isinstance(self.resolution, tuple) else (self.resolution, self.resolution)
 
     def at(self, native: tuple[int, int], patch: tuple[int, int]) -> "Settings":
-        """Return these settings with the resolution in pixels, for a checkpoint of this native size and patch."""
+        """Return these settings with the resolution in pixels, for a checkpoint of this native size and patch.
+
+        Raises:
+            RecipeError: the crop would be larger than what it is cut from.
+        """
         if not isinstance(self.resolution, str):
             return self
-        size = native
+        size: tuple[int, int] = native
         if self.resolution == "higher":
             size = tuple(max(p, round(n * 12 / 7 / p) * p) for n, p in zip(native, patch, strict=True))  # type: ignore[assignment]
+        if self.crop == "random" and 0 < self.crop_from < max(size):
+            raise RecipeError(
+                f"crop_from {self.crop_from} is smaller than the resolution '{self.resolution}', here {max(size)}.",
+                f"Legal: 0, or {max(size)} and more.",
+            )
         return self.model_copy(update={"resolution": size[0] if size[0] == size[1] else size})

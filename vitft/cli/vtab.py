@@ -78,8 +78,9 @@ def vtab(
     chosen = suites.get(suite)
     if suite == "mini" and shots == "full":
         raise UsageError("The suite 'mini' has 1,000 training examples a task.", "Legal: --shots 1000.")
-    if shard and overwrite:
-        raise UsageError("--overwrite would delete what the other shards have done.", "Legal: either, not both.")
+    if shard and (overwrite or resume == "never"):
+        flag = "--overwrite" if overwrite else "--resume never"
+        raise UsageError(f"{flag} would delete what the other shards have done.", "Legal: either, not both.")
     asked = planning.Asked(
         chosen,
         suites.choose(chosen, tasks or "all"),

@@ -7,6 +7,7 @@ from statistics import fmean
 from typing import Any
 
 from vitft import results
+from vitft.errors import DataError
 from vitft.evaluation.intervals import t_interval
 from vitft.progress import Hooks
 from vitft.protocol.jobs import Runtime
@@ -53,9 +54,18 @@ def _share(file: Path, at: Path) -> None:
 def summary(finals: list[dict[str, Any]], tuned: list[dict[str, Any]]) -> dict[str, Any]:
     """Return one result for the final units of a job: that of the one seed, or the mean over all seeds.
 
-    Over several seeds `metrics.top1` is the mean, `ci95` Student's t interval over the seeds, and `correct` is absent:
-    it belongs to a single run.
+    Over several seeds `metrics.top1` is the mean, `ci95` Student's t interval over the seeds, clipped to [0, 1], and
+    `correct` is absent: it belongs to a single run.
+
+    Raises:
+        DataError: the seeds were tested on different images (exit code 3).
     """
+    if len({r["provenance"]["split_digest"] for r in finals}) > 1:
+        raise DataError(
+            f"The test images of '{finals[0]['task']}' changed between its seeds.",
+            "Legal: one test set for all seeds; a mean over two says nothing.",
+            "Start anew with --overwrite.",
+        )
     result = dict(finals[0])
     result["tuned"] = [{"point": t["point"], "top1": t["metrics"]["top1"], "n": t["metrics"]["n"]} for t in tuned]
     if len(finals) > 1:
@@ -63,7 +73,7 @@ def summary(finals: list[dict[str, Any]], tuned: list[dict[str, Any]]) -> dict[s
         result["metrics"] = {
             "top1": fmean(values),
             "n": result["metrics"]["n"],
-            "ci95": list(t_interval(values)),
+            "ci95": [min(1.0, max(0.0, end)) for end in t_interval(values)],
             "ci95_of": "the mean over seeds",
         }
         result["seeds"] = {str(r["seed"]): r["metrics"] for r in finals}

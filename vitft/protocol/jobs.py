@@ -13,7 +13,7 @@ from vitft.catalog.models import MODELS
 from vitft.catalog.tasks import TASKS, canonical
 from vitft.data.find import Shots, checked, find
 from vitft.data.split import Source
-from vitft.protocol.units import JOINED, Job, Scheme, scheme
+from vitft.protocol.units import JOINED, Job, Scheme, at_point, scheme
 from vitft.recipes import Recipe
 
 
@@ -81,10 +81,12 @@ def make(
         from_scratch=from_scratch,
         limit=limit,
         per_class=per_class,
+        given=tuple(sorted(overrides)),
     )
     # A single value is no choice: it is a setting.
     fixed = {k: v[0] for k, v in sweep.items() if len(v) == 1}
-    return replace(job, settings={**job.settings, **fixed}), source, splits
+    choices = {k: v for k, v in sweep.items() if k not in fixed}
+    return replace(job, settings=at_point(job, fixed), sweep=choices), source, splits
 
 
 def _placed(task: str, data_dir: Path | None) -> str:
@@ -93,7 +95,7 @@ def _placed(task: str, data_dir: Path | None) -> str:
         return task
     inside = data_dir / task if data_dir else None
     path = inside if inside is not None and inside.exists() else Path(task).expanduser()
-    return str(path.absolute()) if path.exists() else task
+    return str(path.resolve()) if path.exists() else task
 
 
 def _val_is_train(source: Source) -> bool:

@@ -17,7 +17,7 @@ from vitft.data.find import Shots, find
 from vitft.data.loader import Images, eval_batches
 from vitft.data.preprocess import Preprocess
 from vitft.data.split import Split
-from vitft.errors import DataError, UsageError
+from vitft.errors import CheckpointError, DataError, UsageError
 from vitft.evaluation import predictions
 from vitft.evaluation.intervals import wilson
 from vitft.evaluation.network import pick_device, preprocess
@@ -142,6 +142,13 @@ def _fix(own: Path, runtime: Runtime) -> tuple[torch.device, dict[str, Any]]:
             "threads": torch.get_num_threads(),
         }
         results.write_json(own / "begun.json", begun)
+    lacking = {"device_kind", "precision", "micro_batch", "threads"} - set(begun)
+    if lacking:
+        raise CheckpointError(
+            f"'{own / 'begun.json'}' is damaged: it says nothing of {', '.join(sorted(lacking))}.",
+            "vitft writes its files whole; something else changed this one.",
+            f"Delete the folder '{own}' and run the same command again.",
+        )
     if begun["device_kind"] != device.type:
         raise UsageError(
             f"This run was begun on {begun['device_kind']} and cannot go on on {device.type}.",

@@ -57,6 +57,7 @@ class Job:
         sweep: key -> values to choose from on val.
         limit: at most so many examples of every split; None = all.
         per_class: so many training examples of each class; None = all.
+        given: the keys that the user has set.
     """
 
     task: str
@@ -73,6 +74,7 @@ class Job:
     from_scratch: bool = False
     limit: int | None = None
     per_class: int | None = None
+    given: tuple[str, ...] = ()
 
     def identity(self) -> dict[str, Any]:
         """Return what decides the numbers, for the run folder; a checkpoint's file is told by its content."""
@@ -80,7 +82,7 @@ class Job:
 
 
 # A unit's own settings stand in its id; where the data and the model lie does not change what it is.
-_NOT_IN_ID = ("seeds", "sweep", "settings", "data_dir", "task", "model", "recipe_digest")
+_NOT_IN_ID = ("seeds", "sweep", "settings", "data_dir", "task", "model", "recipe_digest", "given")
 
 
 @dataclass(frozen=True)
@@ -119,7 +121,7 @@ class Unit:
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> "Unit":
         """Rebuild a unit from `to_json`'s object."""
-        job = dict(data["job"], seeds=tuple(data["job"]["seeds"]))
+        job = {**data["job"], **{key: tuple(data["job"][key]) for key in ("seeds", "given")}}
         return Unit(
             Job(**job),
             data["phase"],
@@ -173,7 +175,7 @@ def tune_units(job: Job, splits: Scheme) -> list[Unit]:
     points = [dict(zip(job.sweep, values, strict=True)) for values in itertools.product(*job.sweep.values())]
     if len(points) < 2:
         return []
-    return [Unit(job, "tune", TUNE_SEED, _at(job, point), point, splits) for point in points]
+    return [Unit(job, "tune", TUNE_SEED, at_point(job, point), point, splits) for point in points]
 
 
 def final_units(job: Job, splits: Scheme, tuned: list[dict[str, Any]]) -> list[Unit]:
@@ -183,12 +185,16 @@ def final_units(job: Job, splits: Scheme, tuned: list[dict[str, Any]]) -> list[U
         tuned: the results of all tune units, empty where there were none.
     """
     point = select(tuned)["point"] if tuned else {k: v[0] for k, v in job.sweep.items()}
-    return [Unit(job, "final", seed, _at(job, point), point, splits) for seed in job.seeds]
+    return [Unit(job, "final", seed, at_point(job, point), point, splits) for seed in job.seeds]
 
 
-def _at(job: Job, point: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings of one point of the sweep; warmup and staircase keep their share of swept steps."""
-    return {**job.settings, **rescaled(job.settings, point), **point}
+def at_point(job: Job, point: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a job's settings at one point of its sweep; warmup and staircase keep their share of swept steps.
+
+    What the user has given stays as it is.
+    """
+    share = {key: value for key, value in rescaled(job.settings, point).items() if key not in job.given}
+    return {**job.settings, **share, **point}
 
 
 def select(tuned: list[dict[str, Any]]) -> dict[str, Any]:
