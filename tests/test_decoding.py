@@ -40,12 +40,12 @@ def test_a_signal_stops_the_decoding_within_a_few_images_and_leaves_nothing():
 
     hooks = replace(Hooks(), signal=signum)
     with pytest.raises(Interrupted):
-        Images(split(300), PP, torch.device("cpu"), 2, hooks.phase)
+        Images(split(300), PP, torch.device("cpu"), 2, hooks)
     assert 400 < asked["n"] <= 402
     assert left() == []
     with pytest.raises(Interrupted):
-        cache.encoded_digest(split(300), replace(Hooks(), signal=lambda: 15).phase)
-    assert cache.pixels(split(300), PP, 2, Hooks().phase) is not None
+        cache.encoded_digest(split(300), replace(Hooks(), signal=lambda: 15))
+    assert cache.pixels(split(300), PP, 2, Hooks()) is not None
     assert len(left()) == 1
 
 

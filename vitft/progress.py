@@ -26,31 +26,6 @@ def _silent(*_: object) -> None:
     return None
 
 
-Phase = Callable[[str, int, int], None]
-"""Told of (what, done, total)."""
-
-
-@dataclass(frozen=True, eq=False)
-class _Stoppable:
-    """A phase callback that also knows whether the work should stop."""
-
-    tell: Phase
-    stop_if_asked: Callable[[], None]
-
-    def __call__(self, what: str, done: int, total: int) -> None:
-        self.tell(what, done, total)
-
-
-def stop_if_asked(phase: Phase | None) -> None:
-    """Raise Interrupted where `phase` is that of `Hooks` that were asked to stop.
-
-    For loops that have nothing to save, such as decoding, and are given a callback alone. Telling of a phase does not
-    raise by itself: a supervisor passes on what its workers tell, and must let them save first.
-    """
-    if isinstance(phase, _Stoppable):
-        phase.stop_if_asked()
-
-
 @dataclass(frozen=True)
 class Hooks:
     """Callbacks of a run. All of them may be called often and must return quickly.
@@ -58,20 +33,17 @@ class Hooks:
     Attributes:
         unit: (title, done, total) when a unit starts; done counts from 0.
         step: after each update.
-        phase: (what, done, total) of anything else that takes long: decoding, features, evaluation.
+        phase: (what, done, total) of anything else that takes long: decoding, features, evaluation. Telling never
+            raises: a supervisor passes on what its workers tell, and must let them save first.
         note: something the user should know, in one line.
         signal: the number of the signal that asked to stop, or 0.
     """
 
     unit: Callable[[str, int, int], None] = _silent
     step: Callable[[StepReport], None] = _silent
-    phase: Phase = _silent
+    phase: Callable[[str, int, int], None] = _silent
     note: Callable[[str], None] = _silent
     signal: Callable[[], int] = lambda: 0
-
-    def __post_init__(self) -> None:
-        tell = self.phase.tell if isinstance(self.phase, _Stoppable) else self.phase
-        object.__setattr__(self, "phase", _Stoppable(tell, self.stop_if_asked))
 
     def stop_if_asked(self) -> None:
         """Raise Interrupted (exit code 130 or 143) when a signal has come; callers save their state first."""

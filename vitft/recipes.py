@@ -17,7 +17,7 @@ from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from vitft.catalog.tasks import TASKS
+from vitft.catalog.tasks import by_name
 from vitft.errors import RecipeError, UnknownName, UsageError
 from vitft.settings import Method, Settings
 
@@ -228,7 +228,7 @@ def rescaled(own: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, 
 
 def _forbidden(task: str) -> dict[str, Any]:
     """Return the settings that switch off what would change the labels of a known task."""
-    known = next((each for each in TASKS if each.name == task), None)
+    known = by_name(task)
     if known is None:
         return {}
     return ({} if known.crop else {"crop": "none"}) | ({} if known.flip else {"flip": False})

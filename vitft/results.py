@@ -29,9 +29,12 @@ from vitft.errors import CheckpointError, DiskFull, RunFolderOccupied, UsageErro
 
 SCHEMA_VERSION = 1
 
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""What the kernel says of a disk, or a quota, that takes no more."""
+
 # What a run leaves at the top of its folder, besides run.json.
 _ANSWERS = ("result.json", "suite.json", "weights.safetensors", "head.safetensors", "predictions.parquet")
-_NEEDED = {
+_NEEDED: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("task", "phase", "seed"), ()),
     "metrics": ("top1", "n"),
     "protocol": ("id",),
@@ -78,7 +81,7 @@ def write_atomic(path: Path, data: bytes) -> None:
 
 def cannot_write(path: Path, error: OSError) -> DiskFull:
     """Return the error for a file that could not be written, saying why and what is still there."""
-    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    full = error.errno in FULL
     return DiskFull(
         f"Cannot write '{path}': {'the disk is full' if full else error.strerror or error}.",
         "Everything saved before is untouched.",
@@ -104,14 +107,25 @@ def read_json(path: Path) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
-        raise CheckpointError(
-            f"'{path}' is damaged ({error}).",
-            "vitft writes its files whole; something else changed this one.",
-            "Delete it and run the same command again, or start anew with --overwrite.",
-        ) from None
+        again = "Delete it and run the same command again, or start anew with --overwrite."
+        raise damaged(f"'{path}' is damaged ({error})", again) from None
     if not isinstance(value, dict):
         raise CheckpointError(f"'{path}' holds no JSON object.", action="Delete it and run the same command again.")
     return value
+
+
+def damaged(what: str, action: str = "Delete it and run the same command again.") -> CheckpointError:
+    """Return the error for a file that does not hold what vitft has written: what is wrong, and what to do."""
+    return CheckpointError(f"{what}.", "vitft writes its files whole; something else changed this one.", action)
+
+
+def lacking(value: Mapping[str, Any], needed: Mapping[str, tuple[str, ...]]) -> list[str]:
+    """Return what a JSON object should have and does not: "key", or "key.inner" for what should be inside of it."""
+    absent = [key for key in needed if key not in value]
+    for key, inner in needed.items():
+        part = value.get(key, inner)
+        absent += [f"{key}.{name}" for name in inner if not isinstance(part, Mapping | tuple) or name not in part]
+    return absent
 
 
 def claim(folder: Path, identity: Mapping[str, Any], *, overwrite: bool, resume: bool) -> None:
@@ -154,15 +168,12 @@ def _known(path: Path, overwrite: bool) -> dict[str, Any] | None:
         known = read_json(path)
         if known is None or "kind" in known:
             return known
-        raise CheckpointError(f"'{path}' is damaged: it does not say what run this is.")
+        raise damaged(f"'{path}' is damaged: it does not say what run this is")
     except CheckpointError as error:
         if overwrite:
             return {}
-        raise CheckpointError(
-            error.lines[0],
-            "vitft writes its files whole; something else changed this one.",
-            "Start anew here with --overwrite, or choose another folder with --output.",
-        ) from None
+        anew = "Start anew here with --overwrite, or choose another folder with --output."
+        raise damaged(error.lines[0].removesuffix("."), anew) from None
 
 
 def differing(known: Mapping[str, Any], wanted: Mapping[str, Any], prefix: str = "") -> list[str]:
@@ -254,14 +265,7 @@ def _unit_result(path: Path) -> dict[str, Any] | None:
     result = read_json(path)
     if result is None:
         return None
-    lacking = [key for key in _NEEDED if key not in result]
-    for key, inner in _NEEDED.items():
-        part = result.get(key, inner)
-        lacking += [f"{key}.{name}" for name in inner if not isinstance(part, dict | tuple) or name not in part]
-    if lacking:
-        raise CheckpointError(
-            f"'{path}' is damaged: it says nothing of {', '.join(lacking)}.",
-            "vitft writes its files whole; something else changed this one.",
-            "Delete it and run the same command again.",
-        )
+    absent = lacking(result, _NEEDED)
+    if absent:
+        raise damaged(f"'{path}' is damaged: it says nothing of {', '.join(absent)}")
     return result

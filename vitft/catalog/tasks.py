@@ -260,6 +260,11 @@ def get(name: str) -> Task:
     return next(task for task in TASKS if task.name == found)
 
 
+def by_name(name: str) -> Task | None:
+    """Return the task of exactly this canonical name; None for a user's own data set."""
+    return next((task for task in TASKS if task.name == name), None)
+
+
 def group(name: Group) -> tuple[Task, ...]:
     """Return the VTAB tasks of one group, in the table's order."""
     return tuple(task for task in VTAB if task.group == name)

@@ -1,6 +1,5 @@
 """The `vitft` command: its verbs, and the one place where errors become exit codes."""
 
-import errno
 import io
 import os
 import sys
@@ -11,7 +10,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from vitft import __version__
+from vitft import __version__, results
 from vitft.cli import console
 from vitft.errors import DiskFull, Interrupted, VitftError
 
@@ -30,7 +29,7 @@ def _as_errors() -> Iterator[None]:
     except BrokenPipeError:
         raise _ReaderGone from None
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        if error.errno not in results.FULL:
             raise
         where = f" '{error.filename}'" if error.filename else ""
         raise DiskFull(f"Cannot write{where}: {error.strerror}.", "", "Free some space and try again.") from None

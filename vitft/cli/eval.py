@@ -1,7 +1,7 @@
 """`vitft eval`: one or more networks on every image of a test split, each image once."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from vitft.evaluation.evaluate import Evaluation, Subject
-    from vitft.evaluation.network import Network
 
 Resize = Literal["checkpoint", "squash", "resize-small"]
 
@@ -100,8 +99,7 @@ def _check(models: list[str], what: "Subject") -> None:
     from vitft.models import checkpoints
 
     for name in models if len(models) > 1 else ():
-        # An opened checkpoint has what is looked at here: its record and its classes.
-        head_fits(cast("Network", checkpoints.load(name)), what.split.class_names, what.split.task)
+        head_fits(checkpoints.load(name), what.split.class_names, what.split.task)
 
 
 def _folders(output: Path | None, models: list[str], overwrite: bool) -> list[Path | None]:

@@ -134,7 +134,7 @@ def _features(
 
     def compute() -> "NDArray[np.float32]":
         size = batch_size or (16 if network.device.type == "cpu" else 256)
-        batches = eval_batches(split, pp, size, network.device, workers or machine.cores(), hooks.phase)
+        batches = eval_batches(split, pp, size, network.device, workers or machine.cores(), hooks)
         return features.extract(network.net, batches, n, network.precision, told)
 
     return features.cached(who, n, compute)
@@ -197,11 +197,13 @@ def _row(row: "Row") -> dict[str, Any]:
 
     Student's interval over a few draws may reach beyond what an accuracy can be: it is clipped to [0, 1].
     """
+    from vitft.evaluation.intervals import clipped
+
     out: dict[str, Any] = {
         "per_class": row.per_class or "all",
         "examples": row.examples,
         "top1": row.top1,
-        "ci95": [min(1.0, max(0.0, end)) for end in row.ci95],
+        "ci95": clipped(row.ci95),
         "interval": row.interval,
         "values": list(row.values),
         "correct": list(row.correct),

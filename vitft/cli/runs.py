@@ -163,16 +163,12 @@ def _line(folder: Path, run: dict[str, Any]) -> dict[str, Any]:
 
 
 def _top1(result: dict[str, Any], file: Path) -> float:
-    from vitft.errors import CheckpointError
+    from vitft import results
 
     try:
         return float(result["metrics"]["top1"])
     except (KeyError, TypeError, ValueError):
-        raise CheckpointError(
-            f"'{file}' is damaged: it says nothing of metrics.top1.",
-            "vitft writes its files whole; something else changed this one.",
-            "Delete it and run the same command again.",
-        ) from None
+        raise results.damaged(f"'{file}' is damaged: it says nothing of metrics.top1") from None
 
 
 def _unit(folder: Path, path: Path) -> dict[str, Any]:

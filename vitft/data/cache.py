@@ -16,7 +16,7 @@ from vitft import machine
 from vitft.data.decode import decode
 from vitft.data.preprocess import Preprocess, deterministic
 from vitft.data.split import Split
-from vitft.progress import Phase, stop_if_asked
+from vitft.progress import Hooks
 
 _VERSION = 4  # raise it when decode or preprocess change their pixels
 _LARGEST = 64 << 30  # bytes; a larger split is decoded anew each time
@@ -24,7 +24,7 @@ _LARGEST = 64 << 30  # bytes; a larger split is decoded anew each time
 _READ_TOLD = 1000  # encoded images; reading is quick but for large splits on slow disks
 
 
-def pixels(split: Split, pp: Preprocess, workers: int = 2, progress: Phase | None = None) -> NDArray[np.uint8] | None:
+def pixels(split: Split, pp: Preprocess, workers: int = 2, hooks: Hooks | None = None) -> NDArray[np.uint8] | None:
     """Return all images of a split after the deterministic part, (N, h, w, 3) uint8; writes to it never reach the file.
 
     None where the shapes differ or the array would be too large; then `loader` decodes as it goes. The array is
@@ -33,15 +33,16 @@ def pixels(split: Split, pp: Preprocess, workers: int = 2, progress: Phase | Non
 
     Raises:
         DataDamaged: an image does not decode.
-        Interrupted: `progress` is of hooks that were asked to stop; nothing is left behind.
+        Interrupted: `hooks` were asked to stop; nothing is left behind.
     """
+    hooks = hooks or Hooks()
     if pp.stored_size is None or len(split) == 0:
         return None
     shape = (len(split), *pp.stored_size, 3)
     size = int(np.prod(shape, dtype=np.int64))
     if size > _LARGEST:
         return None
-    path = machine.cache() / "pixels" / f"{_digest(split, pp, progress)}.npy"
+    path = machine.cache() / "pixels" / f"{_digest(split, pp, hooks)}.npy"
     found = _existing(path, shape)
     if found is not None:
         return found
@@ -49,10 +50,10 @@ def pixels(split: Split, pp: Preprocess, workers: int = 2, progress: Phase | Non
     try:
         with ThreadPoolExecutor(max(1, workers)) as pool:
             for done, (i, image) in enumerate(_decoded(split, pp, pool, 4 * max(1, workers)), 1):
-                stop_if_asked(progress)
+                hooks.stop_if_asked()
                 array[i] = image
-                if progress and (done % 64 == 0 or done == len(split)):
-                    progress(f"decode {split.task} {split.name}", done, len(split))
+                if done % 64 == 0 or done == len(split):
+                    hooks.phase(f"decode {split.task} {split.name}", done, len(split))
         if temporary is not None and isinstance(array, np.memmap):
             array.flush()
             os.replace(temporary, path)
@@ -64,13 +65,14 @@ def pixels(split: Split, pp: Preprocess, workers: int = 2, progress: Phase | Non
     return array
 
 
-def encoded_digest(split: Split, progress: Phase | None = None) -> str:
+def encoded_digest(split: Split, hooks: Hooks | None = None) -> str:
     """Return the sha256 over all encoded images of a split, in order. Raises as `pixels` when asked to stop."""
+    hooks = hooks or Hooks()
     h = hashlib.sha256()
     for i in range(len(split)):
-        stop_if_asked(progress)
-        if progress and i and i % _READ_TOLD == 0:
-            progress(f"read {split.task} {split.name}", i, len(split))
+        hooks.stop_if_asked()
+        if i and i % _READ_TOLD == 0:
+            hooks.phase(f"read {split.task} {split.name}", i, len(split))
         data = split.read(i)
         h.update(len(data).to_bytes(8, "little"))
         h.update(data)
@@ -82,10 +84,10 @@ def decoded(split: Split, i: int) -> NDArray[np.uint8]:
     return decode(split.read(i), f"{split.task} {split.name}: {split.keys[i]}", split.exif)
 
 
-def _digest(split: Split, pp: Preprocess, progress: Phase | None) -> str:
+def _digest(split: Split, pp: Preprocess, hooks: Hooks | None) -> str:
     what = {
         "version": _VERSION,
-        "images": encoded_digest(split, progress),
+        "images": encoded_digest(split, hooks),
         "exif": split.exif,
         "deterministic": [
             pp.stored_size,

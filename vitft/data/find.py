@@ -93,12 +93,19 @@ def find(task: str, data_dir: Path | None = None, shots: Shots | None = None) ->
     known = tasks.canonical(task)
     if known is not None:
         return _named(tasks.get(known), data_dir, shots)
-    inside = data_dir / task if data_dir else None
-    if inside is not None and inside.exists():
-        return at(inside)
-    if not _is_path(task):
+    path = path_of(task, data_dir)
+    if path is None and not _is_path(task):
         tasks.get(task)  # raises UnknownName with the nearest
-    return at(Path(task).expanduser())
+    return at(path or Path(task).expanduser())
+
+
+def path_of(task: str, data_dir: Path | None) -> Path | None:
+    """Return the data set that a word is the path of, in `data_dir` first; None for names and for what is not there."""
+    if task.startswith("hf:") or tasks.canonical(task):
+        return None
+    inside = data_dir / task if data_dir else None
+    path = inside if inside is not None and inside.exists() else Path(task).expanduser()
+    return path if path.exists() else None
 
 
 def checked(data_dir: Path | None) -> Path | None:

@@ -11,7 +11,7 @@ from torch import Tensor
 from vitft.data import cache
 from vitft.data.preprocess import Preprocess, deterministic, normalise, random_one, random_part
 from vitft.data.split import Split
-from vitft.progress import Phase
+from vitft.progress import Hooks
 
 _DEVICE_SHARE = 0.2  # of the device's free memory that resident pixels may take
 
@@ -24,7 +24,7 @@ class Images:
         pp: how; its random part is applied only where uniforms are given.
         device: where the batches are wanted.
         workers: threads that decode (Pillow and torch release the interpreter's lock while they do).
-        progress: told of the decoding.
+        hooks: told of the decoding, which stops when they are asked to.
     """
 
     def __init__(
@@ -33,11 +33,11 @@ class Images:
         pp: Preprocess,
         device: torch.device,
         workers: int = 2,
-        progress: Phase | None = None,
+        hooks: Hooks | None = None,
     ) -> None:
         self.split, self.pp, self.device, self.workers = split, pp, device, max(1, workers)
         self._pool: ThreadPoolExecutor | None = None
-        array = cache.pixels(split, pp, self.workers, progress)
+        array = cache.pixels(split, pp, self.workers, hooks)
         self._stored = None if array is None else torch.from_numpy(np.asarray(array))
         if self._stored is not None and device.type == "cuda":
             free, _ = torch.cuda.mem_get_info(device)
@@ -89,7 +89,7 @@ def eval_batches(
     batch_size: int,
     device: torch.device | str = "cpu",
     workers: int = 2,
-    progress: Phase | None = None,
+    hooks: Hooks | None = None,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield ((B,) int64 positions, (B, 3, H, W) float32 images) in the split's order: each position once, none dropped.
 
@@ -98,7 +98,7 @@ def eval_batches(
     """
     if pp.crop != "none" or pp.flip:
         raise ValueError("evaluation draws nothing: give a Preprocess without crop and flip")
-    images = Images(split, pp, torch.device(device), workers, progress)
+    images = Images(split, pp, torch.device(device), workers, hooks)
     parts = [np.arange(a, min(a + batch_size, len(split))) for a in range(0, len(split), batch_size)]
     for indices, batch in zip(parts, images.batches(parts), strict=True):
         yield torch.from_numpy(indices), batch

@@ -4,6 +4,7 @@ import hashlib
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from vitft import machine
 from vitft.catalog import tasks
 from vitft.data import official
 from vitft.data import splits as official_splits
@@ -93,8 +94,7 @@ def _file(source: Source, name: str) -> list[str]:
     if not isinstance(source, Prepared):
         return []
     stated = source.manifest["splits"][name]
-    with (source.path / stated["file"]).open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    digest = machine.sha256(source.path / stated["file"])
     return [f"{stated['file']} does not have the sha256 of its manifest"] if digest != stated["sha256"] else []
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from vitft import results
-from vitft.catalog.tasks import TASKS
+from vitft.catalog.tasks import by_name
 from vitft.protocol.units import Job, Scheme, Unit, final_units, tune_units
 
 
@@ -102,6 +102,6 @@ def _cost(job: Job) -> float:
     side = job.settings["resolution"]
     height, width = side if isinstance(side, list | tuple) else (side, side)
     area = float(height * width) if isinstance(height, int) and isinstance(width, int) else 1.0
-    pieces = next((task.splits["test"] for task in TASKS if task.name == job.name), ())
-    test = sum(piece.stop - piece.start for piece in pieces)
+    task = by_name(job.name)
+    test = sum(piece.stop - piece.start for piece in task.splits["test"]) if task else 0
     return area * (3 * int(job.settings["steps"]) * int(job.settings["batch_size"]) + test)

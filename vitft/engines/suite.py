@@ -15,7 +15,7 @@ from vitft.data.find import WHOLE
 from vitft.data.inventory import Row, inventory
 from vitft.errors import UsageError
 from vitft.protocol.jobs import make, model_sha256
-from vitft.protocol.units import Job, Scheme, tune_units
+from vitft.protocol.units import Job, Scheme, told, tune_units
 from vitft.recipes import Recipe
 
 # Patch and native size of a file that no alias names, for the estimate only.
@@ -41,12 +41,13 @@ class Asked:
 
     def identity(self) -> dict[str, Any]:
         """Return what must be equal for the same folder to be gone on with; more tasks or seeds only add units."""
+        sha256 = model_sha256(self.model)
         return {
             "kind": "suite",
             "suite": self.suite.name,
             "shots": self.shots,
-            "model": Path(self.model).name if model_sha256(self.model) else self.model,
-            "model_sha256": model_sha256(self.model),
+            "model": told(self.model, sha256),
+            "model_sha256": sha256,
             "recipe": self.recipe.name,
             "recipe_digest": self.recipe.digest(self.overrides),
             "overrides": json.loads(json.dumps(dict(self.overrides))),

@@ -157,7 +157,7 @@ def evaluate(
         hooks.stop_if_asked()
         hooks.phase(f"evaluate {split.task} {split.name}", done, len(split))
 
-    batches = eval_batches(split, network.preprocess, size, network.device, workers, hooks.phase)
+    batches = eval_batches(split, network.preprocess, size, network.device, workers, hooks)
     answers = predict(
         network.net, batches, len(split), split.num_classes, precision=network.precision, on_progress=told
     )

@@ -53,6 +53,11 @@ def t_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float
     return fmean(values) - half, fmean(values) + half
 
 
+def clipped(interval: Sequence[float]) -> list[float]:
+    """Return an interval of accuracies without what no accuracy can be: each end in [0, 1]."""
+    return [min(1.0, max(0.0, end)) for end in interval]
+
+
 @dataclass(frozen=True)
 class Paired:
     """Two models on the same images.

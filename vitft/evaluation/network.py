@@ -13,7 +13,7 @@ from vitft.data.preprocess import Preprocess
 from vitft.errors import CheckpointError, UsageError
 from vitft.models import build as models
 from vitft.models import checkpoints
-from vitft.models.info import CheckpointInfo
+from vitft.models.info import Checkpoint, CheckpointInfo
 from vitft.settings import Settings
 
 SETTABLE = ("resolution", "resize", "interpolation", "antialias", "normalise", "posembed_resize", "gelu")
@@ -188,7 +188,7 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
-def head_fits(network: Network, class_names: tuple[str, ...], task: str) -> None:
+def head_fits(network: Network | Checkpoint, class_names: tuple[str, ...], task: str) -> None:
     """Check that the head answers in the task's classes.
 
     Raises:

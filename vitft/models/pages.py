@@ -10,6 +10,7 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
+from vitft import machine
 from vitft.errors import CheckpointError
 
 PROBE_SECONDS = 2.0
@@ -69,8 +70,7 @@ def caches() -> list[Path]:
     """Return the folders of downloads: vitft's own where VITFT_CACHE is set, then the hub client's."""
     home = Path(os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface")
     theirs = Path(os.environ.get("HF_HUB_CACHE") or home / "hub").expanduser()
-    own = os.environ.get("VITFT_CACHE")
-    return [Path(own).expanduser() / "hub", theirs] if own else [theirs]
+    return [machine.cache() / "hub", theirs] if os.environ.get("VITFT_CACHE") else [theirs]
 
 
 def endpoint() -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 from vitft import results
 from vitft.errors import DataError
-from vitft.evaluation.intervals import t_interval
+from vitft.evaluation.intervals import clipped, t_interval
 from vitft.progress import Hooks
 from vitft.protocol.jobs import Runtime
 from vitft.protocol.run import Warm, run_unit
@@ -73,7 +73,7 @@ def summary(finals: list[dict[str, Any]], tuned: list[dict[str, Any]]) -> dict[s
         result["metrics"] = {
             "top1": fmean(values),
             "n": result["metrics"]["n"],
-            "ci95": [min(1.0, max(0.0, end)) for end in t_interval(values)],
+            "ci95": clipped(t_interval(values)),
             "ci95_of": "the mean over seeds",
         }
         result["seeds"] = {str(r["seed"]): r["metrics"] for r in finals}

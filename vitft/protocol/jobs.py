@@ -10,8 +10,8 @@ from typing import Any
 
 from vitft import machine, results
 from vitft.catalog.models import MODELS
-from vitft.catalog.tasks import TASKS, canonical
-from vitft.data.find import Shots, checked, find
+from vitft.catalog.tasks import by_name
+from vitft.data.find import Shots, checked, find, path_of
 from vitft.data.split import Source
 from vitft.protocol.units import JOINED, Job, Scheme, at_point, scheme
 from vitft.recipes import Recipe
@@ -60,7 +60,9 @@ def make(
         DataMissing, DataDamaged: exit code 3.
     """
     data_dir = checked(data_dir)
-    task = _placed(task, data_dir)
+    path = path_of(task, data_dir)
+    if path is not None:  # absolute: the same word elsewhere is another data set
+        task = str(path.resolve())
     source = find(task, data_dir, shots)
     splits = scheme(source.splits, task, shots or "", _val_is_train(source))
     examples = _examples(source, splits, limit, per_class) if recipe.for_size else 0
@@ -89,18 +91,9 @@ def make(
     return replace(job, settings=at_point(job, fixed), sweep=choices), source, splits
 
 
-def _placed(task: str, data_dir: Path | None) -> str:
-    """Return a task's name as it is, a path as an absolute one: the same word elsewhere is another data set."""
-    if task.startswith("hf:") or canonical(task):
-        return task
-    inside = data_dir / task if data_dir else None
-    path = inside if inside is not None and inside.exists() else Path(task).expanduser()
-    return str(path.resolve()) if path.exists() else task
-
-
 def _val_is_train(source: Source) -> bool:
     """Tell whether a known task comes with the val that VTAB cut off the end of its owner's train."""
-    known = next((task for task in TASKS if task.name == source.task), None)
+    known = by_name(source.task)
     if known is None or not {"train", "val"} <= set(known.splits) & set(source.splits):
         return False
     train, val = known.splits["train"][0], known.splits["val"][0]

@@ -17,7 +17,7 @@ from vitft.data.find import Shots, find
 from vitft.data.loader import Images, eval_batches
 from vitft.data.preprocess import Preprocess
 from vitft.data.split import Split
-from vitft.errors import CheckpointError, DataError, UsageError
+from vitft.errors import DataError, UsageError
 from vitft.evaluation import predictions
 from vitft.evaluation.intervals import wilson
 from vitft.evaluation.network import pick_device, preprocess
@@ -34,6 +34,8 @@ from vitft.protocol.units import DEV, Unit
 from vitft.recipes import digest
 from vitft.settings import Settings
 from vitft.training.loop import Fitted, fit
+
+_BEGUN: dict[str, tuple[str, ...]] = dict.fromkeys(("device_kind", "precision", "micro_batch", "threads"), ())
 
 
 @dataclass
@@ -88,7 +90,7 @@ def run_unit(
     workers = runtime.workers or machine.cores()
     fitted = fit(
         built.net,
-        Images(train, _augmented(pp, settings), device, workers, hooks.phase),
+        Images(train, _augmented(pp, settings), device, workers, hooks),
         parameter_groups(built.net, settings),
         settings,
         seed=unit.seed,
@@ -142,13 +144,10 @@ def _fix(own: Path, runtime: Runtime) -> tuple[torch.device, dict[str, Any]]:
             "threads": torch.get_num_threads(),
         }
         results.write_json(own / "begun.json", begun)
-    lacking = {"device_kind", "precision", "micro_batch", "threads"} - set(begun)
-    if lacking:
-        raise CheckpointError(
-            f"'{own / 'begun.json'}' is damaged: it says nothing of {', '.join(sorted(lacking))}.",
-            "vitft writes its files whole; something else changed this one.",
-            f"Delete the folder '{own}' and run the same command again.",
-        )
+    absent = results.lacking(begun, _BEGUN)
+    if absent:
+        what = f"'{own / 'begun.json'}' is damaged: it says nothing of {', '.join(absent)}"
+        raise results.damaged(what, f"Delete the folder '{own}' and run the same command again.")
     if begun["device_kind"] != device.type:
         raise UsageError(
             f"This run was begun on {begun['device_kind']} and cannot go on on {device.type}.",
@@ -234,7 +233,7 @@ def _evaluate(
         hooks.phase(f"evaluate {split.name}", done, len(split))
         hooks.stop_if_asked()
 
-    batches = eval_batches(split, pp, batch_size, device, workers, hooks.phase)
+    batches = eval_batches(split, pp, batch_size, device, workers, hooks)
     return predict(net, batches, len(split), split.num_classes, precision=fixed["precision"], on_progress=told)
 
 

@@ -77,8 +77,13 @@ class Job:
     given: tuple[str, ...] = ()
 
     def identity(self) -> dict[str, Any]:
-        """Return what decides the numbers, for the run folder; a checkpoint's file is told by its content."""
-        return {"kind": "finetune", **asdict(self), "model": Path(self.model).name if self.model_sha256 else self.model}
+        """Return what decides the numbers, for the run folder."""
+        return {"kind": "finetune", **asdict(self), "model": told(self.model, self.model_sha256)}
+
+
+def told(model: str, sha256: str) -> str:
+    """Return how a run names its model: a file by its name alone, as its content is told by its digest."""
+    return Path(model).name if sha256 else model
 
 
 # A unit's own settings stand in its id; where the data and the model lie does not change what it is.

@@ -4,15 +4,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
+from vitft import results as results_on_disk
 from vitft.catalog import published as catalog
 from vitft.catalog import tasks
-from vitft.errors import CheckpointError
 from vitft.report import formats
 from vitft.report.table import Column, Footnotes, Row, Table, Value
 
 Result = Mapping[str, Any]
 
-_NEEDED = {"metrics": ("top1", "ci95", "n"), "protocol": ("id", "resolution"), "provenance": ()}
+_NEEDED: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(("task", "method", "recipe", "provenance"), ()),
+    "metrics": ("top1", "ci95", "n"),
+    "protocol": ("id", "resolution"),
+}
 _METHODS = {"full": "fine-tuned", "linear": "linear", "bias": "head and biases", "lora": "LoRA"}
 
 
@@ -132,16 +136,11 @@ def _said(result: Result) -> list[str]:
 
 
 def _check(result: Result) -> None:
-    lacking = [key for key in ("task", "method", "recipe") if key not in result]
-    lacking += ["seed"] * ("seed" not in result and "seeds" not in result)
-    for part, keys in _NEEDED.items():
-        inner = result.get(part)
-        lacking += [f"{part}.{key}" for key in keys if not isinstance(inner, Mapping) or key not in inner]
-        lacking += [part] * (not keys and not isinstance(inner, Mapping))
-    if lacking:
+    absent = results_on_disk.lacking(result, _NEEDED)
+    absent += ["seed"] * ("seed" not in result and "seeds" not in result)
+    if absent:
         where = f"The result in '{result['folder']}'" if result.get("folder") else "A result"
-        raise CheckpointError(
-            f"{where} is damaged: it says nothing of {', '.join(lacking[:4])}{', ...' * (len(lacking) > 4)}.",
-            "vitft writes its files whole; something else changed this one.",
-            "Run the same command again with --overwrite.",
+        named = ", ".join(absent[:4]) + ", ..." * (len(absent) > 4)
+        raise results_on_disk.damaged(
+            f"{where} is damaged: it says nothing of {named}", "Run the same command again with --overwrite."
         )
