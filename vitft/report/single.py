@@ -13,7 +13,8 @@ from vitft.report.table import Column, Footnotes, Row, Table, Value
 Result = Mapping[str, Any]
 
 _NEEDED: dict[str, tuple[str, ...]] = {
-    **dict.fromkeys(("task", "method", "recipe", "provenance"), ()),
+    **dict.fromkeys(("task", "method", "recipe"), ()),
+    "provenance": ("source",),
     "metrics": ("top1", "ci95", "n"),
     "protocol": ("id", "resolution"),
 }
