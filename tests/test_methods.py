@@ -3,9 +3,11 @@
 import copy
 
 import pytest
+import timm
 import torch
 import torch.nn.functional as F
 
+from vitft import recipes
 from vitft.errors import UsageError
 from vitft.models.build import build
 from vitft.models.methods import LoraLinear, apply, head_names, merge, merged_state, parameter_groups
@@ -106,7 +108,7 @@ def test_lora_reaches_rotary_attention(model):
 def test_lora_needs_attention():
     net = build("timm:resnetv2_50x1_bit", 3, Settings(resolution=32), from_scratch=True).net
     assert head_names(net) == {"head.fc.weight", "head.fc.bias"}
-    with pytest.raises(UsageError, match="no attention layers"):
+    with pytest.raises(UsageError, match="finds no layers 'proj, qkv' to change in this ResNetV2"):
         apply(net, Settings(method="lora"))
     groups = parameter_groups(net, Settings(layer_decay=0.5))
     scale = {name: group["lr_scale"] for group in groups for name in group["names"]}
@@ -151,3 +153,72 @@ def test_frozen_parameters_are_in_no_group():
         "head.weight",
         "head.bias",
     }
+
+
+@pytest.mark.parametrize(
+    ("targets", "rank", "closed_form"),
+    [
+        (("qkv",), 8, 12 * 8 * (768 + 3 * 768)),  # one update of the fused layer, as NOAH's: 294,912
+        (("q", "v"), 8, 12 * 2 * 8 * (768 + 768)),  # two updates of the same size together
+        (("qkv", "proj"), 8, 12 * 8 * (768 + 3 * 768 + 768 + 768)),
+        (("fc1", "fc2"), 4, 12 * 2 * 4 * (768 + 3072)),
+    ],
+)
+def test_lora_has_as_many_parameters_as_the_closed_form_says(targets, rank, closed_form):
+    with torch.device("meta"):
+        net = timm.create_model("vit_base_patch16_224", num_classes=0)
+    net.blocks.to_empty(device="cpu")
+    apply(net, Settings(method="lora", lora_targets=targets, lora_rank=rank))
+    assert sum(p.numel() for name, p in net.named_parameters() if ".lora_" in name) == closed_form
+    assert trained(net) == {name for name, _ in net.named_parameters() if ".lora_" in name}
+
+
+def test_the_peft_recipe_adapts_the_fused_qkv_alone_as_its_published_rows_do():
+    settings = recipes.load("vtab-peft").resolve("dtd")
+    with torch.device("meta"):
+        net = timm.create_model("vit_base_patch16_224", num_classes=47)
+    net.blocks.to_empty(device="cpu")
+    apply(net, settings)
+    layers = {name for name, module in net.named_modules() if isinstance(module, LoraLinear)}
+    assert layers == {f"blocks.{i}.attn.qkv" for i in range(12)}
+    assert sum(p.numel() for name, p in net.named_parameters() if ".lora_" in name) == 294_912
+    assert all(net.get_submodule(name).scale == 1 for name in layers)
+    drawn = torch.stack([net.get_submodule(name).lora_a for name in sorted(layers)]).abs()
+    # nn.init.kaiming_uniform_(weight, a=sqrt(5)) of a Linear(768, 8): sqrt(6 / ((1 + 5) * 768))
+    assert 0.999 / 768**0.5 < drawn.max() <= 1 / 768**0.5
+    assert drawn.mean().item() == pytest.approx(0.5 / 768**0.5, rel=0.02)
+
+
+def test_lora_on_parts_of_the_fused_layer_changes_those_alone():
+    net, images = network().double(), IMAGES.double()
+    before = copy.deepcopy(net.state_dict())
+    settings = Settings(method="lora", lora_targets=("q", "v"), lora_rank=2, lora_alpha=6.0, lora_init="normal")
+    apply(net, settings, seed=3)
+    layer, width = net.blocks[0].attn.qkv, net.blocks[0].attn.qkv.out_features // 3
+    a, b = layer.lora_a.detach(), layer.lora_b.detach()
+    assert b.abs().max() > 0
+    wanted = torch.cat([b[:width] @ a[:2], torch.zeros_like(b[:width] @ a[:2]), b[width:] @ a[2:]]) * 3.0
+    torch.testing.assert_close(layer.merged().detach() - before["blocks.0.attn.qkv.weight"], wanted)
+    with torch.no_grad():
+        torch.testing.assert_close(layer(torch.eye(width).double()), layer.merged().T + layer.bias)
+        unmerged = net(images)
+        merge(net)
+        torch.testing.assert_close(net(images), unmerged, atol=1e-10, rtol=0)
+
+
+def test_lora_reaches_a_fused_layer_whose_bias_lies_beside_it():
+    kwargs = {"resolution": 32, "method": "lora", "lora_targets": ("qkv",), "lora_init": "normal"}
+    net = build("timm:vit_small_patch16_dinov3_qkvb", 3, Settings(**kwargs), from_scratch=True).net.eval().double()
+    with torch.no_grad():
+        plain = net.forward_features(IMAGES.double())
+        apply(net, Settings(**kwargs))
+        updated = net.forward_features(IMAGES.double())
+        merge(net)
+        assert (updated - plain).abs().max() > 1e-7  # drawn layer scales are small
+        torch.testing.assert_close(net.forward_features(IMAGES.double()), updated, atol=1e-11, rtol=0)
+
+
+@pytest.mark.parametrize("targets", [(), ("qkv", "q"), ("q", "q"), ("head",)])
+def test_lora_targets_that_contradict_each_other_are_refused(targets):
+    with pytest.raises(ValueError, match="lora_targets"):
+        Settings(lora_targets=targets)

@@ -9,6 +9,9 @@ from vitft.errors import RecipeError
 Method = Literal["full", "linear", "bias", "lora"]
 Normalise = Literal["checkpoint", "imagenet", "half", "none"]
 CropMode = Literal["center", "squash"]
+Resize = Literal["squash", "resize-small", "squash-crop", "checkpoint"]
+Interpolation = Literal["bilinear", "bicubic", "area"]
+LoraTarget = Literal["qkv", "q", "k", "v", "proj", "fc1", "fc2"]
 
 
 class Settings(BaseModel):
@@ -32,6 +35,17 @@ class Settings(BaseModel):
     layer_decay: float = Field(1.0, gt=0, le=1, description="lr factor from each block to the one below it")
     lora_rank: int = Field(8, ge=1, description="rank of the LoRA update")
     lora_alpha: float = Field(8.0, gt=0, description="LoRA update is scaled by alpha / rank")
+    lora_targets: tuple[LoraTarget, ...] = Field(
+        ("qkv", "proj"),
+        min_length=1,
+        description="layers of every block that LoRA updates: `qkv` is one update of the fused layer, `q`, `k`, `v` "
+        "one each of its parts; `proj` ends the attention, `fc1` and `fc2` are the MLP's",
+    )
+    lora_init: Literal["uniform", "normal"] = Field(
+        "uniform",
+        description="of LoRA's matrices: A uniform within 1/sqrt(inputs), B zero; or both normal with std 0.02, so "
+        "that the start is not quite the checkpoint's",
+    )
     mixup: float = Field(0.0, ge=0, description="alpha of mixup's Beta distribution; 0 = off")
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="mass moved from the label to all classes")
     drop_path: float = Field(0.0, ge=0, lt=1, description="stochastic depth at the last block, rising linearly")
@@ -42,10 +56,11 @@ class Settings(BaseModel):
         description="pixels: a side, or [height, width]; `native`: what the checkpoint was trained at; "
         "`higher`: 12/7 of it, the paper's 224 -> 384, in whole patches",
     )
-    resize: Literal["squash", "resize-small", "checkpoint"] = Field(
+    resize: Resize = Field(
         "squash",
         description="how evaluation makes an image the network's size: aspect ratio lost; shorter side to about 8/7 "
-        "of it and a centre crop (big_vision's 448 -> 384); the checkpoint's own crop fraction and mode",
+        "of it and a centre crop (big_vision's 448 -> 384); both sides to about 8/7 of it and a centre crop "
+        "(big_vision's few-shot 256 -> 224); the checkpoint's own crop fraction and mode",
     )
     crop: Literal["none", "random", "inception", "pad"] = Field(
         "none",
@@ -54,18 +69,27 @@ class Settings(BaseModel):
     )
     crop_from: int = Field(0, ge=0, description="side before the random crop, in pixels; 0 = about 8/7, 448 for 384")
     flip: bool = Field(True, description="mirror each training image with probability 1/2")
-    interpolation: Literal["bilinear", "bicubic"] = Field("bilinear", description="of the image resize")
+    interpolation: Interpolation = Field(
+        "bilinear",
+        description="of the image resize; `area` is TensorFlow's, both up and down, and leaves an inception crop "
+        "bilinear without antialiasing, as big_vision does",
+    )
     antialias: bool = Field(True, description="low-pass before downsampling (tf.image.resize does not by default)")
     normalise: Normalise = Field("checkpoint", description="mean and std: the checkpoint's, ImageNet's, 0.5, or none")
     posembed_resize: Literal["bilinear", "bicubic"] = Field(
         "bilinear", description="endpoint-aligned, as the paper's code; or timm's antialiased bicubic"
     )
-    gelu: Literal["exact", "tanh"] = Field(
-        "exact", description="timm's GELU, or the approximation of the original code"
+    gelu: Literal["exact", "tanh", "original"] = Field(
+        "exact",
+        description="timm's GELU; the tanh approximation of the original JAX code; `original`: that one for the "
+        "weights that Google's JAX code trained, timm's for all others",
     )
 
+    select_on: Literal["val", "dev"] = Field(
+        "val", description="what a sweep is chosen on: the data's own val where it has one; always the end of train"
+    )
     dev_fraction: float = Field(
-        0.1, gt=0, lt=1, description="end of train held out while tuning, where no val is given"
+        0.1, gt=0, lt=1, description="end of train held out while tuning, where no val is given or `select_on` is dev"
     )
     train_fraction: float = Field(1.0, gt=0, le=1, description="part of train (its start) that the final run uses")
 
@@ -80,9 +104,9 @@ class Settings(BaseModel):
             raise ValueError("a side in pixels from 1 to 4096, [height, width], 'native' or 'higher'")
         return value
 
-    @field_validator("decay_steps", mode="before")
+    @field_validator("decay_steps", "lora_targets", mode="before")
     @classmethod
-    def _decay_steps(cls, value: Any) -> Any:
+    def _tuples(cls, value: Any) -> Any:
         return tuple(value) if isinstance(value, list) else value
 
     @field_validator(
@@ -91,6 +115,15 @@ class Settings(BaseModel):
     @classmethod
     def _number(cls, value: Any) -> Any:
         return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+    @field_validator("lora_targets")
+    @classmethod
+    def _lora_targets(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(value)) < len(value):
+            raise ValueError("each target once")
+        if "qkv" in value and {"q", "k", "v"} & set(value):
+            raise ValueError("qkv, or some of q, k and v, not both")
+        return value
 
     @model_validator(mode="after")
     def _together(self) -> "Settings":

@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections.abc import Sequence
 from typing import Any, assert_never
 
 import torch
@@ -12,45 +13,72 @@ from vitft.errors import UsageError
 from vitft.settings import Settings
 
 # Position and token embeddings have two or three dimensions but are no matrices: they do not decay.
+_LORA_STD = 0.02  # of `lora_init = "normal"`: timm's usual one, which NOAH's code gives its LoRA layers too
 _TOKENS = ("pos_embed", "cls_token", "reg_token", "dist_token", "latent")
 
 
 class LoraLinear(nn.Linear):
-    """A linear layer W with a trainable update of low rank: y = W x + b + scale * B (A x).
+    """A linear layer W with trainable updates of low rank: y = W x + b + scale * B (A x), on some of its outputs.
 
     Attributes:
-        lora_a: (rank, in), Kaiming-uniform; lora_b: (out, rank), zero, so that at first nothing changes.
+        parts: first output of each update; all have the same width, and the whole layer is one part.
+        lora_a: (parts * rank, in), lora_b: (parts * width, rank), the updates one below the other; see
+            `Settings.lora_init`.
     """
 
-    def __init__(self, base: nn.Linear, rank: int, scale: float, generator: torch.Generator) -> None:
+    def __init__(
+        self,
+        base: nn.Linear,
+        settings: Settings,
+        generator: torch.Generator,
+        parts: Sequence[int] = (0,),
+        width: int = 0,
+    ) -> None:
         super().__init__(base.in_features, base.out_features, bias=base.bias is not None, device="meta")
         self.weight, self.bias = base.weight, base.bias
-        self.scale = scale
-        bound = math.sqrt(3.0 / base.in_features)
-        a = torch.empty(rank, base.in_features).uniform_(-bound, bound, generator=generator)
-        self.lora_a = nn.Parameter(a.to(base.weight))
-        self.lora_b = nn.Parameter(base.weight.new_zeros(base.out_features, rank))
+        self.scale = settings.lora_alpha / settings.lora_rank
+        self.parts, self.width = tuple(parts), width or base.out_features
+        a = torch.empty(len(parts) * settings.lora_rank, base.in_features)
+        b = torch.zeros(len(parts) * self.width, settings.lora_rank)
+        if settings.lora_init == "normal":
+            a.normal_(0.0, _LORA_STD, generator=generator)
+            b.normal_(0.0, _LORA_STD, generator=generator)
+        else:
+            bound = 1 / math.sqrt(base.in_features)
+            a.uniform_(-bound, bound, generator=generator)
+        self.lora_a, self.lora_b = nn.Parameter(a.to(base.weight)), nn.Parameter(b.to(base.weight))
         self.train(base.training)
 
     def forward(self, input: Tensor) -> Tensor:
-        update = F.linear(F.linear(input, self.lora_a), self.lora_b)
-        return F.linear(input, self.weight, self.bias) + self.scale * update
+        out = F.linear(input, self.weight, self.bias)
+        low = F.linear(input, self.lora_a).chunk(len(self.parts), dim=-1)
+        updates = [F.linear(x, b) for x, b in zip(low, self.lora_b.chunk(len(self.parts)), strict=True)]
+        if self.width == self.out_features:
+            return out + self.scale * updates[0]
+        whole = torch.zeros_like(out)
+        for first, update in zip(self.parts, updates, strict=True):
+            whole[..., first : first + self.width] = update
+        return out + self.scale * whole
 
     def merged(self) -> Tensor:
         """Return W + scale * B A, (out, in)."""
-        return self.weight + self.scale * (self.lora_b @ self.lora_a)
+        weight = self.weight.clone()
+        n = len(self.parts)
+        for first, a, b in zip(self.parts, self.lora_a.chunk(n), self.lora_b.chunk(n), strict=True):
+            weight[first : first + self.width] += self.scale * (b @ a)
+        return weight
 
 
 def apply(net: nn.Module, settings: Settings, *, seed: int = 0) -> None:
-    """Choose the trained parameters in place; `lora` also puts its layers into every block's attention.
+    """Choose the trained parameters in place; `lora` also puts its layers into every block.
 
     Args:
         net: a built network.
-        settings: its method, lora_rank and lora_alpha.
-        seed: of LoRA's A matrices.
+        settings: its method and the `lora_` keys.
+        seed: of LoRA's matrices.
 
     Raises:
-        UsageError: LoRA on a network without attention layers it can change.
+        UsageError: LoRA on a network without layers it is to change.
     """
     heads = set(head_names(net))
     match settings.method:
@@ -61,7 +89,7 @@ def apply(net: nn.Module, settings: Settings, *, seed: int = 0) -> None:
         case "bias":
             trained = heads | {name for name, _ in net.named_parameters() if name.endswith("bias")}
         case "lora":
-            _insert(net, settings.lora_rank, settings.lora_alpha / settings.lora_rank, seed)
+            _insert(net, settings, seed)
             trained = heads | {name for name, _ in net.named_parameters() if ".lora_" in name}
         case _:
             assert_never(settings.method)
@@ -82,7 +110,7 @@ def merge(net: nn.Module) -> None:
 
 def merged_state(net: nn.Module) -> dict[str, Tensor]:
     """Return the weights under timm's names, LoRA folded in; the network stays as it is."""
-    state = {name: tensor for name, tensor in net.state_dict().items() if not name.endswith((".lora_a", ".lora_b"))}
+    state = {name: tensor for name, tensor in net.state_dict().items() if ".lora_" not in name}
     with torch.no_grad():
         for name, module in net.named_modules():
             if isinstance(module, LoraLinear):
@@ -144,25 +172,41 @@ def _layer(name: str, layers: int) -> int:
     return 0 if layers and name.startswith(early) else layers + 1
 
 
-def _insert(net: nn.Module, rank: int, scale: float, seed: int) -> None:
+_LORA_LAYERS = {
+    "qkv": r"attn\.(qkv|[qkv]_proj)",
+    **{part: rf"attn\.(qkv|{part}_proj)" for part in "qkv"},
+    "proj": r"attn\.proj",
+    "fc1": r"mlp\.(fc1(_[gx])?|w12|w1|w2)",
+    "fc2": r"mlp\.(fc2|w3)",
+}
+"""Target -> names within a block: fused or separate attention inputs, plain or gated MLPs."""
+
+
+def _insert(net: nn.Module, settings: Settings, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
-    found = 0
+    missing = set(settings.lora_targets)
     for name, module in list(net.named_modules()):
-        owner, _, leaf = name.rpartition(".")
-        if re.search(r"(^|\.)blocks\.\d+\.attn\.(qkv|proj|[qkv]_proj)$", name) is None:
+        inside = re.search(r"(?:^|\.)blocks\.\d+\.(.+)$", name)
+        meant = {t for t in settings.lora_targets if inside and re.fullmatch(_LORA_LAYERS[t], inside[1])}
+        owner = net.get_submodule(name.rpartition(".")[0])
+        if not meant or type(module) is not nn.Linear or not _heeded(owner, module):
             continue
-        if type(module) is not nn.Linear or _bypassed(net.get_submodule(owner), leaf):
-            continue
-        net.set_submodule(name, LoraLinear(module, rank, scale, generator))
-        found += 1
-    if not found:
+        missing -= meant
+        fused = name.endswith(".qkv") and "qkv" not in meant
+        width = module.out_features // 3 if fused else module.out_features
+        parts = [i * width for i, part in enumerate("qkv") if part in meant] if fused else [0]
+        net.set_submodule(name, LoraLinear(module, settings, generator, parts, width))
+    if missing:
         raise UsageError(
-            f"Method 'lora' finds no attention layers in this {type(net).__name__}.",
-            "Legal: Vision Transformers; for a ResNet full, bias or linear.",
+            f"Method 'lora' finds no layers '{', '.join(sorted(missing))}' to change in this {type(net).__name__}.",
+            "Legal: Vision Transformers, and lora_targets that they have; for a ResNet full, bias or linear.",
         )
 
 
-def _bypassed(attention: nn.Module, leaf: str) -> bool:
-    """Tell whether the attention reads the layer's weight past its forward (EVA's fused bias)."""
-    fused = getattr(attention, "q_bias", None) is not None and not getattr(attention, "qkv_bias_separate", False)
-    return leaf == "qkv" and fused
+def _heeded(owner: nn.Module, module: nn.Module) -> bool:
+    """Tell whether the layer's forward is called; EVA's attention, which reads weight and bias past it, is told to."""
+    if getattr(owner, "q_bias", None) is None or getattr(owner, "qkv", None) is not module:
+        return True
+    if hasattr(owner, "qkv_bias_separate"):
+        owner.qkv_bias_separate = True  # type: ignore[assignment]
+    return hasattr(owner, "qkv_bias_separate")
