@@ -21,7 +21,7 @@ from vitft.progress import Hooks
 from vitft.protocol import jobs
 from vitft.protocol.guard import Guard
 from vitft.protocol.jobs import Runtime, make
-from vitft.protocol.run import run_unit
+from vitft.protocol.run import _training_split, run_unit
 from vitft.protocol.units import DEV, Scheme, final_units, scheme, select, tune_units
 from vitft.settings import Settings
 
@@ -64,6 +64,23 @@ def run(job, splits, folder: Path, **kwargs):
 
 
 # --- plans -----------------------------------------------------------------------------------------------------------
+
+
+def test_big_vision_chooses_on_the_end_of_train_which_stays_held_out(tmp_path):
+    """As its configs/transfer.py: train[:90%] and train[90%:] of Flowers, whose own val is never looked at."""
+    data = draw(tmp_path / "oxford_flowers102", ("train", "val", "test"), per_class=10)
+    for name, val in (("vit-paper", "val"), ("big-vision", DEV)):
+        made, source, splits = job(data, recipe=recipes.load(name))
+        assert splits == Scheme("train", val, "train", "test")
+    tuned = tune_units(made, splits)
+    assert [unit.point["lr"] for unit in tuned] == [0.001, 0.003, 0.01, 0.03]
+    guard = Guard(source, tuned[0])
+    train, dev = _training_split(tuned[0], guard)
+    final, none = _training_split(final_units(made, splits, [])[0], Guard(source, final_units(made, splits, [])[0]))
+    assert (len(train), len(dev), none, guard.opened) == (27, 3, None, ["train"])
+    assert list(final.keys) == list(train.keys) and not set(dev.keys) & set(train.keys)
+    with pytest.raises(ProtocolBreach):
+        guard.open("val")
 
 
 def test_which_splits_each_phase_uses():

@@ -15,11 +15,13 @@ if TYPE_CHECKING:
 
     from vitft.evaluation.evaluate import Evaluation, Subject
 
-Resize = Literal["checkpoint", "squash", "resize-small"]
+Resize = Literal["checkpoint", "squash", "resize-small", "squash-crop"]
 
 ResizeOption = Annotated[
     Resize | None,
-    typer.Option("--resize", help="checkpoint: its own crop fraction; squash; resize-small: 448 -> 384 crop."),
+    typer.Option(
+        "--resize", help="checkpoint: its own crop fraction; squash; resize-small or squash-crop: 256 -> 224."
+    ),
 ]
 CropOption = Annotated[float | None, typer.Option("--crop-pct", help="Crop fraction instead of the checkpoint's.")]
 EvalBatchOption = Annotated[

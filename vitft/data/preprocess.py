@@ -5,8 +5,8 @@ how the work is cut into micro-batches, workers or runs (see `training.randomnes
 """
 
 import math
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from vitft.settings import CropMode
+from vitft.settings import CropMode, Interpolation, Resize
 
 UNIFORMS = 24
 """Uniform numbers an example may use in a step: flip, top, left, one spare, then ten (height, aspect) attempts."""
@@ -31,8 +31,9 @@ class Preprocess:
     Attributes:
         size: (H, W) of the network, in pixels.
         resize: "squash" ignores the aspect ratio; "resize-small" brings the shorter side to `larger` of the network's
-            (448 for 384, big_vision) and crops the centre; "checkpoint" is timm's evaluation (crop_pct, crop_mode).
-        interpolation, antialias: of the resize.
+            (448 for 384, big_vision) and crops the centre; "squash-crop" does so with both sides (256 for 224,
+            big_vision's few-shot evaluation); "checkpoint" is timm's evaluation (crop_pct, crop_mode).
+        interpolation, antialias: of the resize; "area" knows no antialiasing.
         mean, std: of the normalisation, in [0, 1] units, per channel.
         crop_pct, crop_mode: of "checkpoint". "center" brings the shorter side to the network's / crop_pct, "squash"
             both sides; the centre is then cropped.
@@ -40,8 +41,8 @@ class Preprocess:
     """
 
     size: tuple[int, int]
-    resize: Literal["squash", "resize-small", "checkpoint"] = "squash"
-    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+    resize: Resize = "squash"
+    interpolation: Interpolation = "bilinear"
     antialias: bool = True
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
     std: tuple[float, float, float] = (0.5, 0.5, 0.5)
@@ -95,14 +96,15 @@ def deterministic(image: NDArray[np.uint8], pp: Preprocess) -> NDArray[np.uint8]
         return resized(image, _covering(h, w, pp.enlarged) if pp.keeps_shape else pp.enlarged, pp)
     if pp.resize == "squash":
         return resized(image, pp.size, pp)
-    if pp.resize == "resize-small":
+    if pp.resize in ("resize-small", "squash-crop"):
         # As big_vision: the longer side is rounded, half a pixel too much is cut off on the right.
-        image = resized(image, _covering(h, w, (larger(pp.size[0]), larger(pp.size[1]))), pp)
+        both = (larger(pp.size[0]), larger(pp.size[1]))
+        image = resized(image, both if pp.resize == "squash-crop" else _covering(h, w, both), pp)
         return _cut(image, (image.shape[0] - pp.size[0]) // 2, (image.shape[1] - pp.size[1]) // 2, pp.size)
     # As torchvision's Resize (the longer side truncated) and CenterCrop; for oblongs timm's own Resize, which rounds.
     bound = (math.floor(pp.size[0] / pp.crop_pct), math.floor(pp.size[1] / pp.crop_pct))
     new = _covering(h, w, bound, truncated=bound[0] == bound[1]) if pp.keeps_shape else bound
-    image = _pillow(image, new, pp) if pp.antialias else resized(image, new, pp)
+    image = _pillow(image, new, pp) if pp.antialias and pp.interpolation != "area" else resized(image, new, pp)
     return _cut(image, round((new[0] - pp.size[0]) / 2.0), round((new[1] - pp.size[1]) / 2.0), pp.size)
 
 
@@ -121,10 +123,35 @@ def resized(image: NDArray[np.uint8], size: tuple[int, int], pp: Preprocess) -> 
     """Resize (h, w, 3) uint8 to `size`; an image that has the size already is returned as it is."""
     if image.shape[:2] == size:
         return image
+    if pp.interpolation == "area":
+        return np.clip(np.rint(area(image, size)), 0, 255).astype(np.uint8)
     x = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None].float()
     x = F.interpolate(x, size, mode=pp.interpolation, align_corners=False, antialias=pp.antialias)
     out: NDArray[np.uint8] = x[0].round_().clamp_(0, 255).to(torch.uint8).permute(1, 2, 0).numpy()
     return out
+
+
+def area(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.float64]:
+    """Resize (h, w, 3) to `size` as tf.image.resize(method="area") does: the mean over what each new pixel covers.
+
+    A new pixel covers len / n old ones, parts of them by their share; so enlarging by a whole factor repeats pixels.
+    (torch's "area" takes every pixel that is touched at its full weight.)
+    """
+    out: NDArray[Any] = image
+    for axis, n in enumerate(size):
+        length = out.shape[axis]
+        edges = np.arange(n + 1) * (length / n)
+        whole = np.minimum(edges.astype(np.int64), length - 1)
+        # The integral of the row up to each edge: what lies between two edges is a difference.
+        sums = np.cumsum(out, axis=axis, dtype=np.float64 if axis else np.uint32)
+        below = np.where(_along(whole > 0, axis), np.take(sums, np.maximum(whole - 1, 0), axis=axis), 0)
+        integral = below + _along(edges - whole, axis) * np.take(out, whole, axis=axis)
+        out = np.diff(integral, axis=axis) * (n / length)
+    return out
+
+
+def _along(values: NDArray[Any], axis: int) -> NDArray[Any]:
+    return values[:, None, None] if axis == 0 else values[None, :, None]
 
 
 def _pillow(image: NDArray[np.uint8], size: tuple[int, int], pp: Preprocess) -> NDArray[np.uint8]:
@@ -169,7 +196,9 @@ def random_one(image: NDArray[np.uint8], uniforms: NDArray[np.float64], pp: Prep
     h, w = image.shape[:2]
     if pp.crop == "inception":
         top, left, height, width = inception_box(h, w, uniforms)
-        image = resized(image[top : top + height, left : left + width], pp.size, pp)
+        # big_vision resizes whole images by area, but the boxes of its inception crop bilinearly.
+        how = replace(pp, interpolation="bilinear", antialias=False) if pp.interpolation == "area" else pp
+        image = resized(image[top : top + height, left : left + width], pp.size, how)
     else:
         top = int(uniforms[1] * (h - pp.size[0] + 1))
         left = int(uniforms[2] * (w - pp.size[1] + 1))

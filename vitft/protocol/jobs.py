@@ -13,7 +13,7 @@ from vitft.catalog.models import MODELS
 from vitft.catalog.tasks import by_name
 from vitft.data.find import Shots, checked, find, path_of
 from vitft.data.split import Source
-from vitft.protocol.units import JOINED, Job, Scheme, at_point, scheme
+from vitft.protocol.units import DEV, JOINED, Job, Scheme, at_point, scheme
 from vitft.recipes import Recipe
 
 
@@ -67,6 +67,9 @@ def make(
     splits = scheme(source.splits, task, shots or "", _val_is_train(source))
     examples = _examples(source, splits, limit, per_class) if recipe.for_size else 0
     settings = recipe.resolve(source.task, overrides, examples)
+    if settings.select_on == "dev":
+        # Of what the final run trains on, so that its train_fraction leaves out the same images.
+        splits = replace(splits, tune_train=splits.final_train, tune_val=DEV)
     sweep = recipe.sweep_for(source.task, settings, overrides)
     job = Job(
         task=task,
