@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 import timm
 import torch
+from safetensors.torch import save_file
 
+from vitft import recipes
 from vitft.errors import CheckpointError
 from vitft.models.build import build
 from vitft.settings import Settings
@@ -275,3 +277,42 @@ def test_the_real_checkpoint_equals_timms_loading(shared):
     assert built.info.mean == (0.5, 0.5, 0.5)
     assert built.info.assumed == ("mean", "std", "crop_pct", "interpolation")
     assert built.info.sha256.startswith("bfcc0736")
+
+
+@pytest.mark.parametrize("recipe", ["vit-paper", "vision-transformer", "big-vision", "vtab-vit"])
+def test_recipes_of_the_jax_code_take_its_gelu_for_its_own_weights_alone(tmp_path, recipe):
+    path = vit().save(tmp_path / "google.npz")
+    settings = recipes.load(recipe).resolve("", {"resolution": SIDE})
+    built = build(str(path), None, settings)
+    theirs, exact = timms(path, act_layer="gelu_tanh"), timms(path)
+    images = torch.randn(2, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        torch.testing.assert_close(built.net.eval()(images), theirs(images), atol=1e-6, rtol=0)
+        assert (exact(images) - theirs(images)).abs().max() > 1e-4
+    assert built.info.architecture.gelu == "tanh"
+    assert any("tanh approximation" in note for note in built.info.notes)
+    assert "GELU" in recipes.load(recipe).text
+    # Not Google's: the same architecture in timm's spelling, and other people's tags.
+    save_file({name: t.contiguous() for name, t in theirs.state_dict().items()}, tmp_path / "mine.safetensors")
+    for model, scratch in ((str(tmp_path / "mine.safetensors"), False), ("timm:vit_small_patch16_224.dino", True)):
+        assert build(model, 3, settings, from_scratch=scratch).info.architecture.gelu == "exact"
+
+
+@pytest.mark.parametrize(
+    ("model", "gelu"),
+    [
+        ("vit-b16", "tanh"),
+        ("vit-b16-augreg", "tanh"),
+        ("vit-b16-sam", "tanh"),
+        ("flexivit-s", "tanh"),
+        ("timm:vit_small_patch16_224.augreg_in21k_ft_in1k", "tanh"),
+        ("deit3-s16", "exact"),
+        ("dino-s16", "exact"),
+        ("mae-b16", "exact"),
+        ("timm:vit_base_patch16_224.augreg2_in21k_ft_in1k", "exact"),  # fine-tuned anew by timm's author
+        ("vit-mini", "exact"),
+    ],
+)
+def test_whose_weights_they_are_is_known_from_the_tag(model, gelu):
+    settings = Settings(resolution=32, gelu="original")
+    assert build(model, 3, settings, from_scratch=True).info.architecture.gelu == gelu

@@ -50,12 +50,12 @@ class Network:
     @property
     def made_of(self) -> dict[str, Any]:
         """What was made of the checkpoint's tensors, for the identity of cached features."""
-        s, arch = self.settings, self.info.architecture
+        arch = self.info.architecture
         return {
             "architecture": arch.name,
             "kwargs": dict(arch.kwargs),
-            "posembed_resize": s.posembed_resize,
-            "gelu": s.gelu,
+            "posembed_resize": self.settings.posembed_resize,
+            "gelu": arch.gelu,
         }
 
     @property
@@ -72,7 +72,7 @@ class Network:
             "antialias": pp.antialias,
             "normalise": s.normalise,
             "posembed_resize": s.posembed_resize,
-            "gelu": s.gelu,
+            "gelu": self.info.architecture.gelu,
         }
 
 

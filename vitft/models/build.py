@@ -9,8 +9,9 @@ import timm
 import torch
 from torch import Tensor, nn
 
+from vitft.catalog.models import MODELS
 from vitft.errors import CheckpointError, UsageError
-from vitft.models import checkpoints, posembed
+from vitft.models import checkpoints, files, posembed
 from vitft.models.architecture import geometry, outline
 from vitft.models.checkpoints import save_weights as save_weights
 from vitft.models.info import Architecture, CheckpointInfo, side
@@ -19,6 +20,9 @@ from vitft.settings import Settings
 
 # Parts of pre-training that a classifier has no place for.
 _LEFT_OUT = ("mask_token", "decoder", "head", "pre_logits", "rope.", "dino_head", "projector", "prototypes")
+
+# timm's tags of weights that Google's JAX code (vision_transformer, big_vision) trained: AugReg, the paper's, SAM, SigLIP.
+_GOOGLE = ("augreg_", "orig_", "sam_", "webli", "v2_webli")
 
 # Others may build at a size that they then cannot run: they are tried once.
 _ANY_SIZE = ("VisionTransformer", "VisionTransformerDistilled", "Eva", "ResNetV2")
@@ -83,7 +87,10 @@ def build(
         info = replace(info, kind="random", path="", sha256="")
     else:
         notes += _fill(net, state, info, settings, keep_head=num_classes is None)
-    if settings.gelu == "tanh" or arch.gelu == "tanh":
+    original = settings.gelu == "original" and _from_google(model, info)
+    if original and any(isinstance(module, nn.GELU) and module.approximate == "none" for module in net.modules()):
+        notes.append("GELU: the tanh approximation, as in the JAX code of this checkpoint")
+    if original or settings.gelu == "tanh" or arch.gelu == "tanh":
         arch = replace(arch, gelu="tanh")
         for module in net.modules():
             if isinstance(module, nn.GELU):
@@ -97,6 +104,15 @@ def build(
     info = replace(info, resolution=settings.size, used=used).with_notes(*notes)
     names = opened.class_names if num_classes is None else ()
     return Built(net.train(), info, names)
+
+
+def _from_google(model: str, info: CheckpointInfo) -> bool:
+    """Tell whether Google's JAX code trained the weights: by the layout, or by the timm tag that the user named."""
+    if model.lower().endswith(files.NPZ):
+        return True
+    named = model in MODELS or model.startswith("timm:") or model.endswith(f"/{info.timm_name}")
+    base, _, tag = info.timm_name.partition(".")
+    return named and (base.startswith("flexivit_") or tag.startswith(_GOOGLE))
 
 
 def set_head(net: Any, num_classes: int) -> None:

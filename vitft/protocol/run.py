@@ -261,6 +261,7 @@ def _result(
         "interpolation": settings.interpolation,
         "antialias": settings.antialias,
         "normalise": settings.normalise,
+        "gelu": info.architecture.gelu,
         "selection": _selection(unit),
         "from_scratch": job.from_scratch,
         "train": {"per_class": job.per_class, "limit": job.limit},
