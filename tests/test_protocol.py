@@ -16,7 +16,15 @@ from PIL import Image
 
 from vitft import recipes
 from vitft.data.sources.image_folder import ImageFolder
-from vitft.errors import CheckpointError, DataError, DataMissing, ProtocolBreach, RunFolderOccupied, UsageError
+from vitft.errors import (
+    CheckpointError,
+    DataDamaged,
+    DataError,
+    DataMissing,
+    ProtocolBreach,
+    RunFolderOccupied,
+    UsageError,
+)
 from vitft.progress import Hooks
 from vitft.protocol import jobs
 from vitft.protocol.guard import Guard
@@ -81,6 +89,50 @@ def test_big_vision_chooses_on_the_end_of_train_which_stays_held_out(tmp_path):
     assert list(final.keys) == list(train.keys) and not set(dev.keys) & set(train.keys)
     with pytest.raises(ProtocolBreach):
         guard.open("val")
+
+
+def sized(folder: Path, split: str, sides: list[tuple[int, int]]) -> None:
+    """Write images of these (width, height), half of them in each of two classes."""
+    for i, size in enumerate(sides):
+        (folder / split / "ab"[i % 2]).mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", size, (i, 40, 90)).save(folder / split / "ab"[i % 2] / f"{i}.png")
+
+
+@pytest.mark.parametrize(
+    ("sides", "side"),
+    [
+        ([(32, 32)] * 6, 128),
+        ([(95, 97)] * 6, 128),  # 9,215 pixels
+        ([(96, 96)] * 6, 384),
+        ([(300, 20)] * 6, 128),  # the area counts, not a side
+        ([(32, 32)] * 4 + [(500, 400)] * 2, 128),
+        ([(32, 32)] * 3 + [(500, 400)] * 3, 128),  # the smaller of the two in the middle
+        ([(32, 32)] * 2 + [(500, 400)] * 4, 384),
+    ],
+)
+def test_bits_resolution_is_chosen_by_the_training_images_and_stamped(tmp_path, sides, side):
+    sized(tmp_path / "mine", "train", sides)
+    sized(tmp_path / "mine", "test", [(400, 400) if side == 128 else (32, 32)] * 4)  # never looked at
+    rule = recipes.load("bit-hyperrule")
+    made, _, _ = job(tmp_path / "mine", recipe=rule)
+    areas = sorted(width * height for width, height in sides)
+    assert made.settings["resolution"] == side
+    assert made.seen == {"pixels": areas[(len(areas) - 1) // 2], "of": len(sides)}
+    assert f"{made.seen['pixels']:,} pixels" in jobs.told_resolution(made) and str(side) in jobs.told_resolution(made)
+    quick = {"steps": 1, "batch_size": 2, "resolution": 32, "crop_from": 40}
+    made, _, splits = job(tmp_path / "mine", recipe=rule, overrides=quick)
+    result = run(made, splits, tmp_path / "run", micro_batch=2)
+    assert result["protocol"]["chosen_by_pixels"] == made.seen and result["protocol"]["resolution"] == "32"
+    plain, _, _ = job(tmp_path / "mine")
+    assert plain.seen == {} and jobs.told_resolution(plain) == ""
+
+
+def test_a_training_image_without_a_size_is_named(tmp_path):
+    sized(tmp_path / "mine", "train", [(32, 32)] * 4)
+    sized(tmp_path / "mine", "test", [(32, 32)] * 2)
+    (tmp_path / "mine" / "train" / "a" / "0.png").write_bytes(b"no image")
+    with pytest.raises(DataDamaged, match="0.png"):
+        job(tmp_path / "mine", recipe=recipes.load("bit-hyperrule"))
 
 
 def test_which_splits_each_phase_uses():

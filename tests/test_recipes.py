@@ -53,6 +53,8 @@ def test_all_errors_come_at_once_and_the_nearest_key_is_named():
         {"flip": 1},
         {"ema": 1.0},
         {"size": {"many": {"steps": 1}}},
+        {"pixels": {"96x96": {"resolution": 128}}},
+        {"pixels": {"9216": {"sweep": {"lr": [0.1, 0.2]}}}},
     ],
 )
 def test_values_out_of_range_are_refused(keys):
@@ -105,6 +107,23 @@ def test_bits_rule_is_one_for_vtab_and_all_else():
         for s in (one, other):
             assert (s.steps, s.mixup, s.antialias) == (steps, mixup, False)
         assert (one.warmup_steps, one.decay_steps) == (other.warmup_steps, other.decay_steps)
+
+
+@pytest.mark.parametrize(("name", "large"), [("bit-hyperrule", (384, 448)), ("vtab-bit-hyperrule", (480, 512))])
+def test_bits_rule_looks_at_the_size_of_the_images(name, large):
+    """bit_hyperrule.get_resolution: 160 and 128 for an area below 96 x 96, else the larger pair."""
+    recipe = recipes.load(name)
+    for height, width in ((8, 8), (32, 32), (64, 64), (95, 97), (96, 96), (90, 103), (224, 224), (300, 30)):
+        s = recipe.resolve("a folder", {}, 1000, height * width)
+        assert (s.resolution, s.crop_from) == ((128, 160) if height * width < 96 * 96 else large)
+    assert recipe.resolve("a folder").resolution == large[0]
+    # The names that the rule's answer is known for, without looking.
+    small = {"cifar100", "svhn", "eurosat", "dsprites_location", "dsprites_orientation"}
+    for task in tasks.VTAB:
+        assert recipe.resolve(task.name).resolution == (128 if task.name in small else large[0])
+    assert not recipe.looks_at_images("cifar100") and recipe.looks_at_images("a folder")
+    assert not recipes.load("vit-paper").looks_at_images("a folder")
+    assert recipe.resolve("a folder", {"resolution": 96}, 1000, 1024).resolution == 96
 
 
 def test_warmup_and_staircase_keep_their_share_of_the_steps():

@@ -1,9 +1,10 @@
 """A recipe is a document: one flat TOML file that holds every choice of a fine-tuning protocol.
 
 Keys are few, unknown ones are errors, and all errors come at once. `[sweep]` lists what may be chosen on val,
-`[size.N]` (training sets of fewer than N examples), `[method.NAME]` and `[for.TASK]` hold what the source itself
-varies, `[expect]` the number it should reproduce.
-Precedence: recipe < `[size.N]` < what the task forbids < `[for.TASK]` < `[method.NAME]` < flags and `--set`. What a
+`[size.N]` (training sets of fewer than N examples), `[pixels.N]` (images of fewer than N pixels, height times width, by
+the median of the training images), `[method.NAME]` and `[for.TASK]` hold what the source itself varies, `[expect]` the
+number it should reproduce.
+Precedence: recipe < `[size.N]` < `[pixels.N]` < what the task forbids < `[for.TASK]` < `[method.NAME]` < flags and `--set`. What a
 task forbids is a crop or a flip that would change its labels, such as a mirrored digit (`Task.crop`, `Task.flip`).
 """
 
@@ -42,6 +43,10 @@ class Expect(BaseModel):
 SWEEPABLE = ("lr", "steps", "weight_decay", "lora_alpha", "drop_path", "layer_decay")
 
 
+# Tables whose names are numbers: what is below them is meant.
+_MEASURED = {"size": "for_size", "pixels": "for_pixels"}
+
+
 class Recipe(BaseModel):
     """A named protocol: base settings, its variations, what may be tuned, what it should give."""
 
@@ -55,16 +60,20 @@ class Recipe(BaseModel):
     for_task: dict[str, dict[str, Any]] = {}
     for_method: dict[str, dict[str, Any]] = {}
     for_size: dict[str, dict[str, Any]] = {}
+    for_pixels: dict[str, dict[str, Any]] = {}
     expect: list[Expect] = []
     text: str = Field("", exclude=True, repr=False)
 
-    def resolve(self, task: str = "", overrides: Mapping[str, Any] | None = None, examples: int = 0) -> Settings:
+    def resolve(
+        self, task: str = "", overrides: Mapping[str, Any] | None = None, examples: int = 0, pixels: int = 0
+    ) -> Settings:
         """Return the settings for one task, with the user's overrides on top.
 
         Where the user gives `steps`, warmup_steps and decay_steps keep their share of it, unless given too.
 
         Args:
             examples: training examples, for a recipe with `[size.N]` tables: the one of the smallest N above it counts.
+            pixels: of the median training image, for `[pixels.N]` in the same way; see `looks_at_images`.
 
         Raises:
             RecipeError: for unknown keys and bad values, all of them at once (exit code 2).
@@ -73,12 +82,14 @@ class Recipe(BaseModel):
         for_task = {k: v for k, v in self.for_task.get(task, {}).items() if k != "sweep"}
         method = overrides.get("method", for_task.get("method", self.settings.get("method", "full")))
         for_method = {k: v for k, v in self.for_method.get(str(method), {}).items() if k != "sweep"}
-        own = {**self.settings, **self._by_size(examples), **_forbidden(task), **for_task, **for_method}
+        measured = {**_below(self.for_size, examples), **_below(self.for_pixels, pixels)}
+        own = {**self.settings, **measured, **_forbidden(task), **for_task, **for_method}
         return _validated(self.name, {**own, **rescaled(own, overrides), **overrides}, overrides)
 
-    def _by_size(self, examples: int) -> dict[str, Any]:
-        above = sorted(int(n) for n in self.for_size if int(n) > examples)
-        return self.for_size[str(above[0])] if above and examples else {}
+    def looks_at_images(self, task: str) -> bool:
+        """Tell whether the size of the training images decides something that `[for.TASK]` does not."""
+        keys = {key for table in self.for_pixels.values() for key in table}
+        return not keys <= set(self.for_task.get(task, {}))
 
     def digest(self, overrides: Mapping[str, Any]) -> str:
         """Return 8 hexadecimal digits that change with any value of the document or any override."""
@@ -143,7 +154,7 @@ def parse(data: dict[str, Any], name: str, text: str = "") -> Recipe:
     expect = data.pop("expect", [])
     head["expect"] = expect if isinstance(expect, list) else [expect]
     problems = []
-    for key, field in (("sweep", "sweep"), ("for", "for_task"), ("method", "for_method"), ("size", "for_size")):
+    for key, field in (("sweep", "sweep"), ("for", "for_task"), ("method", "for_method"), *_MEASURED.items()):
         # `method` is both a key (a string) and a table of variations.
         if key == "method" and not isinstance(data.get(key), dict):
             continue
@@ -161,12 +172,14 @@ def parse(data: dict[str, Any], name: str, text: str = "") -> Recipe:
         raise RecipeError(f"Recipe '{name}': " + "; ".join(_explain(error))) from None
     problems += _problems(recipe.settings)
     sweeps: list[tuple[str, Any]] = [("sweep", recipe.sweep)]
-    for table, variations in (("for", recipe.for_task), ("method", recipe.for_method), ("size", recipe.for_size)):
+    tables = {"for": recipe.for_task, "method": recipe.for_method, "size": recipe.for_size, "pixels": recipe.for_pixels}
+    for table, variations in tables.items():
         for variant, keys in variations.items():
-            if table == "size" and not variant.isdecimal():
-                problems.append(f"size.{variant}: the name is a number of training examples, e.g. [size.20000]")
-            if table == "size" and "sweep" in keys:
-                problems.append(f"size.{variant}.sweep: a sweep stands alone, or below [for.TASK] or [method.NAME]")
+            if table in _MEASURED and (not variant.isdecimal() or str(int(variant)) != variant):
+                of, example = ("training examples", 20000) if table == "size" else ("pixels (height x width)", 9216)
+                problems.append(f"{table}.{variant}: the name is a number of {of}, e.g. [{table}.{example}]")
+            if table in _MEASURED and "sweep" in keys:
+                problems.append(f"{table}.{variant}.sweep: a sweep stands alone, or below [for.TASK] or [method.NAME]")
             if table == "method" and variant not in get_args(Method):
                 problems.append(f"method.{variant}: {', '.join(get_args(Method))}")
             sweeps.append((f"{table}.{variant}.sweep", keys.get("sweep", {})))
@@ -226,6 +239,12 @@ def rescaled(own: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, 
         return {}
 
 
+def _below(tables: Mapping[str, dict[str, Any]], n: int) -> dict[str, Any]:
+    """Return the table of the smallest N above `n`; none where `n` is not known (0)."""
+    above = sorted(int(limit) for limit in tables if int(limit) > n)
+    return tables[str(above[0])] if above and n else {}
+
+
 def _forbidden(task: str) -> dict[str, Any]:
     """Return the settings that switch off what would change the labels of a known task."""
     known = by_name(task)
@@ -238,7 +257,8 @@ def _validated(name: str, values: dict[str, Any], overrides: Mapping[str, Any]) 
     problems = _problems(values)
     if problems:
         # A recipe was checked when it was loaded: what is wrong only now was set over it.
-        users = any(_key(problem) in overrides for problem in problems)
+        keys = {_key(problem) for problem in problems}
+        users = bool(keys & set(overrides)) or ("crop_from" in keys and "resolution" in overrides)
         who = f"Set over recipe '{name}'" if users else f"Recipe '{name}'"
         raise RecipeError(
             f"{who}: " + "; ".join(problems) + ".", "", "Run 'vitft recipes show' for every key and what it means."

@@ -97,7 +97,7 @@ def _run(
 ) -> dict[str, Any]:
     """Run a job in its folder; a finished one answers at once, without torch."""
     from vitft import results
-    from vitft.protocol.jobs import run_folder
+    from vitft.protocol.jobs import run_folder, told_resolution
 
     folder = output or run_folder(job)
     with results.lock(folder), results.nothing_left_behind(folder):
@@ -108,6 +108,8 @@ def _run(
         else:
             with console.display() as shown, signals.caught() as signum:
                 console.note(f"vitft {job.name} with {job.model}, recipe {job.recipe} -> {folder}")
+                if line := told_resolution(job):
+                    console.note(line)
                 from dataclasses import replace
 
                 from vitft.protocol.finetune import run_job

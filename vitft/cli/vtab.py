@@ -142,6 +142,7 @@ def _run(
     from importlib import import_module
 
     from vitft.engines import suite as planning
+    from vitft.protocol.jobs import told_resolution
 
     with _held(asked, folder, shard, resume=resume, overwrite=overwrite):
         if _finished(asked, folder, missing):
@@ -153,6 +154,9 @@ def _run(
             f"vitft {asked.suite.name} with {asked.model}, recipe {asked.recipe.name}: tasks {len(jobs)}, "
             f"fits {cost.units} -> {folder}"
         )
+        for job, _ in jobs:
+            if line := told_resolution(job):
+                console.note(f"{job.name}: {line}")
         with console.display() as shown, signals.caught() as signum:
             hooks = replace(shown, signal=signum)
             run = import_module(f"vitft.engines.{engine}").run

@@ -37,12 +37,17 @@ def decode(data: bytes, key: str, exif: bool = False) -> NDArray[np.uint8]:
             image = ImageOps.exif_transpose(image)
         return np.array(_to_rgb(image), dtype=np.uint8)
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
-        reason = "empty file" if not data else f"{type(error).__name__}: {error}".split("<_io")[0].strip()
-        raise DataDamaged(
-            f"Image '{key}' cannot be decoded ({reason}).",
-            "Legal: a whole JPEG, PNG, WebP, GIF, BMP or TIFF file.",
-            "Replace the file; vitft never skips an image silently.",
-        ) from None
+        raise unreadable(data, key, error) from None
+
+
+def unreadable(data: bytes, key: str, error: Exception) -> DataDamaged:
+    """Return the error that names an image which is none."""
+    reason = "empty file" if not data else f"{type(error).__name__}: {error}".split("<_io")[0].strip()
+    return DataDamaged(
+        f"Image '{key}' cannot be decoded ({reason}).",
+        "Legal: a whole JPEG, PNG, WebP, GIF, BMP or TIFF file.",
+        "Replace the file; vitft never skips an image silently.",
+    )
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

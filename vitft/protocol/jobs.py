@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 from vitft import machine, results
 from vitft.catalog.models import MODELS
 from vitft.catalog.tasks import by_name
+from vitft.data import pixels
 from vitft.data.find import Shots, checked, find, path_of
 from vitft.data.split import Source
 from vitft.protocol.units import DEV, JOINED, Job, Scheme, at_point, scheme
@@ -66,7 +67,8 @@ def make(
     source = find(task, data_dir, shots)
     splits = scheme(source.splits, task, shots or "", _val_is_train(source))
     examples = _examples(source, splits, limit, per_class) if recipe.for_size else 0
-    settings = recipe.resolve(source.task, overrides, examples)
+    seen = _seen(source, splits) if recipe.looks_at_images(source.task) else None
+    settings = recipe.resolve(source.task, overrides, examples, seen.pixels if seen else 0)
     if settings.select_on == "dev":
         # Of what the final run trains on, so that its train_fraction leaves out the same images.
         splits = replace(splits, tune_train=splits.final_train, tune_val=DEV)
@@ -87,6 +89,7 @@ def make(
         limit=limit,
         per_class=per_class,
         given=tuple(sorted(overrides)),
+        seen=asdict(seen) if seen else {},
     )
     # A single value is no choice: it is a setting.
     fixed = {k: v[0] for k, v in sweep.items() if len(v) == 1}
@@ -111,6 +114,20 @@ def _examples(source: Source, splits: Scheme, limit: int | None, per_class: int 
     if per_class is not None:
         n = min(n, per_class * opened[0].num_classes)
     return n if limit is None else min(n, limit)
+
+
+def _seen(source: Source, splits: Scheme) -> pixels.Seen:
+    """Measure the images of the training split that is trained on first; test is never looked at."""
+    return pixels.median(source.open(splits.final_train.split(JOINED)[0]))
+
+
+def told_resolution(job: Job) -> str:
+    """Return a line that says which images chose the resolution; "" where they did not."""
+    if not job.seen:
+        return ""
+    size, s = f"{job.seen['pixels']:,} pixels", job.settings
+    larger = f" from {s['crop_from']}" if s["crop"] == "random" and s["crop_from"] else ""
+    return f"Resolution {s['resolution']}{larger}: the median of {job.seen['of']} training images has {size}."
 
 
 def model_sha256(model: str) -> str:

@@ -265,7 +265,7 @@ def _result(
         "selection": _selection(unit),
         "from_scratch": job.from_scratch,
         "train": {"per_class": job.per_class, "limit": job.limit},
-    }
+    } | ({"chosen_by_pixels": job.seen} if job.seen else {})
     return {
         "schema_version": results.SCHEMA_VERSION,
         "status": "finished",

@@ -58,6 +58,7 @@ class Job:
         limit: at most so many examples of every split; None = all.
         per_class: so many training examples of each class; None = all.
         given: the keys that the user has set.
+        seen: of the training images, where their size decides settings: "pixels" of the median, "of" how many.
     """
 
     task: str
@@ -75,6 +76,7 @@ class Job:
     limit: int | None = None
     per_class: int | None = None
     given: tuple[str, ...] = ()
+    seen: dict[str, int] = field(default_factory=dict)
 
     def identity(self) -> dict[str, Any]:
         """Return what decides the numbers, for the run folder."""
@@ -87,7 +89,7 @@ def told(model: str, sha256: str) -> str:
 
 
 # A unit's own settings stand in its id; where the data and the model lie does not change what it is.
-_NOT_IN_ID = ("seeds", "sweep", "settings", "data_dir", "task", "model", "recipe_digest", "given")
+_NOT_IN_ID = ("seeds", "sweep", "settings", "data_dir", "task", "model", "recipe_digest", "given", "seen")
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from vitft.report.table import HOLE, Column, Footnotes, Row, Table, Value
 Result = Mapping[str, Any]
 
 # What may differ between the tasks of one suite, because the recipe itself varies it by task or size.
-_BY_TASK = ("id", "resolution", "resize", "interpolation", "antialias", "selection")
+_BY_TASK = ("id", "resolution", "resize", "interpolation", "antialias", "selection", "chosen_by_pixels")
 
 
 def summarise(
