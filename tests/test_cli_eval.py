@@ -17,6 +17,7 @@ from typer.testing import CliRunner, Result
 from vitft.cli import fewshot
 from vitft.cli.app import app
 from vitft.cli.eval import footnotes
+from vitft.data.split import Provenance, Split
 from vitft.evaluation import fewshot as fs
 from vitft.evaluation import predictions, real
 from vitft.models import checkpoints
@@ -291,6 +292,64 @@ def test_fewshot_with_too_few_examples_is_refused_or_stamped(run: Run, net: Path
     assert any("subset 9" in s for s in found["stamps"])
     assert "* 3 of 3 classes" in run(*args, "--allow-fewer").stdout
     assert "no list of different numbers" in run("fewshot", folder, "-m", net, "--per-class", "1,1", code=2).stderr
+
+
+def test_fewshot_as_big_vision_prepares_draws_and_solves_it(run: Run, net: Path, folder: Path) -> None:
+    args = ("fewshot", folder, "-m", net, "--per-class", "2,5", "--protocol", "big-vision", "--format", "json")
+    found = json.loads(run(*args).stdout)
+
+    # resize(256)|central_crop(224)|value_range(-1,1), then fewshot_lsr.py, both written again
+    plain = build(str(net), None, Settings(resolution=224)).net.eval()
+
+    def features(split: str) -> tuple[np.ndarray, np.ndarray]:
+        files = sorted((folder / split).glob("*/*.png"))
+        pixels = torch.tensor(np.stack([np.asarray(Image.open(f)) for f in files])).permute(0, 3, 1, 2).float()
+        large = torch.nn.functional.interpolate(pixels, (256, 256), mode="bilinear")[..., 16:-16, 16:-16].round()
+        with torch.no_grad():
+            out = plain.forward_head(plain.forward_features(large / 127.5 - 1), pre_logits=True)  # type: ignore[operator]
+        return out.double().numpy(), np.array([CLASSES.index(f.parent.name) for f in files])
+
+    (x, y), (asked, truth) = features("train"), features("test")
+    for shots, row in zip((2, 5), found["rows"], strict=True):
+        for seed, correct in enumerate(row["correct"]):
+            rng = np.random.default_rng(seed)
+            mine = np.concatenate([rng.permutation(np.where(y == label)[0])[:shots] for label in range(3)])
+            mean, std = x[mine].mean(0), x[mine].std(0) + 1e-5
+            known, query = ((np.c_[(f - mean) / std, np.full(len(f), 100.0)]) for f in (x[mine], asked))
+            gram = known.T @ known + 2.0**10 * np.eye(known.shape[1])
+            weights = np.linalg.solve(gram, known.T @ (2 * np.eye(3)[y[mine]] - 1))
+            assert abs(correct - ((query @ weights).argmax(1) == truth).sum()) <= 1
+    expected = {"resolution": [224, 224], "resize": "squash-crop", "interpolation": "bilinear", "antialias": False}
+    assert expected.items() <= found["protocol"].items()
+    assert (found["protocol"]["normalise"], found["protocol"]["gelu"]) == ("half", "exact")
+    assert "examples are drawn from 'train' (18 images), all that stands there" in found["stamps"]
+    own = json.loads(run("fewshot", folder, "-m", net, "--per-class", 2, "--format", "json").stdout)
+    assert own["protocol"]["resolution"] == [SIZE, SIZE] and own["protocol"]["id"] != found["protocol"]["id"]
+    told = " ".join(run("fewshot", "--help").stdout.replace("│", " ").split())
+    assert all(word in told for word in ("fewshot_lsr", "squashed to 256", "owner's whole train", "Not big_vision's"))
+
+
+def test_big_visions_pool_is_the_owners_whole_train() -> None:
+    def part(name: str, n: int, first: int) -> Split:
+        keys = [str(i) for i in range(first, first + n)]
+        where = Provenance("drawn")
+        return Split("oxford_iiit_pet", name, CLASSES, keys, np.arange(n, dtype=np.int64) % 3, lambda i: b"", where)
+
+    class Pets:
+        task = "oxford_iiit_pet"
+        splits = ("train", "val", "test")
+
+        def open(self, name: str) -> Split:
+            return {"train": part(name, 2944, 0), "val": part(name, 736, 2944), "test": part(name, 3669, 0)}[name]
+
+    pool, test = fewshot._pool(Pets(), whole=True), Pets().open("test")
+    assert (pool.name, len(pool), list(pool.keys)) == ("train+val", 3680, [str(i) for i in range(3680)])
+    assert fewshot._stamps([], pool, test, test, True) == [
+        "examples are drawn from 'train+val' (3,680 images), the owner's whole train"
+    ]
+    part_of_it = fewshot._pool(Pets(), whole=False)
+    assert (part_of_it.name, len(part_of_it)) == ("train", 2944)
+    assert "not the owner's whole train (3,680)" in fewshot._stamps([], part_of_it, test, test, True)[0]
 
 
 def _odd(folder: Path) -> dict[str, Path]:

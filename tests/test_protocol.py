@@ -131,7 +131,7 @@ def test_a_training_image_without_a_size_is_named(tmp_path):
     sized(tmp_path / "mine", "train", [(32, 32)] * 4)
     sized(tmp_path / "mine", "test", [(32, 32)] * 2)
     (tmp_path / "mine" / "train" / "a" / "0.png").write_bytes(b"no image")
-    with pytest.raises(DataDamaged, match="0.png"):
+    with pytest.raises(DataDamaged, match=r"0\.png"):
         job(tmp_path / "mine", recipe=recipes.load("bit-hyperrule"))
 
 
@@ -165,7 +165,7 @@ def test_the_val_that_vtab_cut_off_train_is_train_again_without_shots():
 
     def final(task, shots="", **sizes):
         source = Have(task, sizes)
-        return scheme(source.splits, task, shots, jobs._val_is_train(source))
+        return scheme(source.splits, task, shots, jobs.val_is_train(source))
 
     pets = {"train": 2944, "val": 736, "test": 3669}
     assert final("oxford_iiit_pet", **pets) == Scheme("train+val", DEV, "train+val", "test")

@@ -4,8 +4,9 @@ Keys are few, unknown ones are errors, and all errors come at once. `[sweep]` li
 `[size.N]` (training sets of fewer than N examples), `[pixels.N]` (images of fewer than N pixels, height times width, by
 the median of the training images), `[method.NAME]` and `[for.TASK]` hold what the source itself varies, `[expect]` the
 number it should reproduce.
-Precedence: recipe < `[size.N]` < `[pixels.N]` < what the task forbids < `[for.TASK]` < `[method.NAME]` < flags and `--set`. What a
-task forbids is a crop or a flip that would change its labels, such as a mirrored digit (`Task.crop`, `Task.flip`).
+Precedence: recipe < `[size.N]` < `[pixels.N]` < what the task forbids < `[for.TASK]` < `[method.NAME]` < flags and
+`--set`. What a task forbids is a crop or a flip that would change its labels, such as a mirrored digit (`Task.crop`,
+`Task.flip`).
 """
 
 import hashlib

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from vitft.data.split import Split
+    from vitft.data.split import Source, Split
     from vitft.evaluation.fewshot import Row
     from vitft.evaluation.network import Network
     from vitft.progress import Hooks
@@ -31,6 +31,10 @@ def fewshot(
         Literal["ridge", "knn", "logistic"],
         typer.Option("--classifier", help="ridge: big_vision's few-shot regression; knn: DINOv2's; logistic."),
     ] = "ridge",
+    protocol: Annotated[
+        Literal["checkpoint", "big-vision"],
+        typer.Option("--protocol", help="Of images and pool: the checkpoint's own and 'train'; big_vision's (below)."),
+    ] = "checkpoint",
     seeds: Annotated[str, typer.Option("--seeds", help="Draws of the examples.")] = "0,1,2",
     allow_fewer: Annotated[
         bool, typer.Option("--allow-fewer", help="Where a class has too few examples, take what there is (stamped).")
@@ -53,6 +57,15 @@ def fewshot(
 
     Examples are drawn from `train` (from `train800` where a VTAB-1k folder has no more), the test split is used whole.
     Features are computed once and kept in $VITFT_CACHE.
+
+    The ridge regression is big_vision's fewshot_lsr: features standardised by the examples, a constant feature of 100
+    for the bias, targets -1 and +1, l2 = 2^10, seeds 0,1,2, one draw a class; here in float64. With --protocol
+    big-vision the images are its too (squashed to 256 px, centre 224, bilinear without antialiasing, range -1..1), the
+    GELU of Google's weights, and the pool: the owner's whole train, of which VTAB's 'train' is the first 90 %.
+
+    Not big_vision's in any case: JPEG is decoded by Pillow and resized pixels are rounded, not cut off; its order of
+    the pool is TFDS's reading order, so that a seed may draw other images; the tanh layer (pre_logits) that some first
+    releases have before their head is left out; a class with too few examples is refused unless --allow-fewer.
     """
     counts, draws = _counts(per_class), o.parse_seeds(seeds)
     fixed = o.overrides(set_, resolution, resize=resize)
@@ -66,16 +79,18 @@ def fewshot(
         from vitft.evaluation import fewshot as fs
         from vitft.evaluation.network import open_network
 
+        if protocol == "big-vision":
+            fixed = {**fs.BIG_VISION, **fixed}
         source = find(task, data_dir)
         test_name = next((name for name in ("test", "val") if name in source.splits), "test")
-        pool, test = source.open(fs.pool_name(source.splits)), source.open(test_name)
+        pool, test = _pool(source, whole=protocol == "big-vision"), source.open(test_name)
         if pool.class_names != test.class_names:
             raise DataError(
                 f"'{pool.name}' and '{test.name}' have different classes ({pool.num_classes} and {test.num_classes}).",
                 "Legal: the same class folders in both.",
             )
         # A VTAB-1k folder holds 800 examples, never k of each class: it stands in for `train`, and both are stamped.
-        stand_in = pool.name != "train"
+        stand_in = pool.name == "train800"
         for count in counts:
             if not allow_fewer and not stand_in:
                 fs.refuse_short(fs.short_classes(pool.labels, pool.class_names, count), count, pool.name)
@@ -99,7 +114,7 @@ def fewshot(
             draws,
             lambda done, total: hooks.phase(classifier, done, total),
         )
-    stamps = _stamps(rows, pool, test, source.open(test_name) if limit is not None else test)
+    stamps = _stamps(rows, pool, test, source.open(test_name) if limit is not None else test, protocol == "big-vision")
     payload = _payload(rows, network, pool, test, classifier, stamps)
     if output is not None:
         from vitft import results
@@ -115,6 +130,19 @@ def _counts(text: str) -> tuple[int, ...]:
     if not legal or len(set(parts)) < len(parts):
         raise UsageError(f"--per-class '{text}' is no list of different numbers.", "Legal: e.g. 1,5,10,25 or all.")
     return tuple(0 if part == "all" else int(part) for part in parts)
+
+
+def _pool(source: "Source", *, whole: bool) -> "Split":
+    """Return the examples to draw from; `whole`: with the val that VTAB cut off its owner's train."""
+    from vitft.data import subsets
+    from vitft.evaluation import fewshot as fs
+    from vitft.protocol.jobs import val_is_train
+    from vitft.protocol.units import JOINED
+
+    pool = source.open(fs.pool_name(source.splits))
+    if not whole or not val_is_train(source):
+        return pool
+    return subsets.join([pool, source.open("val")], f"train{JOINED}val")
 
 
 def _features(
@@ -140,10 +168,15 @@ def _features(
     return features.cached(who, n, compute)
 
 
-def _stamps(rows: "list[Row]", pool: "Split", test: "Split", whole: "Split") -> list[str]:
+def _stamps(rows: "list[Row]", pool: "Split", test: "Split", whole: "Split", big_vision: bool) -> list[str]:
     """Return what a reader must know before comparing these numbers, one line each."""
+    from vitft.data import official
+
     lines = []
-    if pool.name != "train":
+    if big_vision and pool.name != "train800":
+        owner = next(iter(official.counts(pool.task, "train")), 0)
+        lines.append(f"examples are drawn from '{pool.name}' ({len(pool):,} images), {_of_owner(len(pool), owner)}")
+    elif pool.name != "train":
         lines.append(f"examples are drawn from '{pool.name}' ({len(pool):,} images): there is no 'train' here")
     for per_class, short, fewest in dict.fromkeys((r.per_class, r.short, r.fewest) for r in rows if r.short):
         lines.append(
@@ -152,6 +185,12 @@ def _stamps(rows: "list[Row]", pool: "Split", test: "Split", whole: "Split") -> 
     if len(test) < len(whole):
         lines.append(f"subset {len(test)} of the {len(whole):,} test images")
     return lines
+
+
+def _of_owner(n: int, owner: int) -> str:
+    if not owner:
+        return "all that stands there"
+    return "the owner's whole train" if n == owner else f"not the owner's whole train ({owner:,})"
 
 
 def _payload(

@@ -13,6 +13,16 @@ from vitft.evaluation import intervals, knn, probe, ridge
 
 Classifier = Literal["ridge", "knn", "logistic"]
 CLASSIFIERS: tuple[Classifier, ...] = ("ridge", "knn", "logistic")
+BIG_VISION = {
+    "resolution": 224,
+    "resize": "squash-crop",
+    "interpolation": "bilinear",
+    "antialias": False,
+    "normalise": "half",
+    "gelu": "original",
+}
+"""How big_vision prepares images for its few-shot evaluation: `resize(256)|central_crop(224)|value_range(-1,1)`
+(configs/common_fewshot.py); and the GELU of its networks."""
 ALL = 0
 """As a number of examples of each class: everything there is."""
 

@@ -21,7 +21,7 @@ from vitft.settings import Settings
 # Parts of pre-training that a classifier has no place for.
 _LEFT_OUT = ("mask_token", "decoder", "head", "pre_logits", "rope.", "dino_head", "projector", "prototypes")
 
-# timm's tags of weights that Google's JAX code (vision_transformer, big_vision) trained: AugReg, the paper's, SAM, SigLIP.
+# timm's tags of weights that Google's JAX code (vision_transformer, big_vision) trained.
 _GOOGLE = ("augreg_", "orig_", "sam_", "webli", "v2_webli")
 
 # Others may build at a size that they then cannot run: they are tried once.

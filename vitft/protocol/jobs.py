@@ -65,7 +65,7 @@ def make(
     if path is not None:  # absolute: the same word elsewhere is another data set
         task = str(path.resolve())
     source = find(task, data_dir, shots)
-    splits = scheme(source.splits, task, shots or "", _val_is_train(source))
+    splits = scheme(source.splits, task, shots or "", val_is_train(source))
     examples = _examples(source, splits, limit, per_class) if recipe.for_size else 0
     seen = _seen(source, splits) if recipe.looks_at_images(source.task) else None
     settings = recipe.resolve(source.task, overrides, examples, seen.pixels if seen else 0)
@@ -97,7 +97,7 @@ def make(
     return replace(job, settings=at_point(job, fixed), sweep=choices), source, splits
 
 
-def _val_is_train(source: Source) -> bool:
+def val_is_train(source: Source) -> bool:
     """Tell whether a known task comes with the val that VTAB cut off the end of its owner's train."""
     known = by_name(source.task)
     if known is None or not {"train", "val"} <= set(known.splits) & set(source.splits):
