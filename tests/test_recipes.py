@@ -121,7 +121,7 @@ def test_bits_rule_looks_at_the_size_of_the_images(name, large):
     small = {"cifar100", "svhn", "eurosat", "dsprites_location", "dsprites_orientation"}
     for task in tasks.VTAB:
         assert recipe.resolve(task.name).resolution == (128 if task.name in small else large[0])
-    assert not recipe.looks_at_images("cifar100") and recipe.looks_at_images("a folder")
+    assert not any(recipe.looks_at_images(task) for task in small) and recipe.looks_at_images("a folder")
     assert not recipes.load("vit-paper").looks_at_images("a folder")
     assert recipe.resolve("a folder", {"resolution": 96}, 1000, 1024).resolution == 96
 
@@ -156,6 +156,11 @@ def test_the_digest_changes_with_any_value_or_override():
 def test_overrides_are_toml_values_or_bare_words():
     assert recipes.parse_override("warmup_steps=10") == ("warmup_steps", 10)
     assert recipes.parse_override("resize=squash") == ("resize", "squash")
+    for word in ("q,v", '["q", "v"]'):
+        key, value = recipes.parse_override(f"lora_targets={word}")
+        assert recipes.load("vtab-peft").resolve("", {key: value}).lora_targets == ("q", "v")
+    with pytest.raises(RecipeError, match=r"Set over recipe 'vtab-peft': lora_targets\.0: .*not 'head'"):
+        recipes.load("vtab-peft").resolve("", {"lora_targets": "head"})
     assert recipes.parse_override("resolution=[224, 320]") == ("resolution", [224, 320])
     with pytest.raises(UnknownName, match="Did you mean 'warmup_steps'"):
         recipes.parse_override("warmup=1")

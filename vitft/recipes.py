@@ -268,7 +268,7 @@ def _validated(name: str, values: dict[str, Any], overrides: Mapping[str, Any]) 
 
 
 def _key(problem: str) -> str:
-    return problem.split(":")[0].split(" ")[0]
+    return problem.split(":")[0].split(" ")[0].split(".")[0]
 
 
 def _problems(values: dict[str, Any], only: dict[str, Any] | None = None) -> list[str]:

@@ -116,6 +116,11 @@ class Settings(BaseModel):
     def _number(cls, value: Any) -> Any:
         return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
+    @field_validator("lora_targets", mode="before")
+    @classmethod
+    def _words(cls, value: Any) -> Any:
+        return tuple(word.strip() for word in value.split(",")) if isinstance(value, str) else value
+
     @field_validator("lora_targets")
     @classmethod
     def _lora_targets(cls, value: tuple[str, ...]) -> tuple[str, ...]:

@@ -87,14 +87,10 @@ def build(
         info = replace(info, kind="random", path="", sha256="")
     else:
         notes += _fill(net, state, info, settings, keep_head=num_classes is None)
-    original = settings.gelu == "original" and _from_google(model, info)
-    if original and any(isinstance(module, nn.GELU) and module.approximate == "none" for module in net.modules()):
-        notes.append("GELU: the tanh approximation, as in the JAX code of this checkpoint")
-    if original or settings.gelu == "tanh" or arch.gelu == "tanh":
+    if settings.gelu == "tanh" or arch.gelu == "tanh" or (settings.gelu == "original" and _from_google(model, info)):
         arch = replace(arch, gelu="tanh")
-        for module in net.modules():
-            if isinstance(module, nn.GELU):
-                module.approximate = "tanh"
+        if _approximate(net) and settings.gelu == "original":
+            notes.append("GELU: the tanh approximation, as in the JAX code of this checkpoint")
     patch, grid, used = geometry(net, settings.size)
     if used != settings.size:
         tiles = f"{grid[0]}x{grid[1]} patches of {side(patch)}"
@@ -104,6 +100,14 @@ def build(
     info = replace(info, resolution=settings.size, used=used).with_notes(*notes)
     names = opened.class_names if num_classes is None else ()
     return Built(net.train(), info, names)
+
+
+def _approximate(net: nn.Module) -> bool:
+    """Make every exact GELU the tanh approximation, in place; False where there is none."""
+    exact = [module for module in net.modules() if isinstance(module, nn.GELU) and module.approximate == "none"]
+    for module in exact:
+        module.approximate = "tanh"
+    return bool(exact)
 
 
 def _from_google(model: str, info: CheckpointInfo) -> bool:
