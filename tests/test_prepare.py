@@ -266,15 +266,69 @@ def test_other_peoples_folders_are_left_alone(samples: Path, tmp_path: Path) -> 
     assert visible(tmp_path / "mine") == ["thesis.txt"]
 
 
-def test_verify_counts_the_test_images_that_are_in_train_too(tmp_path: Path) -> None:
-    for split, shades in (("train", (10, 20, 30, 40)), ("val", (50, 60, 70, 80)), ("test", (20, 90, 40, 110))):
+def shades_of(root: Path, **splits: tuple[int, ...]) -> dict[str, verify.Checked]:
+    """Write one grey image a shade, half of them in class a, half in b; return what verify says of each split."""
+    for split, shades in splits.items():
         for i, shade in enumerate(shades):
-            file = tmp_path / "own" / split / "ab"[i // 2] / f"{split}{i}.png"
+            file = root / split / "ab"[2 * i // len(shades)] / f"{split}{i}.png"
             file.parent.mkdir(parents=True, exist_ok=True)
             Image.new("RGB", (8, 8), (shade,) * 3).save(file)
-    checked = {c.split: c for c in verify.verify(find.at(tmp_path / "own"))}
-    assert not any(c.faults for c in checked.values())
-    assert {name: c.also_in for name, c in checked.items()} == {"train": {}, "val": {}, "test": {"train": 2}}
+    return {c.split: c for c in verify.verify(find.at(root))}
+
+
+def test_verify_counts_the_test_images_that_were_trained_or_selected_on(tmp_path: Path) -> None:
+    checked = shades_of(tmp_path / "own", train=(10, 20, 30, 40), val=(50, 60, 70, 80), test=(20, 90, 40, 60))
+    assert {name: c.also_in for name, c in checked.items()} == {"train": {}, "val": {}, "test": {"train": 2, "val": 1}}
+    assert [fault.split(" (")[0] for fault in checked["test"].faults] == [
+        "2 of the 4 images of test also stand in train",
+        "1 of the 4 images of test also stand in val",
+    ]
+    assert not checked["train"].faults + checked["val"].faults
+    whole = shades_of(tmp_path / "apart", train=(10, 20), val=(30, 40), test=(50, 60))
+    assert not any(c.faults or c.also_in for c in whole.values())
+
+
+@pytest.mark.parametrize(("shared", "fault"), [(1, False), (2, True)])
+def test_a_twin_in_a_collection_of_its_owner_is_no_fault_many_are(tmp_path: Path, shared: int, fault: bool) -> None:
+    """Ten classes as CIFAR-10 has them; 1 of 30 test images is the owner's affair, 2 of 30 are above a twentieth."""
+    for split, first, n in (("train", 0, 3), ("test", 100, 3)):
+        for label in range(10):
+            for i in range(n):
+                number = first + 3 * label + i
+                twin = split == "test" and number - first < shared
+                file = tmp_path / "cifar10" / split / f"c{label}" / f"{split}{i}.png"
+                file.parent.mkdir(parents=True, exist_ok=True)
+                Image.new("RGB", (8, 8), (number - first * twin, 0, 0)).save(file)
+    checked = {c.split: c for c in verify.verify(find.at(tmp_path / "cifar10"))}
+    assert checked["test"].also_in == {"train": shared}
+    assert bool(checked["test"].faults) == fault
+
+
+def test_verify_holds_the_joined_list_against_its_parts(tmp_path: Path) -> None:
+    """The list of the 1,000 has its own copies of the images, as the community's archive has."""
+    rng = np.random.default_rng(0)
+    parts = {"train800": 8, "val200": 4, "test": 5}
+    lines: dict[str, list[str]] = {"train800val200": []}
+    for split, n in parts.items():
+        lines[split] = []
+        for i in range(n):
+            pixels = rng.integers(0, 255, (8, 8, 3)).astype(np.uint8)
+            for own in (split, *["train800val200"] * (split != "test")):
+                name = f"images/{own}/{len(lines[own]):06d}.png"
+                (tmp_path / "dtd" / name).parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(pixels).save(tmp_path / "dtd" / name)
+                lines[own].append(f"{name} {i}")
+
+    def faults(joined: list[str]) -> list[str]:
+        for split, of_split in {**lines, "train800val200": joined}.items():
+            (tmp_path / "dtd" / f"{split}.txt").write_text("\n".join(of_split) + "\n")
+        return [fault for c in verify.verify(find.at(tmp_path / "dtd")) for fault in c.faults]
+
+    whole = lines["train800val200"]
+    assert faults(whole) == faults(whole[::-1]) == []
+    assert "train800val200 (10 examples) is not train800 and val200 (12)" in faults(whole[:10])[0]
+    first, second = whole[0].split()[0], whole[1].split()[0]
+    assert "2 with their labels are only in these" in faults([f"{first} 1", f"{second} 0", *whole[2:]])[0]
 
 
 def test_verify_names_what_is_wrong(samples: Path, tmp_path: Path) -> None:

@@ -334,6 +334,18 @@ def test_a_checkpoint_is_told_by_its_content_not_by_the_way_to_it(tmp_path, monk
     assert plain.identity() == dotted.identity()
     (tmp_path / "a.npz").write_bytes(b"two")
     assert job(data, model="a.npz", from_scratch=False)[0].identity() != plain.identity()
+    # A folder of the hub's form, and a file with its config beside it: each file of them decides the network.
+    (tmp_path / "hub").mkdir()
+    seen = set()
+    for name in ("model.safetensors", "config.json", "preprocessor_config.json", "model.safetensors"):
+        with (tmp_path / "hub" / name).open("a") as file:
+            file.write("x")
+        seen |= {
+            json.dumps(job(data, model=m, from_scratch=False)[0].identity()) for m in ("hub", "hub/model.safetensors")
+        }
+    assert len(seen) == 8
+    (tmp_path / "hub" / "README.md").write_text("x")
+    assert json.dumps(job(data, model="hub", from_scratch=False)[0].identity()) in seen
 
 
 def test_overwritten_and_damaged_folders_leave_nothing_of_the_old_run(tmp_path):

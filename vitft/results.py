@@ -3,6 +3,8 @@
     <run folder>/
       run.json                      what this run is: the settings that decide its numbers
       result.json                   the run's answer, written last
+      units/<task>/data.json        names, sizes and times of the files it was made of
+      units/<task>/seen-*           digests of the images that a choice was made on
       units/<unit id>/
         metrics.jsonl               one line an update: step, loss, lr, grad_norm
         state.pt                    to go on after a kill; removed when the unit is finished
@@ -20,7 +22,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -241,6 +243,15 @@ def nothing_left_behind(folder: Path) -> Iterator[None]:
         raise
 
 
+SEEN = "seen-"
+"""How the names of the files begin that keep what a task was tuned on."""
+
+
+def task_folder(folder: Path, task: str) -> Path:
+    """Return where the units of a task live, and what they share."""
+    return folder / "units" / slug(task)
+
+
 def unit_folder(folder: Path, unit_id: str) -> Path:
     """Return where a unit of a run lives."""
     return folder / "units" / unit_id
@@ -269,3 +280,12 @@ def _unit_result(path: Path) -> dict[str, Any] | None:
     if absent:
         raise damaged(f"'{path}' is damaged: it says nothing of {', '.join(absent)}")
     return result
+
+
+def worst_overlap(finals: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """Return the largest overlap of several seeds' results; None where they are of a vitft that did not look for it.
+
+    The draws of `--per-class` may meet test images in one seed and not in another.
+    """
+    found: list[dict[str, Any]] = [r["provenance"]["overlap"] for r in finals if r["provenance"].get("overlap")]
+    return max(found, key=lambda overlap: int(overlap["n"]), default=None)

@@ -109,7 +109,8 @@ def prepare(
 def verify(task: _Task, data_dir: DataDirOption = None, format: FormatOption = "text") -> None:
     """Check counts, digests, labels and every image. Exit code 3 on any fault.
 
-    It also counts the images of val and test that stand in train, too, byte for byte.
+    Images of test that stand in train or val, too, byte for byte, are counted; many of them, or one file in both, are a
+    fault, and any in a data set of your own. train800val200 must be train800 and val200 with the same labels.
     """
     from vitft.data import find
     from vitft.data import verify as verifying

@@ -72,6 +72,7 @@ def eval_(
     folders = _folders(output, models, overwrite)
     with console.display() as hooks:
         from vitft.data.find import find
+        from vitft.data.subsets import absent_note
         from vitft.evaluation import evaluate as ev
         from vitft.evaluation.network import open_network
 
@@ -87,6 +88,8 @@ def eval_(
             found = ev.evaluate(network, what, batch_size=batch_size, workers=workers or machine.cores(), hooks=hooks)
             network.net.to("cpu")  # the next one may need the room
             done.append(found)
+            for line in filter(None, [absent_note(found.subject.classes_without_test)]):
+                hooks.note(f"{name}: {line}")
             payloads.append(ev.result(found, per_class=per_class_accuracy, with_confusion=confusion))
             if folder is not None:
                 _save(folder, payloads[-1], found)
@@ -101,7 +104,7 @@ def _check(models: list[str], what: "Subject") -> None:
     from vitft.models import checkpoints
 
     for name in models if len(models) > 1 else ():
-        head_fits(checkpoints.load(name), what.split.class_names, what.split.task)
+        head_fits(checkpoints.load(name), what.split)
 
 
 def _folders(output: Path | None, models: list[str], overwrite: bool) -> list[Path | None]:
@@ -147,11 +150,11 @@ def _render(
                 f"({pair['a_only']} and {pair['b_only']} that only one of them has right), McNemar p = {pair['p']:.2g}"
             )
         )
-    for payload in payloads:
+    for found, payload in zip(done, payloads, strict=True):
         if "per_class" in payload:
             parts.append(_classes(payload))
         if "confusion" in payload:
-            parts.append(_confusion(payload, what.split.class_names))
+            parts.append(_confusion(payload, found.subject.split.class_names))
     return Group(*parts)
 
 

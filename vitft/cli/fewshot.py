@@ -9,7 +9,7 @@ from vitft import machine
 from vitft.cli import console
 from vitft.cli import options as o
 from vitft.cli.eval import CropOption, EvalBatchOption, ResizeOption, percent, span
-from vitft.errors import DataError, UsageError
+from vitft.errors import UsageError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -74,26 +74,29 @@ def fewshot(
             f"'{output}' holds a result already.", "Legal: a new folder.", "Choose another, or replace it: --overwrite."
         )
     with console.display() as hooks:
+        from dataclasses import asdict
+
         from vitft.data import subsets
+        from vitft.data.cache import fingerprints
         from vitft.data.find import find
         from vitft.evaluation import fewshot as fs
         from vitft.evaluation.network import open_network
+        from vitft.protocol.stamp import overlap
+        from vitft.report.said import of_data
 
         if protocol == "big-vision":
             fixed = {**fs.BIG_VISION, **fixed}
         source = find(task, data_dir)
         test_name = next((name for name in ("test", "val") if name in source.splits), "test")
         pool, test = _pool(source, whole=protocol == "big-vision"), source.open(test_name)
-        if pool.class_names != test.class_names:
-            raise DataError(
-                f"'{pool.name}' and '{test.name}' have different classes ({pool.num_classes} and {test.num_classes}).",
-                "Legal: the same class folders in both.",
-            )
+        test = subsets.by_name(test, pool.class_names, f"'{pool.name}'")
+        lacking = list(subsets.absent(test))
         # A VTAB-1k folder holds 800 examples, never k of each class: it stands in for `train`, and both are stamped.
         stand_in = pool.name == "train800"
         for count in counts:
             if not allow_fewer and not stand_in:
                 fs.refuse_short(fs.short_classes(pool.labels, pool.class_names, count), count, pool.name)
+        whole = len(test)
         if limit is not None:
             test = subsets.limit(test, limit, seed=0)
         network = open_network(model, fixed, crop_pct=crop_pct, device=device, precision=precision)
@@ -114,8 +117,13 @@ def fewshot(
             draws,
             lambda done, total: hooks.phase(classifier, done, total),
         )
-    stamps = _stamps(rows, pool, test, source.open(test_name) if limit is not None else test, protocol == "big-vision")
-    payload = _payload(rows, network, pool, test, classifier, stamps)
+        data: dict[str, Any] = {
+            "overlap": asdict(overlap(test, {pool.name: set(fingerprints(chosen, hooks))}, {}, hooks))
+        }
+        data["classes_without_test"] = lacking
+    stamps = _stamps(rows, pool, test, whole, protocol == "big-vision")
+    payload = _payload(rows, network, pool, test, classifier, stamps + of_data({"split": test.name, **data}))
+    payload["provenance"] |= data
     if output is not None:
         from vitft import results
 
@@ -168,7 +176,7 @@ def _features(
     return features.cached(who, n, compute)
 
 
-def _stamps(rows: "list[Row]", pool: "Split", test: "Split", whole: "Split", big_vision: bool) -> list[str]:
+def _stamps(rows: "list[Row]", pool: "Split", test: "Split", whole: int, big_vision: bool) -> list[str]:
     """Return what a reader must know before comparing these numbers, one line each."""
     from vitft.data import official
 
@@ -182,8 +190,8 @@ def _stamps(rows: "list[Row]", pool: "Split", test: "Split", whole: "Split", big
         lines.append(
             f"{short} of {pool.num_classes} classes have fewer than {per_class} examples (the fewest {fewest})"
         )
-    if len(test) < len(whole):
-        lines.append(f"subset {len(test)} of the {len(whole):,} test images")
+    if len(test) < whole:
+        lines.append(f"subset {len(test)} of the {whole:,} test images")
     return lines
 
 

@@ -97,15 +97,20 @@ def _run(
 ) -> dict[str, Any]:
     """Run a job in its folder; a finished one answers at once, without torch."""
     from vitft import results
-    from vitft.protocol.jobs import run_folder, told_resolution
+    from vitft.protocol import unchanged
+    from vitft.protocol.jobs import run_folder, source_of, told_resolution
+    from vitft.protocol.look import look
 
     folder = output or run_folder(job)
     with results.lock(folder), results.nothing_left_behind(folder):
         results.claim(folder, job.identity(), overwrite=overwrite, resume=resume)
         finished = results.read_json(folder / "result.json")
         if finished is not None:
+            unchanged.hold(folder, source_of(job), console.note)
             console.note("Finished before: this is the stored result; nothing was run or looked at again.")
         else:
+            for line in look(job, source_of(job), scheme):
+                console.note(f"Note: {line}.")
             with console.display() as shown, signals.caught() as signum:
                 console.note(f"vitft {job.name} with {job.model}, recipe {job.recipe} -> {folder}")
                 if line := told_resolution(job):

@@ -14,7 +14,7 @@ from vitft.cli import options as o
 if TYPE_CHECKING:
     from vitft.catalog.published import Published
     from vitft.data.inventory import Row
-    from vitft.engines.suite import Asked
+    from vitft.engines.suite import Asked, Planned
     from vitft.protocol.units import Job, Scheme
 
 _DEFAULT_RECIPES = {"vtab": "vtab-vit", "mini": "vtab-mini"}
@@ -91,12 +91,16 @@ def vtab(
         o.parse_seeds(seeds),
         0 if shots == "full" else 1000,
     )
-    rows, missing = planning.availability(asked)
-    ready = _ready(asked, rows, missing)
     folder = output or asked.folder()
+    rows, missing = planning.availability(asked)
+    again = not overwrite and resume == "auto" and not dry_run and _finished(asked, folder, missing)
+    planned = planning.Planned((), missing) if again else planning.plan(asked, missing)
+    faults = [why for task, why in planned.missing.items() if task not in missing]
+    missing = dict(planned.missing)
+    ready = _ready(asked, rows, missing)
     if dry_run:
         _usable(model, device)
-        payload, text = _dry(asked, rows, missing, planning.plan(asked, missing), ready, folder)
+        payload, text = _dry(asked, rows, missing, planned.jobs, ready, folder)
         console.emit(payload, text, "json" if format == "json" else "text")
         return
     if missing:
@@ -105,7 +109,7 @@ def vtab(
             some = ", or run on with --allow-missing" * (len(missing) < len(asked.tasks))
             raise DataMissing(
                 f"{len(missing)} of {len(asked.tasks)} tasks have no data: {_few(missing)}.",
-                _looked(data_dir),
+                "; ".join(f"{why}." for why in faults[:3]) or _looked(data_dir),
                 f"Prepare them ('vitft data prepare TASK'), choose others with --tasks{some}.",
             )
     from vitft.protocol.jobs import Runtime
@@ -114,7 +118,7 @@ def vtab(
     part = planning.with_tasks(asked, planning.shard(asked.tasks, shard)) if shard else asked
     failed = _run(
         part,
-        missing,
+        planned,
         folder,
         runtime,
         _devices(devices),
@@ -128,7 +132,7 @@ def vtab(
 
 def _run(
     asked: "Asked",
-    missing: Mapping[str, str],
+    planned: "Planned",
     folder: Path,
     runtime: Any,
     devices: Sequence[str],
@@ -145,10 +149,16 @@ def _run(
     from vitft.protocol.jobs import told_resolution
 
     with _held(asked, folder, shard, resume=resume, overwrite=overwrite):
-        if _finished(asked, folder, missing):
+        others = [] if shard else [r["task"] for r in planning.finals(asked, folder)]
+        tasks = [task for task in asked.tasks if task not in planned.missing]
+        planning.hold(asked, folder, dict.fromkeys([*tasks, *others]), console.note)
+        if _finished(asked, folder, planned.missing):
             console.note("Finished before: these are the stored results; nothing was run or looked at again.")
             return {}
-        jobs = planning.plan(asked, missing)
+        planned = planned if planned.jobs else planning.plan(asked, planned.missing)
+        jobs = [(job, scheme) for job, scheme in planned.jobs if job.name in asked.tasks]
+        for line in planned.notes:
+            console.note(f"Note: {line}.")
         cost = planning.estimate(asked, jobs)
         console.note(
             f"vitft {asked.suite.name} with {asked.model}, recipe {asked.recipe.name}: tasks {len(jobs)}, "

@@ -1,6 +1,7 @@
 """VTAB's splits cut out of a data set that comes as its owner's raw splits."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -29,6 +30,12 @@ class Carved:
     @property
     def task(self) -> str:
         return self.source.task
+
+    @property
+    def place(self) -> Path | None:
+        """Where the files of the owner's splits are."""
+        place: Path | None = getattr(self.source, "place", None) or getattr(self.source, "path", None)
+        return place
 
     @property
     def splits(self) -> tuple[str, ...]:

@@ -1,5 +1,8 @@
 """How many examples the official splits of a task hold, and what a source may therefore claim."""
 
+import itertools
+from collections.abc import Sequence
+
 from vitft.catalog import tasks
 from vitft.data.split import Completeness
 
@@ -20,6 +23,14 @@ def counts(task: str, split: str) -> tuple[int, ...]:
     if name and split == "train":
         return tuple(dict.fromkeys((tasks.get(name).sizes["train"], n)))
     return (n,)
+
+
+def joined(task: str, splits: Sequence[str]) -> tuple[int, ...]:
+    """Return every count that several official splits are known to have together, the usual one first."""
+    each = [counts(task, split) for split in splits]
+    if len(each) == 1:
+        return each[0]
+    return tuple(sorted({sum(one) for one in itertools.product(*each)})) if all(each) else ()
 
 
 def completeness(task: str, split: str, n: int) -> Completeness:

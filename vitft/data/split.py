@@ -92,7 +92,7 @@ class Split:
 
 
 class Source(Protocol):
-    """One data set at one place."""
+    """One data set at one place: the file or folder `path`, or `place` where its files are more narrowly there."""
 
     @property
     def task(self) -> str:

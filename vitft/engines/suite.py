@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,10 +11,12 @@ from vitft import results
 from vitft.catalog.models import MODELS
 from vitft.catalog.suites import Suite
 from vitft.catalog.tasks import TASKS
-from vitft.data.find import WHOLE
+from vitft.data.find import UNTUNED, WHOLE, find
 from vitft.data.inventory import Row, inventory
-from vitft.errors import UsageError
+from vitft.errors import DataError, UsageError
+from vitft.protocol import unchanged
 from vitft.protocol.jobs import make, model_sha256
+from vitft.protocol.look import look
 from vitft.protocol.units import Job, Scheme, told, tune_units
 from vitft.recipes import Recipe
 
@@ -72,33 +74,63 @@ def availability(asked: Asked) -> tuple[list[Row], dict[str, str]]:
     for row in rows:
         if row.status not in ("ready", "built-in"):
             missing[row.task] = f"no data: {row.status}"
-        elif not needed <= set(row.splits):
+        elif not needed <= set(row.splits) and not (asked.shots and set(row.splits) >= UNTUNED):
             missing[row.task] = f"no split {', '.join(sorted(needed - set(row.splits)))} in {row.where}"
     return rows, missing
 
 
-def plan(asked: Asked, without: Iterable[str] = ()) -> list[tuple[Job, Scheme]]:
-    """Return a job for each task asked for, in the suite's order, except those in `without`.
+@dataclass(frozen=True)
+class Planned:
+    """What is to be run.
+
+    Attributes:
+        jobs: one for each task that can run, in the suite's order.
+        missing: task -> why it cannot run, in one line.
+        notes: what the user should know of the data.
+    """
+
+    jobs: tuple[tuple[Job, Scheme], ...]
+    missing: Mapping[str, str]
+    notes: tuple[str, ...] = ()
+
+
+def plan(asked: Asked, missing: Mapping[str, str]) -> Planned:
+    """Plan each task asked for, except those in `missing`, and look at names and labels of all their splits.
 
     Raises:
         UnknownName, RecipeError: exit code 2.
-        DataMissing, DataDamaged: exit code 3.
     """
-    jobs = []
+    jobs, missing, notes = [], dict(missing), []
     for task in asked.tasks:
-        if task in set(without):
+        if task in missing:
             continue
-        job, _, scheme = make(
-            task,
-            model=asked.model,
-            recipe=asked.recipe,
-            overrides=asked.overrides,
-            data_dir=asked.data_dir,
-            shots="1000" if asked.shots else "full",
-            seeds=asked.seeds,
-        )
-        jobs.append((job, scheme))
-    return jobs
+        try:
+            job, source, scheme = make(
+                task,
+                model=asked.model,
+                recipe=asked.recipe,
+                overrides=asked.overrides,
+                data_dir=asked.data_dir,
+                shots="1000" if asked.shots else "full",
+                seeds=asked.seeds,
+            )
+            notes += [f"{task}: {line}" for line in look(job, source, scheme)]
+        except DataError as error:
+            missing[task] = error.lines[0].rstrip(".")
+        else:
+            jobs.append((job, scheme))
+    return Planned(tuple(jobs), missing, tuple(notes))
+
+
+def hold(asked: Asked, folder: Path, tasks: Iterable[str], note: Callable[[str], None]) -> None:
+    """Compare the data of tasks with what the run in `folder` began with. Raises as `unchanged.hold`."""
+    for task in tasks:
+        try:
+            source = find(task, asked.data_dir, "1000" if asked.shots else "full")
+        except DataError:
+            note(f"The data of '{task}' was not compared with what the stored result was measured on: it is not here.")
+            continue
+        unchanged.hold(folder, source, note)
 
 
 def shard(tasks: Sequence[str], text: str) -> tuple[str, ...]:

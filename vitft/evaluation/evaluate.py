@@ -2,7 +2,7 @@
 
 import platform
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from itertools import combinations
 from typing import Any
@@ -16,7 +16,7 @@ from vitft.catalog import tasks
 from vitft.data import official, subsets
 from vitft.data.loader import eval_batches
 from vitft.data.split import Source, Split
-from vitft.errors import DataError, DataMissing
+from vitft.errors import CheckpointError, DataError, DataMissing
 from vitft.evaluation import metrics, real
 from vitft.evaluation.intervals import paired, wilson
 from vitft.evaluation.network import Network, described, head_fits
@@ -39,6 +39,7 @@ class Subject:
         stamp: "" or "subset n".
         missing: official names that are not there, listed only when few are.
         absent: official images that are not there; None where the task has no official count.
+        present: names of the classes that have an image, before `--limit`.
     """
 
     split: Split
@@ -46,6 +47,12 @@ class Subject:
     stamp: str
     missing: tuple[str, ...]
     absent: int | None
+    present: frozenset[str] = frozenset()
+
+    @property
+    def classes_without_test(self) -> tuple[str, ...]:
+        """Names of the classes that have no image here."""
+        return tuple(name for name in self.split.class_names if name not in self.present)
 
 
 def subject(source: Source, *, with_real: bool, limit: int | None, complete: bool) -> Subject:
@@ -83,12 +90,13 @@ def subject(source: Source, *, with_real: bool, limit: int | None, complete: boo
             f"Missing: {', '.join(listed[:20])}{', ...' * (len(listed) > 20)}." if listed else "",
             "Add them, or leave out --complete.",
         )
+    present = frozenset(split.class_names) - set(subsets.absent(split))
     stamp = f"subset {len(split)}" if absent else ""
     if limit is not None and limit < len(split):
         split = subsets.limit(split, limit, seed=0)
         stamp = f"subset {len(split)}"
         matched = real.match(split.keys, split.labels) if matched is not None else None
-    return Subject(split, matched if with_real else None, stamp, tuple(listed), absent)
+    return Subject(split, matched if with_real else None, stamp, tuple(listed), absent, present)
 
 
 def _absent(task: str, split: Split, matched: real.Subset | None) -> tuple[int | None, tuple[str, ...]]:
@@ -148,8 +156,14 @@ def evaluate(
         DataDamaged: an image does not decode; VitftError as `predict.predict`.
     """
     hooks = hooks or Hooks()
-    split = what.split
-    head_fits(network, split.class_names, split.task)
+    split = head_fits(network, what.split)
+    if what.real is not None and split.class_names != what.split.class_names:
+        raise CheckpointError(
+            f"The classes of '{network.info.name}' stand in another order than ImageNet's.",
+            "Legal: ImageNet's own order, by which ReaL labels are numbered.",
+            "Leave out --real.",
+        )
+    what = replace(what, split=split)
     size = batch_size or _BATCH[network.device.type]
     began = time.monotonic()
 
@@ -188,6 +202,7 @@ def result(done: Evaluation, *, per_class: bool = False, with_confusion: bool = 
             "completeness": "partial" if done.subject.stamp else stamp.completeness,
             "split": split.name,
             "split_digest": split.digest,
+            "classes_without_test": list(done.subject.classes_without_test),
             "decoder": "Pillow",
             "checkpoint_sha256": network.info.sha256,
         },

@@ -79,11 +79,11 @@ class Row:
 
 
 def pool_name(splits: Sequence[str]) -> str:
-    """Return the split the examples are drawn from: `train`, or `train800` where a folder has no `train`.
+    """Return the split the examples are drawn from: `train`, or what a VTAB-1k folder has instead of it.
 
     Raises DataMissing when there is neither.
     """
-    for name in ("train", "train800"):
+    for name in ("train", "train800", "train800val200"):
         if name in splits:
             return name
     raise DataMissing(

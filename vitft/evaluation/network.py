@@ -9,8 +9,10 @@ import torch
 from torch import nn
 
 from vitft import results
+from vitft.data import subsets
 from vitft.data.preprocess import Preprocess
-from vitft.errors import CheckpointError, UsageError
+from vitft.data.split import Split
+from vitft.errors import CheckpointError, DataError, UsageError
 from vitft.models import build as models
 from vitft.models import checkpoints
 from vitft.models.info import Checkpoint, CheckpointInfo
@@ -188,34 +190,44 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
-def head_fits(network: Network | Checkpoint, class_names: tuple[str, ...], task: str) -> None:
-    """Check that the head answers in the task's classes.
+def head_fits(network: Network | Checkpoint, split: Split) -> Split:
+    """Check that the head answers in the split's classes; return the split with labels that are the head's outputs.
+
+    Classes are matched by name where the head knows its own (that of a run): the split may have them in another order,
+    and lack some. Otherwise by position.
 
     Raises:
-        CheckpointError: no head, another number of classes, or a fine-tuned head of other classes (exit code 4).
+        CheckpointError: no head, another number of classes, or a class that the head does not have (exit code 4).
     """
-    outputs, wanted = network.info.num_classes, len(class_names)
-    action = f"Fine-tune it first: vitft finetune {task} --model {network.info.name}."
+    info, names = network.info, network.class_names
+    outputs, wanted = info.num_classes, split.num_classes
+    action = f"Fine-tune it first: vitft finetune {split.task} --model {info.name}."
     if not outputs:
         raise CheckpointError(
-            f"'{network.info.name}' has no head: it gives features, not classes.",
+            f"'{info.name}' has no head: it gives features, not classes.",
             f"Legal: a checkpoint with a head of {wanted} classes.",
             action,
         )
+    if names:
+        try:
+            return subsets.by_name(split, names, f"'{info.name}'")
+        except DataError as error:
+            if outputs == wanted:
+                at = next(i for i, (a, b) in enumerate(zip(names, split.class_names, strict=True)) if a != b)
+                own = f"Class {at} of '{info.name}' is '{names[at]}', of '{split.task}' '{split.class_names[at]}'."
+            else:
+                own = error.lines[0]
+            raise CheckpointError(
+                own, "Legal: the classes of the head, or some of them, by their names.", action
+            ) from None
     if outputs != wanted:
         kind = " (an ImageNet-21k head)" if outputs in (21841, 21842, 21843) else ""
         raise CheckpointError(
-            f"The head of '{network.info.name}' has {outputs} classes{kind}; '{task}' has {wanted}.",
+            f"The head of '{info.name}' has {outputs} classes{kind}; '{split.task}' has {wanted}.",
             f"Legal: a checkpoint with a head of {wanted} classes.",
             action,
         )
-    if network.class_names and network.class_names != class_names:
-        at = next(i for i, (a, b) in enumerate(zip(network.class_names, class_names, strict=True)) if a != b)
-        raise CheckpointError(
-            f"Class {at} of '{network.info.name}' is '{network.class_names[at]}', of '{task}' '{class_names[at]}'.",
-            "Legal: a head of the same classes in the same order.",
-            action,
-        )
+    return split
 
 
 def described(network: Network) -> dict[str, Any]:

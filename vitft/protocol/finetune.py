@@ -10,7 +10,8 @@ from vitft import results
 from vitft.errors import DataError
 from vitft.evaluation.intervals import clipped, t_interval
 from vitft.progress import Hooks
-from vitft.protocol.jobs import Runtime
+from vitft.protocol import unchanged
+from vitft.protocol.jobs import Runtime, source_of
 from vitft.protocol.run import Warm, run_unit
 from vitft.protocol.units import Job, Scheme, final_units, tune_units
 
@@ -19,9 +20,11 @@ def run_job(job: Job, scheme: Scheme, folder: Path, runtime: Runtime, hooks: Hoo
     """Run all units of a job in this process, then write and return the run's result.json.
 
     Raises:
+        DataError: the data changed since one of its units was finished (exit code 3).
         Any VitftError of a unit; finished units stay, and the same call goes on from there.
     """
     hooks = hooks or Hooks()
+    unchanged.hold(folder, source_of(job), hooks.note)
     warm = Warm()
     tuning = tune_units(job, scheme)
     total = len(tuning) + len(job.seeds)
@@ -67,6 +70,7 @@ def summary(finals: list[dict[str, Any]], tuned: list[dict[str, Any]]) -> dict[s
             "Start anew with --overwrite.",
         )
     result = dict(finals[0])
+    result["provenance"] = {**result["provenance"], "overlap": results.worst_overlap(finals)}
     result["tuned"] = [{"point": t["point"], "top1": t["metrics"]["top1"], "n": t["metrics"]["n"]} for t in tuned]
     if len(finals) > 1:
         values = [r["metrics"]["top1"] for r in finals]

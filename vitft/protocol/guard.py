@@ -1,9 +1,28 @@
-"""The guard between a unit and its data: what a phase may not see cannot be opened."""
+"""The guard between a unit and its data: what a phase may not see cannot be opened.
+
+It promises that no image of test is seen before the training is over, and that test is opened once. Names, counts and
+labels of all splits are looked at before (see `look`), through `names_only`: images cannot be read through that.
+"""
+
+from dataclasses import replace
+from typing import NoReturn
 
 from vitft.data import subsets
 from vitft.data.split import Source, Split
 from vitft.errors import ProtocolBreach
 from vitft.protocol.units import DEV, JOINED, Unit
+
+
+def names_only(split: Split) -> Split:
+    """Return a split with its keys and labels, whose images raise ProtocolBreach when they are read."""
+
+    def refuse(i: int) -> NoReturn:
+        raise ProtocolBreach(
+            f"Image '{split.keys[i]}' of '{split.name}' was read where only names and labels are to be seen.",
+            action="This is a fault of vitft, not of yours: please report it.",
+        )
+
+    return replace(split, read=refuse)
 
 
 class Guard:

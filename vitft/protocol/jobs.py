@@ -2,11 +2,11 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from vitft import machine, results
 from vitft.catalog.models import MODELS
@@ -97,6 +97,12 @@ def make(
     return replace(job, settings=at_point(job, fixed), sweep=choices), source, splits
 
 
+def source_of(job: Job) -> Source:
+    """Find a job's data again. Raises DataMissing or DataDamaged (exit code 3)."""
+    data_dir = Path(job.data_dir) if job.data_dir else None
+    return find(job.task, data_dir, cast(Shots, job.shots) if job.shots else None)
+
+
 def val_is_train(source: Source) -> bool:
     """Tell whether a known task comes with the val that VTAB cut off the end of its owner's train."""
     known = by_name(source.task)
@@ -128,16 +134,36 @@ def told_resolution(job: Job) -> str:
     size, s = f"{job.seen['pixels']:,} pixels", job.settings
     larger = f" from {s['crop_from']}" if s["crop"] == "random" and s["crop_from"] else ""
     return f"Resolution {s['resolution']}{larger}: the median of {job.seen['of']} training images has {size}."
+# What a checkpoint's folder says of it: weights, and the configs that change what is made of them.
+_CONFIGS = ("config.json", "preprocessor_config.json", "adapter_config.json")
+_WEIGHTS = (".npz", ".safetensors", ".pth", ".pt", ".bin", ".tar", ".ckpt", ".index.json")
 
 
 def model_sha256(model: str) -> str:
-    """Return the sha256 of a local checkpoint (of a run folder: of its weights), "" for what is no file here."""
+    """Return what tells a local checkpoint from any other, "" for what is no file here.
+
+    That is the sha256 of the file (of a run folder: of its weights); with configs beside it, or for a folder of the
+    hub's form, one over the sha256 of each file that the network is made of.
+    """
     alias = MODELS.get(model)
     path = (alias.file if alias is not None else Path(model).expanduser()) or Path()
-    if path.is_dir():
+    if (path / "weights.safetensors").is_file():
         path = path / "weights.safetensors"
-    if not path.is_file():
-        return ""
+    elif path.is_file():
+        beside = [path.parent / name for name in _CONFIGS if (path.parent / name).is_file()]
+        if beside:
+            return _together([path, *beside])
+    elif model and path.is_dir():
+        return _together(sorted(p for p in path.iterdir() if p.name in _CONFIGS or p.name.endswith(_WEIGHTS)))
+    return _of_file(path) if path.is_file() else ""
+
+
+def _together(files: Sequence[Path]) -> str:
+    lines = [f"{file.name} {_of_file(file)}" for file in files if file.is_file()]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest() if lines else ""
+
+
+def _of_file(path: Path) -> str:
     stat = path.stat()
     return _sha256(path, stat.st_size, stat.st_mtime_ns)
 

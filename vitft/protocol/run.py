@@ -7,13 +7,12 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 
 from vitft import __version__, machine, results
 from vitft.data import subsets
-from vitft.data.find import Shots, find
 from vitft.data.loader import Images, eval_batches
 from vitft.data.preprocess import Preprocess
 from vitft.data.split import Split
@@ -28,8 +27,10 @@ from vitft.models.flops import macs
 from vitft.models.info import side
 from vitft.models.methods import apply, parameter_groups
 from vitft.progress import Hooks
+from vitft.protocol import stamp as stamping
 from vitft.protocol.guard import Guard
-from vitft.protocol.jobs import Runtime
+from vitft.protocol.jobs import Runtime, source_of
+from vitft.protocol.stamp import DataStamp
 from vitft.protocol.units import DEV, Unit
 from vitft.recipes import digest
 from vitft.settings import Settings
@@ -70,13 +71,10 @@ def run_unit(
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(runtime.deterministic)
     job = unit.job
-    guard = Guard(
-        find(job.task, Path(job.data_dir) if job.data_dir else None, cast(Shots, job.shots) if job.shots else None),
-        unit,
-    )
+    guard = Guard(source_of(job), unit)
 
     began = time.monotonic()
-    train, dev = _training_split(unit, guard)
+    train, dev, whole = _training_split(unit, guard)
     if train.num_classes < 2:
         raise DataError(
             f"'{job.name}' has one class, '{train.class_names[0]}': every answer would be right.",
@@ -103,11 +101,15 @@ def run_unit(
     fixed["micro_batch"] = fitted.micro_batch
 
     guard.trained()
-    held_out = dev if dev is not None else _limited(guard.open(_held_out(unit)), unit)
-    _same_classes(train, held_out)
+    held_out, lacking = stamping.classes(train, dev if dev is not None else guard.open(_held_out(unit)))
+    held_out = _limited(held_out, unit) if dev is None else held_out
     began_test = time.monotonic()
     answers = _evaluate(built.net, held_out, pp, device, workers, fixed, hooks)
-    result = _result(unit, settings, built, train, held_out, answers, fitted, fixed, pp)
+    if unit.phase == "tune":
+        stamping.remember(folder, (train, held_out), hooks)
+    tuned_on = stamping.seen_before(folder, job.name) if unit.phase == "final" and job.sweep else {}
+    stamp = stamping.stamp(train, whole, held_out, lacking, tuned_on, job.limit is not None, hooks)
+    result = _result(unit, settings, built, held_out, answers, fitted, fixed, pp, stamp)
     result["timing"] = {
         "train_s": round(fitted.seconds, 3),
         "evaluate_s": round(time.monotonic() - began_test, 3),
@@ -117,9 +119,9 @@ def run_unit(
     if unit.phase == "final":
         predictions.save(own / "predictions.parquet", held_out.keys, held_out.labels, answers.logits)
         seen = replace(built.info, mean=pp.mean, std=pp.std, interpolation=pp.interpolation)
-        whole = runtime.save_weights
-        file = own / ("weights.safetensors" if whole else "head.safetensors")
-        save_weights(file, built.net, seen, train.class_names, head_only=not whole)
+        all_of_it = runtime.save_weights
+        file = own / ("weights.safetensors" if all_of_it else "head.safetensors")
+        save_weights(file, built.net, seen, train.class_names, head_only=not all_of_it)
     results.write_json(own / "result.json", result)
     (own / "state.pt").unlink(missing_ok=True)
     return result
@@ -158,22 +160,20 @@ def _fix(own: Path, runtime: Runtime) -> tuple[torch.device, dict[str, Any]]:
     return device, dict(begun)
 
 
-def _training_split(unit: Unit, guard: Guard) -> tuple[Split, Split | None]:
-    """Return the training split of the phase and, where val is cut from it, the dev split."""
+def _training_split(unit: Unit, guard: Guard) -> tuple[Split, Split | None, Split]:
+    """Return what the phase trains on, the dev split where val is cut from it, and the whole training split."""
     job, settings, scheme = unit.job, unit.settings, unit.scheme
     dev = None
+    split = whole = guard.open(scheme.tune_train if unit.phase == "tune" else scheme.final_train)
     if unit.phase == "tune":
-        split = guard.open(scheme.tune_train)
         if scheme.tune_val == DEV:
             split, dev, _ = subsets.dev_split(split, settings["dev_fraction"])
             dev = _limited(dev, unit)
-    else:
-        split = guard.open(scheme.final_train)
-        if settings["train_fraction"] < 1:
-            split, _, _ = subsets.dev_split(split, 1 - settings["train_fraction"])
+    elif settings["train_fraction"] < 1:
+        split, _, _ = subsets.dev_split(split, 1 - settings["train_fraction"])
     if job.per_class is not None:
         split = subsets.per_class(split, job.per_class, unit.seed)
-    return _limited(split, unit), dev
+    return _limited(split, unit), dev, whole
 
 
 def _limited(split: Split, unit: Unit) -> Split:
@@ -182,15 +182,6 @@ def _limited(split: Split, unit: Unit) -> Split:
 
 def _held_out(unit: Unit) -> str:
     return unit.scheme.tune_val if unit.phase == "tune" else unit.scheme.test
-
-
-def _same_classes(train: Split, held_out: Split) -> None:
-    if train.class_names != held_out.class_names:
-        raise UsageError(
-            f"'{train.name}' and '{held_out.name}' have different classes.",
-            f"{train.num_classes} in '{train.name}', {held_out.num_classes} in '{held_out.name}'.",
-            "Give both the same class folders.",
-        )
 
 
 def _network(unit: Unit, num_classes: int, device: torch.device, warm: Warm | None) -> tuple[models.Built, Settings]:
@@ -241,18 +232,17 @@ def _result(
     unit: Unit,
     settings: Settings,
     built: models.Built,
-    train: Split,
     held_out: Split,
     answers: Predictions,
     fitted: Fitted,
     fixed: Mapping[str, Any],
     pp: Preprocess,
+    data: DataStamp,
 ) -> dict[str, Any]:
     job, info = unit.job, built.info
     n = len(held_out)
     correct = int((answers.answers == held_out.labels).sum())
     per_image = macs(built.net, settings.size)
-    evaluated_on = held_out.provenance
     protocol = {
         "recipe": job.recipe,
         "recipe_digest": job.recipe_digest,
@@ -279,13 +269,8 @@ def _result(
         "metrics": {"top1": correct / n, "correct": correct, "n": n, "ci95": list(wilson(correct, n))},
         "protocol": {"id": digest(protocol), **protocol},
         "provenance": {
-            **asdict(evaluated_on),
-            "split": held_out.name,
-            "split_digest": held_out.digest,
-            "train_split": train.name,
-            "train_n": len(train),
-            "train_digest": train.digest,
-            "completeness": "partial" if job.limit is not None else evaluated_on.completeness,
+            **asdict(held_out.provenance),
+            **data.to_dict(),
             "decoder": "Pillow",
             "checkpoint_sha256": info.sha256,
         },
@@ -295,7 +280,7 @@ def _result(
         "loss": {"first": fitted.first_loss, "last": fitted.last_loss},
         "checkpoint": info.to_dict(),
         "preprocess": asdict(pp),
-        "num_classes": train.num_classes,
+        "num_classes": held_out.num_classes,
         "cost": {
             "macs_per_image": per_image,
             "train_images": settings.steps * settings.batch_size,

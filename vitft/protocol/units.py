@@ -31,7 +31,8 @@ class Scheme:
 
     Attributes:
         tune_train, tune_val: trained on and selected on while tuning; `tune_val` = "dev" is cut from the end of
-            `tune_train` (the recipe's dev_fraction), as the paper does for data sets without an official val.
+            `tune_train` (the recipe's dev_fraction), as the paper does for data sets without an official val; "" =
+            there is nothing to select on, and only a plan that tunes nothing can run.
         final_train, test: the final fit and its single evaluation.
     """
 
@@ -142,7 +143,8 @@ class Unit:
 def scheme(splits: tuple[str, ...], task: str, shots: str = "", val_is_train: bool = False) -> Scheme:
     """Choose the splits of a task's phases from what its source has.
 
-    VTAB-1k (`shots` "1000", or a source with nothing else): tune on train800 / val200, then train800val200.
+    VTAB-1k (`shots` "1000", or a source with nothing else): tune on train800 / val200, then train800val200; where
+    there is only that, nothing can be tuned.
     Full VTAB (`shots` "full"): tune on train / val, then both. Otherwise train: all of it in the final run, val only
     selects; val stands for test where there is no test, as in ImageNet.
 
@@ -159,6 +161,8 @@ def scheme(splits: tuple[str, ...], task: str, shots: str = "", val_is_train: bo
     if {"train800", "test"} <= have and (shots == "1000" or "train" not in have):
         val = "val200" if "val200" in have else DEV
         return Scheme("train800", val, "train800val200" if "train800val200" in have else "train800", "test")
+    if {"train800val200", "test"} <= have and (shots == "1000" or "train" not in have):
+        return Scheme("train800val200", "", "train800val200", "test")
     if "train" not in have or not have & {"test", "val"}:
         raise DataMissing(
             f"Data set '{task}' has the splits {', '.join(splits) or 'none'}.",

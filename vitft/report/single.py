@@ -7,7 +7,7 @@ from typing import Any
 from vitft import results as results_on_disk
 from vitft.catalog import published as catalog
 from vitft.catalog import tasks
-from vitft.report import formats
+from vitft.report import formats, said
 from vitft.report.table import Column, Footnotes, Row, Table, Value
 
 Result = Mapping[str, Any]
@@ -80,9 +80,9 @@ def table(results: Sequence[Result], published: Sequence[catalog.Published] | No
         }
         rows.append(Row(cells, marks={"n": notes.mark(_said(result))}))
     for row in _published(results) if published is None else published:
-        said = f"{row.source}; {row.protocol_text}." + (f" Differs: {', '.join(row.differs)}." if row.differs else "")
+        origin = f"{row.source}; {row.protocol_text}." + (f" Differs: {', '.join(row.differs)}." if row.differs else "")
         cells = {"model": row.title, "top1": row.tasks[task] / 100, "resolution": str(row.resolution or "")}
-        rows.append(Row(cells, "published", {"model": notes.mark([said])}))
+        rows.append(Row(cells, "published", {"model": notes.mark([origin])}))
     first = results[0]
     split = first["provenance"].get("split", "test")
     tuned = [f"lr and the like chosen on val: {_point(first)}"] if first.get("point") else []
@@ -128,12 +128,14 @@ def _said(result: Result) -> list[str]:
     lines = []
     if not p.get("reference", True):
         lines.append("Not the reference split" + (f": {p['why']}." if p.get("why") else "."))
+    limited = ((result["protocol"].get("train") or {}).get("limit")) is not None
+    tested = p.get("completeness") if limited else p.get("split_completeness", p.get("completeness"))
     # A user's own images have no official split: all that were there were evaluated, but for --limit.
-    if p.get("completeness") == "partial" and tasks.canonical(str(result["task"])):
+    if tested == "partial" and tasks.canonical(str(result["task"])):
         lines.append("Partial: not all images of the official split.")
-    elif ((result["protocol"].get("train") or {}).get("limit")) is not None:
+    elif limited:
         lines.append("Partial: --limit left out images of the split.")
-    return lines
+    return [*lines, *(f"{line[0].upper()}{line[1:]}." for line in said.of_data(p))]
 
 
 def _check(result: Result) -> None:

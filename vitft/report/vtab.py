@@ -9,8 +9,10 @@ from vitft.catalog.suites import Suite
 from vitft.catalog.tasks import TASKS
 from vitft.errors import UsageError
 from vitft.recipes import digest
+from vitft.report import said
 from vitft.report.single import method_title, model_title, percent_half
 from vitft.report.table import HOLE, Column, Footnotes, Row, Table, Value
+from vitft.results import worst_overlap
 
 Result = Mapping[str, Any]
 
@@ -87,7 +89,7 @@ def footnotes(data: Result) -> dict[str, list[str]]:
         count = sum(piece.stop - piece.start for piece in official)
         if "of the official" in p["why"]:
             pass  # said already
-        elif p["completeness"] == "partial":
+        elif p["completeness"] == "partial" and (entry["n"] != count or p.get("train_official") is None):
             lines.append("partial: not all test images" if entry["n"] != count else "partial: fewer training images")
         elif entry["n"] != count:
             lines.append(f"{entry['n']:,} test images, officially {count:,}")
@@ -97,7 +99,11 @@ def footnotes(data: Result) -> dict[str, list[str]]:
             lines.append("images re-encoded as JPEG")
         own[task] = lines
     common = [line for line in next(iter(own.values()), []) if len(own) > 1 and all(line in x for x in own.values())]
-    told = {task: [line for line in lines if line not in common] for task, lines in own.items()}
+    # What vitft found out itself stands beside each number, in the formats without notes too.
+    told = {
+        task: [*(line for line in lines if line not in common), *said.of_data(data["tasks"][task]["provenance"])]
+        for task, lines in own.items()
+    }
     return {"": common, **{task: lines for task, lines in told.items() if lines}}
 
 
@@ -132,17 +138,19 @@ def table(suite: Suite, data: Result, published: Sequence[Published] = (), tasks
     for row in published:
         if not shown & row.tasks.keys() and not shown.issuperset(suite.tasks):
             continue
-        said = f"{row.source}; {row.protocol_text}." + (f" Differs: {', '.join(row.differs)}." if row.differs else "")
+        origin = f"{row.source}; {row.protocol_text}." + (f" Differs: {', '.join(row.differs)}." if row.differs else "")
         values = {t: v / 100 for t, v in {**row.tasks, **row.groups}.items()}
         for name, mean in (("mean_of_tasks", row.mean_of_tasks), ("mean_of_groups", row.mean_of_groups)):
             if mean is not None:
                 values[name] = mean / 100
-        rows.append(Row({"model": row.title, **values}, "published", {"model": notes.mark([said])}))
+        rows.append(Row({"model": row.title, **values}, "published", {"model": notes.mark([origin])}))
     return Table(_caption(suite, data), tuple(columns), tuple(rows), tuple(notes.texts), _notes(suite, data))
 
 
 def _caption(suite: Suite, data: Result) -> str:
-    shots = f"{data['shots']:,} training examples a task" if data["shots"] else "all training data"
+    short = any(entry["provenance"].get("train_official") is not None for entry in data["tasks"].values())
+    most = "up to " * short
+    shots = f"{most}{data['shots']:,} training examples a task" if data["shots"] else "all training data"
     seeds = f"seed{'s' * (len(data['seeds']) > 1)} {', '.join(map(str, data['seeds']))}"
     sides = sorted({str(side) for side in data["resolutions"].values()})
     size = f"{', '.join(sides)} px, " if sides else ""
@@ -191,7 +199,9 @@ def _task(of_seed: Sequence[Result]) -> dict[str, Any]:
         "point": first.get("point", {}),
         "protocol_id": first["protocol"]["id"],
         "provenance": {
-            k: first["provenance"][k] for k in ("source", "reference", "why", "completeness", "split_digest")
+            **{k: first["provenance"][k] for k in ("source", "reference", "why", "completeness", "split_digest")},
+            **{k: v for k, v in first["provenance"].items() if k in said.READ},
+            "overlap": worst_overlap(of_seed),
         },
     }
     if len(of_seed) == 1:

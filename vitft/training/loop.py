@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vitft.data.cache import encoded_digest
 from vitft.data.loader import Images
 from vitft.data.preprocess import UNIFORMS
 from vitft.errors import NonFiniteLoss, OutOfMemory
@@ -89,7 +90,8 @@ def fit(
     saved = state.load(folder / "state.pt")
     if saved is None and (folder / "state.pt").exists():
         hooks.note("The saved state is damaged; this unit starts from its beginning.")
-    if saved is not None and saved["split"] != images.split.digest:
+    identity = f"{images.split.digest} {encoded_digest(images.split, hooks)}"
+    if saved is not None and saved["split"] != identity:
         hooks.note("The training images have changed since the state was saved; this unit starts from its beginning.")
         saved = None
     if saved is not None:
@@ -111,7 +113,7 @@ def fit(
             folder / "state.pt",
             {
                 "step": step,
-                "split": images.split.digest,
+                "split": identity,
                 "first_loss": first_loss,
                 "last_loss": last_loss,
                 "micro_batch": micro_batch,

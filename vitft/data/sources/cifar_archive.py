@@ -84,6 +84,11 @@ class CifarArchive:
     def class_names(self) -> tuple[str, ...]:
         return label_names.class_names(self._place[0].task)
 
+    @property
+    def place(self) -> Path:
+        """The archive, or its folder: other data sets may lie beside it."""
+        return self._place[1]
+
     @cached_property
     def _place(self) -> tuple[_Form, Path]:
         place = _locate(self.path)

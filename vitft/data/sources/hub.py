@@ -65,6 +65,12 @@ class Hub:
         listed = {name for name, _ in self.files}
         return tuple(out for name, out in self._take if name in listed)
 
+    @property
+    def place(self) -> Path | None:
+        """Where its tables are, as far as they are here."""
+        folder = self.folder or snapshots(self.repo) / self.commit
+        return self._table(folder).path if folder.is_dir() else None
+
     def open(self, split: str) -> Split:
         """Open one split, downloading its files first where no cache holds them.
 

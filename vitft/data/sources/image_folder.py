@@ -59,19 +59,21 @@ class ImageFolder:
 
     @cached_property
     def class_names(self) -> tuple[str, ...]:
-        """Names of the class folders, sorted; those of all splits agree. Raises DataDamaged where they do not."""
+        """Names of the class folders, sorted: those of train, of which the other splits may lack some.
+
+        Without train they are those of all splits. Raises DataDamaged where another split has a class of its own.
+        """
         named = {name: set(_class_folders(self._folders[name])) for name in self.splits}
-        first, *others = named
-        for other in others:
-            for one, two in ((first, other), (other, first)):
-                if lacking := sorted(named[one] - named[two]):
-                    raise DataDamaged(
-                        f"Split '{two}' of '{self.path}' has no class folder {_some(lacking)}, which '{one}' has.",
-                        "Legal: the same class folders in every split.",
-                    )
+        first = self.splits[0]
+        for other in self.splits if first == "train" else ():
+            if unknown := sorted(named[other] - named[first]):
+                raise DataDamaged(
+                    f"Split '{first}' of '{self.path}' has no class folder {_some(unknown)}, which '{other}' has.",
+                    "Legal: in every split the class folders of train, or some of them.",
+                )
         if not named[first]:
             raise DataDamaged(f"'{self._folders[first]}' holds no class folder.", _LEGAL)
-        return tuple(sorted(named[first]))
+        return tuple(sorted(set().union(*named.values())))
 
     def open(self, split: str) -> Split:
         """Open one split. Raises DataMissing for an absent split, DataDamaged for an empty class folder."""
@@ -82,6 +84,8 @@ class ImageFolder:
         files: list[str] = []
         labels: list[int] = []
         for label, name in enumerate(names):
+            if name not in folders:  # no image of it in this split; train has
+                continue
             found = _images(folders[name])
             if not found:
                 raise DataDamaged(

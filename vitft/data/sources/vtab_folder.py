@@ -44,10 +44,14 @@ class VtabFolder:
 
     @property
     def splits(self) -> tuple[str, ...]:
-        present = {name for name in _SPLITS if (self.path / f"{name}.txt").is_file()}
+        present = {name for name in _SPLITS if self.lists(name)}
         if {"train800", "val200"} <= present:
             present.add("train800val200")
         return tuple(name for name in _SPLITS if name in present)
+
+    def lists(self, split: str) -> bool:
+        """Tell whether a split has a list of its own."""
+        return (self.path / f"{split}.txt").is_file()
 
     @cached_property
     def class_names(self) -> tuple[str, ...]:
@@ -58,7 +62,7 @@ class VtabFolder:
             return tuple(line.strip() for line in read_text(file).splitlines() if line.strip())
         if known:
             return label_names.class_names(known)
-        lists = {name: self._lines(name) for name in _SPLITS if (self.path / f"{name}.txt").is_file()}
+        lists = {name: self._lines(name) for name in _SPLITS if self.lists(name)}
         largest, where = max((label, name) for name, lines in lists.items() for _, label in lines)
         if largest >= sum(map(len, lists.values())):
             raise DataDamaged(
@@ -89,7 +93,7 @@ class VtabFolder:
         """
         if split not in self.splits:
             raise DataMissing(f"'{self.path}' has no list '{split}.txt'.", f"There are: {', '.join(self.splits)}.")
-        joined = split == "train800val200" and not (self.path / f"{split}.txt").is_file()
+        joined = split == "train800val200" and not self.lists(split)
         parts = ("train800", "val200") if joined else (split,)
         lines = [line for part in parts for line in self._lines(part)]
         for part in parts:
@@ -109,7 +113,7 @@ class VtabFolder:
             paths,
             np.asarray([label for _, label in lines], dtype=np.int64),
             lambda i: read_file(self.path / paths[i]),
-            self._provenance(split, len(lines)),
+            self._provenance(split, parts, len(lines)),
         )
 
     @cached_property
@@ -160,11 +164,11 @@ class VtabFolder:
                 "Legal: the official counts, or a manifest that says 'declared'.",
             )
 
-    def _provenance(self, split: str, n: int) -> Provenance:
+    def _provenance(self, split: str, parts: tuple[str, ...], n: int) -> Provenance:
         full = official.completeness(self.task, split, n)
-        stated: Completeness = "declared" if split in self._manifest.get("counts", {}) else "partial"
+        stated: Completeness = "declared" if set(parts) <= self._manifest.get("counts", {}).keys() else "partial"
         # A folder is judged as a whole: a training list of 800 proves little where the test list is not the official.
-        test = len(self._lines("test")) if (self.path / "test.txt").is_file() else 0
+        test = len(self._lines("test")) if self.lists("test") else 0
         short = official.shortfall(self.task, "test", test) or official.shortfall(self.task, split, n)
         known = bool(official.counts(self.task, "test"))
         why = short or ("" if known else "not a task with official splits")

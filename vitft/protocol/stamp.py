@@ -1,0 +1,136 @@
+"""What a result says of the data it was made of, beside the provenance of the split it was tested on."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from vitft import results
+from vitft.data import cache, official, subsets
+from vitft.data.split import Split
+from vitft.progress import Hooks
+from vitft.protocol.units import JOINED
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """Images of the evaluated split that were trained or selected on, too, byte for byte.
+
+    Attributes:
+        n: how many of the evaluated images.
+        splits: split -> how many of them stand in it; one that stands in several is counted in the first.
+    """
+
+    n: int
+    splits: dict[str, int]
+
+
+@dataclass(frozen=True)
+class DataStamp:
+    """The fields of `provenance` that vitft finds out itself.
+
+    Attributes:
+        split, split_digest: what was evaluated.
+        split_completeness: of that split alone.
+        train_split, train_n, train_digest: what was trained on, after `--per-class` and `--limit`.
+        train_whole: examples of the training split before those.
+        train_official: examples it should have, where it has other than these; else None.
+        overlap: see there.
+        classes_without_test: classes that have no image in the whole evaluated split, `--limit` aside.
+        completeness: "partial" where the evaluated or the training split is.
+    """
+
+    split: str
+    split_digest: str
+    split_completeness: str
+    train_split: str
+    train_n: int
+    train_digest: str
+    train_whole: int
+    train_official: int | None
+    overlap: Overlap
+    classes_without_test: tuple[str, ...]
+    completeness: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as they stand in result.json."""
+        return {**asdict(self), "classes_without_test": list(self.classes_without_test)}
+
+
+def stamp(
+    train: Split,
+    whole: Split,
+    held_out: Split,
+    lacking: tuple[str, ...],
+    tuned_on: Mapping[str, set[bytes]],
+    limited: bool,
+    hooks: Hooks,
+) -> DataStamp:
+    """Say what the data of a unit are, after its training is over.
+
+    Args:
+        train: what was trained on; `whole`: the training split it was taken from.
+        held_out: what was evaluated; `lacking`: classes without an image in it.
+        tuned_on: split -> digests of the images a choice was made on, see `seen_before`.
+        limited: `--limit` was given.
+    """
+    counts = official.joined(whole.task, whole.name.split(JOINED))
+    short = whole.provenance.completeness != "full" and bool(counts) and len(whole) not in counts
+    tested = held_out.provenance.completeness
+    partial = limited or (short and whole.provenance.completeness == "partial")
+    return DataStamp(
+        split=held_out.name,
+        split_digest=held_out.digest,
+        split_completeness=tested,
+        train_split=train.name,
+        train_n=len(train),
+        train_digest=train.digest,
+        train_whole=len(whole),
+        train_official=counts[0] if short else None,
+        overlap=overlap(held_out, {train.name: set(cache.fingerprints(train, hooks))}, tuned_on, hooks),
+        classes_without_test=lacking,
+        completeness="partial" if partial else tested,
+    )
+
+
+def overlap(
+    held_out: Split, trained_on: Mapping[str, set[bytes]], tuned_on: Mapping[str, set[bytes]], hooks: Hooks
+) -> Overlap:
+    """Compare the images of a split with those that were trained or selected on, by the digests of their bytes."""
+    left = list(cache.fingerprints(held_out, hooks))
+    found = {}
+    for name in dict.fromkeys((*trained_on, *tuned_on)):
+        seen = trained_on.get(name, set()) | tuned_on.get(name, set())
+        rest = [image for image in left if image not in seen]
+        if len(rest) < len(left):
+            found[name] = len(left) - len(rest)
+        left = rest
+    return Overlap(sum(found.values()), found)
+
+
+def remember(folder: Path, splits: tuple[Split, ...], hooks: Hooks) -> None:
+    """Keep what a tune unit has seen, for the final units: they may not open it. Once a split is enough."""
+    for split in splits:
+        file = results.task_folder(folder, split.task) / f"{results.SEEN}{results.slug(split.name)}"
+        if not file.exists():
+            results.write_atomic(file, b"".join(sorted(set(cache.fingerprints(split, hooks)))))
+
+
+def seen_before(folder: Path, task: str) -> dict[str, set[bytes]]:
+    """Return split -> digests of the images that a task's tune units have seen; empty where nothing was tuned."""
+    found = {}
+    for file in sorted(results.task_folder(folder, task).glob(f"{results.SEEN}*")):
+        data = file.read_bytes()
+        size = cache.FINGERPRINT
+        found[file.name.removeprefix(results.SEEN)] = {data[i : i + size] for i in range(0, len(data), size)}
+    return found
+
+
+def classes(train: Split, held_out: Split) -> tuple[Split, tuple[str, ...]]:
+    """Return the evaluated split with the classes of the training split, and those it has no image of.
+
+    Raises:
+        DataError: it has a class that was not trained on.
+    """
+    same = subsets.by_name(held_out, train.class_names, f"'{train.name}'")
+    return same, subsets.absent(same)

@@ -1,0 +1,59 @@
+"""A run belongs to its data: what is stored is given out, or gone on with, over unchanged files only. No torch.
+
+A run keeps a listing of each task's files beside its units. Where it differs from what is there now:
+
+- nothing of the task is finished: the run goes on with the data as they are; a begun unit starts from its beginning
+  where the encoded bytes that it trained on are others (see `training.loop`);
+- something is: it is refused, as a number must not be given for data that it was not measured on.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from vitft import results
+from vitft.data import listing
+from vitft.data.split import Source
+from vitft.errors import DataError
+
+FILE = "data.json"
+
+
+def hold(folder: Path, source: Source, note: Callable[[str], None]) -> None:
+    """Compare a task's files with those that the run began with, or remember them where it begins now.
+
+    Args:
+        folder: the run folder, held by this process.
+        source: of the task's data.
+        note: told where an older vitft kept nothing to compare with.
+
+    Raises:
+        DataError: something is finished, and the files are not what they were (exit code 3).
+    """
+    own = results.task_folder(folder, source.task)
+    now = listing.of(source)
+    finished = any(own.glob("*/result.json")) or (folder / "result.json").exists()
+    then = _read(own / FILE)
+    if then is None and finished:
+        note(f"The data of '{source.task}' was not compared: this run is of a vitft that kept no listing of it.")
+        return
+    difference = listing.difference(then or {}, now)
+    if then is not None and finished and difference:
+        single = (folder / "result.json").exists()
+        alone = "choose another folder with --output" if single else f"delete '{own}' to run this task alone anew"
+        raise DataError(
+            f"The data of '{source.task}' changed since this run: {difference}.",
+            f"Legal: the data that '{folder}' was run on.",
+            f"Start anew with --overwrite, or {alone}.",
+        )
+    if then is None or difference:
+        for stale in own.glob(f"{results.SEEN}*"):
+            stale.unlink()
+        results.write_atomic(own / FILE, listing.dumps(now))
+
+
+def _read(file: Path) -> listing.Listing | None:
+    """Read a listing. Raises CheckpointError where it is damaged."""
+    found = results.read_json(file)
+    if found is not None and not all(isinstance(entry, list) for entry in found.values()):
+        raise results.damaged(f"'{file}' is damaged: it is no listing", "Start anew with --overwrite.")
+    return found
