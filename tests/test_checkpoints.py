@@ -88,7 +88,8 @@ def test_damaged_files(tmp_path, suffix, damage):
     path.write_bytes({"truncated": whole[: len(whole) // 2], "empty": b"", "text": b"<html>not found</html>"}[damage])
     text = fails(path)
     assert str(path) in text
-    assert "truncated" in text
+    assert ("truncated" in text) == (damage != "text")
+    assert ("web page" in text) == (damage == "text")
     assert ("is empty" in text) == (damage == "empty")
 
 

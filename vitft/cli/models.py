@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 app = typer.Typer(help="Checkpoints: list, describe, fetch.", no_args_is_help=True, rich_markup_mode=None)
 
 ModelArgument = Annotated[
-    str, typer.Argument(metavar="MODEL", help="Alias, timm:NAME, hf-hub:ORG/NAME, a file, or a run folder.")
+    str, typer.Argument(metavar="MODEL", help="Alias, timm:NAME, hf-hub:ORG/NAME, a file (FILE::KEY), or a folder.")
 ]
 
 
@@ -134,6 +134,7 @@ def _lines(payload: dict[str, Any]) -> str:
         ("licence", payload.get("licence", "")),
         ("source", payload.get("source", "")),
         ("file", info["path"] or payload.get("cached", "")),
+        ("part", info["part"]),
         ("sha256", info["sha256"]),
     ]
     if "cached" in payload and not payload["cached"]:

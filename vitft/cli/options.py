@@ -17,7 +17,10 @@ TaskArgument = Annotated[
 ModelOption = Annotated[
     str,
     typer.Option(
-        "--model", "-m", help="Alias, timm:NAME, hf-hub:ORG/NAME, or a .npz, .safetensors, .pth or run folder."
+        "--model",
+        "-m",
+        help="Alias, timm:NAME, hf-hub:ORG/NAME, a .npz, .safetensors or .pth file, a run or hub folder; "
+        "FILE::KEY is one of a file's networks (x.pth::model), ADAPTER::base=MODEL a LoRA adapter on its base.",
     ),
 ]
 RecipeOption = Annotated[str, typer.Option("--recipe", help="A shipped recipe ('vitft recipes ls'), or a TOML file.")]

@@ -71,7 +71,7 @@ def predict(
             found.append(answer)
             if format == "jsonl":  # told as soon as it is known
                 console.write(json.dumps(_entry(answer)) + "\n")
-    _print(found, broken, format)
+    _print(found, broken, format, network.info.to_dict())
     if broken:
         raise DataDamaged(f"{len(broken)} of {len(paths)} files are no whole images; the others are answered above.")
 
@@ -81,7 +81,7 @@ def _entry(answer: "Answer") -> dict[str, object]:
     return {"image": answer.path, "top": top}
 
 
-def _print(found: "list[Answer]", broken: list[str], format: str) -> None:
+def _print(found: "list[Answer]", broken: list[str], format: str, checkpoint: dict[str, object]) -> None:
     import csv
     import io
 
@@ -96,7 +96,8 @@ def _print(found: "list[Answer]", broken: list[str], format: str) -> None:
                 writer.writerow([answer.path, rank, name, index, f"{chance:.6f}"])
         console.write(lines.getvalue())
     elif format == "json":
-        console.emit({"predictions": [_entry(answer) for answer in found], "broken": broken}, "", "json")
+        payload = {"predictions": [_entry(answer) for answer in found], "broken": broken, "checkpoint": checkpoint}
+        console.emit(payload, "", "json")
     elif format == "text" and found:
         table = Table("image", "class", "%", box=None, pad_edge=False)
         for answer in found:

@@ -14,6 +14,7 @@ from vitft.catalog.tasks import TASKS
 from vitft.data.find import UNTUNED, WHOLE, find
 from vitft.data.inventory import Row, inventory
 from vitft.errors import DataError, UsageError
+from vitft.models import places
 from vitft.protocol import unchanged
 from vitft.protocol.jobs import make, model_sha256
 from vitft.protocol.look import look
@@ -61,7 +62,7 @@ class Asked:
         identity = self.identity()
         digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]
         sha, known = identity["model_sha256"], self.model in MODELS
-        name = self.model if known or not sha else Path(self.model).stem
+        name = self.model if known or not sha else Path(identity["model"]).stem
         of_suite = self.suite.name + ("" if self.shots else "-full")
         return results.default_folder(of_suite, results.slug(name), sha[:8], self.recipe.name, digest)
 
@@ -185,7 +186,7 @@ def _sizes(task: str) -> dict[str, int]:
 
 def _macs(model: str, resolution: Any) -> float:
     alias = MODELS.get(model)
-    file = Path(model) if alias is None else alias.file
+    file = Path(places.split(model)[0]) if alias is None else alias.file
     parameters, patch, native = 86e6, _PATCH, _NATIVE
     if alias and alias.params:
         parameters, patch, native = 1e6 * alias.params, alias.patch_size, alias.resolution

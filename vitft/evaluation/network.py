@@ -56,6 +56,7 @@ class Network:
         return {
             "architecture": arch.name,
             "kwargs": dict(arch.kwargs),
+            "part": self.info.part,
             "posembed_resize": self.settings.posembed_resize,
             "gelu": arch.gelu,
         }

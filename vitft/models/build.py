@@ -246,13 +246,15 @@ def _misfit(
         what = f"'{strange[0]}' has no place in the architecture"
     count = len(missing) + len(strange) + len(wrong)
     more = f" (and {count - 1} more)" if count > 1 else ""
-    return CheckpointError(
-        f"'{info.name}' does not fit {info.architecture.name}: {what}{more}.",
-        "Legal: a whole checkpoint of one architecture.",
-        "Check that the file is complete and was not edited; 'vitft models show' describes it."
-        if native
-        else "Its own resolution may fit (-r native); else check that the file is complete and was not edited.",
-    )
+    kind = "of these shapes" if wrong else "every one" if missing else "and no others"
+    if not native:
+        action = "Its own resolution may fit (-r native)."
+    elif missing and not strange:
+        action = "The file lacks parts of the network: see what it was saved from; 'vitft models show' describes it."
+    else:
+        action = "Was the network changed before it was saved? 'vitft models show' describes what its tensors say."
+    legal = f"Legal: the tensors of that architecture, {kind}."
+    return CheckpointError(f"'{info.name}' does not fit {info.architecture.name}: {what}{more}.", legal, action)
 
 
 def _inside(name: str) -> str:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from vitft import machine
 from vitft.catalog.models import MODELS
 from vitft.errors import CheckpointError, DiskFull, UnknownName
-from vitft.models import files, hub, methods, npz
+from vitft.models import adapters, files, hub, kinds, methods, npz, places
 from vitft.models.architecture import Inferred, infer
 from vitft.models.info import Architecture, Checkpoint, CheckpointInfo, Triple, crop_mode
 from vitft.models.spelling import spelled
@@ -37,7 +37,7 @@ def load(model: str, *, weights: bool = True) -> Checkpoint:
     """Open what the user named after --model.
 
     Args:
-        model: an alias, timm:NAME, hf-hub:ORG/NAME, a file, or a folder.
+        model: an alias, timm:NAME, hf-hub:ORG/NAME, a file, or a folder; PATH::KEY for one of a file's networks.
         weights: False for the architecture alone; a hub name then needs no network.
 
     Raises:
@@ -45,6 +45,13 @@ def load(model: str, *, weights: bool = True) -> Checkpoint:
         CheckpointError: missing, damaged or of no known architecture; CheckpointUnsafe: it would run code.
     """
 
+    model, word = places.split(model)
+    path = Path(model).expanduser()
+    scheme, _, rest = model.partition(":")
+    if word and (model in MODELS or scheme == "timm"):
+        raise CheckpointError(
+            f"'{model}' is one network, so '{word}' names nothing in it.", "Legal: PATH::KEY for a local file."
+        )
     if model in MODELS:
         alias = MODELS[model]
         if alias.file is None:
@@ -56,16 +63,14 @@ def load(model: str, *, weights: bool = True) -> Checkpoint:
                 "Install vitft again, or name a model with --model.",
             )
         return _renamed(load_path(alias.file), model)
-    scheme, _, rest = model.partition(":")
     if scheme == "timm":
         return hub.timm_tag(rest, model, weights=weights)
     if scheme in ("hf-hub", "hf_hub"):
-        return hub.repository(rest, model, weights=weights)
-    path = Path(model).expanduser()
+        return hub.repository(rest, model, word, weights=weights)
     # 'ViT-B/16' or 'vit_b_16' is no path that happens to be missing
     alike = [name for name in MODELS if _plain(name) == _plain(model)]
-    if path.exists() or path.suffix.lower() in files.SUFFIXES or ("/" in model and not alike):
-        return _renamed(load_path(path), model)
+    if path.exists() or path.suffix.lower() in places.SUFFIXES or ("/" in model and not alike):
+        return _renamed(load_path(path, word), f"{model}{places.SEPARATOR}{word}" if word else model)
     names = alike or ([f"timm:{model}"] if timm.is_model(model.split(".")[0]) else list(MODELS))
     raise UnknownName("model", model, names, "Run 'vitft models ls' to list them; a file needs its suffix.")
 
@@ -84,30 +89,25 @@ def fetch(model: str) -> Path:
     return Path(load(model).info.path)
 
 
-def load_path(path: Path) -> Checkpoint:
-    """Open a local file or folder. Raises as `load` does."""
+def load_path(path: Path, word: str = "") -> Checkpoint:
+    """Open a local file or folder; `word` is what the user said after '::'. Raises as `load` does."""
     if path.is_dir():
-        return _folder(path)
+        return _folder(path, word)
     if not path.is_file():
-        near = sorted(p.name for p in path.parent.glob("*") if p.suffix.lower() in files.SUFFIXES)[:4]
+        near = sorted(p.name for p in path.parent.glob("*") if p.suffix.lower() in places.SUFFIXES)[:4]
         raise CheckpointError(
             f"No checkpoint file '{path}'.",
-            f"That folder holds: {', '.join(near)}." if near else "Legal: .npz, .safetensors, .pth, or a run folder.",
+            f"That folder holds: {', '.join(near)}." if near else kinds.LEGAL,
             "Check the path; 'vitft models ls' lists the aliases.",
         )
-    suffix = path.suffix.lower()
-    if suffix in files.NPZ:
-        return _npz(path)
-    if suffix in files.SAFETENSORS:
-        state, record = files.read_safetensors(path)
-        if record:
-            return _recorded(path, state, record)
-        return _named(path, state, "safetensors")
-    if suffix in files.PICKLE:
-        return _named(path, files.read_pickle(path), "pth")
-    raise CheckpointError(
-        f"'{path}' is no kind of checkpoint vitft reads.", f"Legal: {', '.join(files.SUFFIXES)}, or a run folder."
-    )
+    if path.name in places.ADAPTERS and (path.parent / places.ADAPTER_CONFIG).is_file():
+        return _folder(path.parent, word)
+    kind = kinds.PICKLE if path.name.endswith(places.INDEX) else kinds.kind(path)
+    if kind == kinds.NPZ:
+        return _npz(path, word)
+    if kind == kinds.SAFETENSORS and (record := files.read_record(path)):
+        return _recorded(path, record, word)
+    return _named(path, word, kind.removeprefix("."))
 
 
 def save_weights(
@@ -159,11 +159,16 @@ def save_weights(
         raise
 
 
-def _folder(path: Path) -> Checkpoint:
+def _folder(path: Path, word: str) -> Checkpoint:
     if (path / WEIGHTS).is_file():
-        return load_path(path / WEIGHTS)
-    if (path / "config.json").is_file():
-        return hub.folder(path)
+        return load_path(path / WEIGHTS, word)
+    if (path / places.ADAPTER_CONFIG).is_file():
+        return adapters.merged(path, word, load)
+    indexed = any(path.glob(f"*{places.INDEX}"))
+    if (path / "config.json").is_file() and (hub.is_page(path) or not indexed):
+        return hub.folder(path, word=word)
+    if indexed and (file := places.weights_in(path)) is not None:
+        return load_path(file, word)
     if (path / RESULT).is_file():
         raise CheckpointError(
             f"The run '{path}' kept no weights (no {WEIGHTS} in it).",
@@ -177,7 +182,8 @@ def _folder(path: Path) -> Checkpoint:
     )
 
 
-def _npz(path: Path) -> Checkpoint:
+def _npz(path: Path, word: str) -> Checkpoint:
+    _whole(path, word)
     with _telling(path):
         found = npz.translate(files.read_npz(path))
         stages = found.stages if found.kind == "hybrid" else None
@@ -192,13 +198,24 @@ def _npz(path: Path) -> Checkpoint:
         return _stamped(path, "npz", found.state, inferred)
 
 
-def _named(path: Path, state: Mapping[str, Tensor], kind: str) -> Checkpoint:
+def _named(path: Path, word: str, kind: str) -> Checkpoint:
     """Open tensors that have timm's names, or the near ones of the releases timm's own derive from."""
     if hub.is_page(path.parent):
-        return hub.folder(path.parent, path)
+        return hub.folder(path.parent, path, word)
+    chosen = files.read_network(path, word)
+    if adapters.is_adapter(chosen.state):
+        raise adapters.alone(path)
     with _telling(path):
-        state = spelled(state)
-        return _stamped(path, kind, state, infer(state, hint=path.stem))
+        state = spelled(chosen.state)
+        opened = _stamped(path, kind, state, infer(state, hint=path.stem))
+    return replace(opened, info=replace(opened.info, part=chosen.part).with_notes(*chosen.notes))
+
+
+def _whole(path: Path, word: str) -> None:
+    if word:
+        raise CheckpointError(
+            f"'{path}' holds one network, so '{word}' names nothing in it.", f"Legal: {path}.", "Leave '::' out."
+        )
 
 
 def _stamped(path: Path, kind: str, state: Mapping[str, Tensor], inferred: Inferred) -> Checkpoint:
@@ -217,7 +234,7 @@ def _stamped(path: Path, kind: str, state: Mapping[str, Tensor], inferred: Infer
         name=str(path),
         kind=kind,
         path=str(path),
-        sha256=machine.sha256(path),
+        sha256=places.sha256(path),
         timm_name=inferred.tag,
         mean=_triple(mean),
         std=_triple(std),
@@ -241,8 +258,10 @@ def _triple(values: Sequence[float]) -> Triple:
     return (float(values[0]), float(values[1]), float(values[2]))
 
 
-def _recorded(path: Path, state: Mapping[str, Tensor], record: Mapping[str, Any]) -> Checkpoint:
+def _recorded(path: Path, record: Mapping[str, Any], word: str) -> Checkpoint:
     """Open what `save_weights` wrote: nothing is inferred, nothing assumed anew."""
+    _whole(path, word)
+    state: Mapping[str, Tensor] = files.read_safetensors(path)
     try:
         info = CheckpointInfo.from_dict(record["model"])
         hub.check(info.architecture)

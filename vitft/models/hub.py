@@ -4,8 +4,8 @@ What a name says of the architecture is believed; the tensors must fit it.
 """
 
 import contextlib
-import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,12 @@ import timm
 import torch
 from torch import Tensor
 
-from vitft import machine
 from vitft.errors import CheckpointError, CheckpointUnsafe, UnknownName
-from vitft.models import files, npz, pages
+from vitft.models import files, kinds, npz, pages, places
 from vitft.models.architecture import geometry, infer, outline
+from vitft.models.choice import Chosen
 from vitft.models.info import Architecture, Checkpoint, CheckpointInfo, crop_mode
+from vitft.models.methods import head_names
 from vitft.models.spelling import spelled
 
 # Model types of the transformers library that are timm's under other names.
@@ -34,7 +35,6 @@ _RESERVED = frozenset(
         "scriptable",
     )
 )
-_WEIGHTS = ("model.safetensors", "pytorch_model.bin", "open_clip_model.safetensors")
 
 
 def timm_tag(name: str, asked: str, *, weights: bool = True) -> Checkpoint:
@@ -68,14 +68,14 @@ def cached_tag(tag: str) -> Path | None:
 def fetch_repository(name: str, asked: str) -> Path:
     """Return the weights of a hub page, fetched with its config where they are not here yet."""
     _repository_config(name, asked)
-    return pages.locate(name, _WEIGHTS, asked)
+    return pages.locate(name, places.WEIGHTS, asked)
 
 
 def _repository_config(name: str, asked: str) -> dict[str, Any]:
     """Return a page's config, with the library's stamp fetched beside it."""
     if name.count("/") != 1:
         raise CheckpointError(f"'{asked}' names no page of the hub.", "Legal: hf-hub:ORG/NAME.")
-    config = _config(pages.locate(name, ("config.json",), asked), asked)
+    config = places.read_json(pages.locate(name, ("config.json",), asked))
     if config.get("model_type") in _TRANSFORMERS:
         with contextlib.suppress(CheckpointError):  # a page may have none
             pages.locate(name, ("preprocessor_config.json",), asked)
@@ -102,46 +102,35 @@ def _page(cfg: Any, tag: str, name: str) -> tuple[str, tuple[str, ...]]:
             f"For random weights add --from-scratch; 'timm:{base}' then needs no file.",
         )
     page = cfg.hf_hub_id + tag if cfg.hf_hub_id.endswith("/") else cfg.hf_hub_id
-    return page, (cfg.hf_hub_filename,) if cfg.hf_hub_filename else _WEIGHTS
+    return page, (cfg.hf_hub_filename,) if cfg.hf_hub_filename else places.WEIGHTS
 
 
-def repository(name: str, asked: str, *, weights: bool = True) -> Checkpoint:
+def repository(name: str, asked: str, word: str = "", *, weights: bool = True) -> Checkpoint:
     """Open hf-hub:ORG/NAME[@revision]: timm's config.json, or a ViT of the transformers library.
 
     Raises CheckpointError.
     """
     config = _repository_config(name, asked)
     wanted = weights or config.get("model_type") in _TRANSFORMERS  # whose architecture the tensors tell
-    return _configured(config, pages.locate(name, _WEIGHTS, asked) if wanted else None, asked)
+    return _configured(config, pages.locate(name, places.WEIGHTS, asked) if wanted else None, asked, word)
 
 
-def folder(path: Path, file: Path | None = None) -> Checkpoint:
+def folder(path: Path, file: Path | None = None, word: str = "") -> Checkpoint:
     """Open a folder with a config.json like the hub's, and the weights beside it. Raises CheckpointError."""
-    file = file or next((path / name for name in _WEIGHTS if (path / name).is_file()), None)
+    file = file or places.weights_in(path)
     if file is None:
-        raise CheckpointError(f"'{path}' has a config.json but no weights.", f"Legal: {', '.join(_WEIGHTS)} beside it.")
-    return _configured(_config(path / "config.json", str(path)), file, str(path))
+        legal = f"Legal: {', '.join(places.WEIGHTS)} beside it, or an index with its parts."
+        raise CheckpointError(f"'{path}' has a config.json but no weights.", legal)
+    return _configured(places.read_json(path / "config.json"), file, str(path), word)
 
 
 def is_page(path: Path) -> bool:
     """Tell whether a folder's config.json names a timm architecture."""
     try:
-        config = json.loads((path / "config.json").read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError):
-        return False
-    if not isinstance(config, dict):
+        config = places.read_json(path / "config.json")
+    except CheckpointError:
         return False
     return timm.is_model(str(config.get("architecture", ""))) or config.get("model_type") in _TRANSFORMERS
-
-
-def _config(path: Path, asked: str) -> dict[str, Any]:
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-        if isinstance(config, dict):
-            return config
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError):
-        pass
-    raise CheckpointError(f"The config.json of '{asked}' is not readable JSON.")
 
 
 def check(arch: Architecture) -> None:
@@ -157,10 +146,10 @@ def check(arch: Architecture) -> None:
         )
 
 
-def _configured(config: Mapping[str, Any], file: Path | None, asked: str) -> Checkpoint:
+def _configured(config: Mapping[str, Any], file: Path | None, asked: str, word: str = "") -> Checkpoint:
     base = str(config.get("architecture", ""))
     if config.get("model_type") in _TRANSFORMERS and file is not None:
-        return _library(config, file, asked)
+        return _library(config, file, asked, word)
     if not timm.is_model(base):
         kind = f"architecture '{base}'" if base else f"model type '{config.get('model_type', '?')}'"
         raise CheckpointError(
@@ -169,21 +158,23 @@ def _configured(config: Mapping[str, Any], file: Path | None, asked: str) -> Che
             "Most models have a timm copy: try timm:NAME.",
         )
     cfg = timm.get_pretrained_cfg(base)
-    stamp = {**(cfg.to_dict() if cfg else {}), **config.get("pretrained_cfg", {})}
+    stamp = {**(cfg.to_dict() if cfg else {}), **(config.get("pretrained_cfg") or {})}
     for name in ("num_classes", "global_pool"):
         if name in config:
             stamp[name] = config[name]
     tag = stamp.get("tag")
-    check(Architecture(base, config.get("model_args", {})))
-    return _open(base, stamp, config.get("model_args", {}), file, asked, f"{base}.{tag}" if tag else base)
+    args = config.get("model_args") or {}  # transformers writes null
+    check(Architecture(base, args))
+    return _open(base, stamp, args, file, asked, f"{base}.{tag}" if tag else base, word)
 
 
-def _library(config: Mapping[str, Any], file: Path, asked: str) -> Checkpoint:
+def _library(config: Mapping[str, Any], file: Path, asked: str, word: str) -> Checkpoint:
     """Open a ViT or DeiT of the transformers library; its preprocessor_config.json is the stamp."""
     stamp: dict[str, Any] = {}
     with contextlib.suppress(CheckpointError):
-        stamp = _config(file.parent / "preprocessor_config.json", asked)
-    state = spelled(_read(file))
+        stamp = places.read_json(file.parent / "preprocessor_config.json")
+    chosen = _read(file, word)
+    state = spelled(chosen.state)
     inferred = infer(state, hint=asked, num_heads=int(config.get("num_attention_heads", 0)), no_embed_class=False)
     side = int(config.get("image_size", 224))
     native = (side, side)
@@ -196,7 +187,7 @@ def _library(config: Mapping[str, Any], file: Path, asked: str) -> Checkpoint:
         name=asked,
         kind="hub",
         path=str(file),
-        sha256=machine.sha256(file),
+        sha256=places.sha256(file),
         timm_name=inferred.tag,
         mean=tuple(stamp.get("image_mean", (0.5, 0.5, 0.5))),
         std=tuple(stamp.get("image_std", (0.5, 0.5, 0.5))),
@@ -211,43 +202,38 @@ def _library(config: Mapping[str, Any], file: Path, asked: str) -> Checkpoint:
         used=native,
         architecture=inferred.architecture,
         assumed=(*assumed, *inferred.assumed),
+        notes=chosen.notes,
+        part=chosen.part,
     )
     labels = tuple(str(names[key]) for key in sorted(names, key=int)) if len(names) == classes else ()
     return Checkpoint(info, {name: tensor.float() for name, tensor in state.items()}, labels)
 
 
 def _open(
-    base: str, cfg: Mapping[str, Any], args: Mapping[str, Any], file: Path | None, asked: str, tag: str
+    base: str, cfg: Mapping[str, Any], args: Mapping[str, Any], file: Path | None, asked: str, tag: str, word: str = ""
 ) -> Checkpoint:
     """Read a file as the architecture its name or config says, at its native resolution, with timm's own renaming."""
     cfg = {key: value for key, value in cfg.items() if value is not None}
     native = tuple(cfg.get("input_size", (3, 224, 224)))[1:]
     classes = max(0, int(cfg.get("num_classes", 0)))
     cfg |= {"num_classes": classes}
-    state = _read(file) if file is not None else {}
     try:
-        net = outline(base, pretrained_cfg=cfg, **args)
-        shapes = {name: tensor.shape for name, tensor in net.state_dict().items()}
-        if state and shapes != {name: tensor.shape for name, tensor in state.items()}:
-            # Not timm's names throughout: timm renames what it knows.
-            overlay = {"state_dict": state, "custom_load": False}
-            with torch.random.fork_rng(devices=[]):
-                net = timm.create_model(
-                    base, pretrained=True, pretrained_cfg=cfg, pretrained_cfg_overlay=overlay, **args
-                )
-            state = dict(net.state_dict())
+        net, chosen = _fitted(base, cfg, args, file, word)
     except (RuntimeError, ValueError, KeyError, TypeError, AssertionError) as error:
         raise CheckpointError(
             f"'{asked}' does not fit {base}: {' '.join(str(error).split())[:200]}.",
-            "Legal: the weights of that architecture.",
-            "The file may be truncated or of another model: remove it from the cache and fetch it again.",
+            "Legal: the weights of that architecture, every one.",
+            "Is its config.json that of these weights? A file in the cache may be removed and fetched again.",
         ) from None
+    state = chosen.state
+    if classes and state and not any(name in state for name in head_names(net)):
+        classes = 0
     patch, grid, _ = geometry(net, native)
     info = CheckpointInfo(
         name=asked,
         kind="hub" if file is not None else "random",
         path=str(file or ""),
-        sha256=machine.sha256(file) if file is not None else "",
+        sha256=places.sha256(file) if file is not None else "",
         timm_name=tag,
         mean=tuple(cfg.get("mean", (0.5, 0.5, 0.5))),
         std=tuple(cfg.get("std", (0.5, 0.5, 0.5))),
@@ -261,14 +247,35 @@ def _open(
         resolution=native,
         used=native,
         architecture=Architecture(base, dict(args)),
+        notes=chosen.notes,
+        part=chosen.part,
     )
     return Checkpoint(info, {name: tensor.float() for name, tensor in state.items()})
 
 
-def _read(file: Path) -> dict[str, Tensor]:
-    suffix = file.suffix.lower()
-    if suffix in files.NPZ:
-        return npz.translate(files.read_npz(file)).state
-    if suffix in files.SAFETENSORS:
-        return files.read_safetensors(file)[0]
-    return files.read_pickle(file)
+def _fitted(base: str, cfg: Any, args: Mapping[str, Any], file: Path | None, word: str) -> tuple[Any, Chosen]:
+    """Build the outline of an architecture and read its tensors, under timm's names."""
+    net = outline(base, pretrained_cfg=cfg, **args)
+    shapes = _shapes(net.state_dict())
+    if file is None:
+        return net, Chosen({})
+    chosen = _read(file, word, list(shapes))
+    headless = {name: shape for name, shape in shapes.items() if name not in head_names(net)}
+    for state in (chosen.state, spelled(chosen.state)):
+        if _shapes(state) in (shapes, headless):
+            return net, replace(chosen, state=state)
+    # Not timm's names throughout: timm renames what it knows.
+    overlay = {"state_dict": dict(chosen.state), "custom_load": False}
+    with torch.random.fork_rng(devices=[]):
+        net = timm.create_model(base, pretrained=True, pretrained_cfg=cfg, pretrained_cfg_overlay=overlay, **args)
+    return net, replace(chosen, state=dict(net.state_dict()))
+
+
+def _shapes(state: Mapping[str, Tensor]) -> dict[str, torch.Size]:
+    return {name: tensor.shape for name, tensor in state.items()}
+
+
+def _read(file: Path, word: str, expected: Sequence[str] = ()) -> Chosen:
+    if not file.name.endswith(places.INDEX) and kinds.kind(file) == kinds.NPZ:
+        return Chosen(npz.translate(files.read_npz(file)).state)
+    return files.read_network(file, word, expected)

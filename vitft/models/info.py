@@ -53,6 +53,7 @@ class CheckpointInfo:
         used: the part of it, from the upper left, that the patches cover.
         architecture: the timm function and its arguments.
         assumed: fields above that the file does not say and that were taken from the timm tag.
+        part: place of the network among those of its file, e.g. "model.teacher.backbone"; "" where it is all there is.
         notes: what a reader should know, e.g. "position embeddings 14x14 -> 24x24 (bilinear)".
     """
 
@@ -75,6 +76,7 @@ class CheckpointInfo:
     crop_mode: CropMode = "center"
     assumed: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    part: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON-able data."""

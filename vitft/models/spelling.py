@@ -8,7 +8,8 @@ from torch import Tensor
 
 from vitft.errors import CheckpointError
 
-_ANCHORS = ("patch_embed.proj.weight", "stem.conv.weight", "embeddings.patch_embeddings.projection.weight")
+# One tensor of each kind of network, by which it is found in a file.
+ANCHORS = ("patch_embed.proj.weight", "stem.conv.weight", "embeddings.patch_embeddings.projection.weight")
 
 # DeiT-3's and DINOv2's own files, and old timm's.
 _NEAR = {
@@ -31,6 +32,14 @@ _TRANSFORMERS = (
     (r"^encoder\.layer\.(\d+)\.layernorm_after\.", r"blocks.\1.norm2."),
     (r"^encoder\.layer\.(\d+)\.intermediate\.dense\.", r"blocks.\1.mlp.fc1."),
     (r"^encoder\.layer\.(\d+)\.output\.dense\.", r"blocks.\1.mlp.fc2."),
+    # as the library names them from its version 5 on, in memory and in adapters
+    (r"^layers\.(\d+)\.attention\.o_proj\.", r"blocks.\1.attn.proj."),
+    (r"^layers\.(\d+)\.attention\.q_proj\.", r"blocks.\1.attn.query."),
+    (r"^layers\.(\d+)\.attention\.k_proj\.", r"blocks.\1.attn.key."),
+    (r"^layers\.(\d+)\.attention\.v_proj\.", r"blocks.\1.attn.value."),
+    (r"^layers\.(\d+)\.mlp\.", r"blocks.\1.mlp."),
+    (r"^layers\.(\d+)\.layernorm_before\.", r"blocks.\1.norm1."),
+    (r"^layers\.(\d+)\.layernorm_after\.", r"blocks.\1.norm2."),
     (r"^layernorm\.", "norm."),
     (r"^distillation_classifier\.", "head_dist."),
     (r"^(cls_)?classifier\.", "head."),
@@ -38,19 +47,14 @@ _TRANSFORMERS = (
 
 
 def spelled(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return timm's names for tensors under a wrapper's prefix, or in a spelling timm's own derives from.
+    """Return timm's names for tensors in a spelling that timm's own derives from.
 
     Raises CheckpointError for a patch embedding that is no convolution.
     """
-    found = min((name for name in state if name.endswith(_ANCHORS)), key=len, default="")
-    anchor = next((anchor for anchor in _ANCHORS if found.endswith(anchor)), "")
-    prefix = found.removesuffix(anchor)
-    under = {name[len(prefix) :]: tensor for name, tensor in state.items() if name.startswith(prefix)}
-    if anchor == _ANCHORS[2]:
-        heads = {name: tensor for name, tensor in state.items() if "classifier." in name}
-        return _from_transformers({**under, **heads})
+    if ANCHORS[2] in state:
+        return _from_transformers(state)
     out: dict[str, Tensor] = {}
-    for name, tensor in under.items():
+    for name, tensor in _unchunked(state).items():
         for old, new in _NEAR.items():
             name = name.replace(old, new)
         out[name] = tensor
@@ -65,18 +69,36 @@ def spelled(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return out
 
 
+def _unchunked(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """Number blocks through that were trained in chunks (blocks.CHUNK.BLOCK.*, as DINOv2 does)."""
+    chunked = {name: m for name in state if (m := re.match(r"blocks\.(\d+)\.(\d+)\.", name))}
+    if not chunked or any(name.startswith("blocks.") and name not in chunked for name in state):
+        return state
+    places = sorted({(int(m[1]), int(m[2])) for m in chunked.values()})
+    number = {place: i for i, place in enumerate(places)}
+    return {
+        f"blocks.{number[int(m[1]), int(m[2])]}.{name[m.end() :]}" if (m := chunked.get(name)) else name: tensor
+        for name, tensor in state.items()
+    }
+
+
 def _from_transformers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Rename, join query, key and value, and leave the pooler out (a classifier reads the class token itself)."""
     out: dict[str, Tensor] = {}
     for name, tensor in state.items():
         if name.startswith(("pooler.", "embeddings.mask_token")):
             continue
-        for pattern, new in _TRANSFORMERS:
-            name, hits = re.subn(pattern, new, name)
-            if hits:
-                break
-        out[name] = tensor
+        out[renamed(name)] = tensor
     for name in [name for name in out if ".attn.query." in name]:
         parts = [out.pop(name.replace("query", part)) for part in ("query", "key", "value")]
         out[name.replace("query", "qkv")] = torch.cat(parts)
     return out
+
+
+def renamed(name: str) -> str:
+    """Return timm's name for one of the transformers library, any other as it is; query, key and value stay apart."""
+    for pattern, new in _TRANSFORMERS:
+        name, hits = re.subn(pattern, new, name)
+        if hits:
+            break
+    return name

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -14,7 +14,8 @@ from vitft.catalog.tasks import by_name
 from vitft.data import pixels
 from vitft.data.find import Shots, checked, find, path_of
 from vitft.data.split import Source
-from vitft.protocol.units import DEV, JOINED, Job, Scheme, at_point, scheme
+from vitft.models import places
+from vitft.protocol.units import DEV, JOINED, Job, Scheme, at_point, scheme, told
 from vitft.recipes import Recipe
 
 
@@ -134,42 +135,30 @@ def told_resolution(job: Job) -> str:
     size, s = f"{job.seen['pixels']:,} pixels", job.settings
     larger = f" from {s['crop_from']}" if s["crop"] == "random" and s["crop_from"] else ""
     return f"Resolution {s['resolution']}{larger}: the median of {job.seen['of']} training images has {size}."
-# What a checkpoint's folder says of it: weights, and the configs that change what is made of them.
-_CONFIGS = ("config.json", "preprocessor_config.json", "adapter_config.json")
-_WEIGHTS = (".npz", ".safetensors", ".pth", ".pt", ".bin", ".tar", ".ckpt", ".index.json")
 
 
 def model_sha256(model: str) -> str:
-    """Return what tells a local checkpoint from any other, "" for what is no file here.
+    """Return the digest of a local checkpoint and of what decides how it is read, "" for what is no file here.
 
-    That is the sha256 of the file (of a run folder: of its weights); with configs beside it, or for a folder of the
-    hub's form, one over the sha256 of each file that the network is made of.
+    Of a single file it is the file's own sha256; of a file or folder with configs, parts or a base, of all of them.
     """
     alias = MODELS.get(model)
-    path = (alias.file if alias is not None else Path(model).expanduser()) or Path()
-    if (path / "weights.safetensors").is_file():
-        path = path / "weights.safetensors"
-    elif path.is_file():
-        beside = [path.parent / name for name in _CONFIGS if (path.parent / name).is_file()]
-        if beside:
-            return _together([path, *beside])
-    elif model and path.is_dir():
-        return _together(sorted(p for p in path.iterdir() if p.name in _CONFIGS or p.name.endswith(_WEIGHTS)))
-    return _of_file(path) if path.is_file() else ""
+    if alias is not None:
+        return _sha256(alias.file) if alias.file is not None else ""
+    name, word = places.split(model)
+    digests = [_sha256(file) for file in places.files(Path(name).expanduser())]
+    if digests and word.startswith("base="):
+        digests.append(model_sha256(word.removeprefix("base=")))
+    return digests[0] if len(digests) == 1 else places.joined(digests) if digests else ""
 
 
-def _together(files: Sequence[Path]) -> str:
-    lines = [f"{file.name} {_of_file(file)}" for file in files if file.is_file()]
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest() if lines else ""
-
-
-def _of_file(path: Path) -> str:
+def _sha256(path: Path) -> str:
     stat = path.stat()
-    return _sha256(path, stat.st_size, stat.st_mtime_ns)
+    return _digest(path, stat.st_size, stat.st_mtime_ns)
 
 
 @cache
-def _sha256(path: Path, size: int, mtime_ns: int) -> str:
+def _digest(path: Path, size: int, mtime_ns: int) -> str:
     """Digest a file once a process, however many jobs share it; another size or time is another file."""
     del size, mtime_ns
     return machine.sha256(path)
@@ -178,7 +167,7 @@ def _sha256(path: Path, size: int, mtime_ns: int) -> str:
 def run_folder(job: Job) -> Path:
     """Return the folder of a job without --output."""
     known = job.model in MODELS or not job.model_sha256
-    name = job.model if known else Path(job.model).stem
+    name = job.model if known else Path(told(job.model, job.model_sha256)).stem
     digest = hashlib.sha256(json.dumps(job.identity(), sort_keys=True).encode()).hexdigest()
     model = results.slug(name) + "-scratch" * job.from_scratch
     return results.default_folder(job.name, model, job.model_sha256[:8], job.recipe, digest[:8])

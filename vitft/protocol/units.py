@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from vitft.errors import DataMissing
+from vitft.models import places
 from vitft.recipes import rescaled
 from vitft.results import slug
 
@@ -86,7 +87,10 @@ class Job:
 
 def told(model: str, sha256: str) -> str:
     """Return how a run names its model: a file by its name alone, as its content is told by its digest."""
-    return Path(model).name if sha256 else model
+    name, word = places.split(model)
+    if word.startswith("base="):
+        word = ""  # the digest is of both
+    return f"{Path(name).name}{places.SEPARATOR if word else ''}{word}" if sha256 else model
 
 
 # A unit's own settings stand in its id; where the data and the model lie does not change what it is.

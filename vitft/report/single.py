@@ -26,9 +26,10 @@ def model_title(result: Result) -> str:
     name = str(result.get("model") or "no result")
     for prefix in ("timm:", "hf-hub:"):
         name = name.removeprefix(prefix)
-    if name.endswith((".npz", ".safetensors", ".pth")):
-        name = PurePath(name).stem
-    return name
+    path, colons, part = name.partition("::")
+    if path.endswith((".npz", ".safetensors", ".pth")):
+        path = PurePath(path).stem
+    return f"{path}{colons}{part}"
 
 
 def method_title(method: str | None) -> str:

@@ -60,7 +60,10 @@ def summarise(
         "suite": suite.name,
         "shots": shots,
         "model": first.get("model"),
-        "checkpoint": {k: first.get("checkpoint", {}).get(k) for k in ("timm_name", "sha256")},
+        "checkpoint": {
+            **{k: first.get("checkpoint", {}).get(k) for k in ("timm_name", "sha256")},
+            "notes": _common_notes(finals),
+        },
         "recipe": first.get("recipe"),
         "method": first.get("method"),
         "resolutions": {t: r["resolution"] for t, r in tasks.items()},
@@ -161,6 +164,7 @@ def _caption(suite: Suite, data: Result) -> str:
 
 def _notes(suite: Suite, data: Result) -> tuple[str, ...]:
     lines = [f"All tasks: {line}." for line in data["footnotes"].get("", ())]
+    lines += [f"{note[0].upper()}{note[1:]}." for note in data["checkpoint"].get("notes", ())]
     if data["missing"]:
         done = len(data["tasks"])
         lines.append(f"Incomplete: {done} of {len(suite.tasks)} tasks; a mean over a hole is not given.")
@@ -241,6 +245,12 @@ def _t(values: Sequence[float]) -> list[float]:
     from vitft.evaluation.intervals import t_interval
 
     return list(t_interval(values))
+
+
+def _common_notes(results: Sequence[Result]) -> list[str]:
+    """Return what every task's network was noted for: which of a file's weights it has, above all."""
+    noted = [r.get("checkpoint", {}).get("notes", ()) for r in results]
+    return [note for note in (noted[0] if noted else ()) if all(note in notes for notes in noted)]
 
 
 def _one_protocol(results: Sequence[Result]) -> None:
