@@ -37,11 +37,9 @@ RUNTIME = Runtime(device="cpu", save_weights=False, state_seconds=0.0, workers=1
 def place(tmp_path_factory):
     torch.set_num_threads(1)
     root = tmp_path_factory.mktemp("suite")
-    os.environ["VITFT_CACHE"] = str(root / "cache")
     archive.draw(root / "data")
     archive.checkpoint(root / "tiny.safetensors")
-    yield root
-    del os.environ["VITFT_CACHE"]
+    return root
 
 
 def plan(place: Path, tasks=None, **changes):

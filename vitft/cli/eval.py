@@ -64,19 +64,24 @@ def eval_(
     Images are prepared as the checkpoint (or the fine-tuned run) wants them. Two or more models are also compared on
     the same images. With a single argument the model is --model.
     """
+    from vitft.data.find import find
+    from vitft.evaluation import asked
+
     *models, task = models_and_task
     models = models or [model]
     if len(set(models)) < len(models):
         raise UsageError("A model is named twice.", "Legal: different models, and the task last.")
     fixed = o.overrides(set_, resolution, resize=resize)
+    o.checked(models, device)
+    asked.check(fixed, crop_pct)
     folders = _folders(output, models, overwrite)
     with console.display() as hooks:
-        from vitft.data.find import find
+        source = find(task, data_dir)
         from vitft.data.subsets import absent_note
         from vitft.evaluation import evaluate as ev
         from vitft.evaluation.network import open_network
 
-        what = ev.subject(find(task, data_dir), with_real=real, limit=limit, complete=complete)
+        what = ev.subject(source, with_real=real, limit=limit, complete=complete)
         if what.missing:
             console.note(f"Missing: {', '.join(what.missing)}.")
         _check(models, what)

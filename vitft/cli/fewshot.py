@@ -67,18 +67,23 @@ def fewshot(
     the pool is TFDS's reading order, so that a seed may draw other images; the tanh layer (pre_logits) that some first
     releases have before their head is left out; a class with too few examples is refused unless --allow-fewer.
     """
+    from vitft.data.find import find
+    from vitft.evaluation.asked import check
+
     counts, draws = _counts(per_class), o.parse_seeds(seeds)
     fixed = o.overrides(set_, resolution, resize=resize)
+    o.checked([model], device)
+    check(fixed, crop_pct)
     if output is not None and (output / "result.json").exists() and not overwrite:
         raise UsageError(
             f"'{output}' holds a result already.", "Legal: a new folder.", "Choose another, or replace it: --overwrite."
         )
     with console.display() as hooks:
+        source = find(task, data_dir)
         from dataclasses import asdict
 
         from vitft.data import subsets
         from vitft.data.cache import fingerprints
-        from vitft.data.find import find
         from vitft.evaluation import fewshot as fs
         from vitft.evaluation.network import open_network
         from vitft.protocol.stamp import overlap
@@ -86,7 +91,6 @@ def fewshot(
 
         if protocol == "big-vision":
             fixed = {**fs.BIG_VISION, **fixed}
-        source = find(task, data_dir)
         test_name = next((name for name in ("test", "val") if name in source.splits), "test")
         pool, test = _pool(source, whole=protocol == "big-vision"), source.open(test_name)
         test = subsets.by_name(test, pool.class_names, f"'{pool.name}'")

@@ -63,6 +63,7 @@ def finetune(
         raise UsageError("--compare-scratch runs from scratch already.", "Legal: either, not both.")
     if seeds and seed:
         raise UsageError(f"--seed {seed} and --seeds {seeds} contradict each other.", "Legal: one of them.")
+    o.checked([model], device)
     variants = [False, True] if compare_scratch else [from_scratch]
     jobs = [
         make(

@@ -54,6 +54,9 @@ def show(model: ModelArgument, format: FormatOption = "text") -> None:
 @app.command("fetch")
 def fetch(model: ModelArgument, format: FormatOption = "text") -> None:
     """Fetch a model's weights into the local cache. A machine without a network can then be given them."""
+    from vitft.models import names
+
+    names.check(model)
     from vitft.models import checkpoints
 
     path = checkpoints.fetch(model)
@@ -73,17 +76,23 @@ def describe(model: str) -> dict[str, Any]:
         UnknownName, CheckpointError: see `models.checkpoints.load`.
     """
     from vitft.catalog import published
-    from vitft.models import checkpoints
+    from vitft.models import names
 
+    names.check(model)
     alias = MODELS.get(model)
     remote = (alias is not None and alias.file is None) or model.startswith(("timm:", "hf-hub:", "hf_hub:"))
-    info = checkpoints.load(model, weights=not remote).info
+    if alias is not None:
+        info = names.alias_info(alias)
+    else:
+        from vitft.models import checkpoints
+
+        info = checkpoints.load(model, weights=not remote).info
     payload: dict[str, Any] = {"model": model}
     if alias is not None:
         payload |= _row(alias)
     payload["checkpoint"] = info.to_dict()
     if remote:
-        payload["cached"] = _cached(info)
+        payload["cached"] = _cached(alias, info)
     # A file that is only taken for a tag is not held to that tag's numbers.
     tag = info.timm_name if remote else ""
     payload["published"] = [
@@ -100,10 +109,15 @@ def _row(alias: ModelAlias) -> dict[str, Any]:
     return {key: getattr(alias, key) for key in keys}
 
 
-def _cached(info: "CheckpointInfo") -> str:
-    from vitft.models import hub
+def _cached(alias: ModelAlias | None, info: "CheckpointInfo") -> str:
+    if alias is not None:
+        from vitft.models import names
 
-    found = hub.cached_tag(info.timm_name)
+        found = names.alias_file(alias)
+    else:
+        from vitft.models import hub
+
+        found = hub.cached_tag(info.timm_name)
     return str(found) if found is not None else ""
 
 

@@ -1,5 +1,6 @@
 """Options that mean the same in every verb, and the way from flags to a recipe's settings."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -79,6 +80,22 @@ def overrides(settings: list[str] | None, resolution: str | None, **flags: str |
         fixed["resolution"] = parse_resolution(resolution)
     fixed.update({key: value for key, value in flags.items() if value is not None})
     return fixed
+
+
+def checked(models: Sequence[str], *devices: str) -> None:
+    """Raise what can be said of these names without torch.
+
+    Raises:
+        UnknownName, UsageError: neither a model nor a path, or no device (exit code 2).
+        CheckpointError: no such file (exit code 4).
+    """
+    from vitft.evaluation import asked
+    from vitft.models import names
+
+    for model in models:
+        names.check(model)
+    for device in devices:
+        asked.device(device)
 
 
 def parse_seeds(text: str) -> tuple[int, ...]:

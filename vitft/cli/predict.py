@@ -35,15 +35,17 @@ def predict(
     A file that is no whole image is reported, the others are answered, and the exit code is then 3.
     """
     from vitft.errors import CheckpointError, DataDamaged
+    from vitft.evaluation import asked, files
 
     fixed = o.overrides(set_, resolution, resize=resize)
+    o.checked([run], device)
+    asked.check(fixed, crop_pct)
     broken: list[str] = []
     found: list[Answer] = []
     with console.display() as hooks:
-        from vitft.evaluation import files
+        paths = files.images(images)
         from vitft.evaluation.network import open_network
 
-        paths = files.images(images)
         network = open_network(run, fixed, crop_pct=crop_pct, device=device, precision=precision)
         for note in network.info.notes:
             hooks.note(note)

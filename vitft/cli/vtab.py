@@ -81,6 +81,7 @@ def vtab(
     if shard and (overwrite or resume == "never"):
         flag = "--overwrite" if overwrite else "--resume never"
         raise UsageError(f"{flag} would delete what the other shards have done.", "Legal: either, not both.")
+    o.checked([model], device, *_devices(devices))
     asked = planning.Asked(
         chosen,
         suites.choose(chosen, tasks or "all"),

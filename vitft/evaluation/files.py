@@ -4,17 +4,14 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
-
-from vitft.data.decode import decode
-from vitft.data.preprocess import deterministic, normalise
 from vitft.errors import DataMissing, VitftError
-from vitft.evaluation import metrics
-from vitft.evaluation.network import Network
-from vitft.evaluation.predict import predict
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from vitft.evaluation.network import Network
 
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm")
 
@@ -48,7 +45,7 @@ def images(paths: Iterable[Path]) -> list[Path]:
 
 
 def answers(
-    network: Network,
+    network: "Network",
     paths: list[Path],
     names: tuple[str, ...],
     *,
@@ -70,6 +67,14 @@ def answers(
         on_broken: told of each file that does not decode; the rest goes on.
         on_progress: called with the number of files done.
     """
+    import numpy as np
+    import torch
+
+    from vitft.data.decode import decode
+    from vitft.data.preprocess import deterministic, normalise
+    from vitft.evaluation import metrics
+    from vitft.evaluation.predict import predict
+
     for start in range(0, len(paths), batch_size):
         good: list[Path] = []
         pixels: list[NDArray[np.uint8]] = []
@@ -106,7 +111,7 @@ def _bytes(path: Path) -> bytes:
         raise DataMissing(f"'{path}' cannot be read ({error.strerror}).") from None
 
 
-def names_of(network: Network) -> tuple[str, ...]:
+def names_of(network: "Network") -> tuple[str, ...]:
     """Return a name for each output: the run's classes, ImageNet's where the head has as many, else "class 0", ..."""
     if network.class_names:
         return network.class_names

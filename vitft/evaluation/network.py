@@ -13,13 +13,11 @@ from vitft.data import subsets
 from vitft.data.preprocess import Preprocess
 from vitft.data.split import Split
 from vitft.errors import CheckpointError, DataError, UsageError
+from vitft.evaluation import asked
 from vitft.models import build as models
 from vitft.models import checkpoints
 from vitft.models.info import Checkpoint, CheckpointInfo
 from vitft.settings import Settings
-
-SETTABLE = ("resolution", "resize", "interpolation", "antialias", "normalise", "posembed_resize", "gelu")
-"""The recipe keys that mean something without training."""
 
 _NORMALISE = {
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
@@ -36,7 +34,7 @@ class Network:
         net: on `device`.
         info: of the checkpoint, as built.
         class_names: of the head's outputs; empty where the file does not know them.
-        settings: the recipe keys of `SETTABLE`, decided.
+        settings: the recipe keys of `asked.SETTABLE`, decided.
         preprocess: how images become its inputs.
         precision: "float32" or "bf16".
     """
@@ -94,7 +92,7 @@ def open_network(
 
     Args:
         model: see `models.checkpoints.load`.
-        fixed: recipe keys the user has set, of `SETTABLE`.
+        fixed: recipe keys the user has set, of `asked.SETTABLE`.
         crop_pct: crop fraction in (0, 1] instead of the checkpoint's.
         device: see `pick_device`.
         precision: "float32", "bf16" or "auto": bf16 on CUDA, float32 elsewhere.
@@ -103,13 +101,7 @@ def open_network(
         UsageError: a key that means nothing here, a bad value, or no such device.
         CheckpointError: see `models.checkpoints.load`.
     """
-    foreign = sorted(set(fixed) - set(SETTABLE))
-    if foreign:
-        raise UsageError(
-            f"'{foreign[0]}' means nothing without training.", f"Legal here: {', '.join(SETTABLE)}.", "Leave it out."
-        )
-    if crop_pct is not None and not 0 < crop_pct <= 1:
-        raise UsageError(f"--crop-pct {crop_pct:g} is no fraction.", "Legal: above 0, up to 1 (no crop).")
+    asked.check(fixed, crop_pct)
     where = pick_device(device)
     info = checkpoints.load(model, weights=False).info
     settings = settings_for(info, fixed)
@@ -125,8 +117,6 @@ def open_network(
 
 def settings_for(info: CheckpointInfo, fixed: Mapping[str, Any]) -> Settings:
     """Return an evaluation's settings: what is fixed, else the checkpoint's (or the run's) own. Raises UsageError."""
-    from pydantic import ValidationError
-
     own: dict[str, Any] = own_preprocess(info)
     values: dict[str, Any] = {"resolution": "native", "resize": "checkpoint"}
     values |= {key: own[key] for key in ("resize", "interpolation", "antialias") if key in own}
@@ -135,12 +125,7 @@ def settings_for(info: CheckpointInfo, fixed: Mapping[str, Any]) -> Settings:
         # The paper's squash and big_vision's resize-small are bilinear; a checkpoint's own resize is as it says.
         bilinear = values["resize"] != "checkpoint" or info.interpolation == "bilinear"
         values["interpolation"] = "bilinear" if bilinear else "bicubic"
-    try:
-        return Settings(**values).at(info.native, info.patch)
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = str(first["loc"][0]) if first["loc"] else "setting"
-        raise UsageError(f"{key} '{first['input']}' is not possible.", f"Legal: {first['msg']}.") from None
+    return asked.settings(values).at(info.native, info.patch)
 
 
 def own_preprocess(info: CheckpointInfo) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from vitft.catalog.models import MODELS
 from vitft.errors import CheckpointError, UsageError
-from vitft.models import checkpoints, files, posembed
+from vitft.models import checkpoints, posembed
 from vitft.models.architecture import geometry, outline
 from vitft.models.checkpoints import save_weights as save_weights
 from vitft.models.info import Architecture, CheckpointInfo, side
@@ -112,7 +112,7 @@ def _approximate(net: nn.Module) -> bool:
 
 def _from_google(model: str, info: CheckpointInfo) -> bool:
     """Tell whether Google's JAX code trained the weights: by the layout, or by the timm tag that the user named."""
-    if model.lower().endswith(files.NPZ):
+    if info.kind == "npz":
         return True
     named = model in MODELS or model.startswith("timm:") or model.endswith(f"/{info.timm_name}")
     base, _, tag = info.timm_name.partition(".")

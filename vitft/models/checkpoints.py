@@ -20,8 +20,8 @@ from torch import Tensor, nn
 
 from vitft import machine
 from vitft.catalog.models import MODELS
-from vitft.errors import CheckpointError, DiskFull, UnknownName
-from vitft.models import adapters, files, hub, kinds, methods, npz, places
+from vitft.errors import CheckpointError, DiskFull
+from vitft.models import adapters, files, hub, kinds, methods, names, npz, places
 from vitft.models.architecture import Inferred, infer
 from vitft.models.info import Architecture, Checkpoint, CheckpointInfo, Triple, crop_mode
 from vitft.models.spelling import spelled
@@ -67,12 +67,9 @@ def load(model: str, *, weights: bool = True) -> Checkpoint:
         return hub.timm_tag(rest, model, weights=weights)
     if scheme in ("hf-hub", "hf_hub"):
         return hub.repository(rest, model, word, weights=weights)
-    # 'ViT-B/16' or 'vit_b_16' is no path that happens to be missing
-    alike = [name for name in MODELS if _plain(name) == _plain(model)]
-    if path.exists() or path.suffix.lower() in places.SUFFIXES or ("/" in model and not alike):
+    if names.is_path(model):
         return _renamed(load_path(path, word), f"{model}{places.SEPARATOR}{word}" if word else model)
-    names = alike or ([f"timm:{model}"] if timm.is_model(model.split(".")[0]) else list(MODELS))
-    raise UnknownName("model", model, names, "Run 'vitft models ls' to list them; a file needs its suffix.")
+    raise names.unknown(model)
 
 
 def fetch(model: str) -> Path:
@@ -94,12 +91,7 @@ def load_path(path: Path, word: str = "") -> Checkpoint:
     if path.is_dir():
         return _folder(path, word)
     if not path.is_file():
-        near = sorted(p.name for p in path.parent.glob("*") if p.suffix.lower() in places.SUFFIXES)[:4]
-        raise CheckpointError(
-            f"No checkpoint file '{path}'.",
-            f"That folder holds: {', '.join(near)}." if near else kinds.LEGAL,
-            "Check the path; 'vitft models ls' lists the aliases.",
-        )
+        raise names.missing(path)
     if path.name in places.ADAPTERS and (path.parent / places.ADAPTER_CONFIG).is_file():
         return _folder(path.parent, word)
     kind = kinds.PICKLE if path.name.endswith(places.INDEX) else kinds.kind(path)
@@ -265,7 +257,7 @@ def _recorded(path: Path, record: Mapping[str, Any], word: str) -> Checkpoint:
     try:
         info = CheckpointInfo.from_dict(record["model"])
         hub.check(info.architecture)
-        names = tuple(str(name) for name in record.get("class_names", ()))
+        classes = tuple(str(name) for name in record.get("class_names", ()))
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(
             f"The record in '{path}' is not one this vitft understands ({error}).",
@@ -278,16 +270,12 @@ def _recorded(path: Path, record: Mapping[str, Any], word: str) -> Checkpoint:
         }
     kind = "run" if (path.parent / RESULT).is_file() else "safetensors"
     info = replace(info, kind=kind, path=str(path), sha256=machine.sha256(path), native=info.resolution, notes=())
-    return Checkpoint(info, {name: tensor.float() for name, tensor in state.items()}, names)
+    return Checkpoint(info, {name: tensor.float() for name, tensor in state.items()}, classes)
 
 
 def _renamed(checkpoint: Checkpoint, name: str) -> Checkpoint:
     """Return the checkpoint under the name the user gave it."""
     return replace(checkpoint, info=replace(checkpoint.info, name=name))
-
-
-def _plain(name: str) -> str:
-    return "".join(letter for letter in name.lower() if letter.isalnum())
 
 
 def _with_patch(checkpoint: Checkpoint, patch: int) -> Checkpoint:

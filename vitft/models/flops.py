@@ -31,7 +31,8 @@ def vit_macs(
 def macs(net: Any, size: Size) -> float:
     """Count multiply-accumulates for one image of `size` pixels: a closed form for plain ViTs, else by tracing.
 
-    The trace runs on a copy without storage, so it is exact, cheap and touches nothing.
+    The trace runs on a copy without storage, so it is exact, cheap and touches nothing. Attention is two products in
+    it: which of torch's fused kernels are counted at all differs between its versions.
     """
     embed: Any = getattr(net, "patch_embed", None)
     plain = type(net).__name__ == "VisionTransformer" and type(embed).__name__ == "PatchEmbed"
@@ -48,11 +49,12 @@ def macs(net: Any, size: Size) -> float:
             patch_inputs=kernel[0].numel(),
             classes=max(0, int(net.num_classes)),
         )
+    from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.utils.flop_counter import FlopCounterMode
 
     # Parameters and buffers are copied without their storage.
     tensors = [*net.parameters(), *net.buffers()]
     ghost = copy.deepcopy(net, {id(tensor): tensor.detach().to("meta") for tensor in tensors}).eval()
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter, torch.no_grad():
         ghost(torch.empty(1, 3, *size, device="meta"))
     return float(counter.get_total_flops()) / 2

@@ -44,4 +44,4 @@ def mixup_weight(seed: int, step: int, alpha: float) -> float:
 
 def torch_seed(seed: int, step: int, micro: int) -> int:
     """Return a seed for what the network itself draws (drop path, dropout) in one micro-batch of a step."""
-    return int(np.random.SeedSequence([seed & (2**63 - 1), step, micro]).generate_state(1, np.uint64)[0] >> 1)
+    return int(np.random.SeedSequence([seed & (2**63 - 1), step, micro]).generate_state(1, np.uint64)[0]) >> 1

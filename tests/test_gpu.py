@@ -1,0 +1,157 @@
+"""What only a card can show. Each command is a process of its own: the tests' own process never touches CUDA."""
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests import archive
+
+pytestmark = pytest.mark.gpu
+
+DEVICE = "cuda"
+MAIN = "from vitft.cli.app import main; main()"
+# A state after every step, where a run would save one a minute.
+SAVING = (
+    "from functools import partial; from vitft.protocol import jobs; "
+    "jobs.Runtime = partial(jobs.Runtime, state_seconds=0.0); "
+)
+# The network of 512 images needs several times as much, of 32 images less.
+SHORT = (
+    "import torch; whole = torch.cuda.get_device_properties(0).total_memory; "
+    "torch.cuda.set_per_process_memory_fraction(600e6 / whole); "
+)
+
+Vitft = Callable[..., Any]
+
+
+@pytest.fixture
+def command(card: dict[str, str], tmp_path: Path) -> Vitft:
+    """Return a function that starts vitft on the card."""
+
+    def start(*args: object, before: str = "") -> subprocess.Popen[str]:
+        words = [sys.executable, "-c", before + MAIN, *map(str, args), "--device", DEVICE, "--format", "json"]
+        return subprocess.Popen(words, env=card, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+    return start
+
+
+@pytest.fixture
+def vitft(command: Vitft) -> Vitft:
+    """Return a function that runs vitft on the card to its end and returns (its JSON, what it said)."""
+
+    def run(*args: object, before: str = "") -> tuple[dict[str, Any], str]:
+        process = command(*args, before=before)
+        out, said = process.communicate(timeout=300)
+        assert process.returncode == 0, said
+        return json.loads(out), said
+
+    return run
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Draw three classes that a colour tells apart."""
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 8), ("test", 10)):
+        for label, name in enumerate(("ant", "bee", "cat")):
+            (tmp_path / "insects" / split / name).mkdir(parents=True)
+            for i in range(count):
+                pixels = rng.integers(0, 120, (32, 32, 3))
+                pixels[..., label] += 130
+                Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / "insects" / split / name / f"{i}.png")
+    return tmp_path / "insects"
+
+
+def fit(folder: Path, out: Path, *args: object) -> list[object]:
+    base = ["finetune", folder, "-m", "timm:test_vit", "--from-scratch", "-r", 32, "--lr", 0.02, "-o", out]
+    return [*base, "--steps", 20, "-b", 12, *args]
+
+
+def left(run: Path) -> dict[str, Any]:
+    """Return what must be equal, bit for bit."""
+    [weights], [result] = run.glob("units/*/*/weights.safetensors"), run.glob("units/*/*/result.json")
+    told = json.loads(result.read_text())
+    return {"weights": weights.read_bytes(), "loss": told["loss"], "metrics": told["metrics"]}
+
+
+def unit(run: Path) -> dict[str, Any]:
+    [result] = run.glob("units/*/*/result.json")
+    return dict(json.loads(result.read_text()))
+
+
+def test_autocast_is_the_default_on_a_card_and_near_float32(vitft: Vitft, folder: Path, tmp_path: Path) -> None:
+    for name, flags in (("auto", ()), ("float32", ("--precision", "float32"))):
+        vitft(*fit(folder, tmp_path / name, *flags))
+    reduced, full = unit(tmp_path / "auto"), unit(tmp_path / "float32")
+    assert (reduced["settings"]["precision"], reduced["settings"]["device_kind"]) == ("bf16", DEVICE)
+    assert (full["settings"]["precision"], full["settings"]["device_kind"]) == ("float32", DEVICE)
+    for found in (reduced, full):  # the head begins at zero
+        assert found["loss"]["first"] == pytest.approx(math.log(3), rel=1e-3)
+    assert 0 < abs(reduced["loss"]["last"] - full["loss"]["last"]) < 0.1
+    assert reduced["metrics"]["n"] == 30
+
+    # What the card answers in float32, the CPU answers too.
+    weights = next((tmp_path / "float32").glob("units/*/*/weights.safetensors"))
+    card, _ = vitft("eval", weights, folder, "--precision", "float32")
+    assert card["settings"]["device_kind"] == DEVICE
+    from typer.testing import CliRunner
+
+    from vitft.cli.app import app
+
+    plain = CliRunner().invoke(app, ["eval", str(weights), str(folder), "--device", "cpu", "--format", "json"])
+    assert abs(card["metrics"]["correct"] - json.loads(plain.stdout)["metrics"]["correct"]) <= 1
+
+
+def test_the_micro_batch_halves_and_the_batch_stays(vitft: Vitft, folder: Path, tmp_path: Path) -> None:
+    args = ("-r", 160, "-b", 512, "--steps", 2, "--precision", "float32")
+    _, said = vitft(*fit(folder, tmp_path / "short", *args, "--micro-batch", 512), before=SHORT)
+    assert "Out of memory at micro-batch 512" in said
+    vitft(*fit(folder, tmp_path / "given", *args, "--micro-batch", 32))
+    short, given = unit(tmp_path / "short"), unit(tmp_path / "given")
+    assert short["settings"]["micro_batch"] in (16, 32, 64, 128, 256)
+    assert short["recipe_settings"]["batch_size"] == 512
+    for when in ("first", "last"):
+        assert short["loss"][when] == pytest.approx(given["loss"][when], rel=1e-2)
+
+
+def test_deterministic_runs_are_equal_bit_for_bit(vitft: Vitft, folder: Path, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        vitft(*fit(folder, tmp_path / name, "--deterministic"))
+    assert left(tmp_path / "a") == left(tmp_path / "b")
+
+
+def test_killed_and_started_again_it_ends_the_same(command: Vitft, vitft: Vitft, folder: Path, tmp_path: Path) -> None:
+    args = ("--deterministic", "--steps", 300)
+    vitft(*fit(folder, tmp_path / "whole", *args))
+    process = command(*fit(folder, tmp_path / "killed", *args), before=SAVING)
+    until = time.monotonic() + 200
+    while not list((tmp_path / "killed").glob("units/*/*/state.pt")):
+        assert process.poll() is None and time.monotonic() < until, "no state was saved"
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    assert not list((tmp_path / "killed").glob("units/*/*/result.json"))
+    vitft(*fit(folder, tmp_path / "killed", *args))
+    assert left(tmp_path / "killed") == left(tmp_path / "whole")
+
+
+def test_two_workers_share_a_card(vitft: Vitft, tmp_path: Path) -> None:
+    weights = archive.checkpoint(tmp_path / "tiny.safetensors")
+    args = ("vtab", "--suite", "mini", "--tasks", "mini-count,mini-shapes", "-m", weights, "-r", 32)
+    two = "0,0" if DEVICE == "cuda" else f"{DEVICE},{DEVICE}"
+    table, _ = vitft(*args, "--steps", 30, "-b", 8, "--devices", two, "-o", tmp_path / "run")
+    assert {"mini-count", "mini-shapes"} <= set(table["tasks"])
+    assert len(list((tmp_path / "run" / "logs").glob("worker-*.log"))) == 2
+    found = [json.loads(path.read_text()) for path in (tmp_path / "run").glob("units/*/final-*/result.json")]
+    assert len(found) == 2 and {result["settings"]["device_kind"] for result in found} == {DEVICE}
