@@ -104,3 +104,42 @@ class TestImageNet:
         tar = at(shared / "data" / "raw-format-samples" / "imagenet2012").open("test")
         assert tar.keys[0] == imagenet_name(1)
         assert tar.read(9)[:3] == b"\xff\xd8\xff"
+
+
+@pytest.mark.parametrize("given", [".", "ILSVRC", "ILSVRC/Data/CLS-LOC"])
+@pytest.mark.parametrize("solution", [True, False])
+@pytest.mark.parametrize("sorted_into_classes", [True, False])
+def test_kaggles_archive_is_read_from_its_root_and_below(
+    tmp_path: Path, given: str, solution: bool, sorted_into_classes: bool
+) -> None:
+    """The labels of the solution are told from the official ones: image 1 is given the class of its own row."""
+    root = tmp_path / "imagenet"
+    official = lists.imagenet_validation()
+    rows, expected = ["ImageId,PredictionString"], {}
+    for n in (1, 2, 3, 48981):
+        label = int(official[n - 1])
+        if solution and n == 1 and not sorted_into_classes and given != "ILSVRC/Data/CLS-LOC":
+            label = (label + 1) % 1000
+        folder = f"val/{WNIDS[label]}" if sorted_into_classes else "val"
+        write(root / f"ILSVRC/Data/CLS-LOC/{folder}/{imagenet_name(n)}", image(n, "JPEG"))
+        rows.append(f"ILSVRC2012_val_{n:08d},{WNIDS[label]} 85 1 499 272 {WNIDS[label]} 1 2 3 4 ")
+        expected[imagenet_name(n)] = label
+    if solution:
+        write(root / "LOC_val_solution.csv", "\r\n".join(rows) + "\r\n")
+    write(root / "ILSVRC/Data/CLS-LOC/test/ILSVRC2012_test_00000001.JPEG", image(9, "JPEG"))
+    write(root / "ILSVRC/ImageSets/CLS-LOC/val.txt", "ILSVRC2012_val_00000001 1\n")
+    write(root / f"ILSVRC/Data/CLS-LOC/train/{WNIDS[7]}/{WNIDS[7]}_18.JPEG", image(8, "JPEG"))
+    source = find("imagenet", root / given)
+    assert source.splits == ("train", "test")
+    test = source.open("test")
+    assert dict(zip(test.keys, test.labels.tolist(), strict=True)) == expected
+    assert source.open("train").labels.tolist() == [7]
+    assert at(root / given).open("test").digest == test.digest
+    assert find("imagenet", tmp_path).open("test").digest == test.digest or given != "."
+
+
+def test_an_image_that_kaggles_solution_lacks_is_named(tmp_path: Path) -> None:
+    write(tmp_path / "LOC_val_solution.csv", f"ImageId,PredictionString\nILSVRC2012_val_00000001,{WNIDS[3]} 1 2 3 4\n")
+    for n in (1, 2):
+        write(tmp_path / "ILSVRC/Data/CLS-LOC/val" / imagenet_name(n), image(n, "JPEG"))
+    refused(lambda: ImageNet(tmp_path).open("test"), "no row for 'ILSVRC2012_val_00000002", kind=DataDamaged)

@@ -621,3 +621,25 @@ def test_keys_of_data_sets_that_tell_them_only_by_their_files(samples: Path) -> 
     keys, why = split_keys("dtd", "test", samples / "dtd")
     assert len(keys) == 3
     assert "train has 2" in why
+
+
+def test_a_wds_mirror_that_is_not_vtabs_is_read_as_its_task_or_as_itself(tmp_path: Path) -> None:
+    labels = [0, 3, 9, 1, 3]
+    folder = write_wds(tmp_path / "wds_vtab-cifar10", {"train": labels, "test": labels[::-1]}, shard=2)
+    (folder / "classnames.txt").write_text("\r\n".join(f"a {n}" for n in range(10)) + "\r\n")
+    for source in (find.find("cifar10", tmp_path), find.find("cifar10", folder), find.find(str(folder))):
+        assert (source.task, source.splits) == ("cifar10", ("train", "test"))
+        test = source.open("test")
+        assert test.labels.tolist() == labels[::-1]
+        assert test.class_names[3] == "cat"
+        assert [decode(test.read(i), "x")[0, 0, 0] for i in range(5)] == labels[::-1]
+        assert (test.provenance.completeness, test.provenance.reference) == ("partial", False)
+        assert "5 of the official 10,000" in test.provenance.why
+    folder = folder.rename(tmp_path / "wds_food101")
+    (folder / "classnames.txt").write_text("\n".join(["crane", *(f"dish {n}" for n in range(9)), "crane"]) + "\n")
+    source = find.find(str(folder))
+    assert source.task == "wds_food101"
+    assert source.open("test").class_names[:2] == ("crane (0)", "dish 0")
+    (folder / "classnames.txt").write_text("a\nb\n")
+    with pytest.raises(DataDamaged, match="label 9"):
+        find.find(str(folder)).open("test")

@@ -46,10 +46,28 @@ def hub_source(root: Path) -> Source:
     return find("hf:org/toy")
 
 
+def metadata_folders(root: Path) -> Path:
+    for split in ("train", "test"):
+        for i in range(4):
+            write(root / split / f"{i}.png", image(i))
+        write(root / split / "metadata.csv", "file_name,label\n" + "".join(f"{i}.png,{i % 2}\n" for i in range(4)))
+    return root
+
+
+def listed_folder(root: Path) -> Path:
+    for split in ("train", "test"):
+        for i in range(4):
+            write(root / f"images/{split}_{i}.png", image(i))
+        write(root / f"{split}.txt", "".join(f"images/{split}_{i}.png {i % 2}\n" for i in range(4)))
+    return root
+
+
 SOURCES: dict[str, Callable[[Path], Source]] = {
     "digits": lambda root: Digits(),
     "drawn": lambda root: Drawn("mini-count"),
     "image folder": lambda root: ImageFolder(image_folders(root), "pets-at-home"),
+    "metadata": lambda root: at(metadata_folders(root)),
+    "lists": lambda root: at(listed_folder(root)),
     "vtab folder": lambda root: VtabFolder(vtab_folders(root), "caltech101"),
     "vtab folder without the joined list": lambda root: VtabFolder(vtab_folders(root, joined=False), "caltech101"),
     "parquet": lambda root: Parquet(parquet_folder(root), "toy"),

@@ -2,6 +2,7 @@
 
 import io
 import warnings
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,10 +12,12 @@ from vitft.errors import DataDamaged
 
 
 def decode(data: bytes, key: str, exif: bool = False) -> NDArray[np.uint8]:
-    """Decode one image (JPEG, PNG, WebP, GIF, BMP, TIFF) to RGB.
+    """Decode one image of any format that Pillow reads to RGB.
 
-    The first frame of an animation; palettes and CMYK converted; 16-bit samples scaled to 8 bits, not clipped;
-    transparent pixels laid over white.
+    The first frame of an animation; palettes and CMYK converted; transparent pixels laid over white. Samples of other
+    depths are scaled by the image's own range: integers up to 255 as 8 bits, up to 65,535 as 16 bits (as TensorFlow
+    reads a PNG of 16 bits); floating point within 0 to 1 as shares of white, else up to 255 as 8 bits. Other ranges
+    are refused, never clipped.
 
     Args:
         data: the encoded file.
@@ -25,7 +28,7 @@ def decode(data: bytes, key: str, exif: bool = False) -> NDArray[np.uint8]:
         (H, W, 3) uint8.
 
     Raises:
-        DataDamaged: the bytes are no whole image (exit code 3).
+        DataDamaged: the bytes are no whole image, or its samples are in no range above (exit code 3).
     """
     try:
         with warnings.catch_warnings():
@@ -35,6 +38,10 @@ def decode(data: bytes, key: str, exif: bool = False) -> NDArray[np.uint8]:
             image.load()
         if exif:
             image = ImageOps.exif_transpose(image)
+        if image.mode == "F" or image.mode.startswith("I"):
+            samples, clear = np.asarray(image), image.info.get("transparency")
+            scaled = _scaled(samples, key)
+            image = Image.fromarray(scaled if clear is None else np.where(samples == clear, np.uint8(255), scaled))
         return np.array(_to_rgb(image), dtype=np.uint8)
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
         raise unreadable(data, key, error) from None
@@ -45,18 +52,28 @@ def unreadable(data: bytes, key: str, error: Exception) -> DataDamaged:
     reason = "empty file" if not data else f"{type(error).__name__}: {error}".split("<_io")[0].strip()
     return DataDamaged(
         f"Image '{key}' cannot be decoded ({reason}).",
-        "Legal: a whole JPEG, PNG, WebP, GIF, BMP or TIFF file.",
+        "Legal: a whole file of a format that Pillow reads (JPEG, PNG, WebP, AVIF, TIFF, GIF, BMP, ...).",
         "Replace the file; vitft never skips an image silently.",
     )
 
 
+def _scaled(samples: NDArray[Any], key: str) -> NDArray[np.uint8]:
+    """Bring one channel of 16 or 32 bits or of floating point to 8 bits. Raises DataDamaged where no rule fits."""
+    values = samples.astype(np.float64)
+    low, high = float(values.min(initial=0)), float(values.max(initial=0))
+    floating = samples.dtype.kind == "f"
+    if not (np.isfinite(values).all() and low >= 0 and high <= (255 if floating else 65535)):
+        raise DataDamaged(
+            f"Image '{key}' has {'floating-point ' if floating else ''}samples from {low:g} to {high:g}.",
+            "Legal: integers from 0 to 65,535; floating point from 0 to 1 or from 0 to 255.",
+            "Scale it to one of them, or write it as 8-bit PNG; vitft clips no image silently.",
+        )
+    white = (1.0 if high <= 1 else 255.0) if floating else (255.0 if high <= 255 else 65535.0)
+    scaled: NDArray[np.uint8] = np.round(values / white * 255).astype(np.uint8)
+    return scaled
+
+
 def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode in ("I;16", "I;16L", "I;16B", "I;16N", "I"):
-        values = np.asarray(image).astype(np.float64)
-        top = 65535.0 if values.max(initial=0) > 255 else 255.0
-        image = Image.fromarray(np.round(np.clip(values / top, 0, 1) * 255).astype(np.uint8))
-    elif image.mode == "F":
-        image = Image.fromarray(np.round(np.clip(np.asarray(image), 0, 255)).astype(np.uint8))
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
         rgba = image.convert("RGBA")
         if np.asarray(rgba)[..., 3].min(initial=255) < 255:

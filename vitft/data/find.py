@@ -15,8 +15,10 @@ from vitft.data.sources import (
     hub_cache,
     image_folder,
     imagenet,
+    metadata,
     parquet,
     prepared,
+    split_lists,
     tfds,
     vtab_folder,
     wds,
@@ -55,8 +57,10 @@ LAYOUTS: tuple[Layout, ...] = (
     Layout("an official CIFAR archive", cifar_archive.detect, cifar_archive.CifarArchive),
     Layout("ImageNet (val/<wnid>/*, images/ beside labels.txt, the tar)", imagenet.detect, imagenet.ImageNet),
     Layout("a directory of TensorFlow Datasets (<name>/<version>/dataset_info.json)", tfds.detect, tfds.Tfds),
-    Layout("a wds_vtab mirror (train/*.tar, test/*.tar, classnames.txt)", wds.detect, wds.Wds),
+    Layout("a mirror of clip-benchmark (wds_*: train/*.tar, test/*.tar, classnames.txt)", wds.detect, wds.Wds),
     Layout("parquet or arrow files (train*.parquet, test*.parquet)", parquet.detect, parquet.Parquet),
+    Layout("images and metadata.csv of file_name, label", metadata.detect, metadata.build),
+    Layout("images and their lists (train.txt, test.txt)", split_lists.detect, split_lists.build),
     Layout("an image folder (train/<class>/*)", image_folder.detect, image_folder.ImageFolder),
 )
 

@@ -12,13 +12,13 @@ from typing import Any
 from vitft import machine
 from vitft.catalog import tasks
 from vitft.catalog.tasks import Task
-from vitft.data import archives, collections, download, splits
+from vitft.data import archives, collections, download, official, splits
 from vitft.data.collections.raw import Collection, Raw
 from vitft.data.download import Progress, silent
 from vitft.errors import DataError
 
 _OR_TAKE_IT = "Fetch it again; a file of your own is taken with --source DIR and without --complete."
-_LAYOUT = 1  # raise it when what is made of the files changes: nothing gathered before is then kept
+_LAYOUT = 2  # raise it when what is made of the files changes: nothing gathered before is then kept
 
 
 def downloads(collection: Collection) -> Path:
@@ -79,11 +79,12 @@ def official_sizes(task: Task) -> dict[str, int]:
 
 def shortfall(task: Task, raw: Raw) -> str:
     """Say how a collection differs from the official one; empty when its counts and its keys are right."""
-    for salt, n in official_sizes(task).items():
-        keys = raw.keys.get(salt, ())
-        if len(keys) != n:
-            first = f", '{raw.absent[salt]}' is the first that is absent" if salt in raw.absent else ""
-            return f"{salt} has {len(keys):,} of {n:,} images{first}"
+    short = official.raw_shortfall(task, {salt: len(keys) for salt, keys in raw.keys.items()})
+    if short:
+        salt, why = short
+        return why + (f", '{raw.absent[salt]}' is the first that is absent" if salt in raw.absent else "")
+    for salt in official_sizes(task):
+        keys = raw.keys[salt]
         known = splits.raw_keys(task, salt)
         if known is not None and (foreign := set(keys) - set(known)):
             return f"{salt} holds '{min(foreign)}', which the official one does not"

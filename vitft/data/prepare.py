@@ -233,7 +233,7 @@ def _complete(out: Path, shots: Shots, allow_partial: bool) -> dict[str, Any] | 
         if out.exists():
             out.rmdir()
         return None
-    from vitft.data.sources.prepared import read_manifest
+    from vitft.data.sources.prepared import outdated, read_manifest
 
     manifest = read_manifest(out) if (out / "manifest.json").is_file() else None
     if manifest is None:
@@ -243,7 +243,7 @@ def _complete(out: Path, shots: Shots, allow_partial: bool) -> dict[str, Any] | 
             "Choose another with --output, or remove it.",
         )
     enough = set(_STORED[shots]) <= set(_STORED[manifest["shots"]])
-    whole = all((out / split["file"]).is_file() for split in manifest["splits"].values())
+    whole = all((out / split["file"]).is_file() for split in manifest["splits"].values()) and not outdated(manifest)
     return manifest if enough and whole and (allow_partial or manifest["completeness"] == "full") else None
 
 
@@ -290,6 +290,7 @@ def _manifest(
             *(f"{f['name']} does not have its owner's checksum" for f in files if f.get("official") is False),
         ],
         "images": collection.processing or ("arrays as PNG" if raw.drawn else "the owner's bytes"),
+        "rule": collection.rule,
         "decoder": decoder(),
         "versions": versions(collection),
         "source": list(files),

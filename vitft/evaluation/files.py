@@ -1,19 +1,17 @@
 """Answer for single image files, whatever they are; a broken one is told and left out."""
 
-import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vitft.data.sources.files import LEGAL, below
 from vitft.errors import DataMissing, VitftError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from vitft.evaluation.network import Network
-
-SUFFIXES = (".jpg", ".jpeg", ".jpe", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm")
 
 
 @dataclass(frozen=True)
@@ -25,7 +23,9 @@ class Answer:
 
 
 def images(paths: Iterable[Path]) -> list[Path]:
-    """Return the files to answer for: each file named, and the images below each folder, sorted; none twice.
+    """Return the files to answer for: each file named, and what lies below each folder, sorted; none twice.
+
+    Text and what systems leave among images are passed over; a file of another kind is among them, so that it is told.
 
     Raises:
         DataMissing: nothing at a path, or a folder without images.
@@ -35,7 +35,7 @@ def images(paths: Iterable[Path]) -> list[Path]:
         if path.is_dir():
             inside = _below(path)
             if not inside:
-                raise DataMissing(f"Folder '{path}' holds no image.", f"Legal: files ending in {' '.join(SUFFIXES)}.")
+                raise DataMissing(f"Folder '{path}' holds no image.", LEGAL)
             found.update(dict.fromkeys(inside))
         elif path.exists():
             found[path] = None
@@ -96,12 +96,8 @@ def answers(
 
 
 def _below(folder: Path) -> list[Path]:
-    found: list[Path] = []
-    for parent, folders, names in os.walk(folder):
-        folders.sort()
-        ours = (name for name in sorted(names) if not name.startswith("."))
-        found += (Path(parent) / name for name in ours if name.lower().endswith(SUFFIXES))
-    return found
+    found, others = below(folder)
+    return [folder / name for name in sorted(found + others)]
 
 
 def _bytes(path: Path) -> bytes:

@@ -1,6 +1,5 @@
 """Collections whose images lie in one folder a class: EuroSAT, Resisc45, DTD, Caltech101."""
 
-import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -8,18 +7,20 @@ import numpy as np
 from vitft.data import labels as label_names
 from vitft.data.archives import Tree
 from vitft.data.collections.raw import Collection, File, Listed, Raw, from_files
+from vitft.errors import DataDamaged
 
 _DRAWN = 30  # of each class of Caltech101, for train
 _SEED = 1234
+_CALTECH_RULE = f"{_DRAWN} images of each class drawn over sorted names with seed {_SEED}: not the reference membership"
 
 
-def _class_files(tree: Tree, task: str, lower: bool = False) -> dict[str, dict[str, str]]:
+def _class_files(tree: Tree, task: str) -> dict[str, dict[str, str]]:
     """Return class folder -> {file name: path} for the .jpg files below a folder that is named as a class."""
     names = set(label_names.class_names(task))
     found: dict[str, dict[str, str]] = {}
     for path in tree.matching(r"[^/]+/[^/]+\.jpg$"):
         *_, folder, file = path.split("/")
-        if (folder.lower() if lower else folder) in names:
+        if folder in names:
             found.setdefault(folder, {}).setdefault(file, path)
     if not found:
         raise tree.missing(f"{min(names)}/*.jpg")
@@ -57,18 +58,53 @@ def _open_dtd(tree: Tree) -> Raw:
 
 
 def _open_caltech(tree: Tree) -> Raw:
-    """Draw 30 of each class over sorted names: a fixed choice, but not the one behind published numbers."""
+    """Draw 30 of each class as TensorFlow Datasets 3.0.2 does, over sorted names instead of its file system's order.
+
+    What is no .jpg stands in the draw and is left out after it. A folder in which no class has 30 images, and which
+    lacks classes, is an excerpt: half of each class is train then.
+    """
     index = {name: label for label, name in enumerate(label_names.class_names("caltech101"))}
+    classes = _caltech_files(tree, set(index))
+    excerpt = len(classes) < len(index) and max(map(len, classes.values())) < _DRAWN
     random = np.random.RandomState(_SEED)
     listed: dict[str, list[Listed]] = {"train": [], "test": []}
-    for folder, files in sorted(_class_files(tree, "caltech101", lower=True).items()):
-        names = sorted(name for name in files if re.fullmatch(r"image_\d+\.jpg", name))
-        drawn = set(random.choice(len(names), min(_DRAWN, len(names) // 2), replace=False).tolist())
+    notes = [_CALTECH_RULE]
+    for folder, files in sorted(classes.items()):
+        names = sorted(files)
+        if len(names) < _DRAWN and not excerpt:
+            raise DataDamaged(
+                f"Class folder '{folder}' of Caltech101 holds {len(names)} images.",
+                f"Legal: at least {_DRAWN}, which the rule of its split draws for train.",
+                "Fetch or unpack the archive again.",
+            )
+        drawn = set(random.choice(len(names), len(names) // 2 if excerpt else _DRAWN, replace=False).tolist())
         for i, name in enumerate(names):
-            item = Listed(f"{folder}/{name}", files[name], (index[folder.lower()],))
-            listed["train" if i in drawn else "test"].append(item)
-    note = f"30 images of each class drawn over sorted names with seed {_SEED}: not the reference membership"
-    return from_files(tree, ("caltech101",), listed, notes=(note,))
+            salt = "train" if i in drawn else "test"
+            if name.endswith(".jpg"):
+                listed[salt].append(Listed(f"{folder}/{name}", files[name], (index[folder.lower()],)))
+            else:
+                notes.append(f"'{folder}/{name}' is no .jpg: left out of {salt} after the draw, as the rule says")
+    return from_files(tree, ("caltech101",), listed, notes=tuple(notes))
+
+
+def _caltech_files(tree: Tree, names: set[str]) -> dict[str, dict[str, str]]:
+    """Return class folder -> {file name: path} of all files that lie beside a .jpg in a folder named as a class.
+
+    (The archive holds annotations in folders of the same names.)
+    """
+    inside: dict[str, dict[str, str]] = {}
+    for path in tree.matching(r"[^/]+/[^/]+$"):
+        parent, _, file = path.rpartition("/")
+        if parent.rpartition("/")[2].lower() in names:
+            inside.setdefault(parent, {})[file] = path
+    found: dict[str, dict[str, str]] = {}
+    for parent, files in inside.items():
+        if any(file.endswith(".jpg") for file in files):
+            ours = found.setdefault(parent.rpartition("/")[2], {})
+            ours.update((file, path) for file, path in files.items() if file not in ours)
+    if not found:
+        raise tree.missing(f"{min(names)}/*.jpg")
+    return found
 
 
 EUROSAT = Collection(
@@ -134,4 +170,5 @@ CALTECH101 = Collection(
     ),
     _open_caltech,
     ("101_ObjectCategories.tar.gz",),
+    rule="30 of each class, as TensorFlow Datasets 3.0.2 draws over sorted names",
 )

@@ -5,7 +5,7 @@ import io
 from collections.abc import Mapping, Sequence
 
 from vitft.data import labels as label_names
-from vitft.data import lists
+from vitft.data import lists, official
 from vitft.data.archives import Tree
 from vitft.data.collections import opencv
 from vitft.data.collections.raw import Collection, File, Listed, Raw, from_files
@@ -15,12 +15,12 @@ _SUN_LISTS = {"train": "sun397_tfds_tr.txt", "validation": "sun397_tfds_va.txt",
 
 
 def _open_sun(tree: Tree) -> Raw:
-    """Three lists name the images; those beside the archive win over the package's."""
+    """Three lists name the images; those beside the archive win over the package's. One image is left out by name."""
     opencv.library()
-    official = lists.sun397()
+    listing = lists.sun397()
     index = {name: label for label, name in enumerate(label_names.class_names("sun397"))}
     names: Mapping[str, Sequence[str]] = {
-        salt: tree.read(found).decode().split() if (found := tree.find(file)) else official[salt]
+        salt: tree.read(found).decode("utf-8-sig").split() if (found := tree.find(file)) else listing[salt]
         for salt, file in _SUN_LISTS.items()
     }
     files: dict[str, str] = {}
@@ -32,10 +32,15 @@ def _open_sun(tree: Tree) -> Raw:
     if not files:
         raise tree.missing("SUN397.tar.gz")
     listed = {
-        salt: [Listed(key, files.get(key), (index.get(key.rpartition("/")[0], -1),)) for key in keys]
+        salt: [
+            Listed(key, files.get(key), (index.get(key.rpartition("/")[0], -1),))
+            for key in keys
+            if key != official.SUN397_LEFT_OUT
+        ]
         for salt, keys in names.items()
     }
-    return from_files(tree, ("sun397",), listed, opencv.sun397)
+    left_out = any(official.SUN397_LEFT_OUT in keys for keys in names.values())
+    return from_files(tree, ("sun397",), listed, opencv.sun397, (official.SUN397_NOTE,) if left_out else ())
 
 
 def _open_retinopathy(tree: Tree) -> Raw:

@@ -77,6 +77,8 @@ class Collection:
         archives: patterns of archive names that may hold it, beside the names of `files`.
         processing: what is done to the images, where they are not kept byte for byte.
         opencv: the processing is defined by OpenCV (the extra `vitft[opencv]`).
+        rule: by which vitft makes its splits, where an earlier vitft went by another; a manifest carries it, and data
+            prepared by another one is refused.
     """
 
     name: str
@@ -88,6 +90,7 @@ class Collection:
     archives: tuple[str, ...] = ()
     processing: str = ""
     opencv: bool = False
+    rule: str = ""
 
     @property
     def automatic(self) -> bool:

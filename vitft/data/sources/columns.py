@@ -45,7 +45,7 @@ def find_columns(schema: pa.Schema, file: Path) -> Columns:
         values = values.value_type
     if not (pa.types.is_integer(values) or pa.types.is_string(values) or pa.types.is_large_string(values)):
         raise DataDamaged(f"Column '{label}' of '{file}' is {values}.", "Legal: integers 0 to K-1, or class names.")
-    return Columns(image, label, "path" in fields, _class_names(schema, label))
+    return Columns(image, label, "path" in fields, stated_names(schema, label))
 
 
 def _only(what: str, legal: tuple[str, ...], schema: pa.Schema, file: Path) -> str:
@@ -62,7 +62,7 @@ def _only(what: str, legal: tuple[str, ...], schema: pa.Schema, file: Path) -> s
     raise DataDamaged(f"'{file}' has no {what} column; its columns: {shown}.", f"Legal: one of {', '.join(legal)}.")
 
 
-def _class_names(schema: pa.Schema, label: str) -> tuple[str, ...] | None:
+def stated_names(schema: pa.Schema, label: str) -> tuple[str, ...] | None:
     """Return the names of a ClassLabel feature in the `huggingface` metadata."""
     try:
         stored = json.loads((schema.metadata or {})[b"huggingface"])

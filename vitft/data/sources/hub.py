@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 from vitft.catalog import tasks
 from vitft.data import official
 from vitft.data.sources import imagenet, parquet
+from vitft.data.sources.files import is_debris, is_image, refuse
 from vitft.data.sources.hub_cache import Repo, cached, caches, endpoint, listing, offline, remember, snapshots
 from vitft.data.split import Split
 from vitft.errors import DataDamaged, DataError, DataMissing, DiskFull
@@ -167,7 +168,16 @@ def find(repo: Repo, task: str) -> Hub | str:
     if files and answer.sha:
         remember(repo, answer.sha, files)
         return Hub(repo, task, answer.sha, None, tuple((split, tuple(found)) for split, found in files.items()))
+    _all_images(repo, names)
     return Hub(repo, task, answer.sha or "", _prepared(repo, answer.sha or ""))
+
+
+def _all_images(repo: Repo, names: list[str]) -> None:
+    """Raise DataDamaged where folders of images hold other files, which `datasets` would leave out silently."""
+    parts = [name.rpartition("/") for name in names]
+    folders = {folder for folder, _, name in parts if folder and is_image(name)}
+    others = [(f, n) for f, _, n in parts if f in folders and not is_image(n) and not is_debris(n)]
+    refuse(Path(repo.name), [f"{folder}/{name}" for folder, name in others])
 
 
 def _known(repo: Repo, task: str, commit: str) -> Hub | None:

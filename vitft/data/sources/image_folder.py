@@ -6,22 +6,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-import numpy as np
-
-from vitft.data import official
-from vitft.data.sources.files import SUFFIXES, printable, read_file
-from vitft.data.split import Provenance, Split
+from vitft.data.sources.files import LEGAL, images_below, is_image, printable
+from vitft.data.sources.rows import NAMES, of_files
+from vitft.data.split import Split
 from vitft.errors import DataDamaged, DataMissing
 
-_SPLITS = {
-    "train": "train",
-    "training": "train",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "test": "test",
-    "testing": "test",
-}
 _LEGAL = "Legal: train/<class>/*.jpg, val/<class>/*.jpg (or validation/), test/<class>/*.jpg."
 
 
@@ -29,9 +18,12 @@ def detect(path: Path) -> bool:
     """Tell whether `path` holds split folders with class folders in them, or class folders alone."""
     if not path.is_dir():
         return False
-    if any(_class_folders(folder) for folder in _split_folders(path).values()):
-        return True
-    return any(_holds_image(folder) for folder in _class_folders(path).values())
+    return has_splits(path) or any(_holds_image(folder) for folder in _folders(path))
+
+
+def has_splits(path: Path) -> bool:
+    """Tell whether `path` holds split folders with class folders in them."""
+    return any(_class_folders(folder) for folder in split_folders(path).values())
 
 
 @dataclass(frozen=True)
@@ -48,10 +40,23 @@ class ImageFolder:
 
     @cached_property
     def _folders(self) -> dict[str, Path]:
-        folders = _split_folders(self.path)
+        folders = split_folders(self.path)
         if any(_class_folders(folder) for folder in folders.values()):
             return folders
+        flat = next((folder for folder in folders.values() if _holds_image(folder)), None)
+        if flat is not None:  # the name of a split is never a class
+            raise DataDamaged(
+                f"'{flat}' holds images without class folders, and no metadata.csv gives their labels.",
+                _LEGAL,
+                "Sort them into class folders, or add metadata.csv with the columns file_name and label.",
+            )
         return {"test": self.path}
+
+    def _classes(self, split: str) -> dict[str, Path]:
+        folders = _class_folders(self._folders[split])
+        if self._folders[split] != self.path:
+            return folders
+        return {name: folder for name, folder in folders.items() if name.lower() not in NAMES}
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -63,7 +68,7 @@ class ImageFolder:
 
         Without train they are those of all splits. Raises DataDamaged where another split has a class of its own.
         """
-        named = {name: set(_class_folders(self._folders[name])) for name in self.splits}
+        named = {name: set(self._classes(name)) for name in self.splits}
         first = self.splits[0]
         for other in self.splits if first == "train" else ():
             if unknown := sorted(named[other] - named[first]):
@@ -80,39 +85,31 @@ class ImageFolder:
         if split not in self._folders:
             raise DataMissing(f"'{self.path}' has no split '{split}'; it has: {', '.join(self.splits)}.", _LEGAL)
         root, names = self._folders[split], self.class_names
-        folders = _class_folders(root)
+        folders = self._classes(split)
         files: list[str] = []
         labels: list[int] = []
         for label, name in enumerate(names):
             if name not in folders:  # no image of it in this split; train has
                 continue
-            found = _images(folders[name])
+            found = images_below(folders[name])
             if not found:
                 raise DataDamaged(
                     f"Class folder '{folders[name]}' holds no image.",
-                    f"Legal: files ending in {' '.join(sorted(SUFFIXES))}, in either case.",
+                    LEGAL,
                     "Add images, or remove the folder from every split.",
                 )
             files += (f"{folders[name].name}/{file}" for file in found)
             labels += [label] * len(found)
-        why = official.shortfall(self.task, split, len(files)) or "a folder's membership is not checked"
-        return Split(
-            self.task,
-            split,
-            names,
-            [printable(file) for file in files],
-            np.asarray(labels, dtype=np.int64),
-            lambda i: read_file(root / files[i]),
-            Provenance("image folder", False, why, official.completeness(self.task, split, len(files))),
-            exif=not official.counts(self.task, split),
-        )
+        lists = [f.name for f in sorted(self.path.glob("*.[tT][xX][tT]")) if f.stem.lower() in NAMES]
+        note = f"; lists beside the folders are not read: {', '.join(lists)}" if lists else ""
+        return of_files(root, files, self.task, split, names, labels, "image folder", note)
 
 
-def _split_folders(path: Path) -> dict[str, Path]:
+def split_folders(path: Path) -> dict[str, Path]:
     """Map "train", "val", "test" to the folders of that meaning. Raises DataDamaged where two mean the same."""
     found: dict[str, Path] = {}
     for folder in _folders(path):
-        name = _SPLITS.get(folder.name.lower())
+        name = NAMES.get(folder.name.lower())
         if name is None:
             continue
         if name in found:
@@ -145,28 +142,10 @@ def _folders(path: Path) -> list[Path]:
     return [path / name for name in sorted(names)]
 
 
-def _images(folder: Path) -> list[str]:
-    """Return the images below a class folder as sorted relative paths; a folder is entered once, links included."""
-    found: list[str] = []
-    seen: set[tuple[int, int]] = set()
-    for parent, folders, files in os.walk(folder, followlinks=True):
-        state = Path(parent).stat()
-        if (state.st_dev, state.st_ino) in seen:
-            folders.clear()
-            continue
-        seen.add((state.st_dev, state.st_ino))
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        inside = os.path.relpath(parent, folder)
-        # Names that begin with a dot are no images: macOS leaves "._x.jpg" beside "x.jpg".
-        names = (name for name in files if not name.startswith(".") and Path(name).suffix.lower() in SUFFIXES)
-        found += (name if inside == "." else f"{inside}/{name}" for name in names)
-    return sorted(found)
-
-
 def _holds_image(folder: Path) -> bool:
     try:
         with os.scandir(folder) as entries:
-            return any(Path(e.name).suffix.lower() in SUFFIXES and not e.name.startswith(".") for e in entries)
+            return any(is_image(e.name) for e in entries)
     except OSError:
         return False
 

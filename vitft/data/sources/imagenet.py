@@ -2,6 +2,7 @@
 
     val/n01440764/ILSVRC2012_val_00000293.JPEG    class folders named by WordNet identifier (`train/` beside them)
     images/ILSVRC2012_val_00000293.JPEG           with labels.txt or val.txt of "NAME LABEL" lines beside `images`
+    ILSVRC/Data/CLS-LOC/val/*                     as Kaggle unpacks it, LOC_val_solution.csv beside ILSVRC or not
     ILSVRC2012_img_val.tar                        the official archive, read in place
     validation-00000-of-00014.parquet             tables, as on the Hugging Face hub
 
@@ -22,18 +23,22 @@ import numpy as np
 
 from vitft.data import lists, official
 from vitft.data.sources import parquet
-from vitft.data.sources.files import SUFFIXES, read_file, read_text
+from vitft.data.sources.files import images_below, is_debris, is_image, read_file, read_text, refuse
 from vitft.data.split import Provenance, Split
 from vitft.errors import DataDamaged, DataMissing
 
 _VAL = re.compile(r"ILSVRC2012_val_(\d{7,8})(?!\d)[^/]*$", re.IGNORECASE)
 _WNID = re.compile(r"n\d{8}$")
 _LISTS = ("labels.txt", "val.txt", "val_labels.txt")
+_SOLUTION = "LOC_val_solution.csv"
 _TAR = "ILSVRC2012_img_val.tar"
 _FOLDERS = ("val", "validation", "ILSVRC2012_img_val", "images", ".")
-_LEGAL = "Legal: val/<wnid>/*.JPEG, images/ beside labels.txt, ILSVRC2012_img_val.tar, or validation*.parquet."
+_LEGAL = (
+    "Legal: val/<wnid>/*.JPEG, images/ beside labels.txt, ILSVRC/Data/CLS-LOC/val, ILSVRC2012_img_val.tar, or "
+    "validation*.parquet."
+)
 
-Form = Literal["classes", "list", "numbers", "tar", "parquet"]
+Form = Literal["classes", "list", "solution", "numbers", "tar", "parquet"]
 
 
 def detect(path: Path) -> bool:
@@ -46,7 +51,8 @@ def detect(path: Path) -> bool:
         return False
     form, place = found
     if form == "classes":
-        return len(_wnids(place)) == len(lists.names("imagenet")) or not (path / "train").is_dir()
+        theirs = not (path / "train").is_dir() or path.name == "CLS-LOC"
+        return theirs or len(_wnids(place)) == len(lists.names("imagenet"))
     return form != "parquet" or path.name.lower() in ("imagenet", "imagenet2012", "imagenet-1k", "imagenet1k")
 
 
@@ -88,7 +94,7 @@ class ImageNet:
     def splits(self) -> tuple[str, ...]:
         if self._place[0] == "parquet":
             return self._tables.splits
-        return ("train", "test") if _wnids(self.path / "train") else ("test",)
+        return ("train", "test") if _wnids(_kaggle(self.path) / "train") else ("test",)
 
     def open(self, split: str) -> Split:
         """Open "test" (the validation images) or "train" (class folders or tables).
@@ -106,14 +112,16 @@ class ImageNet:
         if form == "parquet":
             return _renamed(self._tables.open(split), self.class_names)
         if split == "train":
-            return self._split(split, "class folders", *_class_files(self.path / "train"))
+            return self._split(split, "class folders", *_class_files(_kaggle(self.path) / "train"))
         if form == "classes":
             return self._split(split, "class folders", *_class_files(place))
         if form == "tar":
             return self._split(split, "official tar", *_tar_files(place))
         if form == "list":
             return self._split(split, "images and their list", *_listed_files(self.path, place))
-        return self._split(split, "images, labelled by number", *_numbered_files(place))
+        if form == "solution":
+            return self._split(split, "Kaggle's archive", *_solved_files(_kaggle(self.path) / "val", place))
+        return self._split(split, "images, labelled by number", *_numbered_files(place, place != self.path))
 
     def _split(self, split: str, kind: str, names: list[str], labels: list[int], read: Callable[[int], bytes]) -> Split:
         keys = [official_name(name) for name in names] if split == "test" else names
@@ -139,6 +147,9 @@ def _locate(path: Path) -> tuple[Form, Path] | None:
         return ("parquet", path) if path.suffix.lower() in parquet.SUFFIXES else None
     if not path.is_dir():
         return None
+    data = _kaggle(path)
+    if data != path:
+        return _locate_kaggle(path, data)
     for name in _LISTS:
         if (path / name).is_file() and _images_of_list(path, path / name) is not None:
             return "list", path / name
@@ -153,6 +164,22 @@ def _locate(path: Path) -> tuple[Form, Path] | None:
     if (path / "train").is_dir() and _wnids(path / "train") and not parquet.detect(path):
         return None
     return ("parquet", path) if parquet.detect(path) else None
+
+
+def _kaggle(path: Path) -> Path:
+    """Return the folder of train/ and val/ where `path` is the root of Kaggle's archive or its ILSVRC, else `path`."""
+    inside = (path / name / "Data" / "CLS-LOC" for name in ("ILSVRC", "."))
+    return next((folder for folder in inside if (folder / "val").is_dir() or (folder / "train").is_dir()), path)
+
+
+def _locate_kaggle(path: Path, data: Path) -> tuple[Form, Path] | None:
+    val = data / "val"
+    solution = next((f for f in (path / _SOLUTION, path.parent / _SOLUTION, data / _SOLUTION) if f.is_file()), None)
+    if _wnids(val):
+        return "classes", val
+    if _first_image(val):
+        return ("solution", solution) if solution else ("numbers", val)
+    return None
 
 
 def _listed(folder: Path) -> list[str]:
@@ -171,7 +198,7 @@ def _wnids(folder: Path) -> list[str]:
 def _first_image(folder: Path) -> bool:
     try:
         with os.scandir(folder) as entries:
-            return any(_VAL.match(e.name) and Path(e.name).suffix.lower() in SUFFIXES for e in entries)
+            return any(_VAL.match(e.name) and is_image(e.name) for e in entries)
     except OSError:
         return False
 
@@ -193,7 +220,7 @@ def _class_files(root: Path) -> tuple[list[str], list[int], Callable[[int], byte
     files: list[str] = []
     labels: list[int] = []
     for wnid in _wnids(root):
-        found = sorted(n for n in _listed(root / wnid) if Path(n).suffix.lower() in SUFFIXES and n[0] != ".")
+        found = images_below(root / wnid)
         if not found:
             raise DataDamaged(f"Class folder '{root / wnid}' holds no image.", _LEGAL)
         files += (f"{wnid}/{name}" for name in found)
@@ -201,9 +228,36 @@ def _class_files(root: Path) -> tuple[list[str], list[int], Callable[[int], byte
     return files, labels, lambda i: read_file(root / files[i])
 
 
-def _numbered_files(root: Path) -> tuple[list[str], list[int], Callable[[int], bytes]]:
-    files = sorted(n for n in _listed(root) if _VAL.match(n) and Path(n).suffix.lower() in SUFFIXES)
+def _numbered_files(root: Path, strict: bool) -> tuple[list[str], list[int], Callable[[int], bytes]]:
+    files = _numbered(root, strict)
     return files, [_by_number(name, str(root)) for name in files], lambda i: read_file(root / files[i])
+
+
+def _solved_files(root: Path, file: Path) -> tuple[list[str], list[int], Callable[[int], bytes]]:
+    """Label images by rows of "ILSVRC2012_val_00048981,n03995372 85 1 499 272 ...": the number, the class, boxes."""
+    index = {wnid: label for label, wnid in enumerate(lists.names("imagenet"))}
+    known: dict[str, int] = {}
+    for number, line in enumerate(read_text(file).splitlines(), 1):
+        name, _, boxes = line.strip().partition(",")
+        word = (boxes.strip().strip('"').split() or [""])[0]
+        if word in index and _VAL.match(name):
+            known[official_name(name)] = index[word]
+        elif name and number > 1:
+            raise DataDamaged(f"'{file}', line {number}: '{line[:80]}' cannot be used.", "Legal: ImageId,n01440764 ...")
+    files = _numbered(root, strict=True)
+    lacking = [name for name in files if official_name(name) not in known]
+    if lacking:
+        raise DataDamaged(f"'{file}' has no row for '{lacking[0]}' ({len(lacking):,} images lack one).", _LEGAL)
+    return files, [known[official_name(name)] for name in files], lambda i: read_file(root / files[i])
+
+
+def _numbered(root: Path, strict: bool) -> list[str]:
+    """Return the validation images in a folder, sorted. `strict`: nothing else may lie there but debris."""
+    names = _listed(root)
+    files = sorted(name for name in names if _VAL.match(name) and is_image(name))
+    others = set(names) - set(files) if strict else set()
+    refuse(root, sorted(name for name in others if not is_debris(name) and not (root / name).is_dir()))
+    return files
 
 
 def _listed_files(path: Path, file: Path) -> tuple[list[str], list[int], Callable[[int], bytes]]:

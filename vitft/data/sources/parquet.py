@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from vitft.catalog import tasks
@@ -222,7 +224,18 @@ def _tables_in(folder: Path) -> list[Path]:
     except OSError:
         return []
     # "cache-<hash>.arrow" are leftovers of `map` in a folder of Hugging Face datasets.
-    return [file for file in names if file.is_file() and not file.name.startswith((".", "cache-"))]
+    files = [file for file in names if file.is_file() and not file.name.startswith((".", "cache-"))]
+    return [file for file in files if not _names_files(file)]
+
+
+def _names_files(file: Path) -> bool:
+    """Tell whether a table is the `metadata.parquet` of images that are files (see `metadata`)."""
+    if file.stem.lower() != "metadata":
+        return False
+    try:
+        return "file_name" in pq.read_schema(file).names
+    except (pa.ArrowException, OSError):
+        return False
 
 
 def _whole(files: list[Path]) -> list[Path]:

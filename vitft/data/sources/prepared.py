@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from vitft.data import collections
 from vitft.data.sources.tables import Table, open_table
 from vitft.data.split import Completeness, Provenance, Split
 from vitft.errors import DataDamaged, DataMissing
@@ -47,6 +48,14 @@ def read_manifest(path: Path) -> dict[str, Any] | None:
     return manifest
 
 
+def outdated(manifest: dict[str, Any]) -> str:
+    """Say by which other rule a prepared folder was split than its collection has now; empty where by the same."""
+    rule = next((c.rule for c in collections.COLLECTIONS if c.name == manifest.get("collection")), "")
+    if manifest.get("rule", "") == rule:
+        return ""
+    return f"split by an earlier rule of vitft ('{manifest.get('rule') or 'unnamed'}'), not by '{rule}'"
+
+
 @dataclass(frozen=True)
 class Prepared:
     """One prepared task.
@@ -65,6 +74,12 @@ class Prepared:
         manifest = read_manifest(self.path)
         if manifest is None:
             raise DataMissing(f"'{self.path}' is no prepared data set.", "", "Run 'vitft data prepare'.")
+        if why := outdated(manifest):
+            raise DataDamaged(
+                f"'{self.path}' was {why}: its examples are others.",
+                "Legal: data that this vitft prepared.",
+                f"Run 'vitft data prepare {self.task}' again; it replaces the folder.",
+            )
         return manifest
 
     @property
@@ -136,7 +151,7 @@ class Prepared:
     def _provenance(self) -> Provenance:
         m = self.manifest
         version = m["versions"].get("vitft", "")
-        found = f"prepared from the owner's files ({m['collection']}); {m['decoder']}"
+        found = "; ".join([f"prepared from the owner's files ({m['collection']})", m["decoder"], *m.get("notes", ())])
         completeness: Completeness = "full" if m["completeness"] == "full" else "partial"
         return Provenance(found, bool(m["reference"]), str(m["why"]), completeness, f"vitft {version}")
 

@@ -14,8 +14,8 @@ import numpy as np
 from vitft.catalog import tasks
 from vitft.catalog.tasks import Task
 from vitft.data import labels as label_names
+from vitft.data import official, tfrecord
 from vitft.data import splits as official_splits
-from vitft.data import tfrecord
 from vitft.data.archive_parts import reading
 from vitft.data.collections import rules
 from vitft.data.split import Provenance, Split
@@ -225,18 +225,16 @@ class Tfds:
 
     def _provenance(self, ordered: bool) -> Provenance:
         _, name, version, _ = self._info
-        used = {p.salt for pieces in self._task.splits.values() for p in pieces}
-        short = [s for s in used if self._sizes.get(s, 0) != self._task.sizes[s]]
-        if self._task.collection == "caltech101":  # 3,059 / 6,085 where a file that is no image was drawn
-            short = [s for s in short if abs(self._sizes.get(s, 0) - self._task.sizes[s]) > 1]
+        short = official.raw_shortfall(self._task, self._sizes)
         why = self._task.non_reference
         if not ordered:
             why = "stored in another order than its keys give (TensorFlow Datasets before 4.2.0)"
         if short:
-            why = f"{short[0]} has {self._sizes.get(short[0], 0):,} of {self._task.sizes[short[0]]:,} images"
-        return Provenance(
-            f"TensorFlow Datasets directory ({name} {version})", not why, why, "partial" if short else "full", version
-        )
+            why = short[1]
+        kind = f"TensorFlow Datasets directory ({name} {version})"
+        if name == "sun397" and self._sizes.get("train") == self._task.sizes["train"] - 1:
+            kind += f"; {official.SUN397_NOTE}"
+        return Provenance(kind, not why, why, "partial" if short else "full", version)
 
     def _records(self, salt: str, start: int, stop: int) -> list[tuple[Path, int, int]]:
         """Return (shard, offset, length) of the examples [start, stop) of a raw split."""

@@ -12,7 +12,7 @@ import numpy as np
 from vitft.catalog import tasks
 from vitft.data import labels as label_names
 from vitft.data import official
-from vitft.data.sources.files import read_file, read_text
+from vitft.data.sources.files import read_file, read_text, refuse_listed
 from vitft.data.split import Completeness, Provenance, Split
 from vitft.errors import DataDamaged, DataMissing
 
@@ -135,6 +135,7 @@ class VtabFolder:
                     f"'{self.path / split}.txt' gives '{path}' the label {label}.",
                     f"Legal: 0 to {k - 1}, as '{self.task}' has {k} classes.",
                 )
+        refuse_listed(self.path, (path for path, _ in lines))
         present: dict[str, set[str]] = {}
         absent = []
         for path, _ in lines:

@@ -1,4 +1,4 @@
-"""Local mirrors of `clip-benchmark/wds_vtab-*`: tars of s0000000.webp and s0000000.cls, without a validation part."""
+"""Local mirrors of `clip-benchmark/wds_*`: tars of s0000000.webp and s0000000.cls, those of VTAB without validation."""
 
 import tarfile
 from collections import defaultdict, deque
@@ -18,6 +18,7 @@ from vitft.data import official
 from vitft.data import splits as official_splits
 from vitft.data.archive_parts import reading
 from vitft.data.collections import rules
+from vitft.data.sources.files import is_image, read_text
 from vitft.data.split import Provenance, Split
 from vitft.errors import DataDamaged, DataMissing
 
@@ -61,37 +62,43 @@ def _is_webdataset(file: Path) -> bool:
 
 @dataclass(frozen=True)
 class Wds:
-    """One task of the mirrors.
+    """One task of the mirrors, or a data set of theirs that is no task and has the classes of its classnames.txt.
 
-    Their train is VTAB's `train`; its order is the one in which TensorFlow Datasets read it, and keys are not stored.
-    Which of its images are the official 800 is therefore known only where class names in the keys prove the order.
+    The train of VTAB's mirrors is VTAB's `train`; its order is the one in which TensorFlow Datasets read it, and keys
+    are not stored. Which of its images are the official 800 is therefore known only where class names in the keys prove
+    the order.
 
     Attributes:
         path: the folder of train/ and test/.
-        task: canonical name.
+        task: canonical name, or the folder's name.
     """
 
     path: Path
     task: str
 
     @cached_property
-    def _task(self) -> Task:
+    def _task(self) -> Task | None:
         name = tasks.canonical(self.task)
-        if name is None or name not in {task.name for task in tasks.VTAB}:
-            raise DataMissing(
-                f"'{self.path}' is a mirror of VTAB, but '{self.task}' is no task of it.",
-                "Legal: a VTAB task's name with --data-dir naming the folder.",
-            )
-        return tasks.get(name)
+        return tasks.get(name) if name else None
 
     @property
+    def _of_vtab(self) -> bool:
+        return self._task in tasks.VTAB
+
+    @cached_property
     def class_names(self) -> tuple[str, ...]:
-        return label_names.class_names(self._task.name)
+        """The task's names; those of classnames.txt for what is no task, or has another number of classes."""
+        file = self.path / "classnames.txt"
+        listed = [line.strip() for line in read_text(file).splitlines() if line.strip()] if file.is_file() else []
+        if self._task and (self._of_vtab or len(listed) in (0, self._task.num_classes)):
+            return label_names.class_names(self._task.name)
+        return tuple(f"{name} ({i})" if listed.count(name) > 1 else name for i, name in enumerate(listed))
 
     @property
     def splits(self) -> tuple[str, ...]:
         present = {s for s in ("train", "test") if any(self.path.glob(f"{s}/*.tar"))} | _conversion(self.path).keys()
-        return tuple(n for n in ("train", "train800", "test") if n.removesuffix("800") in present)
+        names = ("train", "train800", "test") if self._of_vtab else ("train", "test")
+        return tuple(n for n in names if n.removesuffix("800") in present)
 
     def open(self, split: str) -> Split:
         """Open "train", "train800" or "test".
@@ -108,8 +115,9 @@ class Wds:
         stored = split.removesuffix("800")
         places, labels = self._stored(stored)
         n = len(labels)
-        counts = official.counts(self._task.name, stored)
-        if n not in counts and not (self.task == "caltech101" and stored == "train" and n == counts[0] - 1):
+        counts = official.counts(self.task, stored)
+        known = n in counts or (self.task == "caltech101" and stored == "train" and n == counts[0] - 1)
+        if not known and (self._of_vtab or (counts and not any(self.path.glob(f"{stored}/*.tar")))):
             raise DataDamaged(
                 f"'{self.path}' has {n:,} of {counts[0]:,} images in {stored}: it is truncated.",
                 "Legal: all shards of the tars; the hub's own parquet conversion of large mirrors is cut short.",
@@ -117,19 +125,19 @@ class Wds:
             )
         keys = [f"{stored}/{place[0]}" for place in places]
         rows: NDArray[np.int64] = np.arange(n)
-        why = ""
+        why = "" if known else official.shortfall(self.task, stored, n) or "a mirror's membership is not checked"
         if split == "train800":
             order = self._proven(labels)
             rows = (rows if order is None else order)[:800]
             why = "" if order is not None else "it keeps no keys: which 800 are the official ones cannot be told"
         return Split(
-            self._task.name,
+            self._task.name if self._task else self.task,
             split,
             self.class_names,
             [keys[i] for i in rows],
             labels[rows],
             lambda i: _bytes(places[rows[i]]),
-            Provenance("wds_vtab mirror (lossless WebP)", not why, why, "full"),
+            Provenance("wds_vtab mirror (lossless WebP)", not why, why, "full" if known else "partial"),
         )
 
     def _stored(self, split: str) -> tuple[list[tuple[str, Any, int, int]], NDArray[np.int64]]:
@@ -138,18 +146,20 @@ class Wds:
         has_tars = any((self.path / split).glob("*.tar"))
         places, raw = _tables(parquet) if parquet and not has_tars else _tars(self.path / split)
         labels = np.asarray(raw, np.int64)
-        k = _ORIGINAL.get(self._task.name, len(self.class_names))
+        k = _ORIGINAL.get(self.task, len(self.class_names))
         if len(labels) and not 0 <= labels.min() <= labels.max() < k:
             raise DataDamaged(f"'{self.path}' has the label {labels.max()} in {split}.", f"Legal: 0 to {k - 1}.")
-        rule = _UNBINNED.get(self._task.name)
+        rule = _UNBINNED.get(self.task)
         return places, rule(labels) if rule else labels
 
     def _proven(self, labels: NDArray[np.int64]) -> NDArray[np.int64] | None:
         """Return the stored position of each image in hash order, where labels that the keys tell prove it."""
+        if self._task is None or self._task.collection not in ("eurosat", "resisc45"):
+            return None
         pieces = self._task.splits["train"]
         keys = official_splits.raw_keys(self._task, pieces[0].salt)
         index = {name: label for label, name in enumerate(self.class_names)}
-        if keys is None or self._task.collection not in ("eurosat", "resisc45"):
+        if keys is None:
             return None
         order = official_splits.hash_order(keys, pieces[0].salt)[: len(labels)]
         # "AnnualCrop_AnnualCrop_1.jpg", "sea_ice_sea_ice_001.jpg": the class stands twice before the number.
@@ -205,7 +215,7 @@ def _tars(folder: Path) -> tuple[list[tuple[str, Any, int, int]], list[int]]:
                 if kind == ".cls":
                     file = tar.extractfile(info)
                     labels[stem] = int(file.read()) if file else -1
-                elif kind in (".webp", ".png", ".jpg"):
+                elif is_image(info.name):
                     places[stem] = (stem, shard, info.offset_data, info.size)
     if places.keys() != labels.keys():
         odd = min(places.keys() ^ labels.keys())
