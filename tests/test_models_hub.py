@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import save_file
 from typer.testing import CliRunner
 
+from tests import library
 from vitft.cli import models as cli
 from vitft.errors import CheckpointError, CheckpointUnsafe
 from vitft.models import hub, pages
@@ -118,31 +119,10 @@ def test_pages_of_the_transformers_library(cache, kind):
     net = drawn("vit_tiny_patch16_224" if kind == "vit" else "deit_tiny_distilled_patch16_224", **shape)
     for parameter in net.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
-    inner = {
-        "patch_embed.proj": "embeddings.patch_embeddings.projection",
-        "pos_embed": "embeddings.position_embeddings",
-        "cls_token": "embeddings.cls_token",
-        "dist_token": "embeddings.distillation_token",
-        "norm1": "layernorm_before",
-        "norm2": "layernorm_after",
-        "attn.proj": "attention.output.dense",
-        "mlp.fc1": "intermediate.dense",
-        "mlp.fc2": "output.dense",
-    }
-    state = {}
-    for name, tensor in net.state_dict().items():
-        name = name.replace("blocks.", "encoder.layer.")
-        for ours, theirs in inner.items():
-            name = name.replace(ours, theirs)
-        name = "layernorm." + name.removeprefix("norm.") if name.startswith("norm.") else name
-        if "attn.qkv" in name:
-            for part, third in zip(("query", "key", "value"), tensor.chunk(3), strict=True):
-                state[f"{kind}." + name.replace("attn.qkv", f"attention.attention.{part}")] = third.clone()
-        elif name.startswith("head"):
-            prefix = "" if kind == "vit" else "distillation_" if "dist" in name else "cls_"
-            state[prefix + "classifier." + name.split(".")[1]] = tensor
-        else:
-            state[f"{kind}.{name}"] = tensor
+    heads = (
+        {"head": "classifier"} if kind == "vit" else {"head": "cls_classifier", "head_dist": "distillation_classifier"}
+    )
+    state = library.renamed(net, kind, heads)
     state[f"{kind}.pooler.dense.weight"] = torch.zeros(32, 32)
     config = {
         "model_type": kind,

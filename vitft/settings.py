@@ -8,10 +8,13 @@ from vitft.errors import RecipeError
 
 Method = Literal["full", "linear", "bias", "lora"]
 Normalise = Literal["checkpoint", "imagenet", "half", "none"]
-CropMode = Literal["center", "squash"]
+CropMode = Literal["center", "squash", "none"]
 Resize = Literal["squash", "resize-small", "squash-crop", "checkpoint"]
 Interpolation = Literal["bilinear", "bicubic", "area"]
 LoraTarget = Literal["qkv", "q", "k", "v", "proj", "fc1", "fc2"]
+
+CHECKPOINT_KEYS = ("num_heads", "norm_eps", "activation", "pool", "grid")
+"""The keys that say what a checkpoint's tensors do not tell."""
 
 
 class Settings(BaseModel):
@@ -93,6 +96,17 @@ class Settings(BaseModel):
     )
     train_fraction: float = Field(1.0, gt=0, le=1, description="part of train (its start) that the final run uses")
 
+    # What a checkpoint's tensors do not tell, said by the user; as they stand here: what the checkpoint says.
+    num_heads: int = Field(0, ge=0, description="attention heads of the checkpoint; 0 = as it says, or 64 wide")
+    norm_eps: float = Field(0.0, ge=0, description="epsilon of its layer norms; 0 = as it says")
+    activation: str = Field("checkpoint", description="of its MLPs: as it says; gelu, gelu_tanh, quick_gelu, relu, ...")
+    pool: Literal["checkpoint", "token", "avg"] = Field(
+        "checkpoint", description="features: as it says; its class token, or the mean over the patches"
+    )
+    grid: tuple[int, int] | Literal["checkpoint"] = Field(
+        "checkpoint", description="[rows, columns] of its position embeddings; as it says, or square"
+    )
+
     @field_validator("resolution", mode="before")
     @classmethod
     def _resolution(cls, value: Any) -> Any:
@@ -104,13 +118,32 @@ class Settings(BaseModel):
             raise ValueError("a side in pixels from 1 to 4096, [height, width], 'native' or 'higher'")
         return value
 
+    @field_validator("grid", mode="before")
+    @classmethod
+    def _grid(cls, value: Any) -> Any:
+        value = tuple(value) if isinstance(value, list) else value
+        if value != "checkpoint" and not (
+            isinstance(value, tuple) and len(value) == 2 and all(type(n) is int and n > 0 for n in value)
+        ):
+            raise ValueError("[rows, columns], or 'checkpoint'")
+        return value
+
     @field_validator("decay_steps", "lora_targets", mode="before")
     @classmethod
     def _tuples(cls, value: Any) -> Any:
         return tuple(value) if isinstance(value, list) else value
 
     @field_validator(
-        "lr", "momentum", "weight_decay", "clip_norm", "layer_decay", "lora_alpha", "mixup", "ema", mode="before"
+        "lr",
+        "momentum",
+        "weight_decay",
+        "clip_norm",
+        "layer_decay",
+        "lora_alpha",
+        "mixup",
+        "ema",
+        "norm_eps",
+        mode="before",
     )
     @classmethod
     def _number(cls, value: Any) -> Any:

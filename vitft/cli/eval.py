@@ -80,15 +80,17 @@ def eval_(
         from vitft.data.subsets import absent_note
         from vitft.evaluation import evaluate as ev
         from vitft.evaluation.network import open_network
+        from vitft.models.info import assumptions
 
         what = ev.subject(source, with_real=real, limit=limit, complete=complete)
         if what.missing:
             console.note(f"Missing: {', '.join(what.missing)}.")
-        _check(models, what)
+        _check(models, what, fixed)
         done, payloads = [], []
         for name, folder in zip(models, folders, strict=True):
             network = open_network(name, fixed, crop_pct=crop_pct, device=device, precision=precision)
-            for note in network.info.notes:
+            unsaid = assumptions(network.info.to_dict()) if format == "json" else ""  # else a footnote says it
+            for note in filter(None, [*network.info.notes, unsaid]):
                 hooks.note(f"{name}: {note}")
             found = ev.evaluate(network, what, batch_size=batch_size, workers=workers or machine.cores(), hooks=hooks)
             network.net.to("cpu")  # the next one may need the room
@@ -103,13 +105,14 @@ def eval_(
     console.emit(payload, "" if format == "json" else _render(done, payloads, compared), format)
 
 
-def _check(models: list[str], what: "Subject") -> None:
+def _check(models: list[str], what: "Subject", fixed: dict[str, Any]) -> None:
     """Raise now what the last of several models would raise when the others are evaluated, and their results lost."""
     from vitft.evaluation.network import head_fits
     from vitft.models import checkpoints
+    from vitft.models.said import Said
 
     for name in models if len(models) > 1 else ():
-        head_fits(checkpoints.load(name), what.split)
+        head_fits(checkpoints.load(name, said=Said.within(fixed)), what.split)
 
 
 def _folders(output: Path | None, models: list[str], overwrite: bool) -> list[Path | None]:
@@ -211,18 +214,17 @@ def footnotes(payloads: list[dict[str, Any]]) -> list[str]:
     A user's own images are no part of anything official.
     """
     from vitft.catalog import tasks
+    from vitft.models.info import assumptions, cropping
 
     lines = []
     for p in payloads:
         protocol, pre = p["protocol"], p["preprocess"]
-        mode = ", aspect ratio lost" if pre["crop_mode"] == "squash" else ""
-        crop = f" (crop fraction {pre['crop_pct']:g}{mode})" if protocol["resize"] == "checkpoint" else ""
+        crop = f" ({cropping(pre, pre['size'])})" if protocol["resize"] == "checkpoint" else ""
         lines.append(
             f"images: {protocol['resize']}{crop}, {protocol['interpolation']}, "
             f"mean {_short(pre['mean'])}, std {_short(pre['std'])}; {p['settings']['precision']}"
         )
-        if p["checkpoint"]["assumed"]:
-            lines.append(f"assumed from {p['checkpoint']['timm_name']}: {', '.join(p['checkpoint']['assumed'])}")
+        lines += filter(None, [assumptions(p["checkpoint"])])
     stamp = payloads[0]["provenance"]
     own = stamp["completeness"] == "partial" and not tasks.canonical(payloads[0]["task"])
     where = f"data: {stamp['source']}" + ("" if own else f", {stamp['completeness']}")

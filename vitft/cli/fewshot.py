@@ -86,6 +86,7 @@ def fewshot(
         from vitft.data.cache import fingerprints
         from vitft.evaluation import fewshot as fs
         from vitft.evaluation.network import open_network
+        from vitft.models.info import assumptions
         from vitft.protocol.stamp import overlap
         from vitft.report.said import of_data
 
@@ -100,11 +101,12 @@ def fewshot(
         for count in counts:
             if not allow_fewer and not stand_in:
                 fs.refuse_short(fs.short_classes(pool.labels, pool.class_names, count), count, pool.name)
-        whole = len(test)
+        whole = test
         if limit is not None:
             test = subsets.limit(test, limit, seed=0)
         network = open_network(model, fixed, crop_pct=crop_pct, device=device, precision=precision)
-        for note in network.info.notes:
+        unsaid = assumptions(network.info.to_dict()) if format == "json" else ""  # else a footnote says it
+        for note in filter(None, [*network.info.notes, unsaid]):
             hooks.note(note)
         positions = fs.needed(pool.labels, pool.num_classes, counts, draws)
         chosen = pool if len(positions) == len(pool) else pool.select(positions)
@@ -180,7 +182,7 @@ def _features(
     return features.cached(who, n, compute)
 
 
-def _stamps(rows: "list[Row]", pool: "Split", test: "Split", whole: int, big_vision: bool) -> list[str]:
+def _stamps(rows: "list[Row]", pool: "Split", test: "Split", whole: "Split", big_vision: bool) -> list[str]:
     """Return what a reader must know before comparing these numbers, one line each."""
     from vitft.data import official
 
@@ -194,8 +196,8 @@ def _stamps(rows: "list[Row]", pool: "Split", test: "Split", whole: int, big_vis
         lines.append(
             f"{short} of {pool.num_classes} classes have fewer than {per_class} examples (the fewest {fewest})"
         )
-    if len(test) < whole:
-        lines.append(f"subset {len(test)} of the {whole:,} test images")
+    if len(test) < len(whole):
+        lines.append(f"subset {len(test)} of the {len(whole):,} test images")
     return lines
 
 

@@ -122,10 +122,14 @@ def _cached(alias: ModelAlias | None, info: "CheckpointInfo") -> str:
 
 
 def _lines(payload: dict[str, Any]) -> str:
+    from vitft.models.info import assumptions, cropping
+
     info = payload["checkpoint"]
     arch = info["architecture"]
     told = ("embed_dim", "depth", "num_heads", "mlp_ratio", "reg_tokens", "channels")
     kwargs = ", ".join(f"{key} {value}" for key, value in arch["kwargs"].items() if key in told and value)
+    kwargs += f", norm_eps {arch['norm_eps']:g}" if arch["norm_eps"] else ""
+    kwargs += f", {arch['activation']}" if arch["activation"] else ""
     assumed = set(info["assumed"])
 
     def stamp(name: str, text: str) -> tuple[str, str]:
@@ -142,8 +146,9 @@ def _lines(payload: dict[str, Any]) -> str:
         ("head", f"{info['num_classes']} classes" if info["num_classes"] else "none in the file"),
         stamp("mean", ", ".join(f"{v:.4g}" for v in info["mean"])),
         stamp("std", ", ".join(f"{v:.4g}" for v in info["std"])),
-        stamp("crop_pct", f"{info['crop_pct']:g}" + ", squash" * (info["crop_mode"] == "squash")),
+        stamp("crop_pct", cropping(info, info["native"]).removeprefix("crop fraction ")),
         stamp("interpolation", info["interpolation"]),
+        ("channels", f"{info['channels']}: cannot be used, vitft's images have 3" if info["channels"] != 3 else ""),
         ("also assumed", ", ".join(sorted(assumed - {"mean", "std", "crop_pct", "interpolation"}))),
         ("licence", payload.get("licence", "")),
         ("source", payload.get("source", "")),
@@ -154,7 +159,7 @@ def _lines(payload: dict[str, Any]) -> str:
     if "cached" in payload and not payload["cached"]:
         rows.append(("file", f"not in the local cache: vitft models fetch {payload['model']}"))
     lines = [payload["model"], *(f"  {name:<13} {text}" for name, text in rows if text)]
-    lines += [f"note: {note}" for note in payload["notes"]]
+    lines += [f"note: {note}" for note in filter(None, [*payload["notes"], assumptions(info)])]
     for row in payload["published"]:
         numbers = ", ".join(f"{task} {value:g}" for task, value in row["tasks"].items())
         lines.append(f"published: {numbers} at {row['resolution']} px ({row['source']})")

@@ -44,10 +44,11 @@ def predict(
     found: list[Answer] = []
     with console.display() as hooks:
         paths = files.images(images)
-        from vitft.evaluation.network import open_network
+        from vitft.evaluation.network import open_network, refuse_zero_head
+        from vitft.models.info import assumptions
 
         network = open_network(run, fixed, crop_pct=crop_pct, device=device, precision=precision)
-        for note in network.info.notes:
+        for note in filter(None, [*network.info.notes, assumptions(network.info.to_dict())]):
             hooks.note(note)
         if not network.info.num_classes:
             raise CheckpointError(
@@ -55,6 +56,7 @@ def predict(
                 "Legal: a finished run, or a checkpoint with a head.",
                 "Fine-tune it first: vitft finetune.",
             )
+        refuse_zero_head(network)
 
         def on_broken(path: Path, error: "VitftError") -> None:
             broken.append(str(path))

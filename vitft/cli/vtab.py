@@ -100,7 +100,7 @@ def vtab(
     missing = dict(planned.missing)
     ready = _ready(asked, rows, missing)
     if dry_run:
-        _usable(model, device)
+        _usable(model, device, asked.overrides)
         payload, text = _dry(asked, rows, missing, planned.jobs, ready, folder)
         console.emit(payload, text, "json" if format == "json" else "text")
         return
@@ -314,12 +314,13 @@ def _dry(
     return payload, text
 
 
-def _usable(model: str, device: str) -> None:
+def _usable(model: str, device: str, overrides: Mapping[str, Any]) -> None:
     """Raise what a run would raise of a model or a device that is not there, before anything is planned."""
     from vitft.evaluation.network import pick_device
     from vitft.models import checkpoints
+    from vitft.models.said import Said
 
-    checkpoints.load(model, weights=False)
+    checkpoints.load(model, weights=False, said=Said.within(overrides))
     pick_device(device)
 
 

@@ -119,7 +119,7 @@ def _digest(split: Split, pp: Preprocess, hooks: Hooks | None) -> str:
             pp.resize,
             pp.interpolation,
             pp.antialias,
-            (pp.crop_pct, pp.crop_mode) if pp.resize == "checkpoint" else None,
+            (pp.crop_pct, pp.crop_mode, pp.before) if pp.resize == "checkpoint" else None,
         ],
     }
     return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:32]

@@ -36,7 +36,9 @@ class Preprocess:
         interpolation, antialias: of the resize; "area" knows no antialiasing.
         mean, std: of the normalisation, in [0, 1] units, per channel.
         crop_pct, crop_mode: of "checkpoint". "center" brings the shorter side to the network's / crop_pct, "squash"
-            both sides; the centre is then cropped.
+            both sides, "none" neither; the centre is then cropped.
+        before: of "checkpoint", (height, width) in pixels before the crop, where the checkpoint says pixels and no
+            crop_pct: as the transformers library resizes and crops.
         crop, crop_from, flip: the random part; evaluation has none.
     """
 
@@ -48,6 +50,7 @@ class Preprocess:
     std: tuple[float, float, float] = (0.5, 0.5, 0.5)
     crop_pct: float = 1.0
     crop_mode: CropMode = "center"
+    before: tuple[int, int] | None = None
     crop: Literal["none", "random", "inception", "pad"] = "none"
     crop_from: int = 0
     flip: bool = False
@@ -64,7 +67,7 @@ class Preprocess:
     @property
     def keeps_shape(self) -> bool:
         """Whether the resize keeps the aspect ratio."""
-        return self.resize == "resize-small" or (self.resize == "checkpoint" and self.crop_mode == "center")
+        return self.resize == "resize-small" or (self.resize == "checkpoint" and self.crop_mode != "squash")
 
     @property
     def stored_size(self) -> tuple[int, int] | None:
@@ -101,11 +104,25 @@ def deterministic(image: NDArray[np.uint8], pp: Preprocess) -> NDArray[np.uint8]
         both = (larger(pp.size[0]), larger(pp.size[1]))
         image = resized(image, both if pp.resize == "squash-crop" else _covering(h, w, both), pp)
         return _cut(image, (image.shape[0] - pp.size[0]) // 2, (image.shape[1] - pp.size[1]) // 2, pp.size)
+    if pp.before is not None:
+        return _as_transformers(image, pp.before, pp)
     # As torchvision's Resize (the longer side truncated) and CenterCrop; for oblongs timm's own Resize, which rounds.
     bound = (math.floor(pp.size[0] / pp.crop_pct), math.floor(pp.size[1] / pp.crop_pct))
     new = _covering(h, w, bound, truncated=bound[0] == bound[1]) if pp.keeps_shape else bound
-    image = _pillow(image, new, pp) if pp.antialias and pp.interpolation != "area" else resized(image, new, pp)
+    image = _pillow(image, new, pp)
     return _cut(image, round((new[0] - pp.size[0]) / 2.0), round((new[1] - pp.size[1]) / 2.0), pp.size)
+
+
+def _as_transformers(image: NDArray[np.uint8], before: tuple[int, int], pp: Preprocess) -> NDArray[np.uint8]:
+    """Resize to `before` with Pillow and cut the centre; where the image is smaller it stands on black."""
+    h, w = image.shape[:2]
+    new = {"none": (h, w), "squash": before, "center": _covering(h, w, before, truncated=True)}[pp.crop_mode]
+    image = _pillow(image, new, pp)
+    short = [max(0, side - have) for side, have in zip(pp.size, new, strict=True)]
+    if any(short):
+        # An odd pixel goes before the image, not behind it.
+        image = np.pad(image, [((s + 1) // 2, s // 2) for s in short] + [(0, 0)])
+    return _cut(image, (image.shape[0] - pp.size[0]) // 2, (image.shape[1] - pp.size[1]) // 2, pp.size)
 
 
 def _covering(h: int, w: int, size: tuple[int, int], truncated: bool = False) -> tuple[int, int]:
@@ -155,6 +172,9 @@ def _along(values: NDArray[Any], axis: int) -> NDArray[Any]:
 
 
 def _pillow(image: NDArray[np.uint8], size: tuple[int, int], pp: Preprocess) -> NDArray[np.uint8]:
+    """Resize as timm's evaluation does; Pillow always antialiases and knows no area resize: those are the tensor's."""
+    if not pp.antialias or pp.interpolation == "area":
+        return resized(image, size, pp)
     if image.shape[:2] == size:
         return image
     how = Image.Resampling.BICUBIC if pp.interpolation == "bicubic" else Image.Resampling.BILINEAR

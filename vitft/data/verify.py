@@ -3,7 +3,7 @@
 Images of an evaluation split that stand in a training split, too, byte for byte, are always counted; images of test are
 also looked for in val, on which choices are made. They are a fault
 
-- wherever one key stands for the same image in both: the same file was put into two splits;
+- wherever one key stands for the same image in both, more than once: files were put into two splits;
 - in a data set of the user's own, as who made its splits can make them apart;
 - in a task with official splits where they are several, and more than one image in twenty. Below that the owner's
   collection may hold them itself: of dSprites' images one in twenty has a twin (the first and the last of 40
@@ -89,9 +89,10 @@ def _apart(checked: Checked, seen: Mapping[str, list[_Image]], task: str) -> Che
         if not twins:
             continue
         counts[other] = len(twins)
-        same = sum((image.digest, image.key) in {(i.digest, i.key) for i in seen[other]} for image in twins)
+        there = {(image.digest, image.key) for image in seen[other]}
+        same = sum((image.digest, image.key) in there for image in twins)
         own = not tasks.canonical(task)
-        if same or own or len(twins) > max(1, _TWINS * len(seen[name])):
+        if same > 1 or own or len(twins) > max(1, _TWINS * len(seen[name])):
             what = f"{len(twins):,} of the {len(seen[name]):,} images of {name} also stand in {other}"
             faults.append(f"{what} (first '{twins[0].key}', there '{known[twins[0].digest]}')")
     return replace(checked, also_in=counts, faults=(*checked.faults, *faults))

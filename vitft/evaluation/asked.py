@@ -7,9 +7,18 @@ from typing import Any
 from pydantic import ValidationError
 
 from vitft.errors import UsageError
-from vitft.settings import Settings
+from vitft.settings import CHECKPOINT_KEYS, Settings
 
-SETTABLE = ("resolution", "resize", "interpolation", "antialias", "normalise", "posembed_resize", "gelu")
+SETTABLE = (
+    "resolution",
+    "resize",
+    "interpolation",
+    "antialias",
+    "normalise",
+    "posembed_resize",
+    "gelu",
+    *CHECKPOINT_KEYS,
+)
 """The recipe keys that mean something without training."""
 
 

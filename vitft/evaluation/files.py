@@ -109,6 +109,9 @@ def _bytes(path: Path) -> bytes:
 
 def names_of(network: "Network") -> tuple[str, ...]:
     """Return a name for each output: the run's classes, ImageNet's where the head has as many, else "class 0", ..."""
+    if network.descriptions:
+        pairs = zip(network.class_names, network.descriptions, strict=True)
+        return tuple(name if text in ("", name) else f"{name} ({text})" for name, text in pairs)
     if network.class_names:
         return network.class_names
     from timm.data.imagenet_info import ImageNetInfo, infer_imagenet_subset

@@ -14,9 +14,11 @@ from vitft.data.preprocess import Preprocess
 from vitft.data.split import Split
 from vitft.errors import CheckpointError, DataError, UsageError
 from vitft.evaluation import asked
+from vitft.evaluation.class_names import translated
 from vitft.models import build as models
 from vitft.models import checkpoints
 from vitft.models.info import Checkpoint, CheckpointInfo
+from vitft.models.said import Said
 from vitft.settings import Settings
 
 _NORMALISE = {
@@ -33,7 +35,7 @@ class Network:
     Attributes:
         net: on `device`.
         info: of the checkpoint, as built.
-        class_names: of the head's outputs; empty where the file does not know them.
+        class_names, descriptions: of the head's outputs; empty where the file does not know them.
         settings: the recipe keys of `asked.SETTABLE`, decided.
         preprocess: how images become its inputs.
         precision: "float32" or "bf16".
@@ -46,6 +48,7 @@ class Network:
     preprocess: Preprocess
     device: torch.device
     precision: str
+    descriptions: tuple[str, ...] = ()
 
     @property
     def made_of(self) -> dict[str, Any]:
@@ -55,6 +58,8 @@ class Network:
             "architecture": arch.name,
             "kwargs": dict(arch.kwargs),
             "part": self.info.part,
+            "norm_eps": arch.norm_eps,
+            "activation": arch.activation,
             "posembed_resize": self.settings.posembed_resize,
             "gelu": arch.gelu,
         }
@@ -69,6 +74,7 @@ class Network:
             "resize": pp.resize,
             "crop_pct": crop_pct,
             "crop_mode": pp.crop_mode if pp.resize == "checkpoint" else None,
+            **({"before": list(pp.before)} if pp.before and pp.resize == "checkpoint" else {}),
             "interpolation": pp.interpolation,
             "antialias": pp.antialias,
             "normalise": s.normalise,
@@ -103,16 +109,16 @@ def open_network(
     """
     asked.check(fixed, crop_pct)
     where = pick_device(device)
-    info = checkpoints.load(model, weights=False).info
+    info = checkpoints.load(model, weights=False, said=Said.within(fixed)).info
     settings = settings_for(info, fixed)
     built = models.build(model, None, settings)
     built.net.to(where).eval()
     pp = preprocess(settings, built.info, own_preprocess(built.info))
     if crop_pct is not None:
-        pp = replace(pp, crop_pct=crop_pct)
+        pp = replace(pp, crop_pct=crop_pct, before=None, crop_mode="center" if pp.crop_mode == "none" else pp.crop_mode)
     if precision == "auto":
         precision = "bf16" if where.type == "cuda" else "float32"
-    return Network(built.net, built.info, built.class_names, settings, pp, where, precision)
+    return Network(built.net, built.info, built.class_names, settings, pp, where, precision, built.descriptions)
 
 
 def settings_for(info: CheckpointInfo, fixed: Mapping[str, Any]) -> Settings:
@@ -157,6 +163,7 @@ def preprocess(settings: Settings, info: CheckpointInfo, own: Mapping[str, Any])
         std=std,
         crop_pct=float(own.get("crop_pct", info.crop_pct)),
         crop_mode=own.get("crop_mode", info.crop_mode),
+        before=info.before,
     )
 
 
@@ -194,6 +201,8 @@ def head_fits(network: Network | Checkpoint, split: Split) -> Split:
             f"Legal: a checkpoint with a head of {wanted} classes.",
             action,
         )
+    refuse_zero_head(network, action)
+    names = translated(names, split.class_names)
     if names:
         try:
             return subsets.by_name(split, names, f"'{info.name}'")
@@ -214,6 +223,32 @@ def head_fits(network: Network | Checkpoint, split: Split) -> Split:
             action,
         )
     return split
+
+
+def refuse_zero_head(network: Network | Checkpoint, action: str = "Fine-tune it first: vitft finetune.") -> None:
+    """Refuse a head that cannot tell any two classes apart: weights of zero, all biases alike.
+
+    Raises:
+        CheckpointError: it is one (exit code 4).
+    """
+    if isinstance(network, Checkpoint):
+        names = ("head", "head.fc", "head_dist")
+        parts = [
+            [network.state[f"{n}.{part}"] for part in ("weight", "bias") if f"{n}.{part}" in network.state]
+            for n in names
+        ]
+    else:
+        found: Any = network.net.get_classifier()  # type: ignore[operator]
+        heads = found if isinstance(found, tuple) else (found,)
+        last = [[m for m in head.modules() if isinstance(m, nn.Linear | nn.Conv2d)][-1:] for head in heads]
+        parts = [[*m.parameters()] for modules in last for m in modules]
+    parts = [part for part in parts if part]
+    if parts and all(not weight.any() and all((bias == bias[0]).all() for bias in biases) for weight, *biases in parts):
+        raise CheckpointError(
+            f"'{network.info.name}' answers nothing yet: its head is all zeros: fine-tune it first.",
+            "Legal: a head that was trained.",
+            action,
+        )
 
 
 def described(network: Network) -> dict[str, Any]:

@@ -13,6 +13,8 @@ from torch import Tensor
 
 from vitft.errors import CheckpointError
 from vitft.models.info import Architecture, Size
+from vitft.models.npz import stage_units
+from vitft.models.said import ACTIVATIONS
 
 State = Mapping[str, Tensor]
 
@@ -37,6 +39,7 @@ _HYBRIDS = {
     (3, 4, 9): "vit_base_r50_s16",
     (3, 4, 6, 3): "vit_large_r50_s32",
 }
+_TRUNK = "patch_embed.backbone."
 _RESNETS = {(3, 4, 6, 3): 50, (3, 4, 23, 3): 101, (3, 8, 36, 3): 152}
 _SYNONYMS = {"i21k": "in21k", "imagenet21k": "in21k", "imagenet2012": "in1k", "i1k": "in1k", "aug": "augreg"}
 _DEFAULT_ORDER = ("augreg_in21k", "augreg_", "orig_", "fb_", "goog_", "lvd", "openai", "v2_webli")
@@ -51,6 +54,7 @@ class Inferred:
         patch: pixels a token, (height, width).
         grid: of the position embeddings; None without.
         assumed: parts of the architecture that no tensor tells.
+        channels: of the images.
     """
 
     architecture: Architecture
@@ -58,6 +62,7 @@ class Inferred:
     patch: Size
     grid: Size | None
     assumed: tuple[str, ...]
+    channels: int = 3
 
 
 def infer(
@@ -68,6 +73,7 @@ def infer(
     no_embed_class: bool | None = None,
     stages: tuple[int, ...] | None = None,
     half: bool = False,
+    grid: Size | None = None,
 ) -> Inferred:
     """Infer the architecture of a ViT, a hybrid or a BiT ResNet from timm-named tensors.
 
@@ -76,11 +82,13 @@ def infer(
         hint: the file's name; its words choose between tags of one shape.
         num_heads: 0 where the file does not say.
         no_embed_class: whether the class token has no position; None to tell by the count.
-        stages: units of a hybrid's ResNet.
-        half: only tags with mean and std 0.5 (Google's JAX releases all use it).
+        stages: units of a hybrid's ResNet; None to tell by the names.
+        half: a file of Google's JAX releases: they tell their heads, share epsilon and activation, and have square
+            grids; only tags with mean and std 0.5 fit them.
+        grid: rows and columns of the position embeddings, where they are said.
 
     Raises:
-        CheckpointError: no such architecture, or position embeddings that form no square grid.
+        CheckpointError: no such architecture, or position embeddings that form no square grid, nor the one said.
     """
     if "stem.conv.weight" in state and "stages.0.blocks.0.conv1.weight" in state:
         return _resnet(state, hint)
@@ -90,11 +98,25 @@ def infer(
             "Legal: timm's names ('patch_embed.proj.weight', 'blocks.0...'), or the JAX releases' .npz.",
             "For another architecture put the config.json of its hub page beside the file.",
         )
-    return _transformer(state, hint, num_heads, no_embed_class, stages, half)
+    if stages is None and any(name.startswith(_TRUNK) for name in state):
+        stages = stage_units(state, _TRUNK + r"stages\.(\d+)\.blocks\.(\d+)\.")
+        if not any(f"{_TRUNK}{stem}conv.weight" in state for stem in ("", "stem.")):
+            raise CheckpointError(
+                "Its patches come from a convolutional network that is no ResNet-v2 of the R+ViT hybrids.",
+                f"Legal: {', '.join(_HYBRIDS.values())}.",
+                "For another architecture put the config.json of its hub page beside the file.",
+            )
+    return _transformer(state, hint, num_heads, no_embed_class, stages, half, grid)
 
 
 def _transformer(
-    state: State, hint: str, num_heads: int, no_embed_class: bool | None, stages: tuple[int, ...] | None, half: bool
+    state: State,
+    hint: str,
+    num_heads: int,
+    no_embed_class: bool | None,
+    stages: tuple[int, ...] | None,
+    half: bool,
+    said_grid: Size | None,
 ) -> Inferred:
     kernel = state["patch_embed.proj.weight"]
     width, depth = kernel.shape[0], 1 + max(int(name.split(".")[1]) for name in state if name.startswith("blocks."))
@@ -109,11 +131,8 @@ def _transformer(
             "For another architecture put the config.json of its hub page beside the file.",
         )
     packed = back.shape[1] * 2 == hidden.shape[0]
-    assumed: tuple[str, ...] = ()
-    if not num_heads:
-        norm = state.get("blocks.0.attn.q_norm.weight")
-        num_heads = width // norm.shape[0] if norm is not None else _HEADS.get(width, max(1, width // 64))
-        assumed = () if norm is not None else ("num_heads",)
+    pre_norm, quick = "norm_pre.weight" in state, False
+    num_heads, assumed = _heads(state, width, num_heads)
     pooled = "map" if "attn_pool.latent" in state else "token" if classed and "fc_norm.weight" not in state else "avg"
     kwargs: dict[str, Any] = {
         "patch_size": patch[0] if patch[0] == patch[1] else patch,
@@ -132,7 +151,7 @@ def _transformer(
         del kwargs["global_pool"]
         no_embed_class = False
     else:
-        scaled, pre_norm = "blocks.0.ls1.gamma" in state, "norm_pre.weight" in state
+        scaled = "blocks.0.ls1.gamma" in state
         prefix = int(classed) + registers
         kwargs |= {
             "class_token": classed,
@@ -144,6 +163,9 @@ def _transformer(
         if scaled:
             kwargs["init_values"] = 1e-5
         names = _names(size, patch[0], registers, scaled, pre_norm, pooled, classed)
+        quick = pre_norm and re.search("openai|quickgelu", hint.lower()) is not None
+        if quick:  # OpenAI's own weights need it, others' do not
+            names = [name for name in names if "quickgelu" in name]
         generic = "vit_giant_patch14_dinov2" if packed else "vit_tiny_patch16_224"
     if stages is not None:
         if stages not in _HYBRIDS:
@@ -153,7 +175,8 @@ def _transformer(
         patch = (patch[0] * stride, patch[1] * stride)
     grid: Size | None = None
     if "pos_embed" in state:
-        grid, no_embed_class = _grid(state["pos_embed"].shape[1], prefix, no_embed_class, registers > 0)
+        tokens = state["pos_embed"].shape[1]
+        grid, no_embed_class = _grid(tokens, prefix, no_embed_class, registers > 0, said_grid)
     if not distilled:
         kwargs["no_embed_class"] = bool(no_embed_class)
         if grid is None:
@@ -161,11 +184,42 @@ def _transformer(
     native = (grid[0] * patch[0], grid[1] * patch[1]) if grid else None
     tag = closest_tag(names, hint, _classes(state), native, half)
     base = tag.split(".")[0] if tag else generic
-    if registers or packed or pooled == "map" or "pre_norm" in kwargs:
-        # What no tensor tells (the activation, above all) is the tag's.
-        assumed += ("activation",) if kwargs.get("pre_norm") else ()
     pre_logits = state["pre_logits.weight"].shape[0] if "pre_logits.weight" in state else 0
-    return Inferred(Architecture(base, kwargs, pre_logits), tag, patch, grid, assumed)
+    norm_eps, activation = _own(base, kwargs)
+    if pre_norm and not tag:  # CLIP's
+        norm_eps, activation = 1e-5, "quick_gelu" if quick else activation
+    assumed += ("norm_eps", "activation", *["pool"] * (kwargs.get("global_pool") == "token"))
+    assumed += ("grid",) if grid is not None and said_grid is None else ()
+    arch = Architecture(base, kwargs, pre_logits, norm_eps=norm_eps, activation=activation)
+    return Inferred(arch, tag, patch, grid, () if half else assumed, _channels(state))
+
+
+def _heads(state: State, width: int, known: int) -> tuple[int, tuple[str, ...]]:
+    """Return the attention heads, and whether they are assumed: known, told by a norm of queries, else usual."""
+    if known and width % known:
+        raise CheckpointError(f"A width of {width} cannot be split into {known} heads.")
+    if known:
+        return known, ()
+    norm = state.get("blocks.0.attn.q_norm.weight")
+    if norm is not None:
+        return width // int(norm.shape[0]), ()
+    return _HEADS.get(width, max(1, width // 64)), ("num_heads",)
+
+
+def _own(base: str, kwargs: Mapping[str, Any]) -> tuple[float, str]:
+    """Return the epsilon and the activation that a timm function has of itself; what has no word in timm is ""."""
+    net = outline(base, **{**kwargs, "depth": 1})
+    act = net.blocks[0].mlp.act
+    word = next((word for word, kind in ACTIVATIONS.items() if type(act) is kind), "")
+    if getattr(act, "approximate", "none") == "tanh":
+        word = "gelu_tanh"
+    return float(net.blocks[0].norm1.eps), word
+
+
+def _channels(state: State) -> int:
+    """Return the channels of the images that the first convolution reads."""
+    firsts = ("stem.conv.weight", f"{_TRUNK}stem.conv.weight", f"{_TRUNK}conv.weight", "patch_embed.proj.weight")
+    return int(next(state[name] for name in firsts if name in state).shape[1])
 
 
 def _names(
@@ -186,42 +240,46 @@ def _names(
     return [f"vit_{stem}_{side}", f"deit_{stem}_{side}", f"flexivit_{size}"]
 
 
-def _grid(tokens: int, prefix: int, no_embed_class: bool | None, registers: bool) -> tuple[Size, bool]:
-    """Split a count of position embeddings into prefix and square grid."""
+def _grid(
+    tokens: int, prefix: int, no_embed_class: bool | None, registers: bool, said: Size | None
+) -> tuple[Size, bool]:
+    """Split a count of position embeddings into prefix and grid: the one said, else a square."""
     both = (True, False) if registers else (False, True)
     for bare in (no_embed_class,) if no_embed_class is not None else both if prefix else (False,):
         count = tokens if bare else tokens - prefix
-        if count > 0 and isqrt(count) ** 2 == count:
-            return (isqrt(count), isqrt(count)), bool(bare)
+        square = (isqrt(max(0, count)),) * 2
+        grid = said or square
+        if count > 0 and grid[0] * grid[1] == count:
+            return grid, bool(bare)
+    form = "no square grid" if said is None else f"no grid of {said[0]}x{said[1]}"
     raise CheckpointError(
-        f"Its {tokens} position embeddings ({prefix} prefix tokens) form no square grid.",
-        "Legal: a square grid, or a file that says its grid (a vitft run, a folder with config.json).",
-        "Put a config.json with pretrained_cfg.input_size beside the file.",
+        f"Its {tokens} position embeddings ({prefix} prefix tokens) form {form}.",
+        "Legal: a square grid, one that is said, or a file that says its own (a vitft run, a folder with config.json).",
+        "Say it with --set 'grid=[ROWS,COLUMNS]', or put a config.json with pretrained_cfg.input_size beside the file.",
     )
 
 
 def _resnet(state: State, hint: str) -> Inferred:
-    units = {(int(m[1]), int(m[2])) for name in state if (m := re.match(r"stages\.(\d+)\.blocks\.(\d+)\.", name))}
-    layers = tuple(sum(1 for i, _ in units if i == stage) for stage in range(1 + max(i for i, _ in units)))
-    if layers not in _RESNETS or any("running_mean" in name for name in state):
+    units = stage_units(state, r"stages\.(\d+)\.blocks\.(\d+)\.")
+    if units not in _RESNETS or any("running_mean" in name for name in state):
         raise CheckpointError(
-            f"A ResNet-v2 with {list(layers)} units a stage is no BiT model.",
+            f"A ResNet-v2 with {list(units)} units a stage is no BiT model.",
             "Legal: BiT's R50, R101 and R152, with group norm.",
             "For another architecture put the config.json of its hub page beside the file.",
         )
     stem = state["stem.conv.weight"].shape[0]
-    name = f"resnetv2_{_RESNETS[layers]}x{stem // 64}_bit"
+    name = f"resnetv2_{_RESNETS[units]}x{stem // 64}_bit"
     kwargs: dict[str, Any] = {}
     if stem % 64 or not timm.is_model(name):
-        name = f"resnetv2_{_RESNETS[layers]}x1_bit"
-        channels = [state[f"stages.{i}.blocks.0.conv3.weight"].shape[0] for i in range(len(layers))]
+        name = f"resnetv2_{_RESNETS[units]}x1_bit"
+        channels = [state[f"stages.{i}.blocks.0.conv3.weight"].shape[0] for i in range(len(units))]
         kwargs = {"stem_chs": stem, "channels": channels}
         if not timm.is_model(name):
             kwargs, name = {}, ""
     if not name:
         raise CheckpointError(f"No BiT model has a stem of {stem} channels.")
     tag = closest_tag([name], hint, _classes(state), None, True)
-    return Inferred(Architecture(name, kwargs), tag, (32, 32), None, ())
+    return Inferred(Architecture(name, kwargs), tag, (32, 32), None, (), _channels(state))
 
 
 def closest_tag(patterns: list[str], hint: str, classes: int, native: Size | None, half: bool) -> str:

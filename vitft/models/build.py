@@ -14,8 +14,9 @@ from vitft.errors import CheckpointError, UsageError
 from vitft.models import checkpoints, posembed
 from vitft.models.architecture import geometry, outline
 from vitft.models.checkpoints import save_weights as save_weights
-from vitft.models.info import Architecture, CheckpointInfo, side
+from vitft.models.info import Architecture, CheckpointInfo, Size, side
 from vitft.models.methods import head_names
+from vitft.models.said import ACTIVATIONS, Said
 from vitft.settings import Settings
 
 # Parts of pre-training that a classifier has no place for.
@@ -35,6 +36,7 @@ class Built:
     net: nn.Module
     info: CheckpointInfo
     class_names: tuple[str, ...] = ()
+    descriptions: tuple[str, ...] = ()
 
     def initial_state(self) -> dict[str, Tensor]:
         """Return a copy of the weights, for `restore` between the units of a suite."""
@@ -58,8 +60,9 @@ def build(
         UsageError: the resolution is smaller than a patch, or random weights without num_classes.
         CheckpointError: see `checkpoints.load`; or its tensors do not fit its architecture.
     """
-    opened = checkpoints.load(model, weights=not from_scratch)
+    opened = checkpoints.load(model, weights=not from_scratch, said=Said.of(settings))
     info = opened.info
+    _reads_rgb(info)
     settings = settings.at(info.native, info.patch)
     if from_scratch and num_classes is None:
         raise UsageError("Random weights have no head to keep.", "Legal: a number of classes with --from-scratch.")
@@ -71,6 +74,10 @@ def build(
     classes = info.num_classes if num_classes is None else num_classes
     state = dict(opened.state)
     net = _create(info.architecture, classes, settings, seed, drawn=from_scratch)
+    if info.architecture.norm_eps:
+        for module in net.modules():
+            if isinstance(module, nn.LayerNorm):
+                module.eps = info.architecture.norm_eps
     notes: list[str] = []
     if num_classes is not None:
         set_head(net, num_classes)
@@ -87,7 +94,8 @@ def build(
         info = replace(info, kind="random", path="", sha256="")
     else:
         notes += _fill(net, state, info, settings, keep_head=num_classes is None)
-    if settings.gelu == "tanh" or arch.gelu == "tanh" or (settings.gelu == "original" and _from_google(model, info)):
+    tanh = "tanh" in (settings.gelu, arch.gelu) or arch.activation == "gelu_tanh"
+    if tanh or (settings.gelu == "original" and _from_google(model, info)):
         arch = replace(arch, gelu="tanh")
         if _approximate(net) and settings.gelu == "original":
             notes.append("GELU: the tanh approximation, as in the JAX code of this checkpoint")
@@ -97,9 +105,28 @@ def build(
         notes.append(f"resolution {side(settings.size)} is {tiles}: {side(used)} pixels used")
     positions = grid if getattr(net, "pos_embed", None) is not None else None
     info = replace(info, architecture=arch, num_classes=classes, patch=patch, grid=positions)
-    info = replace(info, resolution=settings.size, used=used).with_notes(*notes)
-    names = opened.class_names if num_classes is None else ()
-    return Built(net.train(), info, names)
+    info = replace(_scaled(info, settings.size), resolution=settings.size, used=used).with_notes(*notes)
+    if num_classes is not None:
+        return Built(net.train(), info)
+    return Built(net.train(), info, opened.class_names, opened.descriptions)
+
+
+def _scaled(info: CheckpointInfo, size: Size) -> CheckpointInfo:
+    """Bring the size before the crop to another resolution, in whole pixels."""
+    if info.before is None or size == info.resolution:
+        return info
+    height, width = (b * new // old for b, new, old in zip(info.before, size, info.resolution, strict=True))
+    return replace(info, before=(max(1, height), max(1, width)))
+
+
+def _reads_rgb(info: CheckpointInfo) -> None:
+    """Refuse a network whose patches are made of other images than RGB ones."""
+    if info.channels != 3:
+        raise CheckpointError(
+            f"'{info.name}' reads {info.channels}-channel images; vitft's have 3 channels, R, G and B.",
+            "Legal: a checkpoint of RGB images.",
+            "'vitft models show' describes it; nothing can be trained or measured with it.",
+        )
 
 
 def _approximate(net: nn.Module) -> bool:
@@ -162,6 +189,11 @@ def drawing(seed: int) -> Iterator[None]:
 def _create(arch: Architecture, num_classes: int, settings: Settings, seed: int, *, drawn: bool) -> Any:
     """Build at the wanted size; unless weights must be drawn, without storage, which the file's tensors bring."""
     kwargs: dict[str, Any] = {**arch.kwargs, "num_classes": num_classes}
+    act = arch.activation
+    if act and act not in ACTIVATIONS:
+        raise CheckpointError(f"Its activation '{act}' is not known.", f"Legal: {', '.join(ACTIVATIONS)}.")
+    if act:
+        kwargs["act_layer"] = nn.GELU if act == "gelu_tanh" else ACTIVATIONS[act]
     if settings.drop_path:
         kwargs["drop_path_rate"] = settings.drop_path
     sized = timm.get_pretrained_cfg(arch.name)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import timm
+import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -24,7 +25,8 @@ from vitft.errors import CheckpointError, DiskFull
 from vitft.models import adapters, files, hub, kinds, methods, names, npz, places
 from vitft.models.architecture import Inferred, infer
 from vitft.models.info import Architecture, Checkpoint, CheckpointInfo, Triple, crop_mode
-from vitft.models.spelling import spelled
+from vitft.models.said import Said, apply
+from vitft.models.spelling import heads_of_layout, spelled
 
 WEIGHTS = "weights.safetensors"
 RESULT = "result.json"
@@ -33,18 +35,23 @@ _HALF: Triple = (0.5, 0.5, 0.5)
 _IMAGENET: tuple[Triple, Triple] = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
-def load(model: str, *, weights: bool = True) -> Checkpoint:
+def load(model: str, *, weights: bool = True, said: Said | None = None) -> Checkpoint:
     """Open what the user named after --model.
 
     Args:
         model: an alias, timm:NAME, hf-hub:ORG/NAME, a file, or a folder; PATH::KEY for one of a file's networks.
         weights: False for the architecture alone; a hub name then needs no network.
+        said: what the user says of it that its tensors do not tell.
 
     Raises:
         UnknownName: neither an alias nor a file (exit code 2).
         CheckpointError: missing, damaged or of no known architecture; CheckpointUnsafe: it would run code.
     """
+    said = said or Said()
+    return apply(_load(model, weights, said), said)
 
+
+def _load(model: str, weights: bool, said: Said) -> Checkpoint:
     model, word = places.split(model)
     path = Path(model).expanduser()
     scheme, _, rest = model.partition(":")
@@ -66,9 +73,9 @@ def load(model: str, *, weights: bool = True) -> Checkpoint:
     if scheme == "timm":
         return hub.timm_tag(rest, model, weights=weights)
     if scheme in ("hf-hub", "hf_hub"):
-        return hub.repository(rest, model, word, weights=weights)
+        return hub.repository(rest, model, word, weights=weights, said=said)
     if names.is_path(model):
-        return _renamed(load_path(path, word), f"{model}{places.SEPARATOR}{word}" if word else model)
+        return _renamed(load_path(path, said, word), f"{model}{places.SEPARATOR}{word}" if word else model)
     raise names.unknown(model)
 
 
@@ -86,20 +93,20 @@ def fetch(model: str) -> Path:
     return Path(load(model).info.path)
 
 
-def load_path(path: Path, word: str = "") -> Checkpoint:
+def load_path(path: Path, said: Said | None = None, word: str = "") -> Checkpoint:
     """Open a local file or folder; `word` is what the user said after '::'. Raises as `load` does."""
     if path.is_dir():
-        return _folder(path, word)
+        return _folder(path, said, word)
     if not path.is_file():
         raise names.missing(path)
     if path.name in places.ADAPTERS and (path.parent / places.ADAPTER_CONFIG).is_file():
-        return _folder(path.parent, word)
+        return _folder(path.parent, said, word)
     kind = kinds.PICKLE if path.name.endswith(places.INDEX) else kinds.kind(path)
     if kind == kinds.NPZ:
         return _npz(path, word)
     if kind == kinds.SAFETENSORS and (record := files.read_record(path)):
         return _recorded(path, record, word)
-    return _named(path, word, kind.removeprefix("."))
+    return _named(path, kind.removeprefix("."), said, word)
 
 
 def save_weights(
@@ -151,16 +158,16 @@ def save_weights(
         raise
 
 
-def _folder(path: Path, word: str) -> Checkpoint:
+def _folder(path: Path, said: Said | None, word: str) -> Checkpoint:
     if (path / WEIGHTS).is_file():
-        return load_path(path / WEIGHTS, word)
+        return load_path(path / WEIGHTS, said, word)
     if (path / places.ADAPTER_CONFIG).is_file():
-        return adapters.merged(path, word, load)
+        return adapters.merged(path, word, lambda base: _load(base, True, said or Said()))
     indexed = any(path.glob(f"*{places.INDEX}"))
     if (path / "config.json").is_file() and (hub.is_page(path) or not indexed):
-        return hub.folder(path, word=word)
+        return hub.folder(path, None, said, word)
     if indexed and (file := places.weights_in(path)) is not None:
-        return load_path(file, word)
+        return load_path(file, said, word)
     if (path / RESULT).is_file():
         raise CheckpointError(
             f"The run '{path}' kept no weights (no {WEIGHTS} in it).",
@@ -190,16 +197,20 @@ def _npz(path: Path, word: str) -> Checkpoint:
         return _stamped(path, "npz", found.state, inferred)
 
 
-def _named(path: Path, word: str, kind: str) -> Checkpoint:
+def _named(path: Path, kind: str, said: Said | None, word: str) -> Checkpoint:
     """Open tensors that have timm's names, or the near ones of the releases timm's own derive from."""
     if hub.is_page(path.parent):
-        return hub.folder(path.parent, path, word)
+        return hub.folder(path.parent, path, said, word)
     chosen = files.read_network(path, word)
     if adapters.is_adapter(chosen.state):
         raise adapters.alone(path)
     with _telling(path):
         state = spelled(chosen.state)
-        opened = _stamped(path, kind, state, infer(state, hint=path.stem))
+        heads = heads_of_layout([f"{chosen.part}."])
+        if heads and state.get("norm.weight", torch.empty(0)).numel() % heads:
+            heads = 0  # not one of the layout's own sizes
+        grid = said.grid if said is not None else None
+        opened = _stamped(path, kind, state, infer(state, hint=path.stem, num_heads=heads, grid=grid))
     return replace(opened, info=replace(opened.info, part=chosen.part).with_notes(*chosen.notes))
 
 
@@ -240,6 +251,7 @@ def _stamped(path: Path, kind: str, state: Mapping[str, Tensor], inferred: Infer
         used=native,
         architecture=inferred.architecture,
         crop_mode=crop_mode(cfg.crop_mode if cfg else ""),
+        channels=inferred.channels,
         assumed=("mean", "std", "crop_pct", "interpolation", *inferred.assumed),
         notes=notes,
     )

@@ -14,15 +14,14 @@ import torch
 from torch import Tensor
 
 from vitft.errors import CheckpointError, CheckpointUnsafe, UnknownName
-from vitft.models import files, kinds, npz, pages, places
-from vitft.models.architecture import geometry, infer, outline
+from vitft.models import files, kinds, library, npz, pages, places, processor
+from vitft.models.architecture import geometry, outline
 from vitft.models.choice import Chosen
 from vitft.models.info import Architecture, Checkpoint, CheckpointInfo, crop_mode
 from vitft.models.methods import head_names
+from vitft.models.said import Said
 from vitft.models.spelling import spelled
 
-# Model types of the transformers library that are timm's under other names.
-_TRANSFORMERS = ("vit", "deit")
 # Arguments of timm's factory that read files or change what is loaded.
 _RESERVED = frozenset(
     (
@@ -76,9 +75,9 @@ def _repository_config(name: str, asked: str) -> dict[str, Any]:
     if name.count("/") != 1:
         raise CheckpointError(f"'{asked}' names no page of the hub.", "Legal: hf-hub:ORG/NAME.")
     config = places.read_json(pages.locate(name, ("config.json",), asked))
-    if config.get("model_type") in _TRANSFORMERS:
+    if config.get("model_type") in library.MODEL_TYPES:
         with contextlib.suppress(CheckpointError):  # a page may have none
-            pages.locate(name, ("preprocessor_config.json",), asked)
+            pages.locate(name, (processor.FILE,), asked)
     return config
 
 
@@ -105,23 +104,23 @@ def _page(cfg: Any, tag: str, name: str) -> tuple[str, tuple[str, ...]]:
     return page, (cfg.hf_hub_filename,) if cfg.hf_hub_filename else places.WEIGHTS
 
 
-def repository(name: str, asked: str, word: str = "", *, weights: bool = True) -> Checkpoint:
+def repository(name: str, asked: str, word: str = "", *, weights: bool = True, said: Said | None = None) -> Checkpoint:
     """Open hf-hub:ORG/NAME[@revision]: timm's config.json, or a ViT of the transformers library.
 
     Raises CheckpointError.
     """
     config = _repository_config(name, asked)
-    wanted = weights or config.get("model_type") in _TRANSFORMERS  # whose architecture the tensors tell
-    return _configured(config, pages.locate(name, places.WEIGHTS, asked) if wanted else None, asked, word)
+    wanted = weights or config.get("model_type") in library.MODEL_TYPES  # whose architecture the tensors tell
+    return _configured(config, pages.locate(name, places.WEIGHTS, asked) if wanted else None, asked, said, word)
 
 
-def folder(path: Path, file: Path | None = None, word: str = "") -> Checkpoint:
+def folder(path: Path, file: Path | None = None, said: Said | None = None, word: str = "") -> Checkpoint:
     """Open a folder with a config.json like the hub's, and the weights beside it. Raises CheckpointError."""
     file = file or places.weights_in(path)
     if file is None:
         legal = f"Legal: {', '.join(places.WEIGHTS)} beside it, or an index with its parts."
         raise CheckpointError(f"'{path}' has a config.json but no weights.", legal)
-    return _configured(places.read_json(path / "config.json"), file, str(path), word)
+    return _configured(places.read_json(path / "config.json"), file, str(path), said, word)
 
 
 def is_page(path: Path) -> bool:
@@ -130,7 +129,7 @@ def is_page(path: Path) -> bool:
         config = places.read_json(path / "config.json")
     except CheckpointError:
         return False
-    return timm.is_model(str(config.get("architecture", ""))) or config.get("model_type") in _TRANSFORMERS
+    return timm.is_model(str(config.get("architecture", ""))) or config.get("model_type") in library.MODEL_TYPES
 
 
 def check(arch: Architecture) -> None:
@@ -146,10 +145,16 @@ def check(arch: Architecture) -> None:
         )
 
 
-def _configured(config: Mapping[str, Any], file: Path | None, asked: str, word: str = "") -> Checkpoint:
+def _configured(
+    config: Mapping[str, Any], file: Path | None, asked: str, said: Said | None, word: str = ""
+) -> Checkpoint:
     base = str(config.get("architecture", ""))
-    if config.get("model_type") in _TRANSFORMERS and file is not None:
-        return _library(config, file, asked, word)
+    if config.get("model_type") in library.MODEL_TYPES and file is not None:
+        beside = file.parent / processor.FILE
+        stamp = places.read_json(beside) if beside.is_file() else {}
+        chosen = _read(file, word)
+        opened = library.checkpoint(config, stamp, spelled(chosen.state), file, asked, said)
+        return replace(opened, info=replace(opened.info, part=chosen.part).with_notes(*chosen.notes))
     if not timm.is_model(base):
         kind = f"architecture '{base}'" if base else f"model type '{config.get('model_type', '?')}'"
         raise CheckpointError(
@@ -158,55 +163,37 @@ def _configured(config: Mapping[str, Any], file: Path | None, asked: str, word: 
             "Most models have a timm copy: try timm:NAME.",
         )
     cfg = timm.get_pretrained_cfg(base)
-    stamp = {**(cfg.to_dict() if cfg else {}), **(config.get("pretrained_cfg") or {})}
+    own = config.get("pretrained_cfg") or {}
+    args = config.get("model_args") or {}
+    for name, part in (("pretrained_cfg", own), ("model_args", args)):
+        if not isinstance(part, dict):
+            raise processor.refused(asked, "config.json", name, part, "Legal: an object of keys and values.")
+    stamp = {**(cfg.to_dict() if cfg else {}), **own}
     for name in ("num_classes", "global_pool"):
         if name in config:
             stamp[name] = config[name]
     tag = stamp.get("tag")
-    args = config.get("model_args") or {}  # transformers writes null
     check(Architecture(base, args))
-    return _open(base, stamp, args, file, asked, f"{base}.{tag}" if tag else base, word)
+    opened = _open(base, stamp, args, file, asked, f"{base}.{tag}" if tag else base, word)
+    usual = ("mean", "std") if own else ("mean", "std", "crop_pct", "interpolation")
+    info = replace(opened.info, assumed=tuple(name for name in usual if name not in own))
+    labels, texts = _labels({**own, **config}, info.num_classes)
+    return Checkpoint(info, opened.state, labels, texts)
 
 
-def _library(config: Mapping[str, Any], file: Path, asked: str, word: str) -> Checkpoint:
-    """Open a ViT or DeiT of the transformers library; its preprocessor_config.json is the stamp."""
-    stamp: dict[str, Any] = {}
-    with contextlib.suppress(CheckpointError):
-        stamp = places.read_json(file.parent / "preprocessor_config.json")
-    chosen = _read(file, word)
-    state = spelled(chosen.state)
-    inferred = infer(state, hint=asked, num_heads=int(config.get("num_attention_heads", 0)), no_embed_class=False)
-    side = int(config.get("image_size", 224))
-    native = (side, side)
-    if inferred.grid is not None:
-        native = (inferred.grid[0] * inferred.patch[0], inferred.grid[1] * inferred.patch[1])
-    names = config.get("id2label") or {}
-    classes = int(state["head.weight"].shape[0]) if "head.weight" in state else 0
-    assumed = () if "image_mean" in stamp else ("mean", "std")
-    info = CheckpointInfo(
-        name=asked,
-        kind="hub",
-        path=str(file),
-        sha256=places.sha256(file),
-        timm_name=inferred.tag,
-        mean=tuple(stamp.get("image_mean", (0.5, 0.5, 0.5))),
-        std=tuple(stamp.get("image_std", (0.5, 0.5, 0.5))),
-        crop_pct=1.0,
-        crop_mode="squash",  # the library resizes to the network's size, aspect ratio lost
-        interpolation="bicubic" if stamp.get("resample") == 3 else "bilinear",
-        native=native,
-        num_classes=classes,
-        patch=inferred.patch,
-        grid=inferred.grid,
-        resolution=native,
-        used=native,
-        architecture=inferred.architecture,
-        assumed=(*assumed, *inferred.assumed),
-        notes=chosen.notes,
-        part=chosen.part,
-    )
-    labels = tuple(str(names[key]) for key in sorted(names, key=int)) if len(names) == classes else ()
-    return Checkpoint(info, {name: tensor.float() for name, tensor in state.items()}, labels)
+def _labels(config: Mapping[str, Any], classes: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the class names and descriptions that timm's config may have, in order of the head's outputs."""
+    names, texts = config.get("label_names"), config.get("label_descriptions")
+    if not names:  # the transformers library's wrapper of timm
+        return library.labels(config.get("id2label"), classes), ()
+    if not isinstance(names, list) or len(names) != classes or len(set(map(str, names))) != classes:
+        return (), ()
+    labels = tuple(map(str, names))
+    if isinstance(texts, list) and len(texts) == classes:
+        texts = dict(zip(labels, texts, strict=True))
+    if not isinstance(texts, dict) or not set(labels) <= set(texts):
+        return labels, ()
+    return labels, tuple(str(texts[label]) for label in labels)
 
 
 def _open(
@@ -214,7 +201,8 @@ def _open(
 ) -> Checkpoint:
     """Read a file as the architecture its name or config says, at its native resolution, with timm's own renaming."""
     cfg = {key: value for key, value in cfg.items() if value is not None}
-    native = tuple(cfg.get("input_size", (3, 224, 224)))[1:]
+    channels, *native = cfg.get("input_size", (3, 224, 224))
+    channels, native = int(args.get("in_chans", channels)), (int(native[0]), int(native[1]))
     classes = max(0, int(cfg.get("num_classes", 0)))
     cfg |= {"num_classes": classes}
     try:
@@ -249,6 +237,7 @@ def _open(
         architecture=Architecture(base, dict(args)),
         notes=chosen.notes,
         part=chosen.part,
+        channels=channels,
     )
     return Checkpoint(info, {name: tensor.float() for name, tensor in state.items()})
 

@@ -1,6 +1,6 @@
 """What is known of a checkpoint: where it lies, how it wants its images, and what had to be assumed."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -23,12 +23,16 @@ class Architecture:
         pre_logits: width of the tanh layer between features and head (the original releases' representation size);
             0 where there is none.
         gelu: "tanh" where every exact GELU is replaced by the original code's approximation.
+        norm_eps: epsilon of every layer norm; 0 = the timm function's own.
+        activation: of the MLPs, in timm's word ("gelu", "quick_gelu", "relu", ...); "" = the timm function's own.
     """
 
     name: str
     kwargs: Mapping[str, Any] = field(default_factory=dict)
     pre_logits: int = 0
     gelu: str = "exact"
+    norm_eps: float = 0.0
+    activation: str = ""
 
 
 @dataclass(frozen=True)
@@ -43,7 +47,8 @@ class CheckpointInfo:
         timm_name: the timm tag (or bare model name) that the file is, or is taken for.
         mean, std: of the images the weights were trained on, RGB in [0, 1].
         crop_pct: part of the resized image that the checkpoint's own evaluation crops.
-        crop_mode: "center" (aspect ratio kept) or "squash" (lost), of that resize.
+        crop_mode: "center" (aspect ratio kept), "squash" (lost) or "none" (no resize), of that resize.
+        before: (height, width) before the crop, at `resolution`, where the checkpoint says pixels and no crop_pct.
         interpolation: of the checkpoint's own evaluation.
         native: (height, width) in pixels the weights were trained at.
         num_classes: outputs of the head (0: none): the file's when opened, the network's when built.
@@ -52,8 +57,10 @@ class CheckpointInfo:
         resolution: (height, width) in pixels the network was built for; the native one while it is only opened.
         used: the part of it, from the upper left, that the patches cover.
         architecture: the timm function and its arguments.
-        assumed: fields above that the file does not say and that were taken from the timm tag.
+        channels: of the images the patches are made of; vitft's own images have 3.
         part: place of the network among those of its file, e.g. "model.teacher.backbone"; "" where it is all there is.
+        assumed: what the file does not say: fields above that were taken from the timm tag, and num_heads, norm_eps,
+            activation, pool and grid of the architecture.
         notes: what a reader should know, e.g. "position embeddings 14x14 -> 24x24 (bilinear)".
     """
 
@@ -74,6 +81,8 @@ class CheckpointInfo:
     used: Size
     architecture: Architecture
     crop_mode: CropMode = "center"
+    before: Size | None = None
+    channels: int = 3
     assumed: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     part: str = ""
@@ -100,11 +109,59 @@ class Checkpoint:
     Attributes:
         state: timm name -> float32 tensor; empty where only the architecture was asked for.
         class_names: of the head, where the file knows them.
+        descriptions: of the classes, in their order, where the file has them.
     """
 
     info: CheckpointInfo
     state: Mapping[str, "Tensor"]
     class_names: tuple[str, ...] = ()
+    descriptions: tuple[str, ...] = ()
+
+
+def assumptions(checkpoint: Mapping[str, Any]) -> str:
+    """Return one line on what a checkpoint does not say and what was taken instead; "" where it says all.
+
+    Args:
+        checkpoint: `CheckpointInfo.to_dict`, as it stands in a result.
+    """
+    assumed = checkpoint.get("assumed") or ()
+    if not assumed:
+        return ""
+    arch = checkpoint.get("architecture") or {}
+    kwargs = arch.get("kwargs", {})
+    grid = [n // p for n, p in zip(checkpoint.get("native", ()), checkpoint.get("patch", ()), strict=False)]
+    values = {
+        "num_heads": kwargs.get("num_heads"),
+        "norm_eps": f"{arch['norm_eps']:g}" if arch.get("norm_eps") else "",
+        "activation": arch.get("activation"),
+        "pool": kwargs.get("global_pool"),
+        "grid": "x".join(map(str, grid)),
+        "mean": _short(checkpoint.get("mean", ())),
+        "std": _short(checkpoint.get("std", ())),
+        "crop_pct": "" if checkpoint.get("before") else f"{checkpoint.get('crop_pct', 1.0):g}",
+        "interpolation": checkpoint.get("interpolation"),
+    }
+    told = ", ".join(f"{name} {values.get(name) or ''}".rstrip() for name in assumed)
+    like = f", as of {checkpoint['timm_name']}" if checkpoint.get("timm_name") else ""
+    return f"assumed, as the checkpoint does not say{like}: {told}"
+
+
+def cropping(said: Mapping[str, Any], size: Sequence[int]) -> str:
+    """Return a checkpoint's own resize and crop in words.
+
+    Args:
+        said: its crop_pct, crop_mode and before.
+        size: after the crop.
+    """
+    mode, before = str(said["crop_mode"]), said.get("before")
+    if not before:
+        return f"crop fraction {said['crop_pct']:g}" + ", aspect ratio lost" * (mode == "squash")
+    words = {"none": "not resized", "center": f"shorter side to {before[0]}", "squash": f"to {before[0]}x{before[1]}"}
+    return f"{words[mode]}, centre {size[0]}x{size[1]}"
+
+
+def _short(values: Sequence[float]) -> str:
+    return "/".join(dict.fromkeys(f"{v:.4g}" for v in values))
 
 
 def crop_mode(said: object) -> CropMode:

@@ -5,7 +5,7 @@ Two spellings of a block exist (`MultiHeadDotProductAttention_1`, `MlpBlock_3`, 
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from math import isqrt
 
@@ -149,7 +149,7 @@ def _attention_pool(z: Arrays) -> State:
 
 def _hybrid(z: Arrays, state: State) -> tuple[int, ...]:
     """Add the ResNet of a hybrid to `state`; return the units in each stage."""
-    stages = _stages(z, r"block(\d+)/unit(\d+)/")
+    stages = stage_units(z, r"block(\d+)/unit(\d+)/")
     trunk = "patch_embed.backbone."
     stem = trunk + "stem." if stages else trunk
     state[stem + "conv.weight"] = _convolution(z["conv_root/kernel"])
@@ -166,7 +166,7 @@ def _hybrid(z: Arrays, state: State) -> tuple[int, ...]:
 
 
 def _bit(z: Arrays) -> Translated:
-    stages = _stages(z, r"block(\d+)/unit(\d+)/")
+    stages = stage_units(z, r"block(\d+)/unit(\d+)/")
     conv = "standardized_conv2d/kernel"
     state: State = {"stem.conv.weight": _convolution(z[f"root_block/{conv}"]), **_norm(z, "group_norm", "norm")}
     for i, j in _units(stages):
@@ -182,9 +182,9 @@ def _bit(z: Arrays) -> Translated:
     return Translated(state, "bit", stages=stages)
 
 
-def _stages(z: Arrays, pattern: str) -> tuple[int, ...]:
-    """Count the units of each stage, from names like block3/unit11/."""
-    units = {(int(m[1]), int(m[2])) for name in z if (m := re.match(pattern, name))}
+def stage_units(names: Iterable[str], pattern: str) -> tuple[int, ...]:
+    """Count the units of each stage of a ResNet, from names like block3/unit11/; () for a bare stem."""
+    units = {(int(m[1]), int(m[2])) for name in names if (m := re.match(pattern, name))}
     return tuple(sum(1 for i, _ in units if i == stage) for stage in sorted({i for i, _ in units}))
 
 

@@ -1,7 +1,7 @@
 """Other spellings of a Vision Transformer's tensors -> timm's names."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor
@@ -46,6 +46,14 @@ _TRANSFORMERS = (
 )
 
 
+def heads_of_layout(names: Iterable[str]) -> int:
+    """Return the attention heads that a training code's own names imply; 0 where they imply none.
+
+    MoCo-v3 gives its small network 12 heads of 32, as it does its base one (of 64).
+    """
+    return 12 if any("base_encoder." in name or "momentum_encoder." in name for name in names) else 0
+
+
 def spelled(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return timm's names for tensors in a spelling that timm's own derives from.
 
@@ -63,6 +71,7 @@ def spelled(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         out["reg_token"] = out.pop("register_tokens")
         out["cls_token"] = out["cls_token"] + out["pos_embed"][:, :1]
         out["pos_embed"] = out["pos_embed"][:, 1:]
+    out = _one_head(out)
     kernel = out.get("patch_embed.proj.weight")
     if kernel is not None and kernel.dim() != 4:
         raise CheckpointError(f"Its patch embedding has {kernel.dim()} dimensions, not 4.")
@@ -92,7 +101,7 @@ def _from_transformers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     for name in [name for name in out if ".attn.query." in name]:
         parts = [out.pop(name.replace("query", part)) for part in ("query", "key", "value")]
         out[name.replace("query", "qkv")] = torch.cat(parts)
-    return out
+    return _one_head(out)
 
 
 def renamed(name: str) -> str:
@@ -102,3 +111,10 @@ def renamed(name: str) -> str:
         if hits:
             break
     return name
+
+
+def _one_head(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Take DeiT's distillation token for a register where no head reads it: one classifier reads the class token."""
+    if "dist_token" in state and "head.weight" in state and "head_dist.weight" not in state:
+        state["reg_token"] = state.pop("dist_token")
+    return state

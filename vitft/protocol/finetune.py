@@ -72,6 +72,7 @@ def summary(finals: list[dict[str, Any]], tuned: list[dict[str, Any]]) -> dict[s
     result = dict(finals[0])
     result["provenance"] = {**result["provenance"], "overlap": results.worst_overlap(finals)}
     result["tuned"] = [{"point": t["point"], "top1": t["metrics"]["top1"], "n": t["metrics"]["n"]} for t in tuned]
+    result["warnings"] = list(dict.fromkeys(w for r in finals for w in r.get("warnings", ())))
     if len(finals) > 1:
         values = [r["metrics"]["top1"] for r in finals]
         result["metrics"] = {

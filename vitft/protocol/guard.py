@@ -32,7 +32,10 @@ class Guard:
 
     Attributes:
         opened: the names of the splits opened so far, in order.
+        first: the split opened first, which is the whole one that is trained on.
     """
+
+    first: Split
 
     def __init__(self, source: Source, unit: Unit) -> None:
         self._source, self._unit = source, unit
@@ -68,4 +71,7 @@ class Guard:
             )
         self.opened.append(name)
         parts = [self._source.open(part) for part in name.split(JOINED)]
-        return parts[0] if len(parts) == 1 else subsets.join(parts, name)
+        split = parts[0] if len(parts) == 1 else subsets.join(parts, name)
+        if len(self.opened) == 1:
+            self.first = split
+        return split

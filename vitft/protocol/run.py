@@ -24,16 +24,17 @@ from vitft.evaluation.predict import Predictions, predict
 from vitft.models import build as models
 from vitft.models.checkpoints import save_weights
 from vitft.models.flops import macs
-from vitft.models.info import side
+from vitft.models.info import assumptions, side
 from vitft.models.methods import apply, parameter_groups
 from vitft.progress import Hooks
+from vitft.protocol import diverged
 from vitft.protocol import stamp as stamping
 from vitft.protocol.guard import Guard
 from vitft.protocol.jobs import Runtime, source_of
 from vitft.protocol.stamp import DataStamp
 from vitft.protocol.units import DEV, Unit
 from vitft.recipes import digest
-from vitft.settings import Settings
+from vitft.settings import CHECKPOINT_KEYS, Settings
 from vitft.training.loop import Fitted, fit
 
 _BEGUN: dict[str, tuple[str, ...]] = dict.fromkeys(("device_kind", "precision", "micro_batch", "threads"), ())
@@ -74,7 +75,7 @@ def run_unit(
     guard = Guard(source_of(job), unit)
 
     began = time.monotonic()
-    train, dev, whole = _training_split(unit, guard)
+    train, dev = _training_split(unit, guard)
     if train.num_classes < 2:
         raise DataError(
             f"'{job.name}' has one class, '{train.class_names[0]}': every answer would be right.",
@@ -82,7 +83,7 @@ def run_unit(
             "Look at its folders: train/<class>/*, test/<class>/*.",
         )
     built, settings = _network(unit, train.num_classes, device, warm)
-    for note in built.info.notes:
+    for note in filter(None, [*built.info.notes, assumptions(built.info.to_dict())]):
         hooks.note(note)
     pp = preprocess(settings, built.info, {})
     workers = runtime.workers or machine.cores()
@@ -108,8 +109,12 @@ def run_unit(
     if unit.phase == "tune":
         stamping.remember(folder, (train, held_out), hooks)
     tuned_on = stamping.seen_before(folder, job.name) if unit.phase == "final" and job.sweep else {}
-    stamp = stamping.stamp(train, whole, held_out, lacking, tuned_on, job.limit is not None, hooks)
+    stamp = stamping.stamp(train, guard.first, held_out, lacking, tuned_on, job.limit is not None, hooks)
     result = _result(unit, settings, built, held_out, answers, fitted, fixed, pp, stamp)
+    warning = diverged.warning(own / "metrics.jsonl", train.num_classes)
+    if warning and unit.phase == "final":
+        hooks.note(f"Warning: {warning}.")
+    result["warnings"] = [warning] if warning else []
     result["timing"] = {
         "train_s": round(fitted.seconds, 3),
         "evaluate_s": round(time.monotonic() - began_test, 3),
@@ -118,7 +123,8 @@ def run_unit(
     }
     if unit.phase == "final":
         predictions.save(own / "predictions.parquet", held_out.keys, held_out.labels, answers.logits)
-        seen = replace(built.info, mean=pp.mean, std=pp.std, interpolation=pp.interpolation)
+        assumed = tuple(name for name in built.info.assumed if name != "interpolation")  # the recipe says it
+        seen = replace(built.info, mean=pp.mean, std=pp.std, interpolation=pp.interpolation, assumed=assumed)
         all_of_it = runtime.save_weights
         file = own / ("weights.safetensors" if all_of_it else "head.safetensors")
         save_weights(file, built.net, seen, train.class_names, head_only=not all_of_it)
@@ -160,11 +166,11 @@ def _fix(own: Path, runtime: Runtime) -> tuple[torch.device, dict[str, Any]]:
     return device, dict(begun)
 
 
-def _training_split(unit: Unit, guard: Guard) -> tuple[Split, Split | None, Split]:
-    """Return what the phase trains on, the dev split where val is cut from it, and the whole training split."""
+def _training_split(unit: Unit, guard: Guard) -> tuple[Split, Split | None]:
+    """Return what the phase trains on and, where val is cut from it, the dev split."""
     job, settings, scheme = unit.job, unit.settings, unit.scheme
     dev = None
-    split = whole = guard.open(scheme.tune_train if unit.phase == "tune" else scheme.final_train)
+    split = guard.open(scheme.tune_train if unit.phase == "tune" else scheme.final_train)
     if unit.phase == "tune":
         if scheme.tune_val == DEV:
             split, dev, _ = subsets.dev_split(split, settings["dev_fraction"])
@@ -173,7 +179,7 @@ def _training_split(unit: Unit, guard: Guard) -> tuple[Split, Split | None, Spli
         split, _, _ = subsets.dev_split(split, 1 - settings["train_fraction"])
     if job.per_class is not None:
         split = subsets.per_class(split, job.per_class, unit.seed)
-    return _limited(split, unit), dev, whole
+    return _limited(split, unit), dev
 
 
 def _limited(split: Split, unit: Unit) -> Split:
@@ -188,7 +194,11 @@ def _network(unit: Unit, num_classes: int, device: torch.device, warm: Warm | No
     """Build the unit's network, or reset the warm one in place where only the data and the seed differ."""
     job = unit.job
     settings = Settings.model_validate(unit.settings, strict=False)
-    shape = [unit.settings[k] for k in ("resolution", "posembed_resize", "gelu", "drop_path")]
+    shape = [
+        unit.settings[k]
+        for k in ("resolution", "posembed_resize", "gelu", "drop_path", *CHECKPOINT_KEYS)
+        if k in unit.settings
+    ]
     key = (job.model, str(device), *shape)
     # Drawn weights belong to their seed, and LoRA changes the modules: both are built anew.
     reusable = settings.method != "lora" and not job.from_scratch

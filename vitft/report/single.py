@@ -7,6 +7,7 @@ from typing import Any
 from vitft import results as results_on_disk
 from vitft.catalog import published as catalog
 from vitft.catalog import tasks
+from vitft.models.info import assumptions
 from vitft.report import formats, said
 from vitft.report.table import Column, Footnotes, Row, Table, Value
 
@@ -88,7 +89,8 @@ def table(results: Sequence[Result], published: Sequence[catalog.Published] | No
     split = first["provenance"].get("split", "test")
     tuned = [f"lr and the like chosen on val: {_point(first)}"] if first.get("point") else []
     caption = f"{task}: top-1 in percent on {split}, protocol {first['protocol']['id']}"
-    built = [f"{note[0].upper()}{note[1:]}." for r in results for note in (r.get("checkpoint") or {}).get("notes", ())]
+    told = [r.get("checkpoint") or {} for r in results]
+    built = [f"{note[0].upper()}{note[1:]}." for c in told for note in (*c.get("notes", ()), assumptions(c)) if note]
     return Table(caption, columns, tuple(rows), tuple(notes.texts), (*tuned, *dict.fromkeys(built)))
 
 
@@ -136,7 +138,8 @@ def _said(result: Result) -> list[str]:
         lines.append("Partial: not all images of the official split.")
     elif limited:
         lines.append("Partial: --limit left out images of the split.")
-    return [*lines, *(f"{line[0].upper()}{line[1:]}." for line in said.of_data(p))]
+    lines += [f"{line[0].upper()}{line[1:]}." for line in said.of_data(p)]
+    return [*lines, *(f"{text[0].upper()}{text[1:]}." for text in result.get("warnings", ()))]
 
 
 def _check(result: Result) -> None:

@@ -8,6 +8,7 @@ from vitft.catalog.published import Published
 from vitft.catalog.suites import Suite
 from vitft.catalog.tasks import TASKS
 from vitft.errors import UsageError
+from vitft.models.info import assumptions
 from vitft.recipes import digest
 from vitft.report import said
 from vitft.report.single import method_title, model_title, percent_half
@@ -63,6 +64,7 @@ def summarise(
         "checkpoint": {
             **{k: first.get("checkpoint", {}).get(k) for k in ("timm_name", "sha256")},
             "notes": _common_notes(finals),
+            "assumptions": assumptions(first.get("checkpoint", {})),
         },
         "recipe": first.get("recipe"),
         "method": first.get("method"),
@@ -100,6 +102,7 @@ def footnotes(data: Result) -> dict[str, list[str]]:
             lines.append("counts are those its manifest declares")
         if "re-encoded" in p["source"]:
             lines.append("images re-encoded as JPEG")
+        lines += entry.get("warnings", ())
         own[task] = lines
     common = [line for line in next(iter(own.values()), []) if len(own) > 1 and all(line in x for x in own.values())]
     # What vitft found out itself stands beside each number, in the formats without notes too.
@@ -165,6 +168,8 @@ def _caption(suite: Suite, data: Result) -> str:
 def _notes(suite: Suite, data: Result) -> tuple[str, ...]:
     lines = [f"All tasks: {line}." for line in data["footnotes"].get("", ())]
     lines += [f"{note[0].upper()}{note[1:]}." for note in data["checkpoint"].get("notes", ())]
+    assumed = data["checkpoint"].get("assumptions", "")
+    lines += [f"{assumed[0].upper()}{assumed[1:]}."] if assumed else []
     if data["missing"]:
         done = len(data["tasks"])
         lines.append(f"Incomplete: {done} of {len(suite.tasks)} tasks; a mean over a hole is not given.")
@@ -208,6 +213,9 @@ def _task(of_seed: Sequence[Result]) -> dict[str, Any]:
             "overlap": worst_overlap(of_seed),
         },
     }
+    warnings = list(dict.fromkeys(w for r in of_seed for w in r.get("warnings", ())))
+    if warnings:
+        entry["warnings"] = warnings
     if len(of_seed) == 1:
         entry["ci95"] = list(first["metrics"]["ci95"])
     else:

@@ -1,0 +1,140 @@
+"""ViTs and DeiTs of the transformers library: what its config.json says of the network is built, or refused by name."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from vitft.models import places, processor
+from vitft.models.architecture import Inferred, infer
+from vitft.models.info import Checkpoint, CheckpointInfo, Size
+from vitft.models.processor import pair, refused
+from vitft.models.said import ACTIVATIONS, Said
+
+MODEL_TYPES = ("vit", "deit")
+"""Model types of the library that are timm's under other names."""
+
+# The library's words for an activation -> timm's.
+_ACTIVATIONS = {
+    **{word: word for word in ACTIVATIONS},
+    "gelu_python": "gelu",
+    **dict.fromkeys(("gelu_new", "gelu_pytorch_tanh", "gelu_fast", "gelu_accurate", "gelu_python_tanh"), "gelu_tanh"),
+    "swish": "silu",
+}
+
+
+def checkpoint(
+    config: Mapping[str, Any],
+    preprocessor: Mapping[str, Any],
+    state: Mapping[str, Tensor],
+    file: Path,
+    asked: str,
+    said: Said | None = None,
+) -> Checkpoint:
+    """Open a ViT or DeiT of the library.
+
+    Args:
+        config: its config.json.
+        preprocessor: its preprocessor_config.json; empty where there is none.
+        state: timm name -> tensor.
+        file: the weights.
+        asked: what the user wrote, for messages.
+        said: what the user says of it.
+
+    Raises:
+        CheckpointError: a key that cannot be honoured, or tensors that do not fit the config.
+    """
+    inferred, image, unsaid = _network(config, state, asked, said)
+    native = image
+    if inferred.grid is not None:
+        native = (inferred.grid[0] * inferred.patch[0], inferred.grid[1] * inferred.patch[1])
+    stamp = processor.read(preprocessor, str(config["model_type"]), native, asked)
+    names = config.get("id2label") or {}
+    classes = int(state["head.weight"].shape[0]) if "head.weight" in state else 0
+    info = CheckpointInfo(
+        name=asked,
+        kind="hub",
+        path=str(file),
+        sha256=places.sha256(file),
+        timm_name=inferred.tag,
+        mean=stamp.mean,
+        std=stamp.std,
+        crop_pct=stamp.crop_pct,
+        crop_mode=stamp.crop_mode,
+        before=stamp.before,
+        interpolation=stamp.interpolation,
+        native=native,
+        num_classes=classes,
+        patch=inferred.patch,
+        grid=inferred.grid,
+        resolution=native,
+        used=native,
+        architecture=inferred.architecture,
+        channels=inferred.channels,
+        assumed=(*stamp.assumed, *unsaid),
+        notes=stamp.notes,
+    )
+    return Checkpoint(info, {name: tensor.float() for name, tensor in state.items()}, labels(names, classes))
+
+
+def _network(
+    config: Mapping[str, Any], state: Mapping[str, Tensor], asked: str, said: Said | None
+) -> tuple[Inferred, Size, tuple[str, ...]]:
+    """Return the network that config and tensors describe, its image size, and what neither says."""
+    word = str(config.get("hidden_act", "gelu"))
+    if word not in _ACTIVATIONS:
+        raise refused(asked, "config.json", "hidden_act", word, f"Legal: {', '.join(_ACTIVATIONS)}.")
+    kernel = state.get("patch_embed.proj.weight")
+    patch = (int(kernel.shape[2]), int(kernel.shape[3])) if kernel is not None else (16, 16)
+    image = pair(config.get("image_size", 224), asked, "config.json", "image_size")
+    grid = (image[0] // patch[0], image[1] // patch[1])
+    _agrees(config, state, asked)
+    inferred = infer(
+        state,
+        hint=asked,
+        num_heads=int(config.get("num_attention_heads", 0)),
+        no_embed_class=False,
+        grid=said.grid if said is not None and said.grid else grid if "image_size" in config else None,
+    )
+    eps = config.get("layer_norm_eps", 1e-12)
+    if isinstance(eps, bool) or not isinstance(eps, int | float) or not 0 < eps < 1:
+        raise refused(asked, "config.json", "layer_norm_eps", eps, "Legal: a small number above 0.")
+    arch = replace(inferred.architecture, activation=_ACTIVATIONS[word], norm_eps=float(eps))
+    told = {"norm_eps": "layer_norm_eps", "activation": "hidden_act", "grid": "image_size", "pool": ""}
+    unsaid = tuple(name for name in inferred.assumed if name not in told or (told[name] and told[name] not in config))
+    return replace(inferred, architecture=arch), image, unsaid
+
+
+def _agrees(config: Mapping[str, Any], state: Mapping[str, Tensor], asked: str) -> None:
+    """Hold the shape that the config says against the tensors: a network with fewer layers would answer, but wrongly.
+
+    Raises CheckpointError.
+    """
+    kernel, hidden = state.get("patch_embed.proj.weight"), state.get("blocks.0.mlp.fc1.weight")
+    if kernel is None or hidden is None:
+        return  # no network: `infer` says so
+    width = int(kernel.shape[0])
+    have: dict[str, Any] = {
+        "num_hidden_layers": len({name.split(".")[1] for name in state if name.startswith("blocks.")}),
+        "hidden_size": width,
+        "intermediate_size": int(hidden.shape[0]),
+        "num_channels": int(kernel.shape[1]),
+        "qkv_bias": "blocks.0.attn.qkv.bias" in state,
+    }
+    for key, value in have.items():
+        if config.get(key, value) != value:
+            raise refused(asked, "config.json", key, config[key], f"Legal: {value}, which the tensors have.")
+    heads = config.get("num_attention_heads", 1)
+    if isinstance(heads, bool) or not isinstance(heads, int) or heads < 1 or width % heads:
+        legal = f"Legal: a number that divides the width, {width}."
+        raise refused(asked, "config.json", "num_attention_heads", heads, legal)
+
+
+def labels(names: Any, classes: int) -> tuple[str, ...]:
+    """Return the names of id2label in order; the library's placeholders LABEL_0, ... are none."""
+    if not isinstance(names, Mapping) or {str(key) for key in names} != {str(i) for i in range(classes)}:
+        return ()
+    labels = tuple(str({str(k): v for k, v in names.items()}[str(i)]) for i in range(classes))
+    return () if all(label == f"LABEL_{i}" for i, label in enumerate(labels)) else labels

@@ -1,0 +1,251 @@
+"""The preprocessor_config.json of the transformers library, honoured key by key.
+
+What its image processors do is followed: resize with Pillow, cut the centre, scale, normalise. A key that cannot be
+followed is refused by its name; one that the file lacks is the library's own default, and listed as assumed.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from vitft.errors import CheckpointError
+from vitft.models.info import Size, Triple, side
+from vitft.settings import CropMode
+
+FILE = "preprocessor_config.json"
+
+_HALF: Triple = (0.5, 0.5, 0.5)
+_CLIP: tuple[Triple, Triple] = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
+_RESAMPLE = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")  # Pillow's numbers
+
+
+@dataclass(frozen=True)
+class _Processor:
+    """What an image processor does where its file says nothing.
+
+    Attributes:
+        size: in pixels.
+        square: a bare number is both sides; else the shorter one.
+        crop: side of the centre crop; 0 = none.
+    """
+
+    size: int = 224
+    square: bool = True
+    crop: int = 0
+    crop_pct: float = 0.0
+    resample: int = 2
+    mean: Triple = _HALF
+    std: Triple = _HALF
+
+
+_PROCESSORS = {
+    "ViT": _Processor(),
+    "DeiT": _Processor(256, crop=224, resample=3),
+    "Bit": _Processor(224, square=False, crop=224, resample=3, mean=_CLIP[0], std=_CLIP[1]),
+    "CLIP": _Processor(224, square=False, crop=224, resample=3, mean=_CLIP[0], std=_CLIP[1]),
+    "ViTHybrid": _Processor(224, square=False, crop=224, resample=3, mean=_CLIP[0], std=_CLIP[1]),
+    "Siglip": _Processor(resample=3),
+    "ConvNext": _Processor(384, square=False, crop_pct=224 / 256, resample=3),
+}
+# Keys that change no pixel here: images are always RGB, in float, channels last until the end.
+_IDLE = {
+    "image_processor_type", "feature_extractor_type", "processor_class", "_processor_class", "auto_map",
+    "do_convert_rgb", "data_format", "input_data_format", "return_tensors", "device", "disable_grouping",
+    "default_to_square", "model_input_names", "_valid_processor_keys",
+}  # fmt: skip
+_KNOWN = {
+    "do_resize", "size", "crop_pct", "do_center_crop", "crop_size", "do_rescale", "rescale_factor", "do_normalize",
+    "image_mean", "image_std", "resample",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Stamp:
+    """How a folder's images are prepared, in the words of `CheckpointInfo`."""
+
+    mean: Triple
+    std: Triple
+    interpolation: Literal["bilinear", "bicubic"]
+    crop_mode: CropMode
+    before: Size | None
+    crop_pct: float
+    assumed: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def read(said: Mapping[str, Any], model_type: str, native: Size, asked: str) -> Stamp:
+    """Read a preprocessor_config.json, key by key.
+
+    Args:
+        said: the file's keys; those with null count as absent.
+        model_type: of the config beside it; its own processor where the file names none.
+        native: (height, width) that the network reads.
+        asked: what the user wrote, for messages.
+
+    Raises:
+        CheckpointError: a key that cannot be honoured (exit code 4).
+    """
+    said = {key: value for key, value in said.items() if value is not None}
+    default = _processor(said, model_type, asked)
+    flags = {
+        "do_resize": True,
+        "do_center_crop": bool(default.crop),
+        "do_rescale": True,
+        "do_normalize": True,
+    }
+    for key in flags:
+        if not isinstance(said.get(key, True), bool):
+            raise refused(asked, FILE, key, said[key], "Legal: true or false.")
+        flags[key] = said.get(key, flags[key])
+    strange = sorted(key for key in said if key not in _KNOWN | _IDLE and said[key] is not False)
+    unknown = next((key for key in strange if key.startswith("do_") or key == "rescale_offset"), "")
+    if unknown:
+        raise refused(asked, FILE, unknown, said[unknown], f"Legal: {', '.join(sorted(_KNOWN))}.")
+    resample = said.get("resample", default.resample)
+    word = str(resample)
+    if isinstance(resample, int) and not isinstance(resample, bool) and 0 <= resample < len(_RESAMPLE):
+        word = _RESAMPLE[resample]
+    if word not in ("bilinear", "bicubic"):
+        named = f"{resample} ({word})" if word != str(resample) else word
+        raise refused(asked, FILE, "resample", named, "Legal: 2 (bilinear) or 3 (bicubic).")
+    mode, before, out = _geometry(said, default, flags, native, asked)
+    mean, std = _normalisation(said, default, flags, asked)
+    plain = mode == "squash" and before == out
+    crops = flags["do_center_crop"] and not default.crop_pct
+    idle = [*strange, *(["crop_size"] if "crop_size" in said and not crops else [])]
+    unsaid = {
+        "mean": flags["do_normalize"] and "image_mean" not in said,
+        "std": flags["do_normalize"] and "image_std" not in said,
+        "crop_pct": (flags["do_resize"] and "size" not in said) or (crops and "crop_size" not in said),
+        "interpolation": flags["do_resize"] and "resample" not in said,
+    }
+    return Stamp(
+        mean,
+        std,
+        "bicubic" if word == "bicubic" else "bilinear",
+        mode,
+        None if plain else before,
+        1.0 if plain or mode == "none" else out[0] / before[0],
+        tuple(name for name, absent in unsaid.items() if absent),
+        tuple(f"{FILE}: '{key}' means nothing here and was left out" for key in idle),
+    )
+
+
+def _processor(said: Mapping[str, Any], model_type: str, asked: str) -> _Processor:
+    """Return the defaults of the processor that the file names, or of the model's own."""
+    key = next((key for key in ("image_processor_type", "feature_extractor_type") if key in said), "")
+    name = str(said.get(key, {"deit": "DeiT"}.get(model_type, "ViT")))
+    for ending in ("ImageProcessorFast", "ImageProcessor", "FeatureExtractor"):
+        name = name.removesuffix(ending)
+    if key and name not in _PROCESSORS:
+        legal = ", ".join(f"{kind}ImageProcessor" for kind in _PROCESSORS)
+        raise refused(asked, FILE, key, said[key], f"Legal: {legal}.")
+    if not key and "crop_pct" in said and not {"do_center_crop", "crop_size"} & set(said):
+        name = "ConvNext"  # the one whose files say it
+    default = _PROCESSORS[name]
+    if "crop_pct" in said and not default.crop_pct:
+        raise refused(asked, FILE, "crop_pct", said["crop_pct"], "Legal: with a ConvNextImageProcessor alone.")
+    square = said.get("default_to_square", default.square)
+    return replace(default, square=square if isinstance(square, bool) else default.square)
+
+
+def _geometry(
+    said: Mapping[str, Any], default: _Processor, flags: Mapping[str, bool], native: Size, asked: str
+) -> tuple[CropMode, Size, Size]:
+    """Return the mode of the resize, the size before the crop, and the size after it."""
+    shorter, size = _size(said.get("size", default.size), default.square, asked)
+    if default.crop_pct:
+        mode, before, out = _convnext(said, default, size, asked)
+        if not flags["do_resize"]:
+            raise refused(asked, FILE, "do_resize", False, "Legal: true; its crop belongs to the resize.")
+        decisive = "size"
+    else:
+        crop = pair(said.get("crop_size", default.crop or 224), asked, FILE, "crop_size")
+        decisive = "crop_size" if flags["do_center_crop"] else "size"
+        if not flags["do_center_crop"] and (shorter or not flags["do_resize"]):
+            key, value = ("size", "shortest_edge") if flags["do_resize"] else ("do_resize", False)
+            raise refused(
+                asked, FILE, key, value, "Legal: with do_center_crop; else every image has a shape of its own."
+            )
+        mode = "none" if not flags["do_resize"] else "center" if shorter else "squash"
+        out = crop if flags["do_center_crop"] else size
+        before = size if flags["do_resize"] else out
+    if out != native:
+        if decisive in said:
+            raise refused(asked, FILE, decisive, side(out), f"Legal: {side(native)}, which the network reads.")
+        before = (before[0] * native[0] // out[0], before[1] * native[1] // out[1])
+    return mode, before, native
+
+
+def _convnext(said: Mapping[str, Any], default: _Processor, size: Size, asked: str) -> tuple[CropMode, Size, Size]:
+    """Below 384 pixels the shorter side becomes size / crop_pct and the centre is cut; from there on all is kept."""
+    share = said.get("crop_pct", default.crop_pct)
+    if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share <= 1:
+        raise refused(asked, FILE, "crop_pct", share, "Legal: above 0, up to 1.")
+    if size[0] >= 384:
+        return "squash", size, size
+    return "center", (int(size[0] / share),) * 2, size
+
+
+def _normalisation(
+    said: Mapping[str, Any], default: _Processor, flags: Mapping[str, bool], asked: str
+) -> tuple[Triple, Triple]:
+    """Return mean and std for pixels in [0, 1]: the library's own are for pixels times rescale_factor."""
+    mean, std = (
+        _triple(said.get(f"image_{key}", getattr(default, key)), f"image_{key}", asked) for key in ("mean", "std")
+    )
+    if not flags["do_normalize"]:
+        mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+    if min(std) <= 0:
+        raise refused(asked, FILE, "image_std", list(std), "Legal: numbers above 0.")
+    factor = said.get("rescale_factor", 1 / 255) if flags["do_rescale"] else 1.0
+    if isinstance(factor, bool) or not isinstance(factor, int | float) or factor <= 0:
+        raise refused(asked, FILE, "rescale_factor", factor, "Legal: a number above 0, e.g. 0.00392156862745098.")
+    scale = 255 * float(factor)
+    if abs(scale - 1) < 1e-6:
+        return mean, std
+    return (mean[0] / scale, mean[1] / scale, mean[2] / scale), (std[0] / scale, std[1] / scale, std[2] / scale)
+
+
+def _size(value: Any, square: bool, asked: str) -> tuple[bool, Size]:
+    """Return (whether it is the shorter side's, the size)."""
+    if isinstance(value, Mapping):
+        keys = {str(key) for key, inner in value.items() if inner is not None}
+        if keys == {"shortest_edge"}:
+            return True, pair(value["shortest_edge"], asked, FILE, "size.shortest_edge")
+        if keys != {"height", "width"}:
+            odd = next((key for key in sorted(keys) if key not in ("height", "width")), "height")
+            raise refused(asked, FILE, f"size.{odd}", value.get(odd), "Legal: height and width, or shortest_edge.")
+        return False, pair([value["height"], value["width"]], asked, FILE, "size")
+    return not square and not isinstance(value, list), pair(value, asked, FILE, "size")
+
+
+def pair(value: Any, asked: str, file: str, key: str) -> Size:
+    """Return (height, width) of a number, a list of two, or a mapping with both. Raises CheckpointError."""
+    if isinstance(value, Mapping) and set(value) == {"height", "width"}:
+        value = [value["height"], value["width"]]
+    both = list(value) if isinstance(value, list | tuple) else [value, value]
+    if len(both) != 2 or not all(isinstance(n, int) and not isinstance(n, bool) and 0 < n <= 1 << 14 for n in both):
+        raise refused(asked, file, key, value, "Legal: a number of pixels, [height, width], or both by name.")
+    return both[0], both[1]
+
+
+def _triple(value: Any, key: str, asked: str) -> Triple:
+    three = list(value) if isinstance(value, list | tuple) else [value] * 3
+    if len(three) != 3 or not all(isinstance(n, int | float) and not isinstance(n, bool) for n in three):
+        raise refused(asked, FILE, key, value, "Legal: a number, or one for each of R, G and B.")
+    return float(three[0]), float(three[1]), float(three[2])
+
+
+def refused(asked: str, file: str, key: str, value: Any, legal: str) -> CheckpointError:
+    """Return the error for a key of a config that cannot be honoured."""
+    return CheckpointError(
+        f"The {file} of '{asked}' says {key} '{_json(value)}', which cannot be honoured.",
+        legal,
+        f"Correct {key} there, or copy the folder without it: the default is then assumed.",
+    )
+
+
+def _json(value: Any) -> str:
+    return value[:60] if isinstance(value, str) else json.dumps(value, default=str)[:60]
