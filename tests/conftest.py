@@ -4,6 +4,7 @@ import itertools
 import os
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 # What hides a card does so only before torch is imported, and in every process that a test starts; `card` shows it
@@ -86,3 +87,15 @@ def shared() -> Path:
     if not (SHARED / "data").is_dir():
         pytest.skip("needs ../shared (real images and a real checkpoint), which is not here")
     return SHARED
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Draw data and a checkpoint (`reference.draw`), with one cache: it must not give the pixels of other settings."""
+    from tests import reference
+
+    root = reference.draw(tmp_path_factory.mktemp("place"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VITFT_CACHE", str(root / "cache"))
+        patch.setattr(os, "fsync", lambda _: None)  # hundreds of small runs, none of which must outlive a power cut
+        yield root

@@ -272,27 +272,6 @@ def test_zero_learning_rate_changes_nothing(tmp_path):
         assert same(weights, Net().state_dict())
 
 
-def test_sgd_with_decay_and_ema_equal_their_recurrence(tmp_path):
-    s = settings(steps=5, weight_decay=0.1, ema=0.5, clip_norm=0.01, schedule="constant", crop="none", flip=False)
-    _, _, weights = run(tmp_path, s)
-    net, momentum = Net(), {}
-    average = {k: p.detach().clone() for k, p in net.named_parameters()}
-    source = images(drawn(), s)
-    for step in range(5):
-        indices = randomness.order(1, 24, step, 8)
-        x = next(iter(source.batches([indices])))
-        loss = nn.functional.cross_entropy(net(x), torch.from_numpy(source.split.labels[indices]))
-        net.zero_grad()
-        loss.backward()
-        norm = torch.sqrt(sum(p.grad.pow(2).sum() for p in net.parameters()))
-        for k, p in net.named_parameters():
-            g = p.grad * min(1.0, 0.01 / (float(norm) + 1e-6))
-            momentum[k] = 0.9 * momentum[k] + g if k in momentum else g
-            p.data = p.data * (1 - 0.1 * 0.1) - 0.1 * momentum[k]
-            average[k] = 0.5 * average[k] + 0.5 * p.data
-    assert all(torch.allclose(weights[k], average[k], atol=1e-6) for k in weights)
-
-
 def test_features_computed_once_equal_the_whole_way(tmp_path):
     once = run(tmp_path / "once", settings(method="linear", crop="none", lr=0.5))
     whole = run(tmp_path / "whole", settings(method="linear", crop="random", crop_from=16, lr=0.5))

@@ -120,6 +120,8 @@ def _digest(split: Split, pp: Preprocess, hooks: Hooks | None) -> str:
             pp.interpolation,
             pp.antialias,
             (pp.crop_pct, pp.crop_mode, pp.before) if pp.resize == "checkpoint" else None,
+            # Before a random crop an image is resized otherwise than for evaluation, possibly to the same size.
+            pp.crop == "random" and pp.resize != "squash",
         ],
     }
     return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:32]
