@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests import archive
+from tests import vtab_archive
 
 pytestmark = pytest.mark.gpu
 
@@ -147,7 +147,7 @@ def test_killed_and_started_again_it_ends_the_same(command: Vitft, vitft: Vitft,
 
 
 def test_two_workers_share_a_card(vitft: Vitft, tmp_path: Path) -> None:
-    weights = archive.checkpoint(tmp_path / "tiny.safetensors")
+    weights = vtab_archive.checkpoint(tmp_path / "tiny.safetensors")
     args = ("vtab", "--suite", "mini", "--tasks", "mini-count,mini-shapes", "-m", weights, "-r", 32)
     two = "0,0" if DEVICE == "cuda" else f"{DEVICE},{DEVICE}"
     table, _ = vitft(*args, "--steps", 30, "-b", 8, "--devices", two, "-o", tmp_path / "run")

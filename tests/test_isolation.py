@@ -55,14 +55,14 @@ def test_nothing_of_this_machine_reaches_a_test() -> None:
     from vitft import machine, results
     from vitft.data.find import prepared_root
     from vitft.evaluation.network import pick_device
-    from vitft.models import pages
+    from vitft.models import hub_files
 
     assert not torch.cuda.is_available() and pick_device("auto").type == "cpu"
     code = "import torch; assert not torch.cuda.is_available() and torch.cuda.device_count() == 0"
     subprocess.run([sys.executable, "-c", code], check=True)
     ours = {name for name in os.environ if name.startswith(("VITFT_", "HF_"))}
     assert ours == {"VITFT_CACHE", "VITFT_RUNS", "VITFT_DATA", "HF_HOME", "HF_HUB_OFFLINE"}
-    for place in (machine.cache(), results.runs_root(), prepared_root(), *pages.caches()):
+    for place in (machine.cache(), results.runs_root(), prepared_root(), *hub_files.caches()):
         assert not place.exists() and place.is_relative_to(Path(os.environ["VITFT_CACHE"]).parent)
 
 

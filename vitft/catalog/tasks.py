@@ -15,10 +15,10 @@ class Slice:
     """Positions [start, stop) of one raw split in its hash order (see `data.splits`).
 
     Attributes:
-        salt: the raw split, whose name is also the salt of the order: "train", "validation" or "test".
+        raw_split: the raw split, whose name is also the raw_split of the order: "train", "validation" or "test".
     """
 
-    salt: str
+    raw_split: str
     start: int
     stop: int
 
@@ -70,8 +70,8 @@ def _task(
 ) -> Task:
     """Build a VTAB task: its 800 and 200 are the heads of its `train` and `val` slices."""
     train_slice, val_slice, test_slice = Slice(*train), Slice(*val), Slice(*test)
-    train800 = Slice(train_slice.salt, train_slice.start, train_slice.start + 800)
-    val200 = Slice(val_slice.salt, val_slice.start, val_slice.start + 200)
+    train800 = Slice(train_slice.raw_split, train_slice.start, train_slice.start + 800)
+    val200 = Slice(val_slice.raw_split, val_slice.start, val_slice.start + 200)
     splits = {
         "train": (train_slice,),
         "val": (val_slice,),

@@ -23,8 +23,8 @@ def ls(data_dir: DataDirOption = None, format: FormatOption = "text") -> None:
 
     from rich.table import Table
 
-    from vitft.data.inventory import inventory
-    from vitft.data.prepare import size_text
+    from vitft.prepare.inventory import inventory
+    from vitft.prepare.prepare import size_text
 
     rows = inventory(data_dir)
     table = Table("task", "status", "size", "where, or what to do", box=None, pad_edge=False)
@@ -44,13 +44,14 @@ def splits(
     format: FormatOption = "text",
 ) -> None:
     """Print the keys of an official split and their sha256."""
-    from vitft.data import owner_files, splits
+    from vitft.data import official_splits
+    from vitft.prepare import owner_files
 
     with console.display() as hooks:
         given = source is not None or data_dir is not None
         inside = None if given else _inside(task, split)
         keys, why = inside or owner_files.split_keys(task, split, source, data_dir, hooks.phase)
-    payload = splits.describe(task, split, keys)
+    payload = official_splits.describe(task, split, keys)
     if why:
         payload |= {"reference": False, "why": why}
     note = "" if payload["reference"] else f"  (not the reference: {payload['why']})"
@@ -89,7 +90,7 @@ def prepare(
 
     Files of your own that are not the whole collection are taken and stamped 'partial'.
     """
-    from vitft.data import prepare
+    from vitft.prepare import prepare
 
     with console.display() as hooks:
         folder, manifest = prepare.prepare(
@@ -113,8 +114,8 @@ def verify(task: _Task, data_dir: DataDirOption = None, format: FormatOption = "
     fault, and any in a data set of your own. train800val200 must be train800 and val200 with the same labels.
     """
     from vitft.data import find
-    from vitft.data import verify as verifying
     from vitft.errors import DataDamaged
+    from vitft.prepare import verify as verifying
 
     source = find.find(task, data_dir)
     with console.display() as hooks:

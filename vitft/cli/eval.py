@@ -80,7 +80,7 @@ def eval_(
         from vitft.data.subsets import absent_note
         from vitft.evaluation import evaluate as ev
         from vitft.evaluation.network import open_network
-        from vitft.models.info import assumptions
+        from vitft.models.checkpoint import assumptions
 
         what = ev.subject(source, with_real=real, limit=limit, complete=complete)
         if what.missing:
@@ -108,11 +108,11 @@ def eval_(
 def _check(models: list[str], what: "Subject", fixed: dict[str, Any]) -> None:
     """Raise now what the last of several models would raise when the others are evaluated, and their results lost."""
     from vitft.evaluation.network import head_fits
-    from vitft.models import checkpoints
+    from vitft.models import loading
     from vitft.models.said import Said
 
     for name in models if len(models) > 1 else ():
-        head_fits(checkpoints.load(name, said=Said.within(fixed)), what.split)
+        head_fits(loading.load(name, said=Said.within(fixed)), what.split)
 
 
 def _folders(output: Path | None, models: list[str], overwrite: bool) -> list[Path | None]:
@@ -214,7 +214,7 @@ def footnotes(payloads: list[dict[str, Any]]) -> list[str]:
     A user's own images are no part of anything official.
     """
     from vitft.catalog import tasks
-    from vitft.models.info import assumptions, cropping
+    from vitft.models.checkpoint import assumptions, cropping
 
     lines = []
     for p in payloads:

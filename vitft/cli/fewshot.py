@@ -83,10 +83,10 @@ def fewshot(
         from dataclasses import asdict
 
         from vitft.data import subsets
-        from vitft.data.cache import fingerprints
         from vitft.evaluation import fewshot as fs
         from vitft.evaluation.network import open_network
-        from vitft.models.info import assumptions
+        from vitft.images.cache import fingerprints
+        from vitft.models.checkpoint import assumptions
         from vitft.protocol.stamp import overlap
         from vitft.report.said import of_data
 
@@ -163,8 +163,8 @@ def _features(
     network: "Network", split: "Split", batch_size: int, workers: int, hooks: "Hooks"
 ) -> "NDArray[np.float32]":
     """Return the features of a split, from the cache where they are there."""
-    from vitft.data.loader import eval_batches
     from vitft.evaluation import features
+    from vitft.images.batches import eval_batches
 
     pp, n = network.preprocess, len(split)
     who = None

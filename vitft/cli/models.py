@@ -10,7 +10,7 @@ from vitft.cli import console
 from vitft.cli.options import FormatOption
 
 if TYPE_CHECKING:
-    from vitft.models.info import CheckpointInfo
+    from vitft.models.checkpoint import CheckpointInfo
 
 app = typer.Typer(help="Checkpoints: list, describe, fetch.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -57,9 +57,9 @@ def fetch(model: ModelArgument, format: FormatOption = "text") -> None:
     from vitft.models import names
 
     names.check(model)
-    from vitft.models import checkpoints
+    from vitft.models import loading
 
-    path = checkpoints.fetch(model)
+    path = loading.fetch(model)
     # .../models--ORG--NAME/snapshots/COMMIT/FILE: the first of these folders is what another machine needs
     folder = next((part for part in path.parents if part.name.startswith("models--")), path)
     payload = {"model": model, "path": str(path), "folder": str(folder), "sha256": machine.sha256(path)}
@@ -84,9 +84,9 @@ def describe(model: str) -> dict[str, Any]:
     if alias is not None:
         info = names.alias_info(alias)
     else:
-        from vitft.models import checkpoints
+        from vitft.models import loading
 
-        info = checkpoints.load(model, weights=not remote).info
+        info = loading.load(model, weights=not remote).info
     payload: dict[str, Any] = {"model": model}
     if alias is not None:
         payload |= _row(alias)
@@ -122,7 +122,7 @@ def _cached(alias: ModelAlias | None, info: "CheckpointInfo") -> str:
 
 
 def _lines(payload: dict[str, Any]) -> str:
-    from vitft.models.info import assumptions, cropping
+    from vitft.models.checkpoint import assumptions, cropping
 
     info = payload["checkpoint"]
     arch = info["architecture"]

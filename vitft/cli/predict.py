@@ -45,7 +45,7 @@ def predict(
     with console.display() as hooks:
         paths = files.images(images)
         from vitft.evaluation.network import open_network, refuse_zero_head
-        from vitft.models.info import assumptions
+        from vitft.models.checkpoint import assumptions
 
         network = open_network(run, fixed, crop_pct=crop_pct, device=device, precision=precision)
         for note in filter(None, [*network.info.notes, assumptions(network.info.to_dict())]):

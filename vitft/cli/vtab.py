@@ -13,8 +13,8 @@ from vitft.cli import options as o
 
 if TYPE_CHECKING:
     from vitft.catalog.published import Published
-    from vitft.data.inventory import Row
     from vitft.engines.suite import Asked, Planned
+    from vitft.prepare.inventory import Row
     from vitft.protocol.units import Job, Scheme
 
 _DEFAULT_RECIPES = {"vtab": "vtab-vit", "mini": "vtab-mini"}
@@ -244,7 +244,7 @@ def _beside(asked: "Asked", data: Mapping[str, Any]) -> "Sequence[Published]":
 
 def _ready(asked: "Asked", rows: "Sequence[Row]", missing: Mapping[str, str]) -> str:
     """Return the table before a suite: every task, whether its data is there, and where, or what to do."""
-    from vitft.data.prepare import size_text
+    from vitft.prepare.prepare import size_text
     from vitft.report import formats
     from vitft.report.table import Column, Row, Table
 
@@ -317,10 +317,10 @@ def _dry(
 def _usable(model: str, device: str, overrides: Mapping[str, Any]) -> None:
     """Raise what a run would raise of a model or a device that is not there, before anything is planned."""
     from vitft.evaluation.network import pick_device
-    from vitft.models import checkpoints
+    from vitft.models import loading
     from vitft.models.said import Said
 
-    checkpoints.load(model, weights=False, said=Said.within(overrides))
+    loading.load(model, weights=False, said=Said.within(overrides))
     pick_device(device)
 
 

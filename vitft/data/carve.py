@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from vitft.catalog import tasks
-from vitft.data import splits as official_splits
+from vitft.data import official_splits
 from vitft.data.split import Provenance, Source, Split
 from vitft.errors import DataDamaged, DataMissing
 
@@ -54,14 +54,14 @@ class Carved:
         raws: dict[str, Split] = {}
         chosen: list[tuple[Split, int]] = []
         for piece in official_splits.slices(task, split):
-            raw = raws.setdefault(piece.salt, self.source.open(_RAW[piece.salt]))
-            if len(raw) != task.sizes[piece.salt]:
+            raw = raws.setdefault(piece.raw_split, self.source.open(_RAW[piece.raw_split]))
+            if len(raw) != task.sizes[piece.raw_split]:
                 raise DataDamaged(
-                    f"{self.task}: {piece.salt} has {len(raw):,} of the official {task.sizes[piece.salt]:,} images.",
+                    f"{self.task}: {piece.raw_split} has {len(raw):,} of the official {task.sizes[piece.raw_split]:,} images.",
                     "Legal: the whole raw split, as the official splits are positions in it.",
                     f"Run 'vitft data prepare {self.task}'.",
                 )
-            order = official_splits.hash_order(raw.keys, piece.salt)
+            order = official_splits.hash_order(raw.keys, piece.raw_split)
             chosen += ((raw, i) for i in order[piece.start : piece.stop].tolist())
         keys = [raw.keys[i] for raw, i in chosen]
         stamp = next(iter(raws.values())).provenance
@@ -88,6 +88,6 @@ def can_carve(source: Source) -> bool:
     if name is None or name not in {task.name for task in tasks.VTAB} or not getattr(source, "owner_keys", False):
         return False
     needed = {
-        _RAW[piece.salt] for piece in (*tasks.get(name).splits["train800val200"], *tasks.get(name).splits["test"])
+        _RAW[piece.raw_split] for piece in (*tasks.get(name).splits["train800val200"], *tasks.get(name).splits["test"])
     }
     return needed <= set(source.splits)

@@ -176,7 +176,7 @@ def folders(task: Task, root: Path) -> Iterator[Path]:
 
 def prepared_root() -> Path:
     """Return the folder of prepared data: $VITFT_DATA, else data/ in the cache folder."""
-    from vitft.data import prepare
+    from vitft.prepare import prepare
 
     return prepare.root()
 

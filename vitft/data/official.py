@@ -58,11 +58,11 @@ def raw_shortfall(task: Task, sizes: Mapping[str, int]) -> tuple[str, str] | Non
     Official, too, are: Caltech101 with one example less in train and one more in test, where a file that is no image
     was drawn for train; SUN397 without its badly encoded image.
     """
-    used = dict.fromkeys(piece.salt for pieces in task.splits.values() for piece in pieces)
+    used = dict.fromkeys(piece.raw_split for pieces in task.splits.values() for piece in pieces)
     if task.name == "caltech101" and (sizes.get("train"), sizes.get("test")) == (3059, 6085):
         return None
-    for salt in used:
-        n, present = task.sizes[salt], sizes.get(salt, 0)
-        if present != n and (task.name, salt, present) != ("sun397", "train", n - 1):
-            return salt, f"{salt} has {present:,} of {n:,} images"
+    for raw_split in used:
+        n, present = task.sizes[raw_split], sizes.get(raw_split, 0)
+        if present != n and (task.name, raw_split, present) != ("sun397", "train", n - 1):
+            return raw_split, f"{raw_split} has {present:,} of {n:,} images"
     return None

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from vitft.data.decode import unreadable
 from vitft.data.split import Split
+from vitft.images.decode import unreadable
 
 MOST = 256
 """Images that are looked at, evenly spread over the split."""

@@ -12,9 +12,9 @@ from vitft.catalog.models import MODELS
 from vitft.catalog.suites import Suite
 from vitft.catalog.tasks import TASKS
 from vitft.data.find import UNTUNED, WHOLE, find
-from vitft.data.inventory import Row, inventory
 from vitft.errors import DataError, UsageError
 from vitft.models import places
+from vitft.prepare.inventory import Row, inventory
 from vitft.protocol import unchanged
 from vitft.protocol.jobs import make, model_sha256
 from vitft.protocol.look import look

@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 from vitft import __version__, results
 from vitft.catalog import tasks
 from vitft.data import official, subsets
-from vitft.data.loader import eval_batches
 from vitft.data.split import Source, Split
 from vitft.errors import CheckpointError, DataError, DataMissing
 from vitft.evaluation import metrics, real
 from vitft.evaluation.intervals import paired, wilson
 from vitft.evaluation.network import Network, described, head_fits
 from vitft.evaluation.predict import Predictions, predict
+from vitft.images.batches import eval_batches
 from vitft.progress import Hooks
 from vitft.recipes import digest
 

@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from vitft import machine, results
-from vitft.data import cache
-from vitft.data.preprocess import Preprocess
 from vitft.data.split import Split
 from vitft.errors import DiskFull
 from vitft.evaluation.predict import gather
+from vitft.images import cache
+from vitft.images.preprocess import Preprocess
 
 _VERSION = 1  # raise it when the same identity would give other features
 

@@ -70,10 +70,10 @@ def answers(
     import numpy as np
     import torch
 
-    from vitft.data.decode import decode
-    from vitft.data.preprocess import deterministic, normalise
     from vitft.evaluation import metrics
     from vitft.evaluation.predict import predict
+    from vitft.images.decode import decode
+    from vitft.images.preprocess import deterministic, normalise
 
     for start in range(0, len(paths), batch_size):
         good: list[Path] = []

@@ -10,14 +10,14 @@ from torch import nn
 
 from vitft import results
 from vitft.data import subsets
-from vitft.data.preprocess import Preprocess
 from vitft.data.split import Split
 from vitft.errors import CheckpointError, DataError, UsageError
 from vitft.evaluation import asked
 from vitft.evaluation.class_names import translated
+from vitft.images.preprocess import Preprocess
 from vitft.models import build as models
-from vitft.models import checkpoints
-from vitft.models.info import Checkpoint, CheckpointInfo
+from vitft.models import loading
+from vitft.models.checkpoint import Checkpoint, CheckpointInfo
 from vitft.models.said import Said
 from vitft.settings import Settings
 
@@ -109,7 +109,7 @@ def open_network(
     """
     asked.check(fixed, crop_pct)
     where = pick_device(device)
-    info = checkpoints.load(model, weights=False, said=Said.within(fixed)).info
+    info = loading.load(model, weights=False, said=Said.within(fixed)).info
     settings = settings_for(info, fixed)
     built = models.build(model, None, settings)
     built.net.to(where).eval()

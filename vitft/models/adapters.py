@@ -11,8 +11,8 @@ from torch import Tensor
 from vitft.catalog.models import MODELS
 from vitft.errors import CheckpointError, UnknownName
 from vitft.models import files, places
-from vitft.models.info import Checkpoint
-from vitft.models.spelling import renamed
+from vitft.models.checkpoint import Checkpoint
+from vitft.models.renaming import renamed
 
 _FACTOR = re.compile(r"(.*)\.lora_(A|B)(?:\.\w+)?\.weight")
 _TOP = re.compile(r"base_model\.(model\.)?")

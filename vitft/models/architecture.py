@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from vitft.errors import CheckpointError
-from vitft.models.info import Architecture, Size
+from vitft.models.checkpoint import Architecture, Size
 from vitft.models.npz import stage_units
 from vitft.models.said import ACTIVATIONS
 

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from vitft.catalog.models import MODELS
 from vitft.errors import CheckpointError, UsageError
-from vitft.models import checkpoints, posembed
+from vitft.models import loading, posembed
 from vitft.models.architecture import geometry, outline
-from vitft.models.checkpoints import save_weights as save_weights
-from vitft.models.info import Architecture, CheckpointInfo, Size, side
+from vitft.models.checkpoint import Architecture, CheckpointInfo, Size, side
+from vitft.models.loading import save_weights as save_weights
 from vitft.models.methods import head_names
 from vitft.models.said import ACTIVATIONS, Said
 from vitft.settings import Settings
@@ -49,7 +49,7 @@ def build(
     """Build a network at `settings.size`.
 
     Args:
-        model: see `checkpoints.load`.
+        model: see `loading.load`.
         num_classes: K; the whole head (pre_logits too) becomes one zero-initialised linear layer, so the first loss
             is ln K. None keeps the file's own head.
         settings: resolution, posembed_resize, gelu and drop_path are used here.
@@ -58,9 +58,9 @@ def build(
 
     Raises:
         UsageError: the resolution is smaller than a patch, or random weights without num_classes.
-        CheckpointError: see `checkpoints.load`; or its tensors do not fit its architecture.
+        CheckpointError: see `loading.load`; or its tensors do not fit its architecture.
     """
-    opened = checkpoints.load(model, weights=not from_scratch, said=Said.of(settings))
+    opened = loading.load(model, weights=not from_scratch, said=Said.of(settings))
     info = opened.info
     _reads_rgb(info)
     settings = settings.at(info.native, info.patch)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from vitft.errors import CheckpointError
 from vitft.models import pickles
-from vitft.models.spelling import ANCHORS
+from vitft.models.renaming import ANCHORS
 
 # What wrappers put into names: compiled, sharded and checkpointed modules.
 _WRAPPERS = re.compile(r"(^|\.)(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module|_forward_module)(?=\.)")

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from vitft.models.info import Size
+from vitft.models.checkpoint import Size
 
 
 def vit_macs(

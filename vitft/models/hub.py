@@ -14,13 +14,13 @@ import torch
 from torch import Tensor
 
 from vitft.errors import CheckpointError, CheckpointUnsafe, UnknownName
-from vitft.models import files, kinds, library, npz, pages, places, processor
+from vitft.models import files, hub_files, kinds, library, npz, places, processor
 from vitft.models.architecture import geometry, outline
+from vitft.models.checkpoint import Architecture, Checkpoint, CheckpointInfo, crop_mode
 from vitft.models.choice import Chosen
-from vitft.models.info import Architecture, Checkpoint, CheckpointInfo, crop_mode
 from vitft.models.methods import head_names
+from vitft.models.renaming import spelled
 from vitft.models.said import Said
-from vitft.models.spelling import spelled
 
 # Arguments of timm's factory that read files or change what is loaded.
 _RESERVED = frozenset(
@@ -48,36 +48,36 @@ def timm_tag(name: str, asked: str, *, weights: bool = True) -> Checkpoint:
         UnknownName: timm has no such model. CheckpointError: the weights are not here and cannot be reached.
     """
     base, tag, cfg = _registered(name)
-    file = pages.locate(*_page(cfg, tag, name), asked) if weights else None
+    file = hub_files.locate(*_page(cfg, tag, name), asked) if weights else None
     return _open(base, cfg.to_dict(), {}, file, asked, tag)
 
 
 def fetch_tag(name: str, asked: str) -> Path:
     """Return the file of a timm tag, fetched where it is not here yet. Raises as `timm_tag`."""
     _, tag, cfg = _registered(name)
-    return pages.locate(*_page(cfg, tag, name), asked)
+    return hub_files.locate(*_page(cfg, tag, name), asked)
 
 
 def cached_tag(tag: str) -> Path | None:
     """Return the file of a timm tag where it is in a local cache."""
     cfg = timm.get_pretrained_cfg(tag)
-    return None if cfg is None or not cfg.hf_hub_id else pages.cached(*_page(cfg, tag, tag))
+    return None if cfg is None or not cfg.hf_hub_id else hub_files.cached(*_page(cfg, tag, tag))
 
 
 def fetch_repository(name: str, asked: str) -> Path:
     """Return the weights of a hub page, fetched with its config where they are not here yet."""
     _repository_config(name, asked)
-    return pages.locate(name, places.WEIGHTS, asked)
+    return hub_files.locate(name, places.WEIGHTS, asked)
 
 
 def _repository_config(name: str, asked: str) -> dict[str, Any]:
     """Return a page's config, with the library's stamp fetched beside it."""
     if name.count("/") != 1:
         raise CheckpointError(f"'{asked}' names no page of the hub.", "Legal: hf-hub:ORG/NAME.")
-    config = places.read_json(pages.locate(name, ("config.json",), asked))
+    config = places.read_json(hub_files.locate(name, ("config.json",), asked))
     if config.get("model_type") in library.MODEL_TYPES:
         with contextlib.suppress(CheckpointError):  # a page may have none
-            pages.locate(name, (processor.FILE,), asked)
+            hub_files.locate(name, (processor.FILE,), asked)
     return config
 
 
@@ -111,7 +111,7 @@ def repository(name: str, asked: str, word: str = "", *, weights: bool = True, s
     """
     config = _repository_config(name, asked)
     wanted = weights or config.get("model_type") in library.MODEL_TYPES  # whose architecture the tensors tell
-    return _configured(config, pages.locate(name, places.WEIGHTS, asked) if wanted else None, asked, said, word)
+    return _configured(config, hub_files.locate(name, places.WEIGHTS, asked) if wanted else None, asked, said, word)
 
 
 def folder(path: Path, file: Path | None = None, said: Said | None = None, word: str = "") -> Checkpoint:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from vitft.models import places, processor
 from vitft.models.architecture import Inferred, infer
-from vitft.models.info import Checkpoint, CheckpointInfo, Size
+from vitft.models.checkpoint import Checkpoint, CheckpointInfo, Size
 from vitft.models.processor import pair, refused
 from vitft.models.said import ACTIVATIONS, Said
 

@@ -15,7 +15,7 @@ from vitft.catalog.models import MODELS, ModelAlias
 from vitft.catalog.stamps import MEAN_STD, STAMPS
 from vitft.errors import CheckpointError, UnknownName
 from vitft.models import kinds, places
-from vitft.models.info import Architecture, CheckpointInfo
+from vitft.models.checkpoint import Architecture, CheckpointInfo
 
 _FLEXI_PATCH = 16  # of the files; another one is made of it when the network is built
 
@@ -118,8 +118,8 @@ def alias_info(alias: ModelAlias) -> CheckpointInfo:
 
 def alias_file(alias: ModelAlias) -> Path | None:
     """Return the file of an alias in a local cache of the hub, or inside the package; None where it is not here."""
-    from vitft.models import pages
+    from vitft.models import hub_files
 
     # CLIP's weights lie on one page for both of timm's activations.
     page = f"timm/{alias.timm.replace('quickgelu_', '')}"
-    return alias.file or pages.cached(page, places.WEIGHTS)
+    return alias.file or hub_files.cached(page, places.WEIGHTS)

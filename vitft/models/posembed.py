@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vitft.models.info import Size
+from vitft.models.checkpoint import Size
 
 Mode = Literal["bilinear", "bicubic"]
 

@@ -111,7 +111,7 @@ def val_is_train(source: Source) -> bool:
         return False
     train, val = known.splits["train"][0], known.splits["val"][0]
     lengths = [(len(source.open(name)), piece.stop - piece.start) for name, piece in (("train", train), ("val", val))]
-    return train.salt == val.salt and all(have == official for have, official in lengths)
+    return train.raw_split == val.raw_split and all(have == official for have, official in lengths)
 
 
 def _examples(source: Source, splits: Scheme, limit: int | None, per_class: int | None) -> int:

@@ -13,18 +13,18 @@ import torch
 
 from vitft import __version__, machine, results
 from vitft.data import subsets
-from vitft.data.loader import Images, eval_batches
-from vitft.data.preprocess import Preprocess
 from vitft.data.split import Split
 from vitft.errors import DataError, UsageError
 from vitft.evaluation import predictions
 from vitft.evaluation.intervals import wilson
 from vitft.evaluation.network import pick_device, preprocess
 from vitft.evaluation.predict import Predictions, predict
+from vitft.images.batches import Images, eval_batches
+from vitft.images.preprocess import Preprocess
 from vitft.models import build as models
-from vitft.models.checkpoints import save_weights
+from vitft.models.checkpoint import assumptions, side
 from vitft.models.flops import macs
-from vitft.models.info import assumptions, side
+from vitft.models.loading import save_weights
 from vitft.models.methods import apply, parameter_groups
 from vitft.progress import Hooks
 from vitft.protocol import diverged
@@ -35,7 +35,7 @@ from vitft.protocol.stamp import DataStamp
 from vitft.protocol.units import DEV, Unit
 from vitft.recipes import digest
 from vitft.settings import CHECKPOINT_KEYS, Settings
-from vitft.training.loop import Fitted, fit
+from vitft.training.fit import Fitted, fit
 
 _BEGUN: dict[str, tuple[str, ...]] = dict.fromkeys(("device_kind", "precision", "micro_batch", "threads"), ())
 

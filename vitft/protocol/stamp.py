@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from vitft import results
-from vitft.data import cache, official, subsets
+from vitft.data import official, subsets
 from vitft.data.split import Split
+from vitft.images import cache
 from vitft.progress import Hooks
 from vitft.protocol.units import JOINED
 

@@ -7,7 +7,7 @@ from typing import Any
 from vitft import results as results_on_disk
 from vitft.catalog import published as catalog
 from vitft.catalog import tasks
-from vitft.models.info import assumptions
+from vitft.models.checkpoint import assumptions
 from vitft.report import formats, said
 from vitft.report.table import Column, Footnotes, Row, Table, Value
 

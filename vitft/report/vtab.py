@@ -8,7 +8,7 @@ from vitft.catalog.published import Published
 from vitft.catalog.suites import Suite
 from vitft.catalog.tasks import TASKS
 from vitft.errors import UsageError
-from vitft.models.info import assumptions
+from vitft.models.checkpoint import assumptions
 from vitft.recipes import digest
 from vitft.report import said
 from vitft.report.single import method_title, model_title, percent_half

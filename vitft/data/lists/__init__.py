@@ -33,7 +33,7 @@ def sun397() -> dict[str, tuple[str, ...]]:
     n = int(sizes.sum())
     columns = np.frombuffer(raw, np.uint8, _WIDTH * n, sizes.nbytes).reshape(_WIDTH, n).T.tobytes()
     codes = np.frombuffer(raw, np.uint8, n, sizes.nbytes + _WIDTH * n).tolist()
-    lists: dict[str, list[str]] = {salt: [] for salt in _SALTS}
+    lists: dict[str, list[str]] = {raw_split: [] for raw_split in _SALTS}
     at = 0
     for name, size in zip(classes, sizes.tolist(), strict=True):
         value = 0
@@ -41,14 +41,14 @@ def sun397() -> dict[str, tuple[str, ...]]:
             value += int.from_bytes(columns[_WIDTH * i : _WIDTH * (i + 1)], "big")
             lists[_SALTS[codes[i]]].append(f"{name}/sun_{_word(value)}.jpg")
         at += size
-    return {salt: tuple(found) for salt, found in lists.items()}
+    return {raw_split: tuple(found) for raw_split, found in lists.items()}
 
 
 def pack_sun397(lists: Mapping[str, Sequence[str]]) -> bytes:
     """Return the contents of sun397.bin.xz from the three lists (the inverse of `sun397`)."""
     by_class: dict[str, list[tuple[int, int]]] = defaultdict(list)
-    for code, salt in enumerate(_SALTS):
-        for line in lists[salt]:
+    for code, raw_split in enumerate(_SALTS):
+        for line in lists[raw_split]:
             name, _, file = line.rpartition("/")
             by_class[name].append((_value(file.removeprefix("sun_").removesuffix(".jpg")), code))
     rows, codes = bytearray(), bytearray()

@@ -16,8 +16,8 @@ from PIL import Image
 
 from vitft.data import labels as label_names
 from vitft.data import official
+from vitft.data.official_splits import hash_order
 from vitft.data.split import Provenance, Split
-from vitft.data.splits import hash_order
 from vitft.errors import DataDamaged, DataMissing
 
 _PIXELS = 3 * 32 * 32
@@ -101,14 +101,14 @@ class CifarArchive:
         form, place = self._place
         content = _content(form, place)
         raw = {}
-        for salt, names in form.files.items():
+        for raw_split, names in form.files.items():
             parts = [_rows(content[name], f"{place}: {name}", form.head) for name in names]
             images, labels = (np.concatenate(column) for column in zip(*parts, strict=True))
             if not len(labels) or labels.min() < 0 or labels.max() >= len(self.class_names):
                 raise DataDamaged(
                     f"'{place}' has labels outside 0 to {len(self.class_names) - 1}.", "Legal: the official files."
                 )
-            raw[salt] = images, labels
+            raw[raw_split] = images, labels
         return raw
 
     def open(self, split: str) -> Split:

@@ -112,8 +112,8 @@ def _entry(task: str) -> Task:
 
 def _uniforms(task: str, number: int, count: int) -> Plane:
     """Return (count,) uniforms in [0, 1) that belong to one picture of one task."""
-    salt = int.from_bytes(hashlib.md5(task.encode()).digest()[:8], "little")
-    raw = np.random.Philox(key=np.array([salt, number], dtype=np.uint64)).random_raw(count)
+    raw_split = int.from_bytes(hashlib.md5(task.encode()).digest()[:8], "little")
+    raw = np.random.Philox(key=np.array([raw_split, number], dtype=np.uint64)).random_raw(count)
     return (np.asarray(raw, dtype=np.uint64) >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from vitft.data import collections
 from vitft.data.sources.tables import Table, open_table
 from vitft.data.split import Completeness, Provenance, Split
 from vitft.errors import DataDamaged, DataMissing
+from vitft.prepare import collections
 
 _KIND = "vitft-prepared"
 _PARTS = {"train800val200": ("train800", "val200")}

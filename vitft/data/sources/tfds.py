@@ -13,13 +13,11 @@ import numpy as np
 
 from vitft.catalog import tasks
 from vitft.catalog.tasks import Task
+from vitft.data import label_rules, official, official_splits, tfrecord
 from vitft.data import labels as label_names
-from vitft.data import official, tfrecord
-from vitft.data import splits as official_splits
-from vitft.data.archive_parts import reading
-from vitft.data.collections import rules
 from vitft.data.split import Provenance, Split
 from vitft.errors import DataDamaged, DataMissing
+from vitft.prepare.archive_parts import reading
 
 _Example = Mapping[str, Any]
 _AGAIN = "Prepare it again with TensorFlow Datasets, or run 'vitft data prepare'."
@@ -71,17 +69,19 @@ def _label(task: str, example: _Example) -> int:
     """Apply the task's rule to one example."""
     match task:
         case "clevr_count":
-            return int(rules.clevr_count(len(example["objects/pixel_coords"]) // 3))
+            return int(label_rules.clevr_count(len(example["objects/pixel_coords"]) // 3))
         case "clevr_distance":
-            return int(rules.clevr_distance(np.asarray(example["objects/pixel_coords"]).reshape(-1, 3)[:, 2].min()))
+            return int(
+                label_rules.clevr_distance(np.asarray(example["objects/pixel_coords"]).reshape(-1, 3)[:, 2].min())
+            )
         case "kitti_distance":
-            vehicles = np.asarray(example["objects/type"]) < len(rules.VEHICLES)
+            vehicles = np.asarray(example["objects/type"]) < len(label_rules.VEHICLES)
             z = np.asarray(example["objects/location"]).reshape(-1, 3)[vehicles, 2]
-            return int(rules.kitti_distance(z.min() if len(z) else rules.NO_VEHICLE))
+            return int(label_rules.kitti_distance(z.min() if len(z) else label_rules.NO_VEHICLE))
         case "dsprites_location":
-            return int(rules.dsprites_location(example["label_x_position"][0]))
+            return int(label_rules.dsprites_location(example["label_x_position"][0]))
         case "dsprites_orientation":
-            return int(rules.dsprites_orientation(example["label_orientation"][0]))
+            return int(label_rules.dsprites_orientation(example["label_orientation"][0]))
         case "smallnorb_azimuth":  # already halved by TensorFlow Datasets
             return int(example["label_azimuth"][0])
         case "smallnorb_elevation":
@@ -158,12 +158,14 @@ class Tfds:
     def splits(self) -> tuple[str, ...]:
         sizes = self._sizes
         return tuple(
-            name for name, pieces in self._task.splits.items() if all(sizes.get(p.salt, 0) > p.start for p in pieces)
+            name
+            for name, pieces in self._task.splits.items()
+            if all(sizes.get(p.raw_split, 0) > p.start for p in pieces)
         )
 
     @cached_property
     def _sizes(self) -> dict[str, int]:
-        return {salt: sum(lengths) for salt, lengths in self._info[3].items()}
+        return {raw_split: sum(lengths) for raw_split, lengths in self._info[3].items()}
 
     def open(self, split: str) -> Split:
         """Open one split: only the examples in it are read.
@@ -182,14 +184,14 @@ class Tfds:
         names = self.class_names
         ordered = True
         for piece in official_splits.slices(self._task, split, self._sizes):
-            records = self._records(piece.salt, piece.start, piece.stop)
+            records = self._records(piece.raw_split, piece.start, piece.stop)
             here = []
             for position, place in enumerate(records, piece.start):
                 example = tfrecord.example(_record(*place), str(place[0]))
-                here.append(self._key(piece.salt, position, example))
+                here.append(self._key(piece.raw_split, position, example))
                 labels.append(self._checked(_label, self._task.name, example))
                 places.append(place)
-            ordered &= np.array_equal(official_splits.hash_order(here, piece.salt), np.arange(len(here)))
+            ordered &= np.array_equal(official_splits.hash_order(here, piece.raw_split), np.arange(len(here)))
             keys += here
         wrong = [i for i, label in enumerate(labels) if not 0 <= label < len(names)]
         if wrong:
@@ -206,21 +208,21 @@ class Tfds:
             self._provenance(ordered),
         )
 
-    def _key(self, salt: str, position: int, example: _Example) -> str:
+    def _key(self, raw_split: str, position: int, example: _Example) -> str:
         try:
             return _KEYS[self._task.collection](example, self.class_names)
         except (KeyError, IndexError, ValueError):
-            known = self._enumerated.get(salt)
-            return known[position] if known and position < len(known) else f"{salt}_{position}"
+            known = self._enumerated.get(raw_split)
+            return known[position] if known and position < len(known) else f"{raw_split}_{position}"
 
     @cached_property
     def _enumerated(self) -> dict[str, list[str]]:
         """Return the official keys in hash order where they are known without data and the counts agree."""
         found = {}
-        for salt, n in self._sizes.items():
-            keys = official_splits.raw_keys(self._task, salt) if salt in self._task.sizes else None
+        for raw_split, n in self._sizes.items():
+            keys = official_splits.raw_keys(self._task, raw_split) if raw_split in self._task.sizes else None
             if keys is not None and len(keys) == n:
-                found[salt] = [keys[i] for i in official_splits.hash_order(keys, salt).tolist()]
+                found[raw_split] = [keys[i] for i in official_splits.hash_order(keys, raw_split).tolist()]
         return found
 
     def _provenance(self, ordered: bool) -> Provenance:
@@ -236,15 +238,15 @@ class Tfds:
             kind += f"; {official.SUN397_NOTE}"
         return Provenance(kind, not why, why, "partial" if short else "full", version)
 
-    def _records(self, salt: str, start: int, stop: int) -> list[tuple[Path, int, int]]:
+    def _records(self, raw_split: str, start: int, stop: int) -> list[tuple[Path, int, int]]:
         """Return (shard, offset, length) of the examples [start, stop) of a raw split."""
         folder, name, _, splits = self._info
-        lengths = splits[salt]
+        lengths = splits[raw_split]
         found: list[tuple[Path, int, int]] = []
         first = 0
         for i, n in enumerate(lengths):
             if first < stop and first + n > start:
-                shard = folder / f"{name}-{salt}.tfrecord-{i:05d}-of-{len(lengths):05d}"
+                shard = folder / f"{name}-{raw_split}.tfrecord-{i:05d}-of-{len(lengths):05d}"
                 places = _scan(shard, n)
                 found += places[max(0, start - first) : stop - first]
             first += n
@@ -268,7 +270,7 @@ def _brightened(data: bytes) -> bytes:
     """Turn dSprites' stored 0 and 1 into 0 and 255, as the task does."""
     from PIL import Image
 
-    from vitft.data.collections.raw import png
+    from vitft.prepare.collections.raw import png
 
     pixels = np.asarray(Image.open(io.BytesIO(data)).convert("L"))
     return data if pixels.max() > 1 else png(pixels * np.uint8(255))

@@ -13,16 +13,17 @@ from numpy.typing import NDArray
 
 from vitft.catalog import tasks
 from vitft.catalog.tasks import Task
+from vitft.data import label_rules, official, official_splits
 from vitft.data import labels as label_names
-from vitft.data import official
-from vitft.data import splits as official_splits
-from vitft.data.archive_parts import reading
-from vitft.data.collections import rules
 from vitft.data.sources.files import is_image, read_text
 from vitft.data.split import Provenance, Split
 from vitft.errors import DataDamaged, DataMissing
+from vitft.prepare.archive_parts import reading
 
-_UNBINNED = {"dsprites_location": rules.dsprites_location, "dsprites_orientation": rules.dsprites_orientation}
+_UNBINNED = {
+    "dsprites_location": label_rules.dsprites_location,
+    "dsprites_orientation": label_rules.dsprites_orientation,
+}
 _ORIGINAL = {"dsprites_location": 32, "dsprites_orientation": 40}
 _SHARDS = (1, 2, 4, 8, 16, 32, 64)
 _NO_VAL = (
@@ -157,11 +158,11 @@ class Wds:
         if self._task is None or self._task.collection not in ("eurosat", "resisc45"):
             return None
         pieces = self._task.splits["train"]
-        keys = official_splits.raw_keys(self._task, pieces[0].salt)
+        keys = official_splits.raw_keys(self._task, pieces[0].raw_split)
         index = {name: label for label, name in enumerate(self.class_names)}
         if keys is None:
             return None
-        order = official_splits.hash_order(keys, pieces[0].salt)[: len(labels)]
+        order = official_splits.hash_order(keys, pieces[0].raw_split)[: len(labels)]
         # "AnnualCrop_AnnualCrop_1.jpg", "sea_ice_sea_ice_001.jpg": the class stands twice before the number.
         expected = np.array([index[_class(keys[i])] for i in order])
         for shards in _SHARDS:

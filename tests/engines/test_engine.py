@@ -1,0 +1,233 @@
+"""The engine of one machine: a whole suite, workers and supervisors killed, failures that stop nobody else.
+
+Workers are forked from this process, which has torch imported already; `tests/test_vtab.py` starts real ones.
+"""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pyarrow.parquet as parquet
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests import vtab_archive
+from tests.forked_workers import forking
+from vitft.catalog.suites import SUITES
+from vitft.catalog.tasks import VTAB
+from vitft.data.sources.vtab_folder import VtabFolder
+from vitft.engines import local
+from vitft.errors import Interrupted, UsageError, VitftError
+from vitft.progress import Hooks
+from vitft.protocol import run as protocol
+from vitft.protocol.jobs import Runtime, make
+from vitft.report import vtab
+
+pytestmark = pytest.mark.xdist_group("engine")
+RUNTIME = Runtime(device="cpu", save_weights=False, state_seconds=0.0, workers=1)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    torch.set_num_threads(1)
+    root = tmp_path_factory.mktemp("suite")
+    vtab_archive.draw(root / "data")
+    vtab_archive.checkpoint(root / "tiny.safetensors")
+    return root
+
+
+def plan(place: Path, tasks=None, **changes):
+    """Return jobs for these tasks (all 19); two of them tune their lr."""
+    jobs = []
+    for task in tasks or [t.name for t in VTAB]:
+        rest = {"model": str(place / "tiny.safetensors"), "overrides": {}, "data_dir": place / "data", **changes}
+        job, _, splits = make(task, recipe=vtab_archive.tiny(), **rest)
+        jobs.append((job, splits))
+    return jobs
+
+
+def answers(folder: Path) -> dict[str, object]:
+    """Return metrics, losses and predictions of all units: what must be bit-equal."""
+    found = {}
+    for file in sorted(folder.glob("units/*/*/result.json")):
+        result = json.loads(file.read_text())
+        predictions = file.parent / "predictions.parquet"
+        table = parquet.read_table(predictions).to_pydict() if predictions.exists() else None
+        found[str(file.parent.relative_to(folder))] = (result["metrics"], result["loss"], table)
+    return found
+
+
+@pytest.fixture(scope="module")
+def whole(place):
+    """Run all 19 tasks once, uninterrupted, while a spy notes which split of which task is opened."""
+    log = place / "opened"
+
+    def spy() -> None:
+        real = VtabFolder.open
+
+        def opened(self: VtabFolder, split: str):
+            with log.open("a") as file:
+                file.write(f"{self.task} {split}\n")
+            return real(self, split)
+
+        VtabFolder.open = opened
+
+    told = []
+    outcome = local.run(
+        plan(place), place / "whole", RUNTIME, hooks=Hooks(unit=lambda *unit: told.append(unit)), launch=forking(spy)
+    )
+    return outcome, told, log.read_text().splitlines()
+
+
+def test_all_19_tasks_come_to_a_table(place, whole):
+    outcome, told, _ = whole
+    assert not outcome.failed
+    assert list(outcome.results) == [task.name for task in VTAB]
+    assert [(done, total) for _, done, total in told] == [(i, 23) for i in range(23)]
+    finals = [result for results in outcome.results.values() for result in results]
+    data = vtab.summarise(SUITES["vtab"], finals)
+    assert data["complete"]
+    assert {entry["n"] for entry in data["tasks"].values()} == {vtab_archive.COUNTS["test"]}
+    assert data["mean_of_tasks"] == pytest.approx(sum(e["top1"] for e in data["tasks"].values()) / 19)
+    notes = data["footnotes"][""]
+    assert "images re-encoded as JPEG" in notes
+    assert "counts are those its manifest declares" in notes
+    assert {len(outcome.tuned[task.name]) for task in VTAB if task.name in vtab_archive.SWEPT} == {2}
+    heads = list((place / "whole" / "units").rglob("head.safetensors"))
+    assert len(heads) == 19 and not list((place / "whole").rglob("weights.safetensors"))
+    assert {name for head in heads for name in load_file(head)} == {"head.weight", "head.bias"}
+    # One worker did it all, and kept its network: its log has a single start.
+    assert len((place / "whole" / "logs" / "pids").read_text().split()) == 1
+
+
+def test_test_is_opened_once_and_last(whole):
+    *_, opened = whole
+    for task in VTAB:
+        splits = [line.split()[1] for line in opened if line.split()[0] == task.name]
+        assert splits.count("test") == 1
+        assert splits[-1] == "test"
+        tuning = ["train800", "val200"] * 2 if task.name in vtab_archive.SWEPT else []
+        assert splits == [*tuning, "train800val200", "test"]
+
+
+def test_killed_ten_times_at_random_the_table_is_the_same(place, whole):
+    """Kill five workers and five supervisors, each time after another few units, somewhere inside the next one."""
+    folder, chance = place / "killed", random.Random(7)
+
+    def supervisor() -> int:
+        pid = os.fork()
+        if pid == 0:
+            code = 1
+            try:
+                code = int(bool(local.run(plan(place), folder, RUNTIME, launch=forking()).failed))
+            finally:
+                os._exit(code)
+        return pid
+
+    def finished() -> int:
+        return len(list(folder.glob("units/*/*/result.json")))
+
+    victims = [True, False] * 5
+    chance.shuffle(victims)
+    pid = supervisor()
+    for kill, whole_supervisor in enumerate(victims):
+        until = time.monotonic() + 60
+        while finished() < 2 * kill:
+            assert time.monotonic() < until, f"no progress after kill {kill}"
+            time.sleep(0.01)
+        time.sleep(chance.uniform(0, 0.15))
+        if whole_supervisor:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+            pid = supervisor()
+        else:
+            pids = (folder / "logs" / "pids").read_text().split()
+            try:
+                os.kill(int(pids[-1]), signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+    assert finished() < 23
+    _, status = os.waitpid(pid, 0)
+    if os.waitstatus_to_exitcode(status):
+        # Two kills met the same unit under one supervisor: it is given up there, and the same call takes it up again.
+        assert not local.run(plan(place), folder, RUNTIME, launch=forking()).failed
+    assert answers(folder) == answers(place / "whole")
+    assert not list(folder.glob("units/**/state.pt"))
+
+
+def test_two_workers_give_the_same_numbers(place, whole):
+    tasks = ["svhn", *vtab_archive.SWEPT]
+    outcome = local.run(plan(place, tasks), place / "two", RUNTIME, devices=("cpu", "cpu"), launch=forking())
+    assert not outcome.failed
+    assert len((place / "two" / "logs" / "pids").read_text().split()) == 2
+    expected = answers(place / "whole")
+    assert {k: v for k, v in expected.items() if k.split("/")[1] in tasks} == answers(place / "two")
+
+
+def test_a_unit_that_kills_its_workers_is_given_up_and_the_others_go_on(place):
+    def dies() -> None:
+        real = protocol.run_unit
+
+        def run_unit(unit, *args, **kwargs):
+            if unit.job.name == "dmlab":
+                os.kill(os.getpid(), signal.SIGKILL)
+            return real(unit, *args, **kwargs)
+
+        protocol.run_unit = run_unit
+
+    jobs = plan(place, ["dmlab", "svhn"])
+    outcome = local.run(jobs, place / "dies", RUNTIME, launch=forking(dies))
+    assert list(outcome.results) == ["svhn"]
+    assert "died 2 times (signal SIGKILL)" in outcome.failed["dmlab"]
+    again = local.run(jobs, place / "dies", RUNTIME, launch=forking())
+    assert list(again.results) == ["dmlab", "svhn"]
+
+
+def test_a_failed_task_does_not_stop_the_others(place, tmp_path):
+    vtab_archive.draw(tmp_path / "data", {"train800": 4, "val200": 2, "test": 2})
+    (tmp_path / "data/dtd/images/val200/000001.jpg").write_bytes(b"\xff\xd8 no image")
+    notes: list[str] = []
+    jobs = plan(place, ["dtd", "svhn"], data_dir=tmp_path / "data")
+    outcome = local.run(jobs, tmp_path / "run", RUNTIME, hooks=Hooks(note=notes.append), launch=forking())
+    assert list(outcome.results) == ["svhn"]
+    assert "000001.jpg" in outcome.failed["dtd"]
+    assert any("failed" in note for note in notes)
+
+
+def test_what_would_stop_every_unit_stops_at_once(place):
+    jobs = plan(place, ["dtd", "svhn"])
+    runtime = Runtime(device="cuda:77", save_weights=False)
+    with pytest.raises(UsageError, match="cuda:77") as caught:
+        local.run(jobs, place / "nowhere", runtime, launch=forking())
+    assert caught.value.exit_code == 2
+    with pytest.raises(VitftError, match="ends before it can work"):
+        local.run(jobs, place / "nowhere", RUNTIME, launch=forking(lambda: os._exit(3)))
+
+
+def test_a_signal_saves_and_the_same_call_goes_on(place, whole):
+    steps: list[int] = []
+    hooks = Hooks(step=lambda report: steps.append(report.step), signal=lambda: 15 if steps else 0)
+    jobs = plan(place, ["svhn", "dtd"])
+    with pytest.raises(Interrupted) as caught:
+        local.run(jobs, place / "stopped", RUNTIME, hooks=hooks, launch=forking())
+    assert caught.value.exit_code == 143
+    pid = int((place / "stopped/logs/pids").read_text())
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+    assert len(answers(place / "stopped")) < 4
+    local.run(jobs, place / "stopped", RUNTIME, launch=forking())
+    expected = answers(place / "whole")
+    assert {k: v for k, v in expected.items() if k.split("/")[1] in ("svhn", "dtd")} == answers(place / "stopped")
+    # A finished plan starts no worker.
+    local.run(jobs, place / "stopped", RUNTIME, launch=lambda log: pytest.fail("started a worker for nothing"))
+
+
+def test_the_supervisor_needs_no_torch():
+    code = "import sys, vitft.engines.local; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,67 @@
+"""Decoding: it stops when asked, leaves nothing half done, and names what it could not read."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from tests.layouts import alone, image  # noqa: F401
+from vitft import machine
+from vitft.data.split import Provenance, Split
+from vitft.errors import DataDamaged, Interrupted
+from vitft.images import cache
+from vitft.images.batches import Images
+from vitft.images.preprocess import Preprocess
+from vitft.progress import Hooks
+
+PP = Preprocess(
+    size=(8, 8), resize="squash", interpolation="bilinear", antialias=True, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)
+)
+
+
+def split(n: int, broken: int = -1) -> Split:
+    data = [image(i) if i != broken else b"no image" for i in range(n)]
+    keys, labels = [f"a/{i}.png" for i in range(n)], np.zeros(n, dtype=np.int64)
+    return Split("insects", "train", ("a",), keys, labels, data.__getitem__, Provenance("image folder", False))
+
+
+def left() -> list[str]:
+    return [p.name for p in machine.cache().rglob("*") if p.is_file()]
+
+
+def test_a_signal_stops_the_decoding_within_a_few_images_and_leaves_nothing():
+    """Of 300 images, the first 100 are decoded before the signal comes; reading and decoding both ask."""
+    asked = {"n": 0}
+
+    def signum() -> int:
+        asked["n"] += 1
+        return 2 if asked["n"] > 400 else 0
+
+    hooks = replace(Hooks(), signal=signum)
+    with pytest.raises(Interrupted):
+        Images(split(300), PP, torch.device("cpu"), 2, hooks)
+    assert 400 < asked["n"] <= 402
+    assert left() == []
+    with pytest.raises(Interrupted):
+        cache.encoded_digest(split(300), replace(Hooks(), signal=lambda: 15))
+    assert cache.pixels(split(300), PP, 2, Hooks()) is not None
+    assert len(left()) == 1
+
+
+def test_telling_of_a_phase_alone_never_raises():
+    """The supervisor of a suite passes on what workers tell; they must save before it ends."""
+    told: list[tuple[str, int, int]] = []
+    hooks = replace(Hooks(phase=lambda *what: told.append(what)), signal=lambda: 2)
+    hooks.phase("decode", 1, 2)
+    replace(hooks, signal=lambda: 0).phase("decode", 2, 2)
+    assert told == [("decode", 1, 2), ("decode", 2, 2)]
+
+
+@pytest.mark.parametrize("stored", [True, False])
+def test_an_image_that_does_not_decode_is_named_with_its_data_set_and_split(stored, monkeypatch):
+    if not stored:
+        monkeypatch.setattr(cache, "_LARGEST", 0)
+    with pytest.raises(DataDamaged, match=r"'insects train: a/3\.png' cannot be decoded"):
+        list(Images(split(6, broken=3), PP, torch.device("cpu"), 2).batches([np.arange(6)]))
+    assert left() == []

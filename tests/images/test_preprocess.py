@@ -1,0 +1,72 @@
+"""Resizes, each against its owner's rule written a second time."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from vitft import recipes
+from vitft.images.preprocess import UNIFORMS, Preprocess, area, deterministic, random_one
+
+
+def _tensorflows_area(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """TensorFlow's ResizeArea kernel, pixel by pixel: every old pixel that a new one touches, by how much it does."""
+    (h, w, c), (height, width) = image.shape, size
+    rows, columns = h / height, w / width
+    out = np.zeros((height, width, c))
+    for y in range(height):
+        low, high = y * rows, (y + 1) * rows
+        for x in range(width):
+            left, right = x * columns, (x + 1) * columns
+            for i in range(math.floor(low), min(math.ceil(high), h)):
+                share_y = (high - low if i + 1 > high else i + 1 - low) if i < low else min(high - i, 1.0)
+                for j in range(math.floor(left), min(math.ceil(right), w)):
+                    share_x = (right - left if j + 1 > right else j + 1 - left) if j < left else min(right - j, 1.0)
+                    out[y, x] += share_y * share_x * image[i, j]
+    return out / (rows * columns)
+
+
+@pytest.mark.parametrize(
+    ("shape", "size"),
+    [
+        ((4, 5), (12, 20)),  # up, whole factors
+        ((7, 5), (16, 13)),  # up, fractions
+        ((12, 20), (4, 5)),  # down, whole factors
+        ((23, 17), (9, 5)),  # down, fractions
+        ((5, 23), (11, 7)),  # one side each way
+        ((1, 9), (3, 1)),
+    ],
+)
+def test_area_is_tensorflows_up_and_down(shape, size):
+    image = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
+    wanted = _tensorflows_area(image, size)
+    np.testing.assert_allclose(area(image, size), wanted, atol=1e-9)
+    pp = Preprocess(size, "squash", interpolation="area")
+    assert np.abs(deterministic(image, pp) - wanted).max() <= 0.5 + 1e-9
+    assert np.array_equal(deterministic(image, replace(pp, antialias=False)), deterministic(image, pp))
+    if shape == (4, 5):
+        assert np.array_equal(deterministic(image, pp), image.repeat(3, 0).repeat(4, 1))
+
+
+def test_big_visions_cifar_pixels_are_repeated_and_its_inception_crop_is_bilinear():
+    image = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    settings = recipes.load("big-vision").resolve("cifar10")
+    pp = Preprocess(settings.size, settings.resize, settings.interpolation, settings.antialias)
+    assert np.array_equal(deterministic(image, pp), image.repeat(14, 0).repeat(14, 1)[32:-32, 32:-32])
+    stored = deterministic(image, replace(pp, crop=settings.crop, crop_from=settings.crop_from))
+    assert np.array_equal(stored, image.repeat(14, 0).repeat(14, 1))
+    row = np.full(UNIFORMS, 0.5)
+    boxed = random_one(image, row, replace(pp, crop="inception"))
+    plain = replace(pp, crop="inception", interpolation="bilinear", antialias=False)
+    assert np.array_equal(boxed, random_one(image, row, plain))
+
+
+def test_big_visions_few_shot_squashes_to_256_and_crops_224():
+    image = np.random.default_rng(0).integers(0, 256, (100, 300, 3), dtype=np.uint8)
+    pp = Preprocess((224, 224), "squash-crop", antialias=False)
+    x = torch.from_numpy(image).permute(2, 0, 1)[None].float()
+    wanted = nn.functional.interpolate(x, (256, 256), mode="bilinear")[0, :, 16:-16, 16:-16]
+    assert np.abs(deterministic(image, pp) - wanted.permute(1, 2, 0).numpy()).max() <= 0.5 + 1e-4

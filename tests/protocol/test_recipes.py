@@ -1,0 +1,229 @@
+"""Recipes as documents: strict, all errors at once, and each shipped one sound."""
+
+from pathlib import Path
+
+import pytest
+
+from vitft import recipes
+from vitft.catalog import tasks
+from vitft.errors import RecipeError, UnknownName, UsageError
+from vitft.settings import Settings
+
+FOLDER = Path(__file__).resolve().parents[2] / "recipes"
+
+
+@pytest.mark.parametrize("name", recipes.names())
+def test_every_shipped_recipe_is_sound_and_listed(name):
+    recipe = recipes.load(name)
+    assert recipe.title and recipe.source
+    assert recipe.text.startswith(f"# {name}: ") and "# Command: vitft " in recipe.text
+    assert f"`{name}`" in (FOLDER / "README.md").read_text()
+    for task in recipe.for_task:
+        assert tasks.get(task).name == task
+        recipe.resolve(task, {}, 1000)
+
+
+def test_all_errors_come_at_once_and_the_nearest_key_is_named():
+    data = {"stepz": 3, "lr": "fast", "resize": "crop", "for": {"cifar10": {"lrr": 1}}, "sweep": {"flip": [True]}}
+    with pytest.raises(RecipeError) as caught:
+        recipes.parse(data, "mine")
+    message = str(caught.value)
+    for part in (
+        "stepz: unknown key, did you mean 'steps'?",
+        "lr: ",
+        "not 'fast'",
+        "resize: ",
+        "for.cifar10.lrr",
+        "sweep.flip",
+    ):
+        assert part in message, part
+    assert caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"lr": -1},
+        {"steps": 1.5},
+        {"resolution": [1, 2, 3]},
+        {"resolution": 0},
+        {"resolution": "big"},
+        {"schedule": "staircase"},
+        {"crop": "random", "resolution": 384, "crop_from": 200},
+        {"flip": 1},
+        {"ema": 1.0},
+        {"size": {"many": {"steps": 1}}},
+        {"pixels": {"96x96": {"resolution": 128}}},
+        {"pixels": {"9216": {"sweep": {"lr": [0.1, 0.2]}}}},
+    ],
+)
+def test_values_out_of_range_are_refused(keys):
+    with pytest.raises(RecipeError):
+        recipes.parse(keys, "mine")
+
+
+def test_precedence_is_base_size_task_method_user():
+    recipe = recipes.parse(
+        {
+            "lr": 0.1, "steps": 100, "batch_size": 8, "warmup_steps": 1,
+            "size": {"20": {"steps": 10, "lr": 0.2}}, "method": {"linear": {"lr": 0.3, "warmup_steps": 2}},
+            "for": {"digits": {"lr": 0.4}},
+        },
+        "mine",
+    )  # fmt: skip
+    assert recipe.resolve("", {}, 100).lr == 0.1
+    assert (recipe.resolve("", {}, 10).lr, recipe.resolve("", {}, 10).steps) == (0.2, 10)
+    assert recipe.resolve("", {"method": "linear"}, 10).lr == 0.3
+    assert recipe.resolve("digits", {}).lr == 0.4
+    assert recipe.resolve("digits", {"method": "linear"}).lr == 0.3
+    assert recipe.resolve("digits", {"lr": 0.5}).lr == 0.5
+
+
+def test_no_crop_or_flip_that_changes_labels_unless_asked_for():
+    recipe = recipes.parse({"flip": True, "crop": "random", "for": {"dmlab": {"crop": "pad"}}}, "mine")
+
+    def drawn(task, **overrides):
+        s = recipe.resolve(task, overrides)
+        return s.crop, s.flip
+
+    assert drawn("cifar10") == drawn("a folder") == ("random", True)
+    assert drawn("dsprites_location") == ("none", False)
+    assert drawn("smallnorb_azimuth") == ("random", False)
+    assert drawn("clevr_count") == ("none", True)
+    assert drawn("dmlab") == ("pad", True)
+    assert drawn("dsprites_location", crop="pad", flip=True) == ("pad", True)
+    # The recipes of the papers say the same by themselves.
+    for name in ("vtab-vit", "vtab-bit-hyperrule", "vtab-mini"):
+        own = recipes.load(name)
+        for task in tasks.MINI if name == "vtab-mini" else tasks.VTAB:
+            told = {**own.settings, **own.for_task.get(task.name, {})}
+            s = own.resolve(task.name)
+            assert (told["crop"], told["flip"]) == (s.crop, s.flip)
+
+
+def test_bits_rule_is_one_for_vtab_and_all_else():
+    for examples, steps, mixup in ((1000, 500, 0.0), (20000, 10000, 0.1), (500000, 20000, 0.1)):
+        one, other = (recipes.load(n).resolve("", {}, examples) for n in ("bit-hyperrule", "vtab-bit-hyperrule"))
+        for s in (one, other):
+            assert (s.steps, s.mixup, s.antialias) == (steps, mixup, False)
+        assert (one.warmup_steps, one.decay_steps) == (other.warmup_steps, other.decay_steps)
+
+
+@pytest.mark.parametrize(("name", "large"), [("bit-hyperrule", (384, 448)), ("vtab-bit-hyperrule", (480, 512))])
+def test_bits_rule_looks_at_the_size_of_the_images(name, large):
+    """bit_hyperrule.get_resolution: 160 and 128 for an area below 96 x 96, else the larger pair."""
+    recipe = recipes.load(name)
+    for height, width in ((8, 8), (32, 32), (64, 64), (95, 97), (96, 96), (90, 103), (224, 224), (300, 30)):
+        s = recipe.resolve("a folder", {}, 1000, height * width)
+        assert (s.resolution, s.crop_from) == ((128, 160) if height * width < 96 * 96 else large)
+    assert recipe.resolve("a folder").resolution == large[0]
+    # The names that the rule's answer is known for, without looking.
+    small = {"cifar100", "svhn", "eurosat", "dsprites_location", "dsprites_orientation"}
+    for task in tasks.VTAB:
+        assert recipe.resolve(task.name).resolution == (128 if task.name in small else large[0])
+    assert not any(recipe.looks_at_images(task) for task in small) and recipe.looks_at_images("a folder")
+    assert not recipes.load("vit-paper").looks_at_images("a folder")
+    assert recipe.resolve("a folder", {"resolution": 96}, 1000, 1024).resolution == 96
+
+
+def test_warmup_and_staircase_keep_their_share_of_the_steps():
+    paper = recipes.load("vit-paper")
+    assert paper.resolve("cifar10", {}).warmup_steps == 500
+    assert paper.resolve("cifar10", {"steps": 1000}).warmup_steps == 50
+    assert paper.resolve("cifar10", {"steps": 20}).warmup_steps == 1
+    assert paper.resolve("cifar10", {"steps": 20, "warmup_steps": 7}).warmup_steps == 7
+    stairs = recipes.load("bit-hyperrule").resolve("", {"steps": 50}, 1000)
+    assert (stairs.warmup_steps, stairs.decay_steps) == (10, (20, 30, 40))
+
+
+def test_what_the_user_fixes_is_no_longer_swept():
+    recipe = recipes.load("vit-paper")
+    assert recipe.sweep_for("cifar10", recipe.resolve("cifar10"), {})["lr"] == [0.001, 0.003, 0.01, 0.03]
+    assert recipe.sweep_for("imagenet", recipe.resolve("imagenet"), {})["lr"] == [0.003, 0.01, 0.03, 0.06]
+    assert recipe.sweep_for("cifar10", recipe.resolve("cifar10"), {"lr": 0.01}) == {}
+
+
+def test_the_digest_changes_with_any_value_or_override():
+    base = recipes.parse({"lr": 0.1}, "mine")
+    others = [
+        base.digest({"steps": 3}),
+        recipes.parse({"lr": 0.2}, "mine").digest({}),
+        recipes.parse({"lr": 0.1, "for": {"digits": {"lr": 1}}}, "mine").digest({}),
+    ]
+    assert len({base.digest({}), *others}) == 4
+
+
+def test_overrides_are_toml_values_or_bare_words():
+    assert recipes.parse_override("warmup_steps=10") == ("warmup_steps", 10)
+    assert recipes.parse_override("resize=squash") == ("resize", "squash")
+    for word in ("q,v", '["q", "v"]'):
+        key, value = recipes.parse_override(f"lora_targets={word}")
+        assert recipes.load("vtab-peft").resolve("", {key: value}).lora_targets == ("q", "v")
+    with pytest.raises(RecipeError, match=r"Set over recipe 'vtab-peft': lora_targets\.0: .*not 'head'"):
+        recipes.load("vtab-peft").resolve("", {"lora_targets": "head"})
+    assert recipes.parse_override("resolution=[224, 320]") == ("resolution", [224, 320])
+    with pytest.raises(UnknownName, match="Did you mean 'warmup_steps'"):
+        recipes.parse_override("warmup=1")
+    with pytest.raises(UsageError):
+        recipes.parse_override("lr")
+
+
+def test_higher_is_twelve_sevenths_in_whole_patches():
+    s = Settings(resolution="higher")
+    assert s.at((224, 224), (16, 16)).resolution == 384
+    assert s.at((32, 32), (4, 4)).resolution == 56
+    assert s.at((224, 224), (14, 14)).resolution == 378
+    assert Settings(resolution="native").at((224, 320), (16, 16)).size == (224, 320)
+    with pytest.raises(ValueError, match="depends on the checkpoint"):
+        _ = s.size
+
+
+def test_a_missing_or_broken_file_is_a_recipe_error(tmp_path):
+    with pytest.raises(RecipeError):
+        recipes.load(str(tmp_path / "none.toml"))
+    (tmp_path / "bad.toml").write_text("steps = ")
+    with pytest.raises(RecipeError):
+        recipes.load(str(tmp_path / "bad.toml"))
+    with pytest.raises(UnknownName, match="Did you mean 'vit-paper'"):
+        recipes.load("vit-papr")
+
+
+@pytest.mark.parametrize(
+    "override", ["lr=inf", "lr=-inf", "lr=nan", "weight_decay=inf", "clip_norm=nan", "lora_alpha=inf", "steps=0"]
+)
+def test_what_no_run_could_write_down_is_refused_and_the_user_is_told(override):
+    key, value = recipes.parse_override(override)
+    with pytest.raises(RecipeError, match=f"Set over recipe 'quick': {key}: ") as caught:
+        recipes.load("quick").resolve("", {key: value})
+    assert 1 < len(caught.value.lines) <= 3
+    with pytest.raises(RecipeError, match=f"^Recipe 'mine': {key}: "):
+        recipes.parse({key: value}, "mine")
+
+
+def test_a_name_that_is_like_none_is_not_guessed_at():
+    for kind, name, legal in (("task", "nope", ["pet", "dtd"]), ("recipe key", "nope", ["crop", "ema"])):
+        assert "Did you mean" not in str(UnknownName(kind, name, legal))
+    assert "Did you mean 'dtd'" in str(UnknownName("task", "dtdd", ["pet", "dtd"]))
+
+
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        ({"method": {"lineer": {"lr": 1.0}}}, "method.lineer: full, linear, bias, lora"),
+        ({"for": {"digits": {"sweep": 3}}}, "for.digits.sweep: a table"),
+        ({"for": {"digits": {"sweep": {"lr": 3}}}}, "for.digits.sweep.lr: a list of different values"),
+        ({"sweep": {"lr": []}}, "sweep.lr: a list of different values"),
+        ({"sweep": {"lr": [0.1, 0.1]}}, "sweep.lr: a list of different values"),
+        ({"size": {"100": {"sweep": {"lr": [0.1, 1.0]}}}}, "size.100.sweep: a sweep stands alone"),
+    ],
+)
+def test_a_slip_in_a_variation_is_told_when_the_recipe_is_read(keys, said):
+    with pytest.raises(RecipeError, match=said):
+        recipes.parse({"lr": 0.1, **keys}, "mine")
+
+
+def test_a_crop_larger_than_what_it_is_cut_from_is_refused_whatever_the_resolution_is_called():
+    s = Settings(crop="random", crop_from=40, resolution="native")
+    assert s.at((32, 32), (8, 8)).crop_from == 40
+    with pytest.raises(RecipeError, match="crop_from 40 is smaller"):
+        s.at((48, 48), (8, 8))

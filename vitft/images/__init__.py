@@ -1,0 +1,1 @@
+"""From encoded bytes to preprocessed pixels, kept on disk, in batches."""

@@ -1,0 +1,316 @@
+"""Open a checkpoint of any kind as timm-named tensors, an architecture and its stamp; save a run's weights.
+
+Kinds: `.npz` of the JAX releases, `.safetensors`, `.pth`, a finished run or export folder, `timm:NAME`,
+`hf-hub:ORG/NAME`, and the aliases of the catalog. Nothing in a file is run.
+"""
+
+import contextlib
+import errno
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from vitft import machine
+from vitft.catalog.models import MODELS
+from vitft.errors import CheckpointError, DiskFull
+from vitft.models import adapters, files, hub, kinds, methods, names, npz, places
+from vitft.models.architecture import Inferred, infer
+from vitft.models.checkpoint import Architecture, Checkpoint, CheckpointInfo, Triple, crop_mode
+from vitft.models.renaming import heads_of_layout, spelled
+from vitft.models.said import Said, apply
+
+WEIGHTS = "weights.safetensors"
+RESULT = "result.json"
+
+_HALF: Triple = (0.5, 0.5, 0.5)
+_IMAGENET: tuple[Triple, Triple] = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+def load(model: str, *, weights: bool = True, said: Said | None = None) -> Checkpoint:
+    """Open what the user named after --model.
+
+    Args:
+        model: an alias, timm:NAME, hf-hub:ORG/NAME, a file, or a folder; PATH::KEY for one of a file's networks.
+        weights: False for the architecture alone; a hub name then needs no network.
+        said: what the user says of it that its tensors do not tell.
+
+    Raises:
+        UnknownName: neither an alias nor a file (exit code 2).
+        CheckpointError: missing, damaged or of no known architecture; CheckpointUnsafe: it would run code.
+    """
+    said = said or Said()
+    return apply(_load(model, weights, said), said)
+
+
+def _load(model: str, weights: bool, said: Said) -> Checkpoint:
+    model, word = places.split(model)
+    path = Path(model).expanduser()
+    scheme, _, rest = model.partition(":")
+    if word and (model in MODELS or scheme == "timm"):
+        raise CheckpointError(
+            f"'{model}' is one network, so '{word}' names nothing in it.", "Legal: PATH::KEY for a local file."
+        )
+    if model in MODELS:
+        alias = MODELS[model]
+        if alias.file is None:
+            return _with_patch(hub.timm_tag(alias.timm, model, weights=weights), alias.patch_size)
+        if not alias.file.is_file():
+            raise CheckpointError(
+                f"The file of '{model}' is missing from this installation ({alias.file}).",
+                "Legal: an installation with its package data, or another model.",
+                "Install vitft again, or name a model with --model.",
+            )
+        return _renamed(load_path(alias.file), model)
+    if scheme == "timm":
+        return hub.timm_tag(rest, model, weights=weights)
+    if scheme in ("hf-hub", "hf_hub"):
+        return hub.repository(rest, model, word, weights=weights, said=said)
+    if names.is_path(model):
+        return _renamed(load_path(path, said, word), f"{model}{places.SEPARATOR}{word}" if word else model)
+    raise names.unknown(model)
+
+
+def fetch(model: str) -> Path:
+    """Return the file of a model, fetched into the local cache where it is not here yet; nothing is loaded.
+
+    Raises as `load`.
+    """
+    alias = MODELS.get(model)
+    scheme, _, rest = model.partition(":")
+    if scheme == "timm" or (alias is not None and alias.timm):
+        return hub.fetch_tag(alias.timm if alias is not None else rest, model)
+    if scheme in ("hf-hub", "hf_hub"):
+        return hub.fetch_repository(rest, model)
+    return Path(load(model).info.path)
+
+
+def load_path(path: Path, said: Said | None = None, word: str = "") -> Checkpoint:
+    """Open a local file or folder; `word` is what the user said after '::'. Raises as `load` does."""
+    if path.is_dir():
+        return _folder(path, said, word)
+    if not path.is_file():
+        raise names.missing(path)
+    if path.name in places.ADAPTERS and (path.parent / places.ADAPTER_CONFIG).is_file():
+        return _folder(path.parent, said, word)
+    kind = kinds.PICKLE if path.name.endswith(places.INDEX) else kinds.kind(path)
+    if kind == kinds.NPZ:
+        return _npz(path, word)
+    if kind == kinds.SAFETENSORS and (record := files.read_record(path)):
+        return _recorded(path, record, word)
+    return _named(path, kind.removeprefix("."), said, word)
+
+
+def save_weights(
+    path: Path, net: nn.Module, info: CheckpointInfo, class_names: Sequence[str] = (), *, head_only: bool = False
+) -> None:
+    """Write a network and what is needed to build it again, atomically; LoRA is merged in.
+
+    Args:
+        path: `<unit>/weights.safetensors`, or head.safetensors.
+        net: as trained, on any device.
+        info: of the built network; its mean and std should be those the images were normalised with.
+        class_names: of the head's outputs, in order.
+        head_only: leave the backbone out; with a frozen one, head and checkpoint are the whole network.
+
+    Raises:
+        DiskFull: it could not be written whole; an older file is left as it was.
+    """
+    record = {
+        "model": info.to_dict(),
+        "architecture": info.to_dict()["architecture"],
+        "class_names": list(class_names),
+        "num_classes": info.num_classes,
+        "resolution": list(info.resolution),
+    }
+    kept = methods.merged_state(net)
+    if head_only:
+        kept = {name: kept[name] for name in sorted(methods.head_names(net))}
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in kept.items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    os.close(handle)
+    try:
+        # One metadata key: with several, safetensors writes them in an order that differs from process to process.
+        save_file(state, temporary, metadata={"vitft": json.dumps(record)})
+        with Path(temporary).open("rb") as file:
+            os.fsync(file.fileno())
+        # Temporary files are private; a result is as readable as any other new file.
+        umask = os.umask(0)
+        os.umask(umask)
+        Path(temporary).chmod(0o666 & ~umask)
+        os.replace(temporary, path)
+    except Exception as error:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        full = getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error)
+        if full:
+            what = f"No space left to write '{path}'."
+            raise DiskFull(what, "", "Free some and run the same command again.") from None
+        raise
+
+
+def _folder(path: Path, said: Said | None, word: str) -> Checkpoint:
+    if (path / WEIGHTS).is_file():
+        return load_path(path / WEIGHTS, said, word)
+    if (path / places.ADAPTER_CONFIG).is_file():
+        return adapters.merged(path, word, lambda base: _load(base, True, said or Said()))
+    indexed = any(path.glob(f"*{places.INDEX}"))
+    if (path / "config.json").is_file() and (hub.is_page(path) or not indexed):
+        return hub.folder(path, None, said, word)
+    if indexed and (file := places.weights_in(path)) is not None:
+        return load_path(file, said, word)
+    if (path / RESULT).is_file():
+        raise CheckpointError(
+            f"The run '{path}' kept no weights (no {WEIGHTS} in it).",
+            "Legal: a run made with --save-weights.",
+            "Run the same command again with --save-weights --overwrite.",
+        )
+    raise CheckpointError(
+        f"The folder '{path}' holds no checkpoint.",
+        f"Legal: a finished run ({RESULT} and {WEIGHTS}), or config.json and model.safetensors.",
+        "Name the weight file itself.",
+    )
+
+
+def _npz(path: Path, word: str) -> Checkpoint:
+    _whole(path, word)
+    with _telling(path):
+        found = npz.translate(files.read_npz(path))
+        stages = found.stages if found.kind == "hybrid" else None
+        inferred = infer(
+            found.state,
+            hint=path.stem,
+            num_heads=found.num_heads,
+            no_embed_class=found.no_embed_class,
+            stages=stages,
+            half=True,
+        )
+        return _stamped(path, "npz", found.state, inferred)
+
+
+def _named(path: Path, kind: str, said: Said | None, word: str) -> Checkpoint:
+    """Open tensors that have timm's names, or the near ones of the releases timm's own derive from."""
+    if hub.is_page(path.parent):
+        return hub.folder(path.parent, path, said, word)
+    chosen = files.read_network(path, word)
+    if adapters.is_adapter(chosen.state):
+        raise adapters.alone(path)
+    with _telling(path):
+        state = spelled(chosen.state)
+        heads = heads_of_layout([f"{chosen.part}."])
+        if heads and state.get("norm.weight", torch.empty(0)).numel() % heads:
+            heads = 0  # not one of the layout's own sizes
+        grid = said.grid if said is not None else None
+        opened = _stamped(path, kind, state, infer(state, hint=path.stem, num_heads=heads, grid=grid))
+    return replace(opened, info=replace(opened.info, part=chosen.part).with_notes(*chosen.notes))
+
+
+def _whole(path: Path, word: str) -> None:
+    if word:
+        raise CheckpointError(
+            f"'{path}' holds one network, so '{word}' names nothing in it.", f"Legal: {path}.", "Leave '::' out."
+        )
+
+
+def _stamped(path: Path, kind: str, state: Mapping[str, Tensor], inferred: Inferred) -> Checkpoint:
+    cfg = timm.get_pretrained_cfg(inferred.tag) if inferred.tag else None
+    grid, patch = inferred.grid, inferred.patch
+    native = (grid[0] * patch[0], grid[1] * patch[1]) if grid else cfg.input_size[1:] if cfg else (224, 224)
+    notes: tuple[str, ...] = ()
+    if cfg is None:
+        # All of Google's JAX releases map pixels to [-1, 1]; most PyTorch ones use ImageNet's statistics.
+        usual = "mean = std = 0.5" if kind == "npz" else "ImageNet mean and std"
+        notes = (f"no timm tag has this shape: {usual} assumed",)
+    unknown: tuple[Triple, Triple] = (_HALF, _HALF) if kind == "npz" else _IMAGENET
+    mean, std = (cfg.mean, cfg.std) if cfg else unknown
+    head = next((state[name] for name in ("head.weight", "head.fc.weight") if name in state), None)
+    info = CheckpointInfo(
+        name=str(path),
+        kind=kind,
+        path=str(path),
+        sha256=places.sha256(path),
+        timm_name=inferred.tag,
+        mean=_triple(mean),
+        std=_triple(std),
+        crop_pct=float(cfg.crop_pct if cfg else 0.9),
+        interpolation=cfg.interpolation if cfg else "bicubic",
+        native=native,
+        num_classes=0 if head is None else int(head.shape[0]),
+        patch=patch,
+        grid=grid,
+        resolution=native,
+        used=native,
+        architecture=inferred.architecture,
+        crop_mode=crop_mode(cfg.crop_mode if cfg else ""),
+        channels=inferred.channels,
+        assumed=("mean", "std", "crop_pct", "interpolation", *inferred.assumed),
+        notes=notes,
+    )
+    return Checkpoint(info, {name: tensor.float() for name, tensor in state.items()})
+
+
+def _triple(values: Sequence[float]) -> Triple:
+    return (float(values[0]), float(values[1]), float(values[2]))
+
+
+def _recorded(path: Path, record: Mapping[str, Any], word: str) -> Checkpoint:
+    """Open what `save_weights` wrote: nothing is inferred, nothing assumed anew."""
+    _whole(path, word)
+    state: Mapping[str, Tensor] = files.read_safetensors(path)
+    try:
+        info = CheckpointInfo.from_dict(record["model"])
+        hub.check(info.architecture)
+        classes = tuple(str(name) for name in record.get("class_names", ()))
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"The record in '{path}' is not one this vitft understands ({error}).",
+            "Legal: a weights file of this or an earlier version.",
+        ) from None
+    if info.architecture.pre_logits:
+        # Inside a network the kept tanh layer is part of the head.
+        state = {
+            name.replace("head.0.", "pre_logits.").replace("head.2.", "head."): tensor for name, tensor in state.items()
+        }
+    kind = "run" if (path.parent / RESULT).is_file() else "safetensors"
+    info = replace(info, kind=kind, path=str(path), sha256=machine.sha256(path), native=info.resolution, notes=())
+    return Checkpoint(info, {name: tensor.float() for name, tensor in state.items()}, classes)
+
+
+def _renamed(checkpoint: Checkpoint, name: str) -> Checkpoint:
+    """Return the checkpoint under the name the user gave it."""
+    return replace(checkpoint, info=replace(checkpoint.info, name=name))
+
+
+def _with_patch(checkpoint: Checkpoint, patch: int) -> Checkpoint:
+    """Ask for another patch size than the file's (FlexiViT): the build resizes the kernel."""
+    arch = checkpoint.info.architecture
+    if not arch.name.startswith("flexivit") or checkpoint.info.patch == (patch, patch):
+        return checkpoint
+    arch = Architecture(arch.name, {**arch.kwargs, "patch_size": patch}, arch.pre_logits)
+    return replace(checkpoint, info=replace(checkpoint.info, architecture=arch))
+
+
+@contextlib.contextmanager
+def _telling(path: Path) -> Iterator[None]:
+    """Name the file in errors that come from its tensors alone."""
+    try:
+        yield
+    except CheckpointError as error:
+        if str(path) in error.lines[0]:
+            raise
+        what, *rest = error.lines
+        raise type(error)(f"'{path}' cannot be used. {what}", *rest[:2]) from None
+    except (KeyError, ValueError, IndexError, RuntimeError) as error:
+        raise CheckpointError(
+            f"'{path}' cannot be used: its tensors are not those of one network ({str(error)[:120]}).",
+            "Legal: timm's names ('patch_embed.proj.weight', 'blocks.0...'), or the JAX releases' .npz.",
+        ) from None

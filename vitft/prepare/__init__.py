@@ -1,0 +1,1 @@
+"""From the owners' archives to prepared data: download, archives, collections, manifest, verify."""

@@ -1,0 +1,343 @@
+"""From an owner's files to one parquet a split: the official examples, in hash order, with every original byte kept."""
+
+import os
+import re
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vitft import machine, results
+from vitft.catalog import tasks
+from vitft.catalog.tasks import Task
+from vitft.data import labels as label_names
+from vitft.data import official_splits
+from vitft.data.split import Provenance, Split
+from vitft.errors import DataDamaged, DataMissing, UsageError
+from vitft.images.decode import decode
+from vitft.prepare import collections, download
+from vitft.prepare.collections.raw import Collection, Raw
+from vitft.prepare.download import Progress, silent
+from vitft.prepare.owner_files import (
+    downloads,
+    fingerprint,
+    located,
+    official_sizes,
+    opened,
+    shortfall,
+    version,
+    versions,
+)
+from vitft.prepare.spool import Spool
+from vitft.prepare.table_writer import write_split
+
+KIND = "vitft-prepared"
+SCHEMA_VERSION = 1
+Shots = Literal["1000", "full"]
+_STORED: dict[Shots, tuple[str, ...]] = {
+    "1000": ("train800", "val200", "test"),
+    "full": ("train800", "val200", "train", "val", "test"),
+}
+
+
+@dataclass(frozen=True)
+class Selected:
+    """Which examples a split holds: (raw split, row) in hash order, with their keys and labels."""
+
+    rows: tuple[tuple[str, int], ...]
+    keys: tuple[str, ...]
+    labels: NDArray[np.int64]
+
+
+def root() -> Path:
+    """Return $VITFT_DATA, or data/ in the cache folder."""
+    value = os.environ.get("VITFT_DATA")
+    return Path(value).expanduser() if value else machine.cache() / "data"
+
+
+def prepare(
+    task: str,
+    source: Path | None = None,
+    output: Path | None = None,
+    shots: Shots = "1000",
+    allow_partial: bool = False,
+    progress: Progress = silent,
+) -> tuple[Path, dict[str, Any]]:
+    """Prepare one task; the same call again continues what was cut off, or returns at once what is complete.
+
+    Args:
+        task: canonical name or alias.
+        source: the owner's files, packed or unpacked; by default they are downloaded to `downloads`.
+        output: folder to make; by default `root()`/<task>.
+        shots: "1000" keeps train800, val200 and test, "full" train and val as well.
+        allow_partial: take a collection whose counts are not the official ones; it is stamped `partial`.
+        progress: told of everything that takes long.
+
+    Returns:
+        (the folder, its manifest).
+
+    Raises:
+        UnknownName, UsageError: no such task, or `output` holds something else (exit code 2).
+        DataMissing, DataDamaged: a file is absent or not what its owner publishes (exit code 3).
+        DiskFull: no room (exit code 1).
+    """
+    found = tasks.get(task)
+    collection = collections.of_task(found.name)
+    out = (output or root() / found.name).expanduser()
+    kept = _complete(out, shots, allow_partial)
+    if kept is not None:
+        return out, kept
+    if source is None:
+        folder = downloads(collection)
+        download.fetch_all(collection, folder, progress)
+    else:
+        folder = located(collection, found, source.expanduser())
+    hidden = out.parent / f".{out.name}.preparing"
+    with _workplace(hidden):
+        raw, tree, files = opened(collection, folder, hidden / "raw", allow_partial, progress)
+        partial_why = shortfall(found, raw)
+        if partial_why and not allow_partial:
+            raise DataMissing(
+                f"'{folder}' is not the whole of {collection.title}: {partial_why}.",
+                "Legal: " + ", ".join(f"{n:,} in {raw_split}" for raw_split, n in official_sizes(found).items()) + ".",
+                "Fetch or unpack the rest, or leave out --complete: the result is then stamped 'partial'.",
+            )
+        wrong = [str(file["name"]) for file in files if file.get("official") is False]
+        if wrong and not partial_why:  # it claims to be the whole and is not the owner's file
+            raise DataDamaged(
+                f"'{wrong[0]}' does not have its owner's checksum.",
+                f"Legal: the file that {collection.page} gives.",
+                "Fetch it again; if the owner has changed it, unpack it and give the folder to --source.",
+            )
+        chosen = select(found, raw, shots, bool(partial_why))
+        build = hidden / "build"
+        shutil.rmtree(build, ignore_errors=True)
+        build.mkdir()
+        with Spool(hidden, fingerprint(collection, tree)) as spool:
+            gather(collection, raw, chosen, spool, progress)
+            written = {
+                name: write_split(
+                    build / f"{name}.parquet",
+                    label_names.class_names(found.name),
+                    part.keys,
+                    part.labels,
+                    partial(_image, spool, part),
+                    partial(progress, f"write {name}"),
+                )
+                for name, part in chosen.items()
+                if len(part.keys)
+            }
+        manifest = _manifest(found, collection, raw, shots, partial_why, chosen, written, files)
+        (build / "README.md").write_text(_card(found, collection, manifest), encoding="utf-8")
+        results.write_json(build / "manifest.json", manifest)  # last: what has one is whole
+        if out.exists():
+            out.rename(hidden / "old")
+        build.rename(out)
+        (hidden / "spool.bin").unlink()
+    return out, manifest
+
+
+@contextmanager
+def _workplace(hidden: Path) -> Iterator[None]:
+    """Hold the hidden folder in which a data set is built; it stays only while it holds images worth keeping."""
+    with results.lock(hidden):
+        try:
+            yield
+        except OSError as error:  # reading has its own errors; this is the disk that is written
+            raise results.cannot_write(hidden, error) from None
+        finally:
+            spool = hidden / "spool.bin"
+            if not spool.is_file() or not spool.stat().st_size:
+                shutil.rmtree(hidden, ignore_errors=True)
+
+
+def _image(spool: Spool, part: Selected, i: int) -> bytes:
+    return spool.get(*part.rows[i])
+
+
+def select(task: Task, raw: Raw, shots: Shots, incomplete: bool = False) -> dict[str, Selected]:
+    """Return the examples of each stored split, in hash order.
+
+    Raises:
+        DataDamaged: two examples of a raw split share a key, or a label is outside the task's classes (-1 passes in an
+            incomplete collection, where it says "none").
+    """
+    order: dict[str, NDArray[np.int64]] = {}
+    for raw_split in official_sizes(task):
+        keys = raw.keys.get(raw_split, ())
+        if len(set(keys)) != len(keys):
+            raise DataDamaged(
+                f"Two images of {raw_split} share a key.", "Legal: each image once.", "Unpack the files anew."
+            )
+        values = raw.labels[task.name][raw_split] if len(keys) else np.zeros(0, np.int64)
+        wrong = np.flatnonzero((values < (-1 if incomplete else 0)) | (values >= task.num_classes))
+        if len(wrong):
+            raise DataDamaged(
+                f"Image '{keys[wrong[0]]}' of {raw_split} has the label {values[wrong[0]]}.",
+                f"Legal: 0 to {task.num_classes - 1}.",
+                "Fetch the owner's files again.",
+            )
+        order[raw_split] = official_splits.hash_order(list(keys), raw_split)
+    found = {}
+    for name in _STORED[shots]:
+        if name not in task.splits:
+            continue
+        rows = [
+            (piece.raw_split, int(row))
+            for piece in official_splits.slices(task, name, {raw_split: len(o) for raw_split, o in order.items()})
+            for row in order[piece.raw_split][piece.start : piece.stop]
+        ]
+        found[name] = Selected(
+            tuple(rows),
+            tuple(raw.keys[raw_split][row] for raw_split, row in rows),
+            np.array([raw.labels[task.name][raw_split][row] for raw_split, row in rows], np.int64),
+        )
+    return found
+
+
+def gather(
+    collection: Collection, raw: Raw, chosen: Mapping[str, Selected], spool: Spool, progress: Progress = silent
+) -> None:
+    """Read every chosen image once, in the order of the files, and see that it decodes."""
+    wanted: dict[str, set[int]] = {}
+    for part in chosen.values():
+        for raw_split, row in part.rows:
+            wanted.setdefault(raw_split, set()).add(row)
+    total = sum(map(len, wanted.values()))
+    done = 0
+    for raw_split, rows in wanted.items():
+        missing = spool.missing(raw_split, sorted(rows))
+        done += len(rows) - len(missing)
+        left = set(missing)
+        for row, data in raw.read(raw_split, missing) if missing else ():
+            if not raw.drawn:
+                decode(data, f"{raw_split}/{raw.keys[raw_split][row]}")
+            spool.add(raw_split, row, data)
+            left.discard(row)
+            done += 1
+            progress(f"read {collection.title}", done, total)
+        if left:
+            raise DataMissing(
+                f"Image '{raw.keys[raw_split][min(left)]}' of {raw_split} was listed but could not be read.",
+                "Legal: files that do not change while they are read.",
+                "Give the same command again.",
+            )
+
+
+def _complete(out: Path, shots: Shots, allow_partial: bool) -> dict[str, Any] | None:
+    """Return the manifest of a finished folder that holds what is asked for. Raises UsageError over someone's files."""
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        if out.exists():
+            out.rmdir()
+        return None
+    from vitft.data.sources.prepared import outdated, read_manifest
+
+    manifest = read_manifest(out) if (out / "manifest.json").is_file() else None
+    if manifest is None:
+        raise UsageError(
+            f"'{out}' holds other files.",
+            "Legal: a new folder, or one that 'vitft data prepare' made.",
+            "Choose another with --output, or remove it.",
+        )
+    enough = set(_STORED[shots]) <= set(_STORED[manifest["shots"]])
+    whole = all((out / split["file"]).is_file() for split in manifest["splits"].values()) and not outdated(manifest)
+    return manifest if enough and whole and (allow_partial or manifest["completeness"] == "full") else None
+
+
+def decoder() -> str:
+    """Name the decoder whose pixels the examples have, as the stamp gives it."""
+    from PIL import features
+
+    turbo = features.version_feature("libjpeg_turbo")
+    return f"Pillow {version('pillow')}, {f'libjpeg-turbo {turbo}' if turbo else 'libjpeg'} (accurate DCT)"
+
+
+def _manifest(
+    task: Task,
+    collection: Collection,
+    raw: Raw,
+    shots: Shots,
+    partial_why: str,
+    chosen: Mapping[str, Selected],
+    written: Mapping[str, dict[str, Any]],
+    files: Sequence[Mapping[str, Any]],
+) -> dict[str, Any]:
+    why = partial_why or task.non_reference
+    names = label_names.class_names(task.name)
+    stored = {}
+    for name, described in written.items():
+        part = chosen[name]
+        split = Split(task.name, name, names, part.keys, part.labels, lambda _: b"", Provenance(KIND))
+        keys = official_splits.keys_digest(part.keys)
+        stored[name] = {"n": len(part.keys), "digest": split.digest, "keys_sha256": keys, **described}
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "kind": KIND,
+        "task": task.name,
+        "collection": collection.name,
+        "title": collection.title,
+        "licence": collection.licence,
+        "page": collection.page,
+        "shots": shots,
+        "completeness": "partial" if partial_why else "full",
+        "reference": not why,
+        "why": why,
+        "notes": [
+            *raw.notes,
+            *(f"{f['name']} does not have its owner's checksum" for f in files if f.get("official") is False),
+        ],
+        "images": collection.processing or ("arrays as PNG" if raw.drawn else "the owner's bytes"),
+        "rule": collection.rule,
+        "decoder": decoder(),
+        "versions": versions(collection),
+        "source": list(files),
+        "raw_counts": {raw_split: len(keys) for raw_split, keys in raw.keys.items()},
+        "class_names": list(names),
+        "splits": stored,
+    }
+
+
+def _card(task: Task, collection: Collection, manifest: Mapping[str, Any]) -> str:
+    """Return the README that the Hugging Face Hub shows, with the splits it should load."""
+    lines = ["---", "configs:", "- config_name: default", "  data_files:"]
+    for name in manifest["splits"]:
+        lines += [f"  - split: {name}", f"    path: {name}.parquet"]
+    lines += ["---", "", f"# {task.title} of VTAB, from {collection.title}", ""]
+    lines.append(f"Owner: {collection.page}. Licence: {collection.licence}. Images: {manifest['images']}.")
+    if manifest["why"]:
+        lines += ["", f"Not the reference splits: {manifest['why']}."]
+    return "\n".join([*lines, ""])
+
+
+def readme_table() -> str:
+    """Return the README's table of the 16 collections as markdown."""
+    lines = ["| collection | tasks | to fetch | licence | how | what to do |", "|---|---|---|---|---|---|"]
+    for collection in collections.VTAB:
+        names = ", ".join(f"`{task.name}`" for task in tasks.VTAB if task.collection == collection.name)
+        first = names.split(", ")[0].strip("`")
+        manual = "; ".join(file.manual for file in collection.files if file.manual)
+        how = "automatic" if collection.automatic else "manual"
+        what = f"`vitft data prepare {first}`"
+        if not collection.automatic:
+            what = f"{manual}; then {what[:-1]} --source DIR`"
+        elif manual:
+            what += f"; {manual}"
+        if collection.opencv:
+            what += "; needs `vitft[opencv]`"
+        title = f"[{collection.title}]({collection.page})"
+        size = size_text(collection.size) or "see the owner's page"
+        lines.append(f"| {title} | {names} | {size} | {collection.licence} | {how} | {what} |")
+    return re.sub(r"(https://1drv\S+?)([),])", r"<\1>\2", "\n".join(lines)) + "\n"
+
+
+def size_text(size: int) -> str:
+    """Return bytes as "1.2 GB"; empty for 0."""
+    if size >= 10**9:
+        return f"{size / 1e9:.1f} GB"
+    return f"{max(1, round(size / 1e6))} MB" if size else ""

@@ -1,0 +1,105 @@
+"""Where training inputs come from: images through the network, or features of a frozen one computed once."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from vitft.images.batches import Images
+from vitft.images.preprocess import UNIFORMS
+from vitft.progress import Hooks
+from vitft.settings import Settings
+
+
+class Source(Protocol):
+    """Gives inputs of `network` for positions of the training split."""
+
+    network: nn.Module
+    num_classes: int
+
+    @property
+    def computed(self) -> int: ...
+
+    def batches(
+        self, index_batches: list[NDArray[np.int64]], uniforms: list[NDArray[np.float64]]
+    ) -> Iterator[Tensor]: ...
+
+
+@dataclass
+class ImageSource:
+    """Images, cropped and flipped anew each step, for the whole network."""
+
+    network: nn.Module
+    num_classes: int
+    images: Images
+    computed = 0
+
+    def batches(self, index_batches: list[NDArray[np.int64]], uniforms: list[NDArray[np.float64]]) -> Iterator[Tensor]:
+        return self.images.batches(index_batches, uniforms)
+
+
+@dataclass
+class FeatureSource:
+    """Features before the head: exact for a frozen network, as each image has one view, or two with flips."""
+
+    network: nn.Module
+    num_classes: int
+    features: Tensor  # (views, N, D): as it is, mirrored
+
+    @property
+    def computed(self) -> int:
+        return self.features.shape[0] * self.features.shape[1]
+
+    def batches(self, index_batches: list[NDArray[np.int64]], uniforms: list[NDArray[np.float64]]) -> Iterator[Tensor]:
+        for indices, rows in zip(index_batches, uniforms, strict=True):
+            view = (rows[:, 0] < 0.5).astype(np.int64) if len(self.features) == 2 else np.zeros(len(rows), np.int64)
+            where = [torch.from_numpy(np.ascontiguousarray(a)).to(self.features.device) for a in (view, indices)]
+            yield self.features[where[0], where[1]]
+
+
+class _Head(nn.Module):
+    """A classifier of features: a linear layer, or BiT's convolution of one pixel, which wants them as an image."""
+
+    def __init__(self, head: nn.Module) -> None:
+        super().__init__()
+        self.head = head
+        self.pixel = isinstance(head, nn.Conv2d)
+
+    def forward(self, features: Tensor) -> Tensor:
+        logits: Tensor = self.head(features[:, :, None, None] if self.pixel else features)
+        return logits.flatten(1)
+
+
+def source(
+    net: nn.Module, images: Images, settings: Settings, precision: str, micro_batch: int, hooks: Hooks
+) -> Source:
+    """Return features computed once where only the head learns and the views can be counted, else images.
+
+    The network is put in training mode, or in evaluation mode where its weights are frozen.
+    """
+    num_classes = images.split.num_classes
+    linear = settings.method == "linear"
+    net.train(not linear)
+    head = net.get_classifier()  # type: ignore[operator]
+    # Two heads (distilled DeiT) read two features; they see the images themselves.
+    if not linear or images.pp.crop != "none" or settings.mixup or not isinstance(head, nn.Linear | nn.Conv2d):
+        return ImageSource(net, num_classes, images)
+    n = len(images)
+    views = []
+    parts = [np.arange(a, min(a + micro_batch, n)) for a in range(0, n, micro_batch)]
+    for mirrored in (False, True)[: 1 + images.pp.flip]:
+        rows = [np.full((len(p), UNIFORMS), 0.0 if mirrored else 0.9) for p in parts]
+        done, collected = 0, []
+        for batch in images.batches(parts, rows):
+            hooks.stop_if_asked()
+            with torch.no_grad(), torch.autocast(batch.device.type, torch.bfloat16, enabled=precision == "bf16"):
+                features = net.forward_head(net.forward_features(batch), pre_logits=True)  # type: ignore[operator]
+            collected.append(features.flatten(1).float())
+            done += len(batch)
+            hooks.phase("features" + " (mirrored)" * mirrored, done, n)
+        views.append(torch.cat(collected))
+    return FeatureSource(_Head(head), num_classes, torch.stack(views))
