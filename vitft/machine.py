@@ -15,6 +15,12 @@ def cache() -> Path:
     return Path(os.environ.get("VITFT_CACHE") or "~/.cache/vitft").expanduser()
 
 
+def data() -> Path:
+    """Return the folder of prepared data: $VITFT_DATA, else data/ in the cache folder."""
+    value = os.environ.get("VITFT_DATA")
+    return Path(value).expanduser() if value else cache() / "data"
+
+
 def sha256(path: Path) -> str:
     """Return the hexadecimal SHA-256 of a file."""
     with path.open("rb") as file:

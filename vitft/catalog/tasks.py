@@ -15,7 +15,7 @@ class Slice:
     """Positions [start, stop) of one raw split in its hash order (see `data.splits`).
 
     Attributes:
-        raw_split: the raw split, whose name is also the raw_split of the order: "train", "validation" or "test".
+        raw_split: "train", "validation" or "test"; its name also goes into the hash that orders its keys.
     """
 
     raw_split: str

@@ -55,12 +55,7 @@ def _devices() -> dict[str, Any]:
 def _folders() -> dict[str, Path]:
     from vitft import results
 
-    found = {"VITFT_RUNS": results.runs_root(), "VITFT_CACHE": machine.cache()}
-    try:
-        from vitft.data.find import prepared_root
-    except ImportError:  # without torch, which is told above
-        return found
-    return {**found, "VITFT_DATA": prepared_root()}
+    return {"VITFT_RUNS": results.runs_root(), "VITFT_CACHE": machine.cache(), "VITFT_DATA": machine.data()}
 
 
 def _folder(path: Path) -> str:

@@ -264,9 +264,9 @@ def _ready(asked: "Asked", rows: "Sequence[Row]", missing: Mapping[str, str]) ->
 
 
 def _looked(data_dir: Path | None) -> str:
-    from vitft.data.find import prepared_root
+    from vitft import machine
 
-    root = prepared_root()
+    root = machine.data()
     places = [f"'{data_dir}' (--data-dir)"] if data_dir else []
     places.append(f"'{root}' (prepared data)" if root else "$VITFT_DATA (not set)")
     return f"Looked in {', '.join(places)} and the hub's cache."

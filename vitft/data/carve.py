@@ -56,8 +56,9 @@ class Carved:
         for piece in official_splits.slices(task, split):
             raw = raws.setdefault(piece.raw_split, self.source.open(_RAW[piece.raw_split]))
             if len(raw) != task.sizes[piece.raw_split]:
+                official = task.sizes[piece.raw_split]
                 raise DataDamaged(
-                    f"{self.task}: {piece.raw_split} has {len(raw):,} of the official {task.sizes[piece.raw_split]:,} images.",
+                    f"{self.task}: {piece.raw_split} has {len(raw):,} of the official {official:,} images.",
                     "Legal: the whole raw split, as the official splits are positions in it.",
                     f"Run 'vitft data prepare {self.task}'.",
                 )

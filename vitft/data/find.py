@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
+from vitft import machine
 from vitft.catalog import tasks
 from vitft.catalog.tasks import MINI, Task
 from vitft.data import carve
@@ -174,13 +175,6 @@ def folders(task: Task, root: Path) -> Iterator[Path]:
                 yield parent / name
 
 
-def prepared_root() -> Path:
-    """Return the folder of prepared data: $VITFT_DATA, else data/ in the cache folder."""
-    from vitft.prepare import prepare
-
-    return prepare.root()
-
-
 def built_in(task: Task) -> Source | None:
     """Return the source of a task that needs no data: digits and the suite `mini`."""
     if task.name == "digits":
@@ -203,7 +197,7 @@ def local(task: Task, data_dir: Path | None) -> Iterator[tuple[Path, Source]]:
         # The folder given may be the data set itself, unless its name says that it is another's.
         if tasks.canonical(_name(data_dir)) in (None, task.name) and _layout(data_dir, task) is not None:
             yield data_dir, at(data_dir, task)
-    for folder in folders(task, prepared_root()):
+    for folder in folders(task, machine.data()):
         yield folder, at(folder, task)
 
 
@@ -236,7 +230,7 @@ def _named(task: Task, data_dir: Path | None, shots: Shots | None) -> Source:
             "Legal: the community's VTAB-1k folder, or prepared data.",
             f"Run '{prepare}'.",
         )
-    root = prepared_root()
+    root = machine.data()
     places = ([f"'{data_dir}' (--data-dir)"] if data_dir else []) + [f"'{root}' (VITFT_DATA)"]
     repo = hub.REPOS.get(task.name)
     if repo and data_dir is None and shots is None:

@@ -96,25 +96,25 @@ def slices(task: Task, split: str, sizes: Mapping[str, int] | None = None) -> tu
     return tuple(moved)
 
 
-def split_keys(task: str, split: str, keys_by_salt: Mapping[str, Sequence[str]] | None = None) -> list[str]:
+def split_keys(task: str, split: str, keys_by_raw_split: Mapping[str, Sequence[str]] | None = None) -> list[str]:
     """Return the keys of an official split in hash order, the pieces of train800val200 one after the other.
 
     Args:
         task: canonical name or alias.
         split: "train", "val", "test", "train800", "val200" or "train800val200".
-        keys_by_salt: all keys of each raw split as found in the data; needed where `raw_keys` gives None.
+        keys_by_raw_split: all keys of each raw split as found in the data; needed where `raw_keys` gives None.
 
     Raises:
         UnknownName, UsageError: no such task or split (exit code 2).
         DataError: the keys are known from the data only (exit code 3).
     """
     found = tasks.get(task)
-    sizes = {raw_split: len(keys) for raw_split, keys in keys_by_salt.items()} if keys_by_salt else None
+    sizes = {raw_split: len(keys) for raw_split, keys in keys_by_raw_split.items()} if keys_by_raw_split else None
     chosen: list[str] = []
     for piece in slices(found, split, sizes):
-        if keys_by_salt and piece.raw_split in keys_by_salt:
-            ordered = _sorted_keys(keys_by_salt[piece.raw_split], piece.raw_split)
-        elif keys_by_salt or found.collection not in _ENUMERABLE:
+        if keys_by_raw_split and piece.raw_split in keys_by_raw_split:
+            ordered = _sorted_keys(keys_by_raw_split[piece.raw_split], piece.raw_split)
+        elif keys_by_raw_split or found.collection not in _ENUMERABLE:
             raise DataError(
                 f"The keys of '{found.name}' are known from its data only.",
                 "Legal: --source DIR naming the raw data, or prepared data.",

@@ -188,8 +188,8 @@ def _share(n: int, fraction: float) -> int:
 
 def _drawn(split: Split, shares: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
     """Draw `shares[label]` examples of each class: those with the smallest digest of (seed, key)."""
-    raw_split = f"{seed}:".encode()
-    digests = [hashlib.blake2b(raw_split + str(key).encode(), digest_size=8).digest() for key in split.keys]
+    prefix = f"{seed}:".encode()
+    digests = [hashlib.blake2b(prefix + str(key).encode(), digest_size=8).digest() for key in split.keys]
     order = sorted(range(len(split)), key=digests.__getitem__)
     left = shares.tolist()
     labels = split.labels.tolist()

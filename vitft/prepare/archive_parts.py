@@ -1,6 +1,5 @@
 """Folders and archives as one kind of thing: a list of entries, and the entries in the order they are stored."""
 
-import errno
 import gzip
 import io
 import os
@@ -9,37 +8,17 @@ import re
 import struct
 import tarfile
 import zipfile
-import zlib
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Protocol, cast
 
-from vitft.errors import DataDamaged, DataMissing, DiskFull
+from vitft.data.reading import reading
+from vitft.errors import DataDamaged, DataMissing
 
-_BROKEN = (
-    tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, gzip.BadGzipFile, OSError, struct.error,
-    NotImplementedError, RuntimeError,
-)  # fmt: skip
 _TAR = (".tar", ".tar.gz", ".tgz")
 _PART = re.compile(r"^(?P<base>.+\.zip)\.(?P<number>\d{3})$", re.IGNORECASE)
-
-
-@contextmanager
-def reading(label: str) -> Iterator[None]:
-    """Turn what a damaged file makes Python raise into DataDamaged that names `label`."""
-    try:
-        yield
-    except _BROKEN as error:
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            where = error.filename or label
-            raise DiskFull(f"The disk is full ({where}).", "", "Free some space and start again.") from None
-        raise DataDamaged(
-            f"'{label}' is damaged or cut short ({type(error).__name__}: {str(error).rstrip('.')}).",
-            "Legal: the file as its owner publishes it, whole.",
-            "Fetch it again, then give the same command.",
-        ) from None
 
 
 def safe(name: str, label: str, link: str = "") -> str:

@@ -9,8 +9,9 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import BinaryIO
 
+from vitft.data.reading import reading
 from vitft.errors import DataMissing, DiskFull
-from vitft.prepare.archive_parts import Folder, Part, archive_name, archives, reading
+from vitft.prepare.archive_parts import Folder, Part, archive_name, archives
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,8 @@ from typing import Any
 from vitft import machine
 from vitft.catalog import tasks
 from vitft.catalog.tasks import Task
-from vitft.data import official, official_splits
+from vitft.data import find, official, official_splits
+from vitft.data.sources import prepared, tfds
 from vitft.errors import DataError
 from vitft.prepare import archives, collections, download
 from vitft.prepare.collections.raw import Collection, Raw
@@ -134,9 +135,6 @@ def split_keys(
         data_dir: as everywhere.
         progress: told of everything that takes long.
     """
-    from vitft.data import find
-    from vitft.data.sources import prepared, tfds
-
     found = tasks.get(task)
     official_splits.slices(found, split)
     if source is not None and not prepared.detect(source) and not tfds.detect(source):

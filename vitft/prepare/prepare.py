@@ -1,6 +1,5 @@
 """From an owner's files to one parquet a split: the official examples, in hash order, with every original byte kept."""
 
-import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -55,12 +54,6 @@ class Selected:
     labels: NDArray[np.int64]
 
 
-def root() -> Path:
-    """Return $VITFT_DATA, or data/ in the cache folder."""
-    value = os.environ.get("VITFT_DATA")
-    return Path(value).expanduser() if value else machine.cache() / "data"
-
-
 def prepare(
     task: str,
     source: Path | None = None,
@@ -74,7 +67,7 @@ def prepare(
     Args:
         task: canonical name or alias.
         source: the owner's files, packed or unpacked; by default they are downloaded to `downloads`.
-        output: folder to make; by default `root()`/<task>.
+        output: folder to make; by default `machine.data()`/<task>.
         shots: "1000" keeps train800, val200 and test, "full" train and val as well.
         allow_partial: take a collection whose counts are not the official ones; it is stamped `partial`.
         progress: told of everything that takes long.
@@ -89,7 +82,7 @@ def prepare(
     """
     found = tasks.get(task)
     collection = collections.of_task(found.name)
-    out = (output or root() / found.name).expanduser()
+    out = (output or machine.data() / found.name).expanduser()
     kept = _complete(out, shots, allow_partial)
     if kept is not None:
         return out, kept

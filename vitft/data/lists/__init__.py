@@ -9,7 +9,7 @@ from importlib.resources import files
 import numpy as np
 from numpy.typing import NDArray
 
-_SALTS = ("train", "validation", "test")
+_RAW_SPLITS = ("train", "validation", "test")
 _ALPHABET = "0abcdefghijklmnopqrstuvwxyz"
 _WIDTH = 10  # bytes that hold 16 characters of that alphabet
 
@@ -33,13 +33,13 @@ def sun397() -> dict[str, tuple[str, ...]]:
     n = int(sizes.sum())
     columns = np.frombuffer(raw, np.uint8, _WIDTH * n, sizes.nbytes).reshape(_WIDTH, n).T.tobytes()
     codes = np.frombuffer(raw, np.uint8, n, sizes.nbytes + _WIDTH * n).tolist()
-    lists: dict[str, list[str]] = {raw_split: [] for raw_split in _SALTS}
+    lists: dict[str, list[str]] = {raw_split: [] for raw_split in _RAW_SPLITS}
     at = 0
     for name, size in zip(classes, sizes.tolist(), strict=True):
         value = 0
         for i in range(at, at + size):
             value += int.from_bytes(columns[_WIDTH * i : _WIDTH * (i + 1)], "big")
-            lists[_SALTS[codes[i]]].append(f"{name}/sun_{_word(value)}.jpg")
+            lists[_RAW_SPLITS[codes[i]]].append(f"{name}/sun_{_word(value)}.jpg")
         at += size
     return {raw_split: tuple(found) for raw_split, found in lists.items()}
 
@@ -47,7 +47,7 @@ def sun397() -> dict[str, tuple[str, ...]]:
 def pack_sun397(lists: Mapping[str, Sequence[str]]) -> bytes:
     """Return the contents of sun397.bin.xz from the three lists (the inverse of `sun397`)."""
     by_class: dict[str, list[tuple[int, int]]] = defaultdict(list)
-    for code, raw_split in enumerate(_SALTS):
+    for code, raw_split in enumerate(_RAW_SPLITS):
         for line in lists[raw_split]:
             name, _, file = line.rpartition("/")
             by_class[name].append((_value(file.removeprefix("sun_").removesuffix(".jpg")), code))

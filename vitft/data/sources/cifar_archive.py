@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from vitft.data import labels as label_names
 from vitft.data import official
+from vitft.data.encode import png
 from vitft.data.official_splits import hash_order
 from vitft.data.split import Provenance, Split
 from vitft.errors import DataDamaged, DataMissing
@@ -129,7 +129,7 @@ class CifarArchive:
             self.class_names,
             [str(row) for row in order],
             labels[order],
-            lambda i: _png(images[order[i]]),
+            lambda i: png(images[order[i]].reshape(3, 32, 32).transpose(1, 2, 0), compress_level=1),
             Provenance(
                 f"official archive ({place.name})", not why, why, official.completeness(form.task, split, len(labels))
             ),
@@ -242,12 +242,6 @@ def _content(form: _Form, place: Path) -> Mapping[str, bytes]:
     if absent := sorted(wanted - content.keys()):
         raise DataMissing(f"'{place}' lacks '{absent[0]}'.", f"Legal: all of {', '.join(sorted(wanted))}.")
     return content
-
-
-def _png(row: NDArray[np.uint8]) -> bytes:
-    out = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(row.reshape(3, 32, 32).transpose(1, 2, 0))).save(out, "PNG", compress_level=1)
-    return out.getvalue()
 
 
 def _damaged(label: str, reason: str) -> DataDamaged:

@@ -1,15 +1,14 @@
 """scikit-learn's handwritten digits: 1,797 images of 8 x 8, built in, so that everything runs without a network."""
 
 import hashlib
-import io
 from collections import defaultdict
 from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
+from vitft.data.encode import png
 from vitft.data.split import Provenance, Split
 from vitft.errors import DataMissing
 
@@ -40,15 +39,9 @@ class Digits:
             _NAMES,
             [str(row) for row in rows],
             labels[rows],
-            lambda i: _png(images[rows[i]]),
+            lambda i: png(images[rows[i]]),
             Provenance("digits (scikit-learn)", True, "", "full"),
         )
-
-
-def _png(image: NDArray[np.uint8]) -> bytes:
-    out = io.BytesIO()
-    Image.fromarray(image).save(out, "PNG")
-    return out.getvalue()
 
 
 @cache

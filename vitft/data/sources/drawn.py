@@ -12,16 +12,15 @@ its number alone: raw words of a Philox counter, whose stream is fixed for ever,
 """
 
 import hashlib
-import io
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from vitft.catalog.tasks import MINI, Task
+from vitft.data.encode import png
 from vitft.data.split import Provenance, Split
 from vitft.errors import DataMissing, UnknownName
 
@@ -76,7 +75,7 @@ class Drawn:
             chosen = labels[rows]
             keys = [str(row) for row in rows]
             return Split(
-                self.task, split, _CLASSES[self.task], keys, chosen, lambda i: _png(images[rows[i]]), provenance
+                self.task, split, _CLASSES[self.task], keys, chosen, lambda i: png(images[rows[i]]), provenance
             )
         labels = np.array([label(self.task, number) for number in numbers], dtype=np.int64)
         keys = [f"{'test' if number >= _TEST_START else 'train'}-{number % _TEST_START:04d}" for number in numbers]
@@ -86,7 +85,7 @@ class Drawn:
             _CLASSES[self.task],
             keys,
             labels,
-            lambda i: _png(picture(self.task, numbers[i])),
+            lambda i: png(picture(self.task, numbers[i])),
             provenance,
         )
 
@@ -115,12 +114,6 @@ def _uniforms(task: str, number: int, count: int) -> Plane:
     raw_split = int.from_bytes(hashlib.md5(task.encode()).digest()[:8], "little")
     raw = np.random.Philox(key=np.array([raw_split, number], dtype=np.uint64)).random_raw(count)
     return (np.asarray(raw, dtype=np.uint64) >> np.uint64(11)).astype(np.float64) * 2.0**-53
-
-
-def _png(image: NDArray[np.uint8]) -> bytes:
-    out = io.BytesIO()
-    Image.fromarray(image).save(out, "PNG")
-    return out.getvalue()
 
 
 @cache

@@ -15,9 +15,10 @@ from vitft.catalog import tasks
 from vitft.catalog.tasks import Task
 from vitft.data import label_rules, official, official_splits, tfrecord
 from vitft.data import labels as label_names
+from vitft.data.encode import png
+from vitft.data.reading import reading
 from vitft.data.split import Provenance, Split
 from vitft.errors import DataDamaged, DataMissing
-from vitft.prepare.archive_parts import reading
 
 _Example = Mapping[str, Any]
 _AGAIN = "Prepare it again with TensorFlow Datasets, or run 'vitft data prepare'."
@@ -269,8 +270,6 @@ class Tfds:
 def _brightened(data: bytes) -> bytes:
     """Turn dSprites' stored 0 and 1 into 0 and 255, as the task does."""
     from PIL import Image
-
-    from vitft.prepare.collections.raw import png
 
     pixels = np.asarray(Image.open(io.BytesIO(data)).convert("L"))
     return data if pixels.max() > 1 else png(pixels * np.uint8(255))

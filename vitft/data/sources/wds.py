@@ -15,10 +15,10 @@ from vitft.catalog import tasks
 from vitft.catalog.tasks import Task
 from vitft.data import label_rules, official, official_splits
 from vitft.data import labels as label_names
+from vitft.data.reading import reading
 from vitft.data.sources.files import is_image, read_text
 from vitft.data.split import Provenance, Split
 from vitft.errors import DataDamaged, DataMissing
-from vitft.prepare.archive_parts import reading
 
 _UNBINNED = {
     "dsprites_location": label_rules.dsprites_location,

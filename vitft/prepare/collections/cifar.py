@@ -5,9 +5,10 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from vitft.data.encode import png
 from vitft.errors import DataDamaged
 from vitft.prepare.archives import Tree
-from vitft.prepare.collections.raw import Collection, File, Raw, png
+from vitft.prepare.collections.raw import Collection, File, Raw
 
 _PIXELS = 3 * 32 * 32
 

@@ -9,10 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vitft.data import label_rules
+from vitft.data.encode import png
+from vitft.data.reading import reading
 from vitft.errors import DataDamaged
-from vitft.prepare.archive_parts import reading
 from vitft.prepare.archives import Tree
-from vitft.prepare.collections.raw import Collection, File, Raw, png
+from vitft.prepare.collections.raw import Collection, File, Raw
 
 _PCAM = (("train", "train"), ("validation", "valid"), ("test", "test"))
 _DSPRITES = "dsprites_ndarray_co1sh3sc6or40x32y32_64x64.hdf5"

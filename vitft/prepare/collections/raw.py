@@ -1,6 +1,5 @@
 """What a collection is: the files its owner publishes, and how keys, labels and encoded images are read from them."""
 
-import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from urllib.parse import unquote, urlsplit
@@ -102,15 +101,6 @@ class Collection:
         """Bytes to fetch, 0 where one of the files has no known size."""
         sizes = [file.size or file.about for file in self.files]
         return sum(sizes) if all(sizes) else 0
-
-
-def png(image: NDArray[np.uint8]) -> bytes:
-    """Write (H, W) or (H, W, 3) uint8 as PNG."""
-    from PIL import Image
-
-    out = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(image)).save(out, "PNG")
-    return out.getvalue()
 
 
 @dataclass(frozen=True)

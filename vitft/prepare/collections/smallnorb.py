@@ -8,9 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vitft.data import label_rules
+from vitft.data.encode import png
 from vitft.errors import DataDamaged
 from vitft.prepare.archives import Tree
-from vitft.prepare.collections.raw import Collection, File, Raw, png
+from vitft.prepare.collections.raw import Collection, File, Raw
 
 _TYPES: dict[int, np.dtype[Any]] = {0x1E3D4C55: np.dtype("u1"), 0x1E3D4C54: np.dtype("<i4")}
 _STEMS = {

@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from vitft.data.encode import png
+from vitft.data.reading import reading
 from vitft.errors import DataDamaged
-from vitft.prepare.archive_parts import reading
 from vitft.prepare.archives import Tree
-from vitft.prepare.collections.raw import Collection, File, Raw, png
+from vitft.prepare.collections.raw import Collection, File, Raw
 
 _FILES = {"train": "train_32x32.mat", "test": "test_32x32.mat"}
 
@@ -22,8 +23,9 @@ def _open(tree: Tree) -> Raw:
     def read(raw_split: str, rows: Sequence[int]) -> Iterator[tuple[int, bytes]]:
         images = load(tree, names[raw_split], "X")
         if images.shape != (32, 32, 3, len(labels[raw_split])) or images.dtype != np.uint8:
+            label, n = tree.label(names[raw_split]), len(labels[raw_split])
             raise DataDamaged(
-                f"'{tree.label(names[raw_split])}' holds X {images.shape} of {images.dtype}, {len(labels[raw_split])} labels.",
+                f"'{label}' holds X {images.shape} of {images.dtype}, {n} labels.",
                 "Legal: X (32, 32, 3, N) of uint8, y (N, 1).",
                 "Fetch the file again.",
             )
