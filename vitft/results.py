@@ -25,7 +25,7 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from vitft.errors import CheckpointError, DiskFull, RunFolderOccupied, UsageError, VitftError
 
@@ -61,23 +61,37 @@ def slug(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-.") or "x"
 
 
+@contextmanager
+def writing(path: Path) -> Iterator[IO[bytes]]:
+    """Give a stream beside `path` that takes its place when the block ends, whole and on disk, or not at all.
+
+    Raises:
+        OSError: as the system says it; what was there before is untouched.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        with suppress(OSError):
+            temporary.unlink()
+        raise
+
+
 def write_atomic(path: Path, data: bytes) -> None:
     """Write a file whole or not at all.
 
     Raises:
         DiskFull: there is no room, or the folder cannot be written; what was there before is untouched (exit code 1).
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
+        with writing(path) as file:
             file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
     except OSError as error:
-        with suppress(OSError):
-            temporary.unlink()
         raise cannot_write(path, error) from None
 
 

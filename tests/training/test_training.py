@@ -1,8 +1,10 @@
 """The loop: schedules, randomness, exact accumulation, averaging, interruption. Tiny networks on drawn images."""
 
+import errno
 import io
 import json
 import math
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,6 +25,7 @@ from vitft.models.methods import apply, parameter_groups
 from vitft.progress import Hooks
 from vitft.settings import Settings
 from vitft.training import fit, inputs, randomness, state
+from vitft.training.fit import Compute
 from vitft.training.schedule import learning_rate
 
 
@@ -98,7 +101,8 @@ def run(folder: Path, s: Settings, normed: bool = False, **kwargs):
     if s.method == "linear":
         net.body.requires_grad_(False)
     kwargs = {"seed": 1, "state_seconds": 0.0, **kwargs}
-    fitted = fit.fit(net, images(drawn(), s), groups(net, s.weight_decay), s, folder=folder, **kwargs)
+    compute = Compute(**{key: kwargs.pop(key) for key in ("state_seconds", "micro_batch") if key in kwargs})
+    fitted = fit.fit(net, images(drawn(), s), groups(net, s.weight_decay), s, folder=folder, compute=compute, **kwargs)
     metrics = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return fitted, metrics, net.state_dict()
 
@@ -419,3 +423,33 @@ def test_a_full_disk_keeps_the_last_state(tmp_path, monkeypatch):
     assert saved is not None and saved["step"] >= 1
     _, again, weights_again = run(tmp_path / "full", s)
     assert again == metrics and same(weights, weights_again)
+
+
+def test_a_state_on_disk_holds_what_it_was_saved_with_whatever_is_computed_since(tmp_path):
+    weight = torch.arange(6.0).reshape(2, 3)
+    moments = {"state": {0: {"momentum_buffer": weight[0]}}}
+    saver = state.Saver(tmp_path / "state.pt")
+    for step in range(3):
+        saver.save({"step": step, "parameters": [weight], "optimizer": moments})
+        weight += 1.0  # at once: the file may not be written yet
+    saver.wait()
+    saved = state.load(tmp_path / "state.pt")
+    assert saved["step"] == 2
+    assert torch.equal(saved["parameters"][0], torch.arange(6.0).reshape(2, 3) + 2)
+    assert saved["optimizer"]["state"][0]["momentum_buffer"].tolist() == [2.0, 3.0, 4.0]
+    assert [path.name for path in tmp_path.iterdir()] == ["state.pt"]
+
+
+def test_a_state_that_cannot_be_written_is_told_at_the_next_save_and_the_old_one_stays(tmp_path, monkeypatch):
+    saver = state.Saver(tmp_path / "state.pt")
+    saver.save({"step": 1})
+    saver.wait()
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    saver.save({"step": 2})
+    with pytest.raises(DiskFull, match="the disk is full"):
+        saver.wait()
+    assert state.load(tmp_path / "state.pt")["step"] == 1

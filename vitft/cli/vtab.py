@@ -316,12 +316,12 @@ def _dry(
 
 def _usable(model: str, device: str, overrides: Mapping[str, Any]) -> None:
     """Raise what a run would raise of a model or a device that is not there, before anything is planned."""
-    from vitft.evaluation.network import pick_device
+    from vitft import device as devices
     from vitft.models import loading
     from vitft.models.said import Said
 
     loading.load(model, weights=False, said=Said.within(overrides))
-    pick_device(device)
+    devices.pick(device)
 
 
 def _devices(text: str) -> tuple[str, ...]:

@@ -11,6 +11,9 @@ SUN397_LEFT_OUT = "/t/track/outdoor/sun_aophkoiosslinihb.jpg"
 """A training image of SUN397 that is badly encoded; TensorFlow Datasets leaves it out from 4.9.3 on, vitft always."""
 SUN397_NOTE = f"train lacks '{SUN397_LEFT_OUT}', which is badly encoded (so in TensorFlow Datasets from 4.9.3 on)"
 
+SPLIT_RULES = {"caltech101": "30 of each class, as TensorFlow Datasets 3.0.2 draws over sorted names"}
+"""Collection -> the rule by which vitft makes its splits, where an earlier vitft went by another."""
+
 
 def counts(task: str, split: str) -> tuple[int, ...]:
     """Return every count that the official split is known to have; empty for a task or split without one.

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from vitft import __version__, results
+from vitft import device as devices
 from vitft.catalog import tasks
 from vitft.data import official, subsets
 from vitft.data.split import Source, Split
@@ -26,7 +27,6 @@ from vitft.recipes import digest
 
 LISTED = 0.01
 """Missing names are listed when they are less than this share of the official images."""
-_BATCH = {"cpu": 16, "mps": 64, "cuda": 256}
 
 
 @dataclass(frozen=True)
@@ -164,7 +164,7 @@ def evaluate(
             "Leave out --real.",
         )
     what = replace(what, split=split)
-    size = batch_size or _BATCH[network.device.type]
+    size = batch_size or devices.evaluation_batch(network.device)
     began = time.monotonic()
 
     def told(done: int) -> None:
@@ -221,7 +221,7 @@ def result(done: Evaluation, *, per_class: bool = False, with_confusion: bool = 
             "vitft": __version__,
             "torch": torch.__version__,
             "python": platform.python_version(),
-            "device": torch.cuda.get_device_name() if network.device.type == "cuda" else network.device.type,
+            "device": devices.name(network.device.type),
             "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         },
     }

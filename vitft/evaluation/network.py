@@ -8,10 +8,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from vitft import device as devices
 from vitft import results
 from vitft.data import subsets
 from vitft.data.split import Split
-from vitft.errors import CheckpointError, DataError, UsageError
+from vitft.errors import CheckpointError, DataError
 from vitft.evaluation import asked
 from vitft.evaluation.class_names import translated
 from vitft.images.preprocess import Preprocess
@@ -100,7 +101,7 @@ def open_network(
         model: see `models.checkpoints.load`.
         fixed: recipe keys the user has set, of `asked.SETTABLE`.
         crop_pct: crop fraction in (0, 1] instead of the checkpoint's.
-        device: see `pick_device`.
+        device: see `device.pick`.
         precision: "float32", "bf16" or "auto": bf16 on CUDA, float32 elsewhere.
 
     Raises:
@@ -108,7 +109,7 @@ def open_network(
         CheckpointError: see `models.checkpoints.load`.
     """
     asked.check(fixed, crop_pct)
-    where = pick_device(device)
+    where = devices.pick(device)
     info = loading.load(model, weights=False, said=Said.within(fixed)).info
     settings = settings_for(info, fixed)
     built = models.build(model, None, settings)
@@ -116,8 +117,7 @@ def open_network(
     pp = preprocess(settings, built.info, own_preprocess(built.info))
     if crop_pct is not None:
         pp = replace(pp, crop_pct=crop_pct, before=None, crop_mode="center" if pp.crop_mode == "none" else pp.crop_mode)
-    if precision == "auto":
-        precision = "bf16" if where.type == "cuda" else "float32"
+    precision = devices.precision(precision, where)
     return Network(built.net, built.info, built.class_names, settings, pp, where, precision, built.descriptions)
 
 
@@ -165,22 +165,6 @@ def preprocess(settings: Settings, info: CheckpointInfo, own: Mapping[str, Any])
         crop_mode=own.get("crop_mode", info.crop_mode),
         before=info.before,
     )
-
-
-def pick_device(name: str) -> torch.device:
-    """Return the device called `name`; "auto" is the first GPU, else the CPU. Raises UsageError when it is not here."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError):
-        raise UsageError(
-            f"Device '{name}' is not here.",
-            f"Legal: auto, cpu{', cuda' * torch.cuda.is_available()}.",
-            "Run 'vitft doctor' to see what torch finds.",
-        ) from None
-    return device
 
 
 def head_fits(network: Network | Checkpoint, split: Split) -> Split:

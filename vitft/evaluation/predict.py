@@ -8,6 +8,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
+from vitft.device import autocast, out_of_memory
 from vitft.errors import OutOfMemory, VitftError
 
 Batches = Iterable[tuple[ArrayLike | Tensor, Tensor]]
@@ -82,14 +83,13 @@ def gather(
     """
     parameter = next(net.parameters(), None)
     device = parameter.device if parameter is not None else torch.device("cpu")
-    reduced = precision == "bf16" or (precision == "auto" and device.type == "cuda")
     out: NDArray[np.float32] | None = None
     seen = np.zeros(n, dtype=np.int64)
     done = 0
     was_training = net.training
     net.eval()
     try:
-        with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=reduced):
+        with torch.inference_mode(), autocast(device, precision):
             for indices, images in batches:
                 rows = np.asarray(indices, dtype=np.int64)
                 outside = rows[(rows < 0) | (rows >= n)]
@@ -123,7 +123,9 @@ def _fitting(function: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
     """Apply the function, to halves of the batch where the whole does not fit into memory."""
     try:
         return function(images)
-    except torch.OutOfMemoryError:
+    except RuntimeError as error:
+        if not out_of_memory(error):
+            raise
         if len(images) < 2:
             raise OutOfMemory(
                 "Not even one image fits into the device's memory.",

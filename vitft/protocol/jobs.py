@@ -11,9 +11,9 @@ from typing import Any, cast
 from vitft import machine, results
 from vitft.catalog.models import MODELS
 from vitft.catalog.tasks import by_name
-from vitft.data import pixels
 from vitft.data.find import Shots, checked, find, path_of
 from vitft.data.split import Source
+from vitft.images import sizes
 from vitft.models import places
 from vitft.protocol.units import DEV, JOINED, Job, Scheme, at_point, scheme, told
 from vitft.recipes import Recipe
@@ -123,9 +123,9 @@ def _examples(source: Source, splits: Scheme, limit: int | None, per_class: int 
     return n if limit is None else min(n, limit)
 
 
-def _seen(source: Source, splits: Scheme) -> pixels.Seen:
+def _seen(source: Source, splits: Scheme) -> sizes.Seen:
     """Measure the images of the training split that is trained on first; test is never looked at."""
-    return pixels.median(source.open(splits.final_train.split(JOINED)[0]))
+    return sizes.median(source.open(splits.final_train.split(JOINED)[0]))
 
 
 def told_resolution(job: Job) -> str:

@@ -12,12 +12,13 @@ from typing import Any
 import torch
 
 from vitft import __version__, machine, results
+from vitft import device as devices
 from vitft.data import subsets
 from vitft.data.split import Split
 from vitft.errors import DataError, UsageError
 from vitft.evaluation import predictions
 from vitft.evaluation.intervals import wilson
-from vitft.evaluation.network import pick_device, preprocess
+from vitft.evaluation.network import preprocess
 from vitft.evaluation.predict import Predictions, predict
 from vitft.images.batches import Images, eval_batches
 from vitft.images.preprocess import Preprocess
@@ -35,7 +36,7 @@ from vitft.protocol.stamp import DataStamp
 from vitft.protocol.units import DEV, Unit
 from vitft.recipes import digest
 from vitft.settings import CHECKPOINT_KEYS, Settings
-from vitft.training.fit import Fitted, fit
+from vitft.training.fit import Compute, Fitted, fit
 
 _BEGUN: dict[str, tuple[str, ...]] = dict.fromkeys(("device_kind", "precision", "micro_batch", "threads"), ())
 
@@ -94,10 +95,8 @@ def run_unit(
         settings,
         seed=unit.seed,
         folder=own,
-        precision=fixed["precision"],
-        micro_batch=fixed["micro_batch"],
+        compute=Compute(fixed["precision"], fixed["micro_batch"], runtime.state_seconds),
         hooks=hooks,
-        state_seconds=runtime.state_seconds,
     )
     fixed["micro_batch"] = fitted.micro_batch
 
@@ -139,15 +138,12 @@ def _augmented(pp: Preprocess, settings: Settings) -> Preprocess:
 
 def _fix(own: Path, runtime: Runtime) -> tuple[torch.device, dict[str, Any]]:
     """Choose device, precision, threads and micro-batch; a unit that was begun keeps what it began with."""
-    device = pick_device(runtime.device)
-    precision = runtime.precision
-    if precision == "auto":
-        precision = "bf16" if device.type == "cuda" else "float32"
+    device = devices.pick(runtime.device)
     begun = results.read_json(own / "begun.json")
     if begun is None:
         begun = {
             "device_kind": device.type,
-            "precision": precision,
+            "precision": devices.precision(runtime.precision, device),
             "micro_batch": runtime.micro_batch,
             "threads": torch.get_num_threads(),
         }
@@ -300,7 +296,7 @@ def _result(
             "vitft": __version__,
             "torch": torch.__version__,
             "python": platform.python_version(),
-            "device": _device_name(fixed["device_kind"]),
+            "device": devices.name(fixed["device_kind"]),
             "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         },
     }
@@ -318,7 +314,3 @@ def _train_flops(settings: Settings, fitted: Fitted, per_image: float) -> float:
     if settings.method == "linear":  # nothing goes backwards through the network
         return 2 * per_image * (fitted.computed or settings.steps * settings.batch_size)
     return 6 * per_image * settings.steps * settings.batch_size
-
-
-def _device_name(kind: str) -> str:
-    return torch.cuda.get_device_name() if kind == "cuda" else kind

@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from vitft.device import autocast
 from vitft.images.batches import Images
 from vitft.images.preprocess import UNIFORMS
 from vitft.progress import Hooks
@@ -16,10 +17,18 @@ from vitft.settings import Settings
 
 
 class Source(Protocol):
-    """Gives inputs of `network` for positions of the training split."""
+    """Gives inputs of `network` for positions of the training split.
+
+    Attributes:
+        labels: (N,) int64, on the device.
+        whole: images a forward pass that are always right, 0 = the micro-batch that memory allows.
+        computed: images of which features were computed once.
+    """
 
     network: nn.Module
     num_classes: int
+    labels: Tensor
+    whole: int
 
     @property
     def computed(self) -> int: ...
@@ -35,7 +44,9 @@ class ImageSource:
 
     network: nn.Module
     num_classes: int
+    labels: Tensor
     images: Images
+    whole = 0
     computed = 0
 
     def batches(self, index_batches: list[NDArray[np.int64]], uniforms: list[NDArray[np.float64]]) -> Iterator[Tensor]:
@@ -48,6 +59,8 @@ class FeatureSource:
 
     network: nn.Module
     num_classes: int
+    labels: Tensor
+    whole: int  # features are cheap: all of a batch at once
     features: Tensor  # (views, N, D): as it is, mirrored
 
     @property
@@ -82,12 +95,13 @@ def source(
     The network is put in training mode, or in evaluation mode where its weights are frozen.
     """
     num_classes = images.split.num_classes
+    labels = torch.from_numpy(images.split.labels).to(images.device)
     linear = settings.method == "linear"
     net.train(not linear)
     head = net.get_classifier()  # type: ignore[operator]
     # Two heads (distilled DeiT) read two features; they see the images themselves.
     if not linear or images.pp.crop != "none" or settings.mixup or not isinstance(head, nn.Linear | nn.Conv2d):
-        return ImageSource(net, num_classes, images)
+        return ImageSource(net, num_classes, labels, images)
     n = len(images)
     views = []
     parts = [np.arange(a, min(a + micro_batch, n)) for a in range(0, n, micro_batch)]
@@ -96,10 +110,10 @@ def source(
         done, collected = 0, []
         for batch in images.batches(parts, rows):
             hooks.stop_if_asked()
-            with torch.no_grad(), torch.autocast(batch.device.type, torch.bfloat16, enabled=precision == "bf16"):
+            with torch.no_grad(), autocast(batch.device, precision):
                 features = net.forward_head(net.forward_features(batch), pre_logits=True)  # type: ignore[operator]
             collected.append(features.flatten(1).float())
             done += len(batch)
             hooks.phase("features" + " (mirrored)" * mirrored, done, n)
         views.append(torch.cat(collected))
-    return FeatureSource(_Head(head), num_classes, torch.stack(views))
+    return FeatureSource(_Head(head), num_classes, labels, settings.batch_size, torch.stack(views))

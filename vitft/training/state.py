@@ -4,37 +4,142 @@ import hashlib
 import io
 import json
 import os
+import threading
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import IO, Any, Self
 
 import torch
+from torch import Tensor
 
-from vitft.results import cannot_write, write_atomic
+from vitft.results import cannot_write, writing
 
-_MAGIC = b"vitft-state-1\n"
+_MAGIC = b"vitft-state-2\n"
+_DIGEST = hashlib.sha256().digest_size
 
 
-def save(path: Path, state: dict[str, Any]) -> None:
-    """Write a state atomically, with the sha256 of its content in front. Raises DiskFull; the old state stays."""
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
-    payload = buffer.getvalue()
-    write_atomic(path, _MAGIC + hashlib.sha256(payload).digest() + payload)
+class Saver:
+    """Writes states beside the computing: a copy in the host's memory at once, the file by a thread.
+
+    The copy is what the file holds, whatever happens to the weights afterwards. One file is written at a time.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._thread: threading.Thread | None = None
+        self._error: OSError | None = None
+
+    def save(self, state: dict[str, Any]) -> None:
+        """Copy a state and begin to write it atomically. Raises DiskFull of this or the one before; the old stays."""
+        self.wait()
+        copied = _copied(state)
+        self._thread = threading.Thread(target=self._write, args=(copied,), daemon=True)
+        self._thread.start()
+
+    def wait(self) -> None:
+        """Return when the file is whole and on disk. Raises DiskFull."""
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise cannot_write(self._path, error)
+
+    @property
+    def busy(self) -> bool:
+        """Whether a file is still being written."""
+        return self._thread is not None and self._thread.is_alive()
+
+    def _write(self, state: dict[str, Any]) -> None:
+        try:
+            with writing(self._path) as file:
+                digested = _Digested(file)
+                with io.BufferedWriter(digested, 1 << 20) as stream:
+                    torch.save(state, stream)
+                file.write(digested.hash.digest() + _MAGIC)
+        except OSError as error:
+            self._error = error
+        except RuntimeError as error:  # torch's archive writer says this of a stream that takes no more
+            cause = error.__cause__ or error.__context__
+            self._error = cause if isinstance(cause, OSError) else OSError(str(error).split("\n")[0])
 
 
 def load(path: Path) -> dict[str, Any] | None:
     """Read a state; None where there is none or where it is damaged (the caller then starts from the beginning)."""
+    end = _DIGEST + len(_MAGIC)
     try:
-        data = path.read_bytes()
+        size = path.stat().st_size - end
+        with path.open("rb") as file:
+            if size <= 0 or file.seek(size) != size:
+                return None
+            digest, magic = file.read(_DIGEST), file.read()
+            if magic != _MAGIC or _digest(file, size) != digest:
+                return None
+            state = torch.load(io.BufferedReader(_Part(file, size)), map_location="cpu", weights_only=True)
     except OSError:
         return None
-    start = len(_MAGIC)
-    digest, payload = data[start : start + 32], data[start + 32 :]
-    if not data.startswith(_MAGIC) or hashlib.sha256(payload).digest() != digest:
-        return None
-    state = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
     return state if isinstance(state, dict) else None
+
+
+def _copied(value: Any) -> Any:
+    """Return a state whose tensors are this process's own memory, shared with nothing that is still computed on."""
+    if isinstance(value, Tensor):
+        return value.detach().to("cpu", copy=True)
+    if isinstance(value, dict):
+        return {key: _copied(inner) for key, inner in value.items()}
+    return [_copied(inner) for inner in value] if isinstance(value, list) else value
+
+
+class _Digested(io.RawIOBase):
+    """A stream that digests what is written through it."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.hash = hashlib.sha256()
+        self._file = file
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        self.hash.update(data)
+        return self._file.write(data)
+
+
+class _Part(io.RawIOBase):
+    """The first `size` bytes of a file, as a file."""
+
+    def __init__(self, file: IO[bytes], size: int) -> None:
+        self._file, self._size, self._at = file, size, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        self._at = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._size}[whence]
+        return self._at
+
+    def tell(self) -> int:
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        self._file.seek(self._at)
+        data = self._file.read(max(0, min(len(buffer), self._size - self._at)))
+        buffer[: len(data)] = data
+        self._at += len(data)
+        return len(data)
+
+
+def _digest(file: IO[bytes], size: int) -> bytes:
+    found = hashlib.sha256()
+    file.seek(0)
+    while size > 0 and (data := file.read(min(size, 1 << 20))):
+        found.update(data)
+        size -= len(data)
+    return found.digest()
 
 
 class Metrics:
@@ -44,11 +149,21 @@ class Metrics:
         self._path = path
         lines = path.read_text().splitlines(keepends=True)[:keep] if path.exists() and keep else []
         try:
+            path.parent.mkdir(parents=True, exist_ok=True)
             self._file = path.open("w")
             self._file.writelines(lines)
             self.flush()
         except OSError as error:
             raise cannot_write(path, error) from None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with suppress(OSError):  # a full disk: the flush before the state has said so already
+            self._file.close()
 
     def add(self, values: dict[str, float]) -> None:
         try:
@@ -63,7 +178,3 @@ class Metrics:
             os.fsync(self._file.fileno())
         except OSError as error:
             raise cannot_write(self._path, error) from None
-
-    def close(self) -> None:
-        with suppress(OSError):  # a full disk: the flush before the state has said so already
-            self._file.close()

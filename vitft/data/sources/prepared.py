@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from vitft.data import official
 from vitft.data.sources.tables import Table, open_table
 from vitft.data.split import Completeness, Provenance, Split
 from vitft.errors import DataDamaged, DataMissing
-from vitft.prepare import collections
 
 _KIND = "vitft-prepared"
 _PARTS = {"train800val200": ("train800", "val200")}
@@ -50,7 +50,7 @@ def read_manifest(path: Path) -> dict[str, Any] | None:
 
 def outdated(manifest: dict[str, Any]) -> str:
     """Say by which other rule a prepared folder was split than its collection has now; empty where by the same."""
-    rule = next((c.rule for c in collections.COLLECTIONS if c.name == manifest.get("collection")), "")
+    rule = official.SPLIT_RULES.get(str(manifest.get("collection")), "")
     if manifest.get("rule", "") == rule:
         return ""
     return f"split by an earlier rule of vitft ('{manifest.get('rule') or 'unnamed'}'), not by '{rule}'"

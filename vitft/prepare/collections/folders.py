@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from vitft.data import labels as label_names
+from vitft.data import official
 from vitft.errors import DataDamaged
 from vitft.prepare.archives import Tree
 from vitft.prepare.collections.raw import Collection, File, Listed, Raw, from_files
@@ -170,5 +171,5 @@ CALTECH101 = Collection(
     ),
     _open_caltech,
     ("101_ObjectCategories.tar.gz",),
-    rule="30 of each class, as TensorFlow Datasets 3.0.2 draws over sorted names",
+    rule=official.SPLIT_RULES["caltech101"],
 )
