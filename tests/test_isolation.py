@@ -29,7 +29,7 @@ def machine(tmp_path: Path) -> dict[str, str]:
 def test_on_a_machine_with_a_card_no_test_touches_it(machine: dict[str, str], tmp_path: Path) -> None:
     """The tests that fork, and those that start workers, where torch finds a card unless it is hidden from it."""
     # The card is there to be found: without the tests' own hiding vitft takes it, and would touch it.
-    take = "from vitft.evaluation.network import pick_device; pick_device('auto')"
+    take = "from vitft import device; device.pick('auto')"
     done = subprocess.run(
         [sys.executable, "-c", take], env=machine, cwd=ROOT, check=False, capture_output=True, text=True
     )
@@ -37,9 +37,9 @@ def test_on_a_machine_with_a_card_no_test_touches_it(machine: dict[str, str], tm
     (tmp_path / "touched").unlink()
 
     chosen = [
-        "tests/test_engine.py::test_a_unit_that_kills_its_workers_is_given_up_and_the_others_go_on",
-        "tests/test_protocol.py::test_killed_anywhere_and_started_again_it_ends_the_same[5]",
-        "tests/test_vtab.py::test_the_suite_mini_through_a_real_worker",
+        "tests/engines/test_engine.py::test_a_unit_that_kills_its_workers_is_given_up_and_the_others_go_on",
+        "tests/protocol/test_protocol.py::test_killed_anywhere_and_started_again_it_ends_the_same[5]",
+        "tests/engines/test_vtab.py::test_the_suite_mini_through_a_real_worker",
         "tests/test_isolation.py::test_nothing_of_this_machine_reaches_a_test",
     ]
     command = [sys.executable, "-m", "pytest", "-n", "0", "-p", "no:cacheprovider", *chosen]
@@ -52,17 +52,16 @@ def test_on_a_machine_with_a_card_no_test_touches_it(machine: dict[str, str], tm
 def test_nothing_of_this_machine_reaches_a_test() -> None:
     import torch
 
-    from vitft import machine, results
-    from vitft.data.find import prepared_root
-    from vitft.evaluation.network import pick_device
+    from vitft import device, machine
     from vitft.models import hub_files
+    from vitft.results.folders import runs_root
 
-    assert not torch.cuda.is_available() and pick_device("auto").type == "cpu"
+    assert not torch.cuda.is_available() and device.pick("auto").type == "cpu"
     code = "import torch; assert not torch.cuda.is_available() and torch.cuda.device_count() == 0"
     subprocess.run([sys.executable, "-c", code], check=True)
     ours = {name for name in os.environ if name.startswith(("VITFT_", "HF_"))}
     assert ours == {"VITFT_CACHE", "VITFT_RUNS", "VITFT_DATA", "HF_HOME", "HF_HUB_OFFLINE"}
-    for place in (machine.cache(), results.runs_root(), prepared_root(), *hub_files.caches()):
+    for place in (machine.cache(), runs_root(), machine.data(), *hub_files.caches()):
         assert not place.exists() and place.is_relative_to(Path(os.environ["VITFT_CACHE"]).parent)
 
 

@@ -1,12 +1,14 @@
 """One answer to where torch computes: the device, its precision, whether its memory ran out, how much fits at once."""
 
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
 
 from vitft.errors import UsageError
+
+Precision = Literal["float32", "bf16"]
 
 
 def pick(name: str) -> torch.device:
@@ -30,11 +32,11 @@ def name(kind: str) -> str:
     return torch.cuda.get_device_name() if kind == "cuda" else kind
 
 
-def precision(asked: str, device: torch.device) -> str:
+def precision(asked: str, device: torch.device) -> Precision:
     """Return "float32" or "bf16"; "auto" is bf16 on CUDA, float32 elsewhere."""
     if asked == "auto":
         return "bf16" if device.type == "cuda" else "float32"
-    return asked
+    return "bf16" if asked == "bf16" else "float32"
 
 
 def autocast(device: torch.device, asked: str) -> AbstractContextManager[Any]:

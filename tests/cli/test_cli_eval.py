@@ -14,14 +14,16 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner, Result
 
-from vitft.cli import fewshot
+from tests import typed
 from vitft.cli.app import app
-from vitft.cli.eval import footnotes
 from vitft.data.split import Provenance, Split
 from vitft.evaluation import fewshot as fs
-from vitft.evaluation import predictions, real
+from vitft.evaluation import frozen, predictions, real
 from vitft.models import loading
 from vitft.models.build import build
+from vitft.report.evaluation import footnotes
+from vitft.results.reading import parse
+from vitft.results.schema import EvalResult, to_json
 from vitft.settings import Settings
 
 CLASSES = ("ant", "bee", "cat")
@@ -232,7 +234,7 @@ def test_published_numbers_stand_beside_the_whole_of_imagenet_only(run: Run, net
     whole = {**found, "task": "imagenet", "stamp": "", "checkpoint": checkpoint, "protocol": protocol}
 
     def said(payload: dict[str, Any]) -> list[str]:
-        return [line for line in footnotes([payload]) if line.startswith("published")]
+        return [line for line in footnotes([parse(payload, EvalResult, "it")]) if line.startswith("published")]
 
     assert said(found) == said({**whole, "stamp": "subset 49,999"}) == []
     [same] = said(whole)
@@ -342,14 +344,13 @@ def test_big_visions_pool_is_the_owners_whole_train() -> None:
         def open(self, name: str) -> Split:
             return {"train": part(name, 2944, 0), "val": part(name, 736, 2944), "test": part(name, 3669, 0)}[name]
 
-    pool, test = fewshot._pool(Pets(), whole=True), Pets().open("test")
+    data = frozen.examples(Pets(), big_vision=True)
+    pool = data.pool
     assert (pool.name, len(pool), list(pool.keys)) == ("train+val", 3680, [str(i) for i in range(3680)])
-    assert fewshot._stamps([], pool, test, test, True) == [
-        "examples are drawn from 'train+val' (3,680 images), the owner's whole train"
-    ]
-    part_of_it = fewshot._pool(Pets(), whole=False)
+    assert frozen._stamps([], data) == ["examples are drawn from 'train+val' (3,680 images), the owner's whole train"]
+    part_of_it = frozen.examples(Pets()).pool
     assert (part_of_it.name, len(part_of_it)) == ("train", 2944)
-    assert "not the owner's whole train (3,680)" in fewshot._stamps([], part_of_it, test, test, True)[0]
+    assert "not the owner's whole train (3,680)" in frozen._stamps([], replace(data, pool=part_of_it))[0]
 
 
 def _odd(folder: Path) -> dict[str, Path]:
@@ -431,7 +432,11 @@ def test_a_finished_run_is_evaluated_as_it_was_trained(run: Run, folder: Path, t
     own = {"resize": "squash", "interpolation": "bilinear", "antialias": False, "mean": [0.4] * 3, "std": [0.3] * 3}
     weights = _checkpoint(tmp_path, CLASSES, 3)
     weights.rename(tmp_path / "weights.safetensors")
-    (tmp_path / "result.json").write_text(json.dumps({"preprocess": {**own, "size": [SIZE, SIZE], "crop_pct": 1.0}}))
+    fields = {"preprocess": {**own, "size": [SIZE, SIZE], "crop_pct": 1.0}, "seed": 0, "phase": "final", "model": "m"}
+    stamp = {"provenance": {"source": "x", "split_digest": "d"}, "protocol": {"id": "0", "resolution": [SIZE, SIZE]}}
+    metrics = {"metrics": {"top1": 0.5, "n": 2, "ci95": [0, 1]}, "task": "t", "recipe": "r", "method": "full"}
+    made = typed.result({**fields, **stamp, **metrics, "checkpoint": {}})
+    (tmp_path / "result.json").write_text(json.dumps(to_json(made)))
     found = json.loads(run("eval", tmp_path, folder, "--format", "json").stdout)
     assert {key: found["preprocess"][key] for key in own} == own
     assert found["preprocess"]["size"] == [SIZE, SIZE]
@@ -462,5 +467,5 @@ def test_predict_tells_of_pixels_that_no_patch_covers(run: Run, folder: Path) ->
 
 
 def test_an_interval_over_seeds_stays_within_what_an_accuracy_can_be() -> None:
-    low, high = fewshot._row(fs.Row("ridge", 1, 0, 3, (0, 9, 10), 10, (0, 1, 2), 0, 0))["ci95"]
+    low, high = frozen._row(fs.Row("ridge", 1, 0, 3, (0, 9, 10), 10, (0, 1, 2), 0, 0)).ci95
     assert (low, high) == (0.0, 1.0)

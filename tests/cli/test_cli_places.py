@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from vitft import results
 from vitft.cli import runs
 from vitft.cli.app import app
+from vitft.results.files import write_json
+from vitft.results.folders import lock
 
 RESULT = {"metrics": {"top1": 0.5}}
 
@@ -31,9 +32,9 @@ def vitft(*args: object, code: int = 0):
 
 
 def run(folder: Path, result: object = RESULT, **more: object) -> Path:
-    results.write_json(folder / "run.json", {"kind": "finetune", "name": "insects", "model": "vit-mini", "recipe": "q"})
+    write_json(folder / "run.json", {"kind": "finetune", "name": "insects", "model": "vit-mini", "recipe": "q"})
     if result is not None:
-        results.write_json(folder / "result.json", result)
+        write_json(folder / "result.json", result)
     return folder
 
 
@@ -44,7 +45,7 @@ def test_a_listed_folder_can_be_given_back_whole(tmp_path):
     long = run(tmp_path / "runs" / ("a-rather-long-name-" * 5) / "vit-mini-412a5d07" / "quick-01234567")
     (line,) = vitft("runs", "ls").stdout.splitlines()[1:]
     assert line.endswith(f"  {long}")
-    results.write_json(long / "units" / ("unit-" * 30) / "seed-0" / "result.json", RESULT)
+    write_json(long / "units" / ("unit-" * 30) / "seed-0" / "result.json", RESULT)
     assert ("unit-" * 30 + "/seed-0") in vitft("runs", "status", line.split()[-1]).stdout
 
 
@@ -56,7 +57,7 @@ def test_a_listed_folder_can_be_given_back_whole(tmp_path):
 def test_one_damaged_run_does_not_hide_the_others(tmp_path, file, text):
     good, bad = run(tmp_path / "runs" / "good"), run(tmp_path / "runs" / "bad", result=None)
     if file == "suite.json":
-        results.write_json(bad / "run.json", {"kind": "suite", "suite": "mini"})
+        write_json(bad / "run.json", {"kind": "suite", "suite": "mini"})
     (bad / file).write_text(text)
     listed = {Path(r["folder"]).name: r for r in json.loads(vitft("runs", "ls", "--format", "json").stdout)["runs"]}
     assert listed[good.name]["top1"] == 0.5 and listed[good.name]["damaged"] == ""
@@ -68,7 +69,7 @@ def test_one_damaged_run_does_not_hide_the_others(tmp_path, file, text):
 
 def test_a_damaged_unit_is_named(tmp_path):
     folder = run(tmp_path / "r", result=None)
-    results.write_json(folder / "units" / "insects" / "seed-0" / "result.json", {"task": "insects"})
+    write_json(folder / "units" / "insects" / "seed-0" / "result.json", {"task": "insects"})
     assert "seed-0/result.json' is damaged" in vitft("runs", "status", folder, code=4).stderr
 
 
@@ -80,7 +81,7 @@ def test_a_folder_that_is_not_there_is_said(tmp_path):
 def test_who_is_at_work_is_asked_without_writing(tmp_path, monkeypatch):
     """On a file system that cannot be written every open for writing fails."""
     folder = run(tmp_path / "r")
-    with results.lock(folder):
+    with lock(folder):
         real = Path.open
 
         def read_only(self: Path, mode: str = "r", *args: object, **kwargs: object):

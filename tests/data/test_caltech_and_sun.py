@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from tests.layouts import alone, image, write  # noqa: F401
-from tests.test_prepare import write_tfds
+from tests.prepare.test_prepare import write_tfds
 from vitft.data import find, official
 from vitft.data.sources.prepared import Prepared
 from vitft.errors import DataDamaged
@@ -24,11 +24,11 @@ NAMES = {
 
 def caltech(target: Path, counts: dict[str, int], more: tuple[str, ...] = ()) -> Path:
     """Pack tiny images under the names of the owner's archive, in no sorted order."""
-    shown = image(3, "JPEG")
     target.parent.mkdir(parents=True, exist_ok=True)
     with tarfile.open(target, "w:gz", compresslevel=1) as archive:
         names = [f"{name}/image_{i:04d}.jpg" for name, n in counts.items() for i in range(n, 0, -1)]
-        for name in (*names, *more):
+        for i, name in enumerate((*names, *more)):
+            shown = image(3, "JPEG") + i.to_bytes(4)  # no two are the same: verify compares what the files hold
             info = tarfile.TarInfo(f"101_ObjectCategories/{name}")
             info.size = len(shown)
             archive.addfile(info, io.BytesIO(shown))

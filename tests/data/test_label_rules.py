@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 from scipy.io import savemat
 
-from tests.test_collections import contents, draw_kitti, opened
+from tests.prepare.test_collections import contents, draw_kitti, opened
 from vitft.catalog.tasks import VTAB
 from vitft.data.labels import class_names
 from vitft.images.decode import decode

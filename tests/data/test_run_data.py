@@ -162,35 +162,35 @@ def test_a_begun_unit_goes_on_over_equal_bytes_only(tmp_path: Path) -> None:
     """The names and labels of the images are the same; one of them shows something else."""
     from dataclasses import replace
 
+    from vitft.engines.inline import run_job
     from vitft.errors import Interrupted
     from vitft.progress import Hooks
-    from vitft.protocol.finetune import run_job
     from vitft.protocol.jobs import Runtime, make
     from vitft.recipes import parse
 
     data = photos(tmp_path / "d")
     recipe = parse({"steps": 4, "batch_size": 4, "lr": 0.01, "resolution": 32}, "tiny")
-    job, _, scheme = make(str(data), model="timm:test_vit", recipe=recipe, overrides={}, from_scratch=True)
+    job, source = make(str(data), model="timm:test_vit", recipe=recipe, overrides={}, from_scratch=True)
     runtime = Runtime(device="cpu", state_seconds=0.0)
 
     def stopped(folder: Path) -> None:
         steps: list[int] = []
         hooks = Hooks(step=lambda report: steps.append(report.step), signal=lambda: 15 if len(steps) == 2 else 0)
         with pytest.raises(Interrupted):
-            run_job(job, scheme, folder, runtime, hooks)
+            run_job(job, source, folder, runtime, hooks)
 
     notes: list[str] = []
     told = replace(Hooks(), note=notes.append)
     stopped(tmp_path / "same")
-    run_job(job, scheme, tmp_path / "same", runtime, told)
+    run_job(job, source, tmp_path / "same", runtime, told)
     assert "Going on from step 2 of 4." in notes
     stopped(tmp_path / "other")
     put(data / "train/a/train0.png", picture(77))
     notes.clear()
-    result = run_job(job, scheme, tmp_path / "other", runtime, told)
+    result = run_job(job, source, tmp_path / "other", runtime, told)
     assert not any("Going on" in note for note in notes)
     assert any("have changed" in note for note in notes)
-    assert result["loss"] == run_job(job, scheme, tmp_path / "anew", runtime)["loss"]
+    assert result.loss == run_job(job, source, tmp_path / "anew", runtime).loss
 
 
 def test_a_listing_tells_files_by_name_size_and_time_and_reads_no_image(tmp_path: Path) -> None:

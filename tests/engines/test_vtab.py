@@ -10,10 +10,10 @@ import torch
 
 from tests import vtab_archive
 from tests.forked_workers import forking
-from vitft import results
 from vitft.catalog.suites import SUITES
 from vitft.engines import local, suite
 from vitft.errors import Interrupted
+from vitft.results.folders import collect
 
 pytestmark = pytest.mark.xdist_group("engine")
 
@@ -114,7 +114,7 @@ def test_the_whole_suite_to_a_table_and_again_at_once(vitft, data, small, tmp_pa
     code, out, _ = vitft("runs", "clean", tmp_path / "run", "--weights", "--format", "json")
     assert code == 0
     assert all(name.startswith("logs/") for name in json.loads(out)["deleted"])
-    assert len(results.collect(tmp_path / "run")) == 21
+    assert len(collect(tmp_path / "run")) == 21
     assert vitft("runs", "status", tmp_path)[0] == 2
 
     code, _, err = vitft(*command, "--lr", "0.5")
@@ -219,7 +219,7 @@ def test_a_dry_run_tells_plan_and_cost_and_runs_nothing(vitft, data, small, tmp_
 
 def test_the_sides_before_a_crop_are_those_of_the_published_pairs():
     from vitft import recipes
-    from vitft.images.preprocess import Preprocess, larger
+    from vitft.settings import Preprocess, larger
 
     assert {side: larger(side) for side in (128, 224, 384, 448)} == {128: 160, 224: 256, 384: 448, 448: 512}
     assert all(side < larger(side) <= 1.4 * side for side in range(7, 1000))

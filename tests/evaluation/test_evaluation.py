@@ -15,7 +15,7 @@ from vitft.data.split import Provenance, Split
 from vitft.errors import OutOfMemory, UsageError, VitftError
 from vitft.evaluation import features, intervals, metrics
 from vitft.evaluation.predict import predict
-from vitft.images.preprocess import Preprocess
+from vitft.settings import Preprocess
 
 K = 7
 

@@ -10,10 +10,10 @@ from tests.layouts import alone, image  # noqa: F401
 from vitft import machine
 from vitft.data.split import Provenance, Split
 from vitft.errors import DataDamaged, Interrupted
-from vitft.images import cache
+from vitft.images import cache, fingerprints
 from vitft.images.batches import Images
-from vitft.images.preprocess import Preprocess
 from vitft.progress import Hooks
+from vitft.settings import Preprocess
 
 PP = Preprocess(
     size=(8, 8), resize="squash", interpolation="bilinear", antialias=True, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)
@@ -44,7 +44,7 @@ def test_a_signal_stops_the_decoding_within_a_few_images_and_leaves_nothing():
     assert 400 < asked["n"] <= 402
     assert left() == []
     with pytest.raises(Interrupted):
-        cache.encoded_digest(split(300), replace(Hooks(), signal=lambda: 15))
+        fingerprints.encoded_digest(split(300), replace(Hooks(), signal=lambda: 15))
     assert cache.pixels(split(300), PP, 2, Hooks()) is not None
     assert len(left()) == 1
 

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests import reference
-from tests.test_evaluation import _split
+from tests.evaluation.test_evaluation import _split
 from vitft import recipes
 from vitft.data import subsets
 from vitft.data.split import Split
@@ -29,6 +29,7 @@ from vitft.protocol import jobs
 from vitft.protocol.jobs import Runtime, make
 from vitft.protocol.run import Warm, run_unit
 from vitft.protocol.units import Job, Scheme, Unit, final_units
+from vitft.results.schema import Seen
 from vitft.settings import Settings
 
 CPU = Runtime(device="cpu")
@@ -73,11 +74,11 @@ def varied(name: str) -> dict[str, Any]:
     return {**BASE, name: [1] if name == "decay_steps" else another(name, now)}
 
 
-def made(place: Path, keys: dict[str, Any], **rest: Any) -> tuple[Job, Scheme]:
-    job, _, splits = make(
+def made(place: Path, keys: dict[str, Any], **rest: Any) -> Job:
+    job, _ = make(
         str(place / "data"), model=str(place / "model"), recipe=recipes.parse(keys, "r"), overrides={}, **rest
     )
-    return job, splits
+    return job
 
 
 # --- pixels ----------------------------------------------------------------------------------------------------------
@@ -200,16 +201,16 @@ def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 @pytest.fixture(scope="module")
 def after_the_base(place: Path) -> tuple[Unit, dict[str, torch.Tensor], Warm]:
     """Return the base unit, its weights, and the worker that has just run it."""
-    job, splits = made(place, BASE)
-    unit, warm = final_units(job, splits, [])[0], Warm()
+    job = made(place, BASE)
+    unit, warm = final_units(job, [])[0], Warm()
     return unit, outcome(unit, place / "base", warm), warm
 
 
 @pytest.mark.parametrize("name", Settings.model_fields)
 def test_a_unit_after_another_one_ends_as_it_does_alone(place, tmp_path, after_the_base, name):
     base, expected, worker = after_the_base
-    job, splits = made(place, varied(name))
-    unit, warm = final_units(job, splits, [])[0], copy.deepcopy(worker)
+    job = made(place, varied(name))
+    unit, warm = final_units(job, [])[0], copy.deepcopy(worker)
     assert same(outcome(unit, tmp_path / "warm", warm), outcome(unit, tmp_path / "alone", None))
     assert same(outcome(base, tmp_path / "back", warm), expected)
 
@@ -219,18 +220,18 @@ def test_a_unit_after_another_one_ends_as_it_does_alone(place, tmp_path, after_t
     [({}, {}), ({}, {"from_scratch": True}), ({"method": "lora"}, {}), ({"method": "linear"}, {}), ({"ema": 0.5}, {})],
 )
 def test_a_seed_after_another_one_ends_as_it_does_alone(place, tmp_path, after_the_base, keys, rest):
-    job, splits = made(place, {**BASE, **keys}, seeds=(0, 1), **rest)
+    job = made(place, {**BASE, **keys}, seeds=(0, 1), **rest)
     warm = copy.deepcopy(after_the_base[2])
-    both = [outcome(unit, tmp_path / "warm", warm) for unit in final_units(job, splits, [])]
-    alone = [outcome(unit, tmp_path / f"{unit.seed}", None) for unit in final_units(job, splits, [])]
+    both = [outcome(unit, tmp_path / "warm", warm) for unit in final_units(job, [])]
+    alone = [outcome(unit, tmp_path / f"{unit.seed}", None) for unit in final_units(job, [])]
     assert all(same(a, b) for a, b in zip(both, alone, strict=True))
     assert not same(*alone)
 
 
 def test_drawn_weights_are_those_of_their_seed_and_a_checkpoint_is_the_same_for_all(place, tmp_path):
     for rest, alike in (({"from_scratch": True}, False), ({}, True)):
-        job, splits = made(place, {**BASE, "lr": 0.0}, seeds=(0, 1), **rest)
-        one, two = (outcome(unit, tmp_path / str(alike), None) for unit in final_units(job, splits, []))
+        job = made(place, {**BASE, "lr": 0.0}, seeds=(0, 1), **rest)
+        one, two = (outcome(unit, tmp_path / str(alike), None) for unit in final_units(job, []))
         assert same(one, two) == alike
         torch.manual_seed(1)
         drawn = reference.VisionTransformer(**reference.SHAPE, img_size=(32, 32), num_classes=3)
@@ -245,16 +246,16 @@ def test_another_checkpoint_and_another_task_are_not_the_warm_one(place, tmp_pat
     state = load_file(place / "model" / "model.safetensors")
     save_file({name: tensor * 1.5 for name, tensor in state.items()}, other / "model.safetensors")
     (other / "config.json").write_text((place / "model" / "config.json").read_text())
-    job, splits = made(place, BASE)
-    unit = final_units(replace(job, model=str(other), model_sha256="x"), splits, [])[0]
+    job = made(place, BASE)
+    unit = final_units(replace(job, model=str(other), model_sha256="x"), [])[0]
     found = outcome(unit, tmp_path / "warm", copy.deepcopy(worker))
     assert same(found, outcome(unit, tmp_path / "alone", None)) and not same(found, expected)
     two = tmp_path / "two"
     for path in (place / "data").glob("*/[ab]/*"):  # two classes instead of three: another head
         (two / path.relative_to(place / "data")).parent.mkdir(parents=True, exist_ok=True)
         (two / path.relative_to(place / "data")).write_bytes(path.read_bytes())
-    j, _, s = make(str(two), model=str(place / "model"), recipe=recipes.parse(BASE, "r"), overrides={})
-    unit = final_units(j, s, [])[0]
+    j, _ = make(str(two), model=str(place / "model"), recipe=recipes.parse(BASE, "r"), overrides={})
+    unit = final_units(j, [])[0]
     found = outcome(unit, tmp_path / "two-warm", copy.deepcopy(worker))
     assert same(found, outcome(unit, tmp_path / "two-alone", None)) and found["head.weight"].shape[0] == 2
 
@@ -263,12 +264,12 @@ def test_another_checkpoint_and_another_task_are_not_the_warm_one(place, tmp_pat
 
 
 def test_each_setting_makes_another_unit_another_folder_and_another_digest(place):
-    job, splits = made(place, BASE)
-    unit = final_units(job, splits, [])[0]
+    job = made(place, BASE)
+    unit = final_units(job, [])[0]
     for name in Settings.model_fields:
         keys = varied(name)
-        other, _ = made(place, keys)
-        assert final_units(other, splits, [])[0].id != unit.id, name
+        other = made(place, keys)
+        assert final_units(other, [])[0].id != unit.id, name
         assert other.identity() != job.identity() and other.recipe_digest != job.recipe_digest, name
         assert jobs.run_folder(other) != jobs.run_folder(job), name
         # The same by the user's hand.
@@ -279,8 +280,10 @@ def test_each_setting_makes_another_unit_another_folder_and_another_digest(place
 
 JOB: dict[str, Any] = {
     "task": "/other", "name": "other", "model": "other", "model_sha256": "f" * 64, "recipe": "other",
-    "recipe_digest": "other", "settings": {"lr": 1}, "sweep": {"lr": [1, 2]}, "seeds": (4,), "data_dir": "/other",
-    "shots": "full", "from_scratch": True, "limit": 3, "per_class": 1, "given": ("lr",), "seen": {"pixels": 1, "of": 1},
+    "recipe_digest": "other", "settings": Settings(lr=1.0),
+    "sweep": {"lr": [1, 2]}, "seeds": (4,), "data_dir": "/other",
+    "shots": "full", "from_scratch": True, "limit": 3, "per_class": 1, "given": ("lr",), "seen": Seen(pixels=1, of=1),
+    "scheme": Scheme("a", "b", "c", "d"),
 }  # fmt: skip
 # Of these a unit's own settings stand in its id, or the folder is refused before a unit is looked at.
 FOLDER_ALONE = {"task", "model", "recipe_digest", "settings", "sweep", "seeds", "data_dir", "given", "seen"}
@@ -289,18 +292,19 @@ FOLDER_ALONE = {"task", "model", "recipe_digest", "settings", "sweep", "seeds", 
 def test_each_field_of_a_job_and_a_unit_is_told_by_folder_or_id(place):
     new = sorted({field.name for field in fields(Job)} ^ {*JOB})
     assert not new, f"Job.{new}: does it change a number? Give another value of it in test_identity.JOB"
-    job, splits = made(place, BASE)
-    unit = final_units(job, splits, [])[0]
+    job = made(place, BASE)
+    unit = final_units(job, [])[0]
     for name, value in JOB.items():
         other = replace(job, **{name: value})
         known = name == "model" and bool(job.model_sha256)  # a file is told by its digest, not by the way to it
+        known = known or name == "scheme"  # follows from the data, whose listing the run keeps
         assert known or other.identity() != job.identity(), name
         assert known or jobs.run_folder(other) != jobs.run_folder(job), name
         assert (replace(unit, job=other).id != unit.id) == (name not in FOLDER_ALONE), name
-    units = {"phase": "tune", "seed": 9, "settings": {"lr": 1}, "scheme": replace(splits, test="val")}
+    units = {"phase": "tune", "seed": 9, "settings": Settings(lr=1.0)}
     assert {field.name for field in fields(Unit)} == {*units, "job", "point"}, "a new field of Unit: is it in its id?"
     for name, value in units.items():
         assert replace(unit, **{name: value}).id != unit.id, name
     assert replace(unit, point={"lr": 1}).id == unit.id  # its settings say so already
     for field in fields(Scheme):
-        assert replace(unit, scheme=replace(splits, **{field.name: "other"})).id != unit.id
+        assert replace(unit, job=replace(job, scheme=replace(job.scheme, **{field.name: "other"}))).id != unit.id

@@ -147,11 +147,12 @@ def test_a_normalisation_is_what_its_name_says(name):
     import timm.data.constants as published
 
     info = build("timm:test_vit", 3, Settings(resolution=32), from_scratch=True).info
-    pp = preprocess(Settings(resolution=32, normalise=name), info, {"mean": [0.1, 0.2, 0.3], "std": [0.3, 0.2, 0.1]})
+    own = Preprocess((32, 32), mean=(0.1, 0.2, 0.3), std=(0.3, 0.2, 0.1))
+    pp = preprocess(Settings(resolution=32, normalise=name), info, own)
     assert (pp.mean, pp.std) == {
         "imagenet": (published.IMAGENET_DEFAULT_MEAN, published.IMAGENET_DEFAULT_STD),
         "half": (published.IMAGENET_INCEPTION_MEAN, published.IMAGENET_INCEPTION_STD),
         "none": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
         "checkpoint": ((0.1, 0.2, 0.3), (0.3, 0.2, 0.1)),
     }[name]
-    assert preprocess(Settings(resolution=32), info, {}).mean == info.mean
+    assert preprocess(Settings(resolution=32), info).mean == info.mean

@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from vitft import recipes
-from vitft.images.preprocess import UNIFORMS, Preprocess, area, deterministic, random_one
+from vitft.images.preprocess import UNIFORMS, area, deterministic, random_one
+from vitft.settings import Preprocess
 
 
 def _tensorflows_area(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:

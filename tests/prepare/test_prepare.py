@@ -269,7 +269,7 @@ def test_other_peoples_folders_are_left_alone(samples: Path, tmp_path: Path) -> 
 
 def shades_of(root: Path, **splits: tuple[int, ...]) -> dict[str, verify.Checked]:
     """Write one grey image a shade, half of them in class a, half in b; return what verify says of each split."""
-    for split, shades in official_splits.items():
+    for split, shades in splits.items():
         for i, shade in enumerate(shades):
             file = root / split / "ab"[2 * i // len(shades)] / f"{split}{i}.png"
             file.parent.mkdir(parents=True, exist_ok=True)

@@ -14,7 +14,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests import typed
 from vitft import recipes
+from vitft.data.carve import val_is_train
 from vitft.data.sources.image_folder import ImageFolder
 from vitft.errors import (
     CheckpointError,
@@ -31,6 +33,7 @@ from vitft.protocol.guard import Guard
 from vitft.protocol.jobs import Runtime, make
 from vitft.protocol.run import _training_split, run_unit
 from vitft.protocol.units import DEV, Scheme, final_units, scheme, select, tune_units
+from vitft.results.schema import Seen
 from vitft.settings import Settings
 
 MODEL = "timm:test_vit"
@@ -65,10 +68,12 @@ def job(data: Path, **kwargs):
     return make(str(data), **rest)
 
 
-def run(job, splits, folder: Path, **kwargs):
-    from vitft.protocol.finetune import run_job
+def run(job, folder: Path, **kwargs):
+    from vitft.engines.inline import run_job
+    from vitft.protocol.jobs import source_of
+    from vitft.results.schema import to_json
 
-    return run_job(job, splits, folder, Runtime(device="cpu", state_seconds=0.0, **kwargs))
+    return to_json(run_job(job, source_of(job), folder, Runtime(device="cpu", state_seconds=0.0, **kwargs)))
 
 
 # --- plans -----------------------------------------------------------------------------------------------------------
@@ -78,13 +83,13 @@ def test_big_vision_chooses_on_the_end_of_train_which_stays_held_out(tmp_path):
     """As its configs/transfer.py: train[:90%] and train[90%:] of Flowers, whose own val is never looked at."""
     data = draw(tmp_path / "oxford_flowers102", ("train", "val", "test"), per_class=10)
     for name, val in (("vit-paper", "val"), ("big-vision", DEV)):
-        made, source, splits = job(data, recipe=recipes.load(name))
-        assert splits == Scheme("train", val, "train", "test")
-    tuned = tune_units(made, splits)
+        made, source = job(data, recipe=recipes.load(name))
+        assert made.scheme == Scheme("train", val, "train", "test")
+    tuned = tune_units(made)
     assert [unit.point["lr"] for unit in tuned] == [0.001, 0.003, 0.01, 0.03]
     guard = Guard(source, tuned[0])
     train, dev = _training_split(tuned[0], guard)
-    final, none = _training_split(final_units(made, splits, [])[0], Guard(source, final_units(made, splits, [])[0]))
+    final, none = _training_split(final_units(made, [])[0], Guard(source, final_units(made, [])[0]))
     assert (len(train), len(dev), none, guard.opened) == (27, 3, None, ["train"])
     assert list(final.keys) == list(train.keys) and not set(dev.keys) & set(train.keys)
     with pytest.raises(ProtocolBreach):
@@ -114,17 +119,18 @@ def test_bits_resolution_is_chosen_by_the_training_images_and_stamped(tmp_path, 
     sized(tmp_path / "mine", "train", sides)
     sized(tmp_path / "mine", "test", [(400, 400) if side == 128 else (32, 32)] * 4)  # never looked at
     rule = recipes.load("bit-hyperrule")
-    made, _, _ = job(tmp_path / "mine", recipe=rule)
+    made, _ = job(tmp_path / "mine", recipe=rule)
     areas = sorted(width * height for width, height in sides)
-    assert made.settings["resolution"] == side
-    assert made.seen == {"pixels": areas[(len(areas) - 1) // 2], "of": len(sides)}
-    assert f"{made.seen['pixels']:,} pixels" in jobs.told_resolution(made) and str(side) in jobs.told_resolution(made)
+    assert made.settings.resolution == side
+    assert made.seen == Seen(pixels=areas[(len(areas) - 1) // 2], of=len(sides))
+    assert f"{made.seen.pixels:,} pixels" in jobs.told_resolution(made) and str(side) in jobs.told_resolution(made)
     quick = {"steps": 1, "batch_size": 2, "resolution": 32, "crop_from": 40}
-    made, _, splits = job(tmp_path / "mine", recipe=rule, overrides=quick)
-    result = run(made, splits, tmp_path / "run", micro_batch=2)
-    assert result["protocol"]["chosen_by_pixels"] == made.seen and result["protocol"]["resolution"] == "32"
-    plain, _, _ = job(tmp_path / "mine")
-    assert plain.seen == {} and jobs.told_resolution(plain) == ""
+    made, _ = job(tmp_path / "mine", recipe=rule, overrides=quick)
+    result = run(made, tmp_path / "run", micro_batch=2)
+    assert result["protocol"]["chosen_by_pixels"] == made.seen.model_dump()
+    assert result["protocol"]["resolution"] == [32, 32]
+    plain, _ = job(tmp_path / "mine")
+    assert plain.seen is None and jobs.told_resolution(plain) == ""
 
 
 def test_a_training_image_without_a_size_is_named(tmp_path):
@@ -165,7 +171,7 @@ def test_the_val_that_vtab_cut_off_train_is_train_again_without_shots():
 
     def final(task, shots="", **sizes):
         source = Have(task, sizes)
-        return scheme(source.splits, task, shots, jobs.val_is_train(source))
+        return scheme(source.splits, task, shots, val_is_train(source))
 
     pets = {"train": 2944, "val": 736, "test": 3669}
     assert final("oxford_iiit_pet", **pets) == Scheme("train+val", DEV, "train+val", "test")
@@ -181,43 +187,45 @@ def test_swept_steps_bring_their_warmup_and_a_rule_by_size_counts_what_is_traine
     swept = recipe(
         warmup_steps=2, decay_steps=[4], schedule="staircase", sweep={"steps": [6, 60]}, size={"20": {"lr": 0.5}}
     )
-    j, _, splits = job(data, recipe=swept)
-    for units in (tune_units(j, splits), final_units(j, splits, [])):
+    j, _ = job(data, recipe=swept)
+    for units in (tune_units(j), final_units(j, [])):
         for unit in units:
             s = unit.settings
-            assert (s["warmup_steps"], s["decay_steps"]) == (s["steps"] // 3, [s["steps"] * 4 // 6])
-    assert j.settings["lr"] == 0.01  # 24 images
-    own, _, _ = job(data, recipe=swept, overrides={"warmup_steps": 1})
-    assert {u.settings["warmup_steps"] for u in tune_units(own, splits)} == {1}  # what the user gives stays
+            assert (s.warmup_steps, s.decay_steps) == (s.steps // 3, (s.steps * 4 // 6,))
+    assert j.settings.lr == 0.01  # 24 images
+    own, _ = job(data, recipe=swept, overrides={"warmup_steps": 1})
+    assert {u.settings.warmup_steps for u in tune_units(own)} == {1}  # what the user gives stays
     single = recipe(warmup_steps=3, sweep={"steps": [2]})
-    alone, _, _ = job(data, recipe=single)
-    assert (alone.settings["steps"], alone.settings["warmup_steps"], alone.sweep) == (2, 1, {})
-    assert final_units(alone, splits, [])[0].point == {}  # nothing was chosen, so nothing says so
-    assert job(data, recipe=swept, limit=19)[0].settings["lr"] == 0.5
-    assert job(data, recipe=swept, per_class=6)[0].settings["lr"] == 0.5
-    assert job(data, recipe=swept, per_class=7)[0].settings["lr"] == 0.01
+    alone, _ = job(data, recipe=single)
+    assert (alone.settings.steps, alone.settings.warmup_steps, alone.sweep) == (2, 1, {})
+    assert final_units(alone, [])[0].point == {}  # nothing was chosen, so nothing says so
+    assert job(data, recipe=swept, limit=19)[0].settings.lr == 0.5
+    assert job(data, recipe=swept, per_class=6)[0].settings.lr == 0.5
+    assert job(data, recipe=swept, per_class=7)[0].settings.lr == 0.01
 
 
 def test_selection_is_by_val_and_ties_go_to_the_smaller_lr():
     def result(top1, lr, steps=10):
-        return {"metrics": {"top1": top1}, "recipe_settings": {"lr": lr, "steps": steps}, "point": {"lr": lr}}
+        fields = {"task": "t", "model": "m", "recipe": "r", "method": "full", "phase": "tune", "seed": 0}
+        metrics = {"top1": top1, "n": 10, "ci95": [0, 1]}
+        stamp = {"provenance": {"source": "x", "split_digest": "d"}, "protocol": {"id": "0", "resolution": "32"}}
+        point = {"recipe_settings": {"lr": lr, "steps": steps}, "point": {"lr": lr}}
+        return typed.result(fields | stamp | point | {"metrics": metrics, "checkpoint": {}})
 
-    assert select([result(0.5, 0.1), result(0.7, 0.03), result(0.7, 0.01), result(0.6, 0.001)])["point"] == {"lr": 0.01}
-    assert select([result(0.5, 0.1, 20), result(0.5, 0.1, 10)])["recipe_settings"]["steps"] == 10
+    assert select([result(0.5, 0.1), result(0.7, 0.03), result(0.7, 0.01), result(0.6, 0.001)]).point == {"lr": 0.01}
+    assert select([result(0.5, 0.1, 20), result(0.5, 0.1, 10)]).recipe_settings.steps == 10
 
 
 def test_units_are_told_apart_by_what_decides_their_number(tmp_path):
-    j, _, splits = job(draw(tmp_path / "d"), seeds=(0, 1))
-    ids = [u.id for u in tune_units(j, splits)] + [u.id for u in final_units(j, splits, [])]
+    j, _ = job(draw(tmp_path / "d"), seeds=(0, 1))
+    ids = [u.id for u in tune_units(j)] + [u.id for u in final_units(j, [])]
     assert len(set(ids)) == 5
-    unit = tune_units(j, splits)[0]
+    unit = tune_units(j)[0]
     assert type(unit).from_json(json.loads(json.dumps(unit.to_json()))) == unit
-    later, _, _ = job(tmp_path / "d", seeds=(3,))
-    assert [u.id for u in tune_units(later, splits)] == [
-        u.id for u in tune_units(j, splits)
-    ]  # one choice for all seeds
-    fixed, _, _ = job(tmp_path / "d", overrides={"lr": 0.1})
-    assert tune_units(fixed, splits) == []
+    later, _ = job(tmp_path / "d", seeds=(3,))
+    assert [u.id for u in tune_units(later)] == [u.id for u in tune_units(j)]  # one choice for all seeds
+    fixed, _ = job(tmp_path / "d", overrides={"lr": 0.1})
+    assert tune_units(fixed) == []
 
 
 # --- the guard -------------------------------------------------------------------------------------------------------
@@ -225,8 +233,8 @@ def test_units_are_told_apart_by_what_decides_their_number(tmp_path):
 
 def test_the_guard_refuses_what_a_phase_may_not_see(tmp_path):
     source = ImageFolder(draw(tmp_path / "d", ("train", "val", "test"), 2), "d")
-    j, _, splits = job(tmp_path / "d")
-    tune = Guard(source, tune_units(j, splits)[0])
+    j, _ = job(tmp_path / "d")
+    tune = Guard(source, tune_units(j)[0])
     tune.open("train")
     for name in ("test", "val", DEV):
         with pytest.raises(ProtocolBreach):
@@ -235,7 +243,7 @@ def test_the_guard_refuses_what_a_phase_may_not_see(tmp_path):
     tune.open("val")
     with pytest.raises(ProtocolBreach):
         tune.open("test")
-    final = Guard(source, final_units(j, splits, [])[0])
+    final = Guard(source, final_units(j, [])[0])
     final.open("train")
     with pytest.raises(ProtocolBreach, match="before its training"):
         final.open("test")
@@ -249,17 +257,17 @@ def test_test_is_opened_once_and_last_over_a_whole_sweep(tmp_path, monkeypatch):
     opened = []
     real = ImageFolder.open
     monkeypatch.setattr(ImageFolder, "open", lambda self, name: opened.append(name) or real(self, name))
-    j, _, splits = job(draw(tmp_path / "d"))
+    j, _ = job(draw(tmp_path / "d"))
     opened.clear()
-    result = run(j, splits, tmp_path / "run")
-    assert opened == ["train"] * 4 + ["test"]
+    result = run(j, tmp_path / "run")
+    assert opened == ["train", "test"]
     assert len(result["tuned"]) == 3 and result["metrics"]["n"] == 24
     assert result["point"]["lr"] in (0.001, 0.01, 0.1)
     best = max(t["top1"] for t in result["tuned"])
     assert result["point"]["lr"] == min(t["point"]["lr"] for t in result["tuned"] if t["top1"] == best)
     assert all(t["n"] == 3 for t in result["tuned"])  # a tenth of each class, at least one
     opened.clear()
-    assert run(j, splits, tmp_path / "run")["metrics"] == result["metrics"] and opened == []
+    assert run(j, tmp_path / "run")["metrics"] == result["metrics"] and opened == []
 
 
 # --- results ---------------------------------------------------------------------------------------------------------
@@ -268,8 +276,8 @@ def test_test_is_opened_once_and_last_over_a_whole_sweep(tmp_path, monkeypatch):
 def test_a_result_says_everything_and_a_run_folder_is_a_checkpoint(tmp_path):
     from vitft.models.build import build
 
-    j, _, splits = job(draw(tmp_path / "d"), overrides={"lr": 0.05, "steps": 30}, seeds=(0, 1))
-    result = run(j, splits, tmp_path / "run")
+    j, _ = job(draw(tmp_path / "d"), overrides={"lr": 0.05, "steps": 30}, seeds=(0, 1))
+    result = run(j, tmp_path / "run")
     assert set(result["seeds"]) == {"0", "1"} and "correct" not in result["metrics"]
     assert result["loss"]["first"] == pytest.approx(np.log(3), abs=1e-6)
     unit = json.loads((tmp_path / "run" / "units" / result["units"][0] / "result.json").read_text())
@@ -287,25 +295,41 @@ def j_settings(j):
 
 
 def test_other_settings_never_overwrite_a_run(tmp_path):
-    from vitft import results
+    from vitft.results.folders import claim, lock
 
     folder = tmp_path / "run"
-    j, _, _ = job(draw(tmp_path / "d"))
-    results.claim(folder, j.identity(), overwrite=False, resume=True)
-    other, _, _ = job(tmp_path / "d", overrides={"lr": 0.5})
+    j, _ = job(draw(tmp_path / "d"))
+    claim(folder, j.identity(), overwrite=False, resume=True)
+    other, _ = job(tmp_path / "d", overrides={"lr": 0.5})
     with pytest.raises(RunFolderOccupied, match=r"settings.lr: 0.01 there, 0.5 here"):
-        results.claim(folder, other.identity(), overwrite=False, resume=True)
+        claim(folder, other.identity(), overwrite=False, resume=True)
     (folder / "units").mkdir()
-    results.claim(folder, other.identity(), overwrite=True, resume=True)
+    claim(folder, other.identity(), overwrite=True, resume=True)
     assert not (folder / "units").exists()
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").write_text("x")
     for overwrite in (False, True):
         with pytest.raises(RunFolderOccupied, match="no run of vitft"):
-            results.claim(tmp_path / "mine", j.identity(), overwrite=overwrite, resume=True)
+            claim(tmp_path / "mine", j.identity(), overwrite=overwrite, resume=True)
     assert (tmp_path / "mine" / "thesis.tex").exists()
-    with results.lock(folder), pytest.raises(UsageError, match="Another vitft process"), results.lock(folder):
+    with lock(folder), pytest.raises(UsageError, match="Another vitft process"), lock(folder):
         pass
+
+
+def test_a_folder_of_an_earlier_version_is_the_same_runs_where_only_defaults_came_since(tmp_path):
+    from vitft.results.folders import claim
+
+    j, _ = job(draw(tmp_path / "d"))
+    now = json.loads(json.dumps(j.identity()))
+    then = {key: value for key, value in now.items() if key != "seen"} | {"schema_version": 1}
+    then["settings"] = {k: v for k, v in now["settings"].items() if k not in ("lora_targets", "select_on", "grid")}
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "run.json").write_text(json.dumps(then))
+    claim(tmp_path / "run", now, overwrite=False, resume=True)
+    then["settings"]["lr"] = 0.5
+    (tmp_path / "run" / "run.json").write_text(json.dumps(then))
+    with pytest.raises(RunFolderOccupied, match=r"another run: settings.lr: 0.5 there"):
+        claim(tmp_path / "run", now, overwrite=False, resume=True)
 
 
 def test_the_same_word_in_another_folder_is_another_data_set(tmp_path, monkeypatch):
@@ -313,12 +337,12 @@ def test_the_same_word_in_another_folder_is_another_data_set(tmp_path, monkeypat
     for place in ("here", "there"):
         draw(tmp_path / place / "photos")
         monkeypatch.chdir(tmp_path / place)
-        (plain, _, _), (dotted, _, _) = (
+        (plain, _), (dotted, _) = (
             job(Path("photos")),
             make("./photos", model=MODEL, recipe=recipe(), overrides={}, from_scratch=True),
         )
         assert plain.identity() == dotted.identity() and jobs.run_folder(plain) == jobs.run_folder(dotted)
-        inside, _, _ = make(
+        inside, _ = make(
             "photos", model=MODEL, recipe=recipe(), overrides={}, from_scratch=True, data_dir=Path("../" + place)
         )
         assert Path(inside.task).samefile(plain.task)
@@ -349,53 +373,57 @@ def test_a_checkpoint_is_told_by_its_content_not_by_the_way_to_it(tmp_path, monk
 
 
 def test_overwritten_and_damaged_folders_leave_nothing_of_the_old_run(tmp_path):
-    from vitft import results
+    from vitft.results.files import write_json
+    from vitft.results.folders import claim, collect, finished_unit, lock
 
     folder = tmp_path / "run"
     names = ("result.json", "suite.json", "weights.safetensors", "head.safetensors", "predictions.parquet")
     for damaged in ("", "{", "{}", "[]"):
-        results.claim(folder, {"kind": "finetune", "x": 1}, overwrite=False, resume=True)
+        claim(folder, {"kind": "finetune", "x": 1}, overwrite=False, resume=True)
         (folder / "units").mkdir()
         for name in names:
             (folder / name).touch()
         if damaged:
             (folder / "run.json").write_text(damaged)
             with pytest.raises(CheckpointError, match="--overwrite"):
-                results.claim(folder, {"kind": "finetune", "x": 2}, overwrite=False, resume=True)
-        results.claim(folder, {"kind": "finetune", "x": 2}, overwrite=True, resume=True)
+                claim(folder, {"kind": "finetune", "x": 2}, overwrite=False, resume=True)
+        claim(folder, {"kind": "finetune", "x": 2}, overwrite=True, resume=True)
         assert [path.name for path in folder.iterdir()] == ["run.json"]
         (folder / "run.json").unlink()
-    with pytest.raises(UsageError, match="is a file"), results.lock(draw(tmp_path / "d") / "train" / "a" / "0.png"):
+    with pytest.raises(UsageError, match="is a file"), lock(draw(tmp_path / "d") / "train" / "a" / "0.png"):
         pass
     unit = folder / "units" / "t" / "final-x" / "result.json"
-    for found, said in (({"task": "t"}, "phase, seed, metrics"), ({"metrics": {}}, "metrics.top1, metrics.n")):
-        results.write_json(unit, found)
-        for read in (lambda: results.collect(folder), lambda: results.finished_unit(folder, "t/final-x")):
+    for found, said in (
+        ({"task": "t"}, "provenance, .*seed, metrics"),
+        ({"metrics": {}}, "metrics.top1, metrics.n, metrics.ci95"),
+    ):
+        write_json(unit, found)
+        for read in (lambda: collect(folder), lambda: finished_unit(folder, "t/final-x")):
             with pytest.raises(CheckpointError, match=f"says nothing of .*{said}"):
                 read()
 
 
 def test_shards_are_held_with_their_folder(tmp_path):
-    from vitft import results
+    from vitft.results.folders import lock
 
-    with results.lock(tmp_path / "shards" / "1-of-2"):
-        with pytest.raises(UsageError, match="Another vitft process"), results.lock(tmp_path):
+    with lock(tmp_path / "shards" / "1-of-2"):
+        with pytest.raises(UsageError, match="Another vitft process"), lock(tmp_path):
             pass
-        with results.lock(tmp_path, shards=False), results.lock(tmp_path / "shards" / "2-of-2"):
+        with lock(tmp_path, shards=False), lock(tmp_path / "shards" / "2-of-2"):
             pass
-    with results.lock(tmp_path):
+    with lock(tmp_path):
         pass
 
 
 def test_seeds_of_unlike_test_sets_have_no_mean_and_a_damaged_beginning_is_named(tmp_path):
     data = draw(tmp_path / "d")
-    j, _, splits = job(data, overrides={"lr": 0.1, "steps": 1}, seeds=(0, 1))
-    first, second = final_units(j, splits, [])
+    j, _ = job(data, overrides={"lr": 0.1, "steps": 1}, seeds=(0, 1))
+    first, second = final_units(j, [])
     runtime = Runtime(device="cpu")
     run_unit(first, tmp_path / "run", runtime)
     (data / "test" / "a" / "0.png").unlink()
     with pytest.raises(DataError, match="changed between its seeds"):
-        run(j, splits, tmp_path / "run")
+        run(j, tmp_path / "run")
     begun = tmp_path / "other" / "units" / second.id / "begun.json"
     begun.parent.mkdir(parents=True)
     begun.write_text("{}")
@@ -408,9 +436,9 @@ def test_one_class_is_no_task(tmp_path):
     for path in draw(tmp_path / "all").glob("*/a/*"):
         (data / path.relative_to(tmp_path / "all")).parent.mkdir(parents=True, exist_ok=True)
         path.rename(data / path.relative_to(tmp_path / "all"))
-    j, _, splits = job(data, overrides={"lr": 0.1})
+    j, _ = job(data, overrides={"lr": 0.1})
     with pytest.raises(DataError, match="has one class, 'a'"):
-        run(j, splits, tmp_path / "run")
+        run(j, tmp_path / "run")
 
 
 # --- kills -----------------------------------------------------------------------------------------------------------
@@ -430,7 +458,7 @@ def _deterministic(folder: Path) -> dict:
     return found
 
 
-def _child(j, splits, folder: Path, die_at: int) -> int:
+def _child(j, folder: Path, die_at: int) -> int:
     """Fork, run the job and die by SIGKILL at the die_at-th place where a signal could come; return the wait status."""
     pid = os.fork()
     if pid == 0:
@@ -450,9 +478,10 @@ def _child(j, splits, folder: Path, die_at: int) -> int:
                 return real(*args)
 
             os.replace = replace
-            from vitft.protocol.finetune import run_job
+            from vitft.engines.inline import run_job
+            from vitft.protocol.jobs import source_of
 
-            run_job(j, splits, folder, Runtime(device="cpu", state_seconds=0.0), Hooks(signal=ask))
+            run_job(j, source_of(j), folder, Runtime(device="cpu", state_seconds=0.0), Hooks(signal=ask))
             os._exit(0)
         except BaseException:
             os._exit(1)
@@ -467,16 +496,16 @@ def uninterrupted(tmp_path_factory):
     torch.set_num_threads(1)  # forked children cannot use the parent's thread pool
     base = tmp_path_factory.mktemp("whole")
     two = recipe(sweep={"lr": [0.01, 0.1]}, steps=3, ema=0.5)
-    j, _, splits = job(draw(base / "d"), recipe=two)
-    assert _child(j, splits, base / "run", -1) == 0
-    return j, splits, _deterministic(base / "run")
+    j, _ = job(draw(base / "d"), recipe=two)
+    assert _child(j, base / "run", -1) == 0
+    return j, _deterministic(base / "run")
 
 
 @pytest.mark.parametrize("die_at", [1, 2, 3, 4, 5, 6, 8, 9, 11, 13, 15, 17, 19, 21, 23, 26, 29, 32, 35, 38])
 def test_killed_anywhere_and_started_again_it_ends_the_same(uninterrupted, tmp_path, die_at):
-    j, splits, expected = uninterrupted
-    assert os.WTERMSIG(_child(j, splits, tmp_path / "run", die_at)) == signal.SIGKILL
-    assert _child(j, splits, tmp_path / "run", -1) == 0
+    j, expected = uninterrupted
+    assert os.WTERMSIG(_child(j, tmp_path / "run", die_at)) == signal.SIGKILL
+    assert _child(j, tmp_path / "run", -1) == 0
     assert _deterministic(tmp_path / "run") == expected
 
 

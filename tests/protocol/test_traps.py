@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,11 +13,13 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import nn
 
-from tests.test_protocol import draw, job
-from vitft.catalog.suites import SUITES
+from tests import typed
+from tests.protocol.test_protocol import draw, job
+from vitft.catalog.suites import SUITES, Suite
 from vitft.data import subsets
 from vitft.data.sources.image_folder import ImageFolder
 from vitft.data.split import Provenance, Split
+from vitft.engines.inline import run_job, summary
 from vitft.errors import UsageError
 from vitft.evaluation import evaluate, probe
 from vitft.evaluation.network import open_network
@@ -25,11 +28,11 @@ from vitft.images.batches import eval_batches
 from vitft.models import files, loading, npz
 from vitft.models.architecture import outline
 from vitft.models.methods import parameter_groups
-from vitft.protocol.finetune import run_job, summary
-from vitft.protocol.jobs import Runtime
+from vitft.protocol.jobs import Runtime, source_of
 from vitft.protocol.run import run_unit
 from vitft.protocol.units import final_units, tune_units
 from vitft.report import vtab
+from vitft.results.schema import to_json
 from vitft.settings import Settings
 from vitft.training import randomness
 
@@ -78,8 +81,8 @@ def test_each_seed_draws_its_own_few_images_and_limit_the_same_for_all(tmp_path)
     data = draw(tmp_path / "d")
 
     def trained_on(**keys):
-        j, _, splits = job(data, overrides={"lr": 0.1, "steps": 1}, seeds=(0, 1), **keys)
-        return [run_unit(u, tmp_path / str(keys), CPU)["provenance"] for u in final_units(j, splits, [])]
+        j, _ = job(data, overrides={"lr": 0.1, "steps": 1}, seeds=(0, 1), **keys)
+        return [to_json(run_unit(u, tmp_path / str(keys), CPU))["provenance"] for u in final_units(j, [])]
 
     few = trained_on(per_class=2)
     assert [p["train_n"] for p in few] == [6, 6]
@@ -96,8 +99,8 @@ def test_each_seed_draws_its_own_few_images_and_limit_the_same_for_all(tmp_path)
 @pytest.mark.parametrize(("fraction", "of_class"), [(1.0, 8), (0.75, 6), (0.9, 7)])
 def test_train_fraction_is_what_stays(tmp_path, fraction, of_class):
     data = draw(tmp_path / "d")
-    j, _, splits = job(data, overrides={"lr": 0.1, "steps": 1, "train_fraction": fraction})
-    found = run_unit(final_units(j, splits, [])[0], tmp_path / "run", CPU)["provenance"]
+    j, _ = job(data, overrides={"lr": 0.1, "steps": 1, "train_fraction": fraction})
+    found = to_json(run_unit(final_units(j, [])[0], tmp_path / "run", CPU))["provenance"]
     assert found["train_n"] == 3 * of_class
     whole = ImageFolder(data, "d").open("train")
     start = [i for i in range(24) if i % 8 < of_class]  # of each class, as the folder is sorted by class
@@ -107,8 +110,8 @@ def test_train_fraction_is_what_stays(tmp_path, fraction, of_class):
 @pytest.mark.parametrize(("fraction", "of_class"), [(0.25, 2), (0.5, 4)])
 def test_dev_fraction_is_what_is_held_out_while_tuning(tmp_path, fraction, of_class):
     data = draw(tmp_path / "d")
-    j, _, splits = job(data, overrides={"steps": 1, "dev_fraction": fraction})
-    found = run_unit(tune_units(j, splits)[0], tmp_path / "run", CPU)
+    j, _ = job(data, overrides={"steps": 1, "dev_fraction": fraction})
+    found = to_json(run_unit(tune_units(j)[0], tmp_path / "run", CPU))
     assert (found["provenance"]["train_n"], found["metrics"]["n"]) == (24 - 3 * of_class, 3 * of_class)
     whole = ImageFolder(data, "d").open("train")
     assert found["provenance"]["split_digest"] == whole.select([i for i in range(24) if i % 8 >= 8 - of_class]).digest
@@ -118,8 +121,8 @@ def test_dev_fraction_is_what_is_held_out_while_tuning(tmp_path, fraction, of_cl
 @pytest.mark.parametrize("splits", [("train", "val", "test"), ("train", "test")])
 def test_tuning_is_judged_on_val_or_on_the_end_of_train_as_far_as_the_limit_goes(tmp_path, splits, limit):
     source = ImageFolder(draw(tmp_path / "d", splits), "d")
-    j, _, plan = job(tmp_path / "d", overrides={"steps": 1, "dev_fraction": 0.25}, limit=limit)
-    found = run_unit(tune_units(j, plan)[0], tmp_path / "run", CPU)
+    j, _ = job(tmp_path / "d", overrides={"steps": 1, "dev_fraction": 0.25}, limit=limit)
+    found = to_json(run_unit(tune_units(j)[0], tmp_path / "run", CPU))
     judged = source.open("val") if "val" in splits else subsets.dev_split(source.open("train"), 0.25)[1]
     judged = judged if limit is None else subsets.limit(judged, limit, 0)
     assert found["provenance"]["split_digest"] == judged.digest
@@ -134,8 +137,8 @@ def test_tuning_is_judged_on_val_or_on_the_end_of_train_as_far_as_the_limit_goes
 def test_the_cost_of_a_run_counts_two_operations_a_mac_and_a_backward_pass_twice(
     tmp_path, method, flip, forward_passes
 ):
-    j, _, splits = job(draw(tmp_path / "d"), overrides={"lr": 0.1, "steps": 5, "method": method, "flip": flip})
-    cost = run_unit(final_units(j, splits, [])[0], tmp_path / "run", CPU)["cost"]
+    j, _ = job(draw(tmp_path / "d"), overrides={"lr": 0.1, "steps": 5, "method": method, "flip": flip})
+    cost = to_json(run_unit(final_units(j, [])[0], tmp_path / "run", CPU))["cost"]
     # Eight images an update; a frozen network sees each of the 24 once, and once mirrored.
     assert cost["train_images"] == 40
     assert cost["train_flops"] == 2 * cost["macs_per_image"] * forward_passes > 0
@@ -165,8 +168,8 @@ def test_a_limit_shares_out_as_it_says(counts, n, expected):
 def test_a_copied_network_carries_the_statistics_it_was_trained_with(tmp_path):
     data = draw(tmp_path / "d")
     keys = {"lr": 0.1, "normalise": "imagenet", "interpolation": "bilinear"}
-    j, _, splits = job(data, overrides=keys)
-    run_job(j, splits, tmp_path / "run", CPU)
+    j, _ = job(data, overrides=keys)
+    run_job(j, source_of(j), tmp_path / "run", CPU)
     (tmp_path / "copy").mkdir()
     shutil.copy(tmp_path / "run" / "weights.safetensors", tmp_path / "copy" / "mine.safetensors")
     network = open_network(str(tmp_path / "copy" / "mine.safetensors"), {"resize": "squash"}, device="cpu")
@@ -179,26 +182,36 @@ def test_a_copied_network_carries_the_statistics_it_was_trained_with(tmp_path):
     assert (answers.answers == test.labels).sum() == result["metrics"]["correct"]
 
 
-def result_of(top1: float, seed: int, **keys) -> dict:
+def result_of(top1: float, seed: int) -> dict:
     metrics = {"top1": top1, "n": 10, "correct": round(10 * top1), "ci95": [0.1, 0.9]}
-    rest = {"provenance": {"split_digest": "d"}, "unit": f"u{seed}", "task": "t"}
-    return {"seed": seed, "metrics": metrics, **rest, **keys}
+    stamp = {"provenance": {"source": "x", "split_digest": "d"}, "protocol": {"id": "0", "resolution": "8"}}
+    rest = {"task": "t", "model": "m", "recipe": "r", "method": "full", "phase": "final", "checkpoint": {}}
+    return {"seed": seed, "metrics": metrics, **stamp, **rest}
+
+
+def over_seeds(*results: dict) -> dict:
+    units = [SimpleNamespace(id=f"u{result['seed']}") for result in results]
+    return to_json(summary(units, [typed.result(result) for result in results], []))
+
+
+def summarise(suite: Suite, results: list[dict]) -> dict:
+    return to_json(vtab.summarise(suite, [typed.result(result) for result in results]))
 
 
 def test_the_interval_of_several_seeds_is_students():
-    found = summary([result_of(v, i) for i, v in enumerate((0.5, 0.6, 0.7))], [])["metrics"]
+    found = over_seeds(*(result_of(v, i) for i, v in enumerate((0.5, 0.6, 0.7))))["metrics"]
     expected = stats.t.interval(0.95, 2, 0.6, stats.sem([0.5, 0.6, 0.7]))
     assert found["top1"] == pytest.approx(0.6)
     assert found["ci95"] == pytest.approx(expected)
-    wide = summary([result_of(v, i) for i, v in enumerate((0.2, 0.9))], [])["metrics"]
+    wide = over_seeds(*(result_of(v, i) for i, v in enumerate((0.2, 0.9))))["metrics"]
     assert wide["ci95"] == [0.0, 1.0] and wide["top1"] == pytest.approx(0.55) and wide["n"] == 10
-    alone = summary([result_of(0.5, 0)], [])
+    alone = over_seeds(result_of(0.5, 0))
     assert alone["metrics"] == result_of(0.5, 0)["metrics"] and "seeds" not in alone
 
 
 def test_results_of_unlike_protocol_are_no_table_whatever_differs(tmp_path):
-    j, _, splits = job(draw(tmp_path / "d"), overrides={"lr": 0.1, "steps": 1})
-    real = run_unit(final_units(j, splits, [])[0], tmp_path / "run", CPU)
+    j, _ = job(draw(tmp_path / "d"), overrides={"lr": 0.1, "steps": 1})
+    real = to_json(run_unit(final_units(j, [])[0], tmp_path / "run", CPU))
     mini = SUITES["mini"]
     one, two = ({**real, "task": task} for task in mini.tasks[:2])
     by_task = {
@@ -209,29 +222,30 @@ def test_results_of_unlike_protocol_are_no_table_whatever_differs(tmp_path):
         "antialias",
         "selection",
     }  # a recipe chooses these by task
-    assert vtab.summarise(mini, [one, two])["tasks"]
+    assert summarise(mini, [one, two])["tasks"]
     for key, value in real["protocol"].items():
-        other = {**two, "protocol": {**two["protocol"], key: "another" if key != "train" else {"limit": 1}}}
+        another = {bool: not value, list: [8, 8], dict: {"limit": 1}}.get(type(value), "another")
+        other = {**two, "protocol": {**two["protocol"], key: another}}
         if key in by_task:
-            assert len(vtab.summarise(mini, [one, other])["tasks"]) == 2
+            assert len(summarise(mini, [one, other])["tasks"]) == 2
         else:
             with pytest.raises(UsageError, match="unlike protocol"):
-                vtab.summarise(mini, [one, other])
-        assert value != "another"
+                summarise(mini, [one, other])
+        assert value != another
     for change in (
         {"model": "x"},
-        {"method": "x"},
-        {"checkpoint": {"sha256": "x"}},
+        {"method": "linear"},
+        {"checkpoint": {**two["checkpoint"], "sha256": "x"}},
     ):
         with pytest.raises(UsageError, match="unlike"):
-            vtab.summarise(mini, [one, {**two, **change}])
+            summarise(mini, [one, {**two, **change}])
     of_one_task = (
         {"protocol": {**one["protocol"], "id": "x"}},
         {"provenance": {**one["provenance"], "split_digest": "x"}},
     )
     for change in of_one_task:
         with pytest.raises(UsageError, match="unlike"):
-            vtab.summarise(mini, [one, {**one, "seed": 1, **change}])
+            summarise(mini, [one, {**one, "seed": 1, **change}])
 
 
 # --- evaluation ------------------------------------------------------------------------------------------------------

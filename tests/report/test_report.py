@@ -10,13 +10,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests import typed
 from vitft.catalog import published
-from vitft.catalog.suites import SUITES
+from vitft.catalog.suites import SUITES, Suite
 from vitft.catalog.tasks import TASKS
 from vitft.errors import CheckpointError, UsageError
 from vitft.evaluation.intervals import wilson
 from vitft.report import formats, single, vtab
 from vitft.report.table import HOLE, Column, Row, Table
+from vitft.results.schema import to_json
 
 VTAB, MINI = SUITES["vtab"], SUITES["mini"]
 PLAIN = {"source": "x", "reference": True, "why": "", "completeness": "full", "split_digest": "d", "split": "test"}
@@ -34,6 +36,22 @@ def _result(task: str, top1: float, seed: int = 0, **changes: Any) -> dict[str, 
     } | changes  # fmt: skip
 
 
+def _summarise(suite: Suite, results: list[dict[str, Any]], **kwargs: Any) -> dict[str, Any]:
+    return to_json(vtab.summarise(suite, [typed.result(r) for r in results], **kwargs))
+
+
+def _table(suite: Suite, data: dict[str, Any], *args: Any) -> Table:
+    return vtab.table(suite, typed.suite(data), *args)
+
+
+def _single(results: list[dict[str, Any]], *args: Any) -> Table:
+    return single.table([typed.result(r) for r in results], *args)
+
+
+def _render(results: list[dict[str, Any]]) -> str:
+    return single.render([typed.result(r) for r in results])
+
+
 def _row() -> published.Published:
     return {r.key: r for r in published.rows()}["vit-vtab/vit-l16-in21k"]
 
@@ -43,7 +61,7 @@ def _reproduced(**changes: Any) -> list[dict[str, Any]]:
 
 
 def test_the_papers_row_gives_the_papers_means() -> None:
-    data = vtab.summarise(VTAB, _reproduced())
+    data = _summarise(VTAB, _reproduced())
     assert data["complete"]
     assert not data["missing"]
     assert 100 * data["mean_of_tasks"] == pytest.approx(_row().mean_of_tasks, abs=0.05)
@@ -56,24 +74,24 @@ def test_the_papers_row_gives_the_papers_means() -> None:
 
 def test_a_mean_over_a_hole_is_absent() -> None:
     results = [r for r in _reproduced() if r["task"] != "dmlab"]
-    data = vtab.summarise(VTAB, results, failed={"dmlab": "the loss became NaN"})
+    data = _summarise(VTAB, results, failed={"dmlab": "the loss became NaN"})
     assert set(data["groups"]) == {"natural", "specialized"}
     assert "mean_of_tasks" not in data
     assert "mean_of_groups" not in data
     assert not data["complete"]
     assert data["missing"] == {"dmlab": "the loss became NaN"}
-    text = formats.text(vtab.table(VTAB, data, [_row()]), 120)
+    text = formats.text(_table(VTAB, data, [_row()]), 120)
     assert HOLE in text
     assert "the loss became NaN" in text
     assert "Incomplete: 18 of 19" in text
-    assert vtab.summarise(VTAB, [])["tasks"] == {}
-    assert "Incomplete: 0 of 19" in formats.text(vtab.table(VTAB, vtab.summarise(VTAB, [])))
+    assert _summarise(VTAB, [])["tasks"] == {}
+    assert "Incomplete: 0 of 19" in formats.text(_table(VTAB, _summarise(VTAB, [])))
 
 
 def test_a_table_of_some_tasks_shows_those_and_the_means_that_belong_to_them() -> None:
     some = [t for t in VTAB.tasks if VTAB.group_of(t) == "specialized"] + ["dtd"]
-    data = vtab.summarise(VTAB, [r for r in _reproduced() if r["task"] in some and r["task"] != "eurosat"])
-    table = vtab.table(VTAB, data, published.for_suite("x", "vtab-vit", 384), some)
+    data = _summarise(VTAB, [r for r in _reproduced() if r["task"] in some and r["task"] != "eurosat"])
+    table = _table(VTAB, data, published.for_suite("x", "vtab-vit", 384), some)
     assert [c.key for c in table.columns[1:]] == ["dtd", *VTAB.groups["specialized"], "specialized"]
     assert table.rows[0].cells["eurosat"] == table.rows[0].cells["specialized"] == HOLE
     # A published row with nothing but a mean of all tasks has no place here.
@@ -84,7 +102,7 @@ def test_a_table_of_some_tasks_shows_those_and_the_means_that_belong_to_them() -
 
 def test_several_seeds_have_their_own_interval_and_a_missing_seed_is_a_hole() -> None:
     one = [_result(t, 0.5, 0) for t in MINI.tasks] + [_result(t, 0.6, 1) for t in MINI.tasks]
-    data = vtab.summarise(MINI, one)
+    data = _summarise(MINI, one)
     entry = data["tasks"]["mini-count"]
     # Student's t with 1 degree of freedom: 12.7062 * 0.1 / 2.
     assert entry["top1"] == pytest.approx(0.55)
@@ -93,9 +111,9 @@ def test_several_seeds_have_their_own_interval_and_a_missing_seed_is_a_hole() ->
     assert entry["seeds"] == {"0": 0.5, "1": 0.6}
     over = data["over_seeds"]["mean_of_groups"]
     assert over["seeds"]["1"] == pytest.approx(0.6, abs=1e-3)
-    assert "over 2 seeds" in formats.text(vtab.table(MINI, data))
-    assert vtab.summarise(MINI, one[:-1])["missing"] == {"mini-orientation": "not run"}
-    assert not vtab.summarise(MINI, one, seeds=[0, 1, 2])["tasks"]
+    assert "over 2 seeds" in formats.text(_table(MINI, data))
+    assert _summarise(MINI, one[:-1])["missing"] == {"mini-orientation": "not run"}
+    assert not _summarise(MINI, one, seeds=[0, 1, 2])["tasks"]
 
 
 @pytest.mark.parametrize(
@@ -113,15 +131,15 @@ def test_several_seeds_have_their_own_interval_and_a_missing_seed_is_a_hole() ->
 def test_unlike_results_are_refused(task: str, change: dict[str, Any]) -> None:
     results = [_result("caltech101", 0.9), _result("svhn", 0.8), _result(task, 0.7, **change)]
     with pytest.raises(UsageError, match="do not belong in one table"):
-        vtab.summarise(VTAB, results)
+        _summarise(VTAB, results)
     with pytest.raises(UsageError, match="no task of the suite"):
-        vtab.summarise(MINI, results)
+        _summarise(MINI, results)
 
 
 def test_a_recipe_may_vary_the_resolution_by_task() -> None:
     small = {"id": "other", "recipe": "vtab-vit", "resolution": "128", "normalise": "checkpoint"}
-    data = vtab.summarise(VTAB, [_result("dtd", 0.7), _result("svhn", 0.8, protocol=small)])
-    assert data["resolutions"] == {"dtd": "384", "svhn": "128"}
+    data = _summarise(VTAB, [_result("dtd", 0.7), _result("svhn", 0.8, protocol=small)])
+    assert data["resolutions"] == {"dtd": [384, 384], "svhn": [128, 128]}
     assert data["protocol"]["id"] not in ("other", "0123abcd")
 
 
@@ -133,7 +151,7 @@ def test_footnotes_name_what_is_not_official() -> None:
     results[1]["metrics"] = results[1]["metrics"] | {"n": 500}
     # The community's Caltech101 has one test image too many.
     results[2]["metrics"] = results[2]["metrics"] | {"n": 6085}
-    data = vtab.summarise(VTAB, results)
+    data = _summarise(VTAB, results)
     notes = data["footnotes"]
     assert notes.pop(results[2]["task"])[0].startswith("6,085 test images, officially ")
     assert notes[""] == ["images re-encoded as JPEG"]
@@ -141,7 +159,7 @@ def test_footnotes_name_what_is_not_official() -> None:
     assert notes[tasks[0]] == ["not the reference split: a reason"]
     assert notes[tasks[1]] == ["partial: not all test images"]
     assert set(notes) == {"", tasks[0], tasks[1]}
-    text = formats.text(vtab.table(VTAB, data), 100)
+    text = formats.text(_table(VTAB, data), 100)
     assert "¹ not the reference split: a reason" in text
     assert "All tasks: images re-encoded as JPEG." in text
 
@@ -150,7 +168,7 @@ def test_footnotes_name_what_is_not_official() -> None:
 def full() -> Table:
     results = _reproduced()
     results[3]["provenance"] = PLAIN | {"reference": False, "why": "50 % & more_"}
-    return vtab.table(VTAB, vtab.summarise(VTAB, results), published.for_suite("x", "vtab-vit", 384))
+    return _table(VTAB, _summarise(VTAB, results), published.for_suite("x", "vtab-vit", 384))
 
 
 def test_both_means_are_named_and_published_rows_stand_beside(full: Table) -> None:
@@ -234,19 +252,19 @@ def test_any_text_survives_csv_and_json_and_breaks_no_format(label: str, note: s
 
 def test_a_single_result_with_the_papers_numbers_beside_it() -> None:
     result = _result("cifar100", 0.93, recipe="vit-paper")
-    text = single.render([result])
+    text = _render([result])
     assert "93.0" in text
     assert "92.5 – 93.5" in text
     assert "10,000" in text
     # ViT-L/16 ImageNet-21k on CIFAR-100: 93.25 in Table 2, 93.44 in Table 5.
     assert [line.split()[2] for line in text.splitlines() if line.startswith("ViT-L/16")] == ["93.2", "93.4"]
     scratch = _result("cifar100", 0.2, recipe="vit-paper", protocol=result["protocol"] | {"from_scratch": True})
-    both = single.table([result, scratch])
+    both = _single([result, scratch])
     assert [row.kind for row in both.rows].count("result") == 2
     assert "from scratch" in str(both.rows[1].cells["model"])
-    assert "Table 5" not in single.render([scratch])
+    assert "Table 5" not in _render([scratch])
     few = _result("cifar100", 0.9, recipe="vit-paper", provenance=result["provenance"] | {"train_split": "train800"})
-    assert "ViT-L/16" not in single.render([few])  # a thousand images are not the whole training set
+    assert "ViT-L/16" not in _render([few])  # a thousand images are not the whole training set
 
 
 def test_own_images_are_no_part_of_an_official_split() -> None:
@@ -254,9 +272,9 @@ def test_own_images_are_no_part_of_an_official_split() -> None:
     protocol = {"id": "0", "resolution": "32", "train": {"limit": None}}
     own = {**_result("dtd", 0.5), "task": "insects", "provenance": part, "protocol": protocol}
     limited = {**own, "protocol": {**protocol, "train": {"limit": 8}}}
-    assert not any("Partial" in note for note in single.table([own], []).footnotes)
-    assert single.table([limited], []).footnotes == ("Partial: --limit left out images of the split.",)
-    official = single.table([{**own, "task": "dtd"}], []).footnotes
+    assert not any("Partial" in note for note in _single([own], []).footnotes)
+    assert _single([limited], []).footnotes == ("Partial: --limit left out images of the split.",)
+    official = _single([{**own, "task": "dtd"}], []).footnotes
     assert official == ("Partial: not all images of the official split.",)
 
 
@@ -264,9 +282,9 @@ def test_own_images_are_no_part_of_an_official_split() -> None:
 def test_a_damaged_result_is_named(lacking: str) -> None:
     result = {key: value for key, value in _result("dtd", 0.5).items() if key != lacking}
     with pytest.raises(CheckpointError, match=f"'runs/x' is damaged: it says nothing of {lacking}"):
-        single.table([{**result, "folder": "runs/x"}])
+        _single([{**result, "folder": "runs/x"}])
     with pytest.raises(CheckpointError, match="damaged"):
-        single.table([{"folder": "runs/x"}])
+        _single([{"folder": "runs/x"}])
 
 
 def test_reading_a_report_needs_no_torch() -> None:

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from tests import reference
-from tests.test_identity import another
+from tests.images.test_identity import another
 from vitft import recipes
+from vitft.engines.inline import run_job
 from vitft.evaluation import predictions
-from vitft.protocol.finetune import run_job
 from vitft.protocol.jobs import Runtime, make
 from vitft.settings import Settings
 
@@ -80,8 +80,8 @@ def ours(
     place: Path, keys: dict[str, Any], folder: Path, micro_batch: int = 0
 ) -> tuple[reference.State, predictions.Saved]:
     recipe = recipes.parse({"resolution": 24, **{key: _plain(value) for key, value in keys.items()}}, "drawn")
-    job, _, splits = make(str(place / "data"), model=str(place / "model"), recipe=recipe, overrides={}, seeds=(SEED,))
-    run_job(job, splits, folder, Runtime(device="cpu", micro_batch=micro_batch))
+    job, source = make(str(place / "data"), model=str(place / "model"), recipe=recipe, overrides={}, seeds=(SEED,))
+    run_job(job, source, folder, Runtime(device="cpu", micro_batch=micro_batch))
     return load_file(folder / "weights.safetensors"), predictions.load(folder / "predictions.parquet")
 
 

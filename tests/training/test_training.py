@@ -19,11 +19,11 @@ from torch import nn
 from vitft.data.split import Provenance, Split
 from vitft.errors import DataDamaged, DiskFull, Interrupted, NonFiniteLoss, OutOfMemory
 from vitft.images.batches import Images, eval_batches
-from vitft.images.preprocess import UNIFORMS, Preprocess, deterministic, inception_box, random_one, random_part
+from vitft.images.preprocess import UNIFORMS, deterministic, inception_box, random_one, random_part
 from vitft.models.build import build
 from vitft.models.methods import apply, parameter_groups
 from vitft.progress import Hooks
-from vitft.settings import Settings
+from vitft.settings import Preprocess, Settings
 from vitft.training import fit, inputs, randomness, state
 from vitft.training.fit import Compute
 from vitft.training.schedule import learning_rate
@@ -415,7 +415,7 @@ def test_a_full_disk_keeps_the_last_state(tmp_path, monkeypatch):
         return replaced(*args)
 
     with monkeypatch.context() as patch:
-        patch.setattr("vitft.results.os.replace", full)
+        patch.setattr("vitft.results.files.os.replace", full)
         with pytest.raises(DiskFull):
             run(tmp_path / "full", s)
     assert not list((tmp_path / "full").glob(".*"))

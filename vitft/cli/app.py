@@ -10,9 +10,10 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from vitft import __version__, results
+from vitft import __version__
 from vitft.cli import console
 from vitft.errors import DiskFull, Interrupted, VitftError
+from vitft.results.files import FULL
 
 
 class _ReaderGone(Exception):
@@ -29,7 +30,7 @@ def _as_errors() -> Iterator[None]:
     except BrokenPipeError:
         raise _ReaderGone from None
     except OSError as error:
-        if error.errno not in results.FULL:
+        if error.errno not in FULL:
             raise
         where = f" '{error.filename}'" if error.filename else ""
         raise DiskFull(f"Cannot write{where}: {error.strerror}.", "", "Free some space and try again.") from None

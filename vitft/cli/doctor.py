@@ -53,9 +53,9 @@ def _devices() -> dict[str, Any]:
 
 
 def _folders() -> dict[str, Path]:
-    from vitft import results
+    from vitft.results.folders import runs_root
 
-    return {"VITFT_RUNS": results.runs_root(), "VITFT_CACHE": machine.cache(), "VITFT_DATA": machine.data()}
+    return {"VITFT_RUNS": runs_root(), "VITFT_CACHE": machine.cache(), "VITFT_DATA": machine.data()}
 
 
 def _folder(path: Path) -> str:

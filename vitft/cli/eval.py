@@ -11,9 +11,8 @@ from vitft.cli import options as o
 from vitft.errors import UsageError
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
-
     from vitft.evaluation.evaluate import Evaluation, Subject
+    from vitft.results.schema import EvalResult
 
 Resize = Literal["checkpoint", "squash", "resize-small", "squash-crop"]
 
@@ -27,8 +26,6 @@ CropOption = Annotated[float | None, typer.Option("--crop-pct", help="Crop fract
 EvalBatchOption = Annotated[
     int, typer.Option("--batch-size", "-b", min=0, help="Images a forward pass; 0 = by device. No image is dropped.")
 ]
-
-_MOST_PAIRS = 20
 
 
 def eval_(
@@ -81,15 +78,17 @@ def eval_(
         from vitft.evaluation import evaluate as ev
         from vitft.evaluation.network import open_network
         from vitft.models.checkpoint import assumptions
+        from vitft.report import evaluation as report
+        from vitft.results.schema import to_json
 
         what = ev.subject(source, with_real=real, limit=limit, complete=complete)
         if what.missing:
             console.note(f"Missing: {', '.join(what.missing)}.")
         _check(models, what, fixed)
-        done, payloads = [], []
+        done, results = [], []
         for name, folder in zip(models, folders, strict=True):
             network = open_network(name, fixed, crop_pct=crop_pct, device=device, precision=precision)
-            unsaid = assumptions(network.info.to_dict()) if format == "json" else ""  # else a footnote says it
+            unsaid = assumptions(network.info) if format == "json" else ""  # else a footnote says it
             for note in filter(None, [*network.info.notes, unsaid]):
                 hooks.note(f"{name}: {note}")
             found = ev.evaluate(network, what, batch_size=batch_size, workers=workers or machine.cores(), hooks=hooks)
@@ -97,12 +96,17 @@ def eval_(
             done.append(found)
             for line in filter(None, [absent_note(found.subject.classes_without_test)]):
                 hooks.note(f"{name}: {line}")
-            payloads.append(ev.result(found, per_class=per_class_accuracy, with_confusion=confusion))
+            results.append(ev.result(found, per_class=per_class_accuracy, with_confusion=confusion))
             if folder is not None:
-                _save(folder, payloads[-1], found)
+                _save(folder, results[-1], found)
     compared = ev.comparisons(done) if len(done) > 1 else []
-    payload: Any = payloads[0] if len(payloads) == 1 else {"results": payloads, "paired": compared}
-    console.emit(payload, "" if format == "json" else _render(done, payloads, compared), format)
+    payloads = [to_json(r) for r in results]
+    payload: Any = (
+        payloads[0] if len(payloads) == 1 else {"results": payloads, "paired": [to_json(c) for c in compared]}
+    )
+    names = [found.subject.split.class_names for found in done]
+    shown = "" if format == "json" else report.evaluation(ev.title(done[0].subject), results, compared, names)
+    console.emit(payload, shown, format)
 
 
 def _check(models: list[str], what: "Subject", fixed: dict[str, Any]) -> None:
@@ -117,7 +121,7 @@ def _check(models: list[str], what: "Subject", fixed: dict[str, Any]) -> None:
 
 def _folders(output: Path | None, models: list[str], overwrite: bool) -> list[Path | None]:
     """Return where each model's files go: `output` for one, folders below it for several. Raises UsageError."""
-    from vitft.results import slug
+    from vitft.results.folders import slug
 
     if output is None:
         return [None] * len(models)
@@ -130,161 +134,11 @@ def _folders(output: Path | None, models: list[str], overwrite: bool) -> list[Pa
     return list(own)
 
 
-def _save(folder: Path, payload: dict[str, Any], found: "Evaluation") -> None:
-    from vitft import results
+def _save(folder: Path, result: "EvalResult", found: "Evaluation") -> None:
     from vitft.evaluation import predictions
+    from vitft.results.files import write_json
+    from vitft.results.schema import to_json
 
     split = found.subject.split
     predictions.save(folder / "predictions.parquet", split.keys, split.labels, found.predictions.logits)
-    results.write_json(folder / "result.json", payload)
-
-
-def _render(
-    done: "list[Evaluation]", payloads: list[dict[str, Any]], compared: list[dict[str, Any]]
-) -> "RenderableType":
-    from rich.console import Group
-    from rich.text import Text
-
-    what = done[0].subject
-    parts: list[RenderableType] = [Text(title(what)), _table(payloads)]
-    parts += [Text(line) for line in footnotes(payloads)]
-    short = dict(zip((p["model"] for p in payloads), short_names([p["model"] for p in payloads]), strict=True))
-    for pair in compared:
-        low, high = pair["ci95"]
-        parts.append(
-            Text(
-                f"{short[pair['a']]} - {short[pair['b']]}: {100 * pair['difference']:+.1f} points "
-                f"[{100 * low:+.1f}, {100 * high:+.1f}], paired on {pair['n']:,} images "
-                f"({pair['a_only']} and {pair['b_only']} that only one of them has right), McNemar p = {pair['p']:.2g}"
-            )
-        )
-    for found, payload in zip(done, payloads, strict=True):
-        if "per_class" in payload:
-            parts.append(_classes(payload))
-        if "confusion" in payload:
-            parts.append(_confusion(payload, found.subject.split.class_names))
-    return Group(*parts)
-
-
-def title(what: "Subject") -> str:
-    """Name what was evaluated on; a part of a test set never goes by the name of the whole."""
-    from vitft.evaluation.evaluate import is_imagenet
-
-    split = what.split
-    if not what.stamp:
-        return f"{split.task}, {split.name}, {len(split):,} images"
-    name = "ImageNet accuracy" if is_imagenet(split) else f"the accuracy on {split.task}"
-    return f"{split.task}, {what.stamp}: not {name}"
-
-
-def _table(payloads: list[dict[str, Any]]) -> "RenderableType":
-    from rich.table import Table
-
-    five = any("top5" in p["metrics"] for p in payloads)
-    real = any("real_n" in p["metrics"] for p in payloads)
-    table = Table(box=None, pad_edge=False)
-    for name in ["model", "pixels", "top-1", "95 %", "right", *["top-5"] * five, *["ReaL", "95 %", "right"] * real]:
-        table.add_column(name, justify="left" if name == "model" else "right", overflow="fold")
-    for name, payload in zip(short_names([p["model"] for p in payloads]), payloads, strict=True):
-        m = payload["metrics"]
-        cells = [
-            name,
-            "x".join(dict.fromkeys(str(side) for side in payload["protocol"]["resolution"])),
-            percent(m["top1"]),
-            span(m["ci95"]),
-            f"{m['correct']:,}/{m['n']:,}",
-        ]
-        if five:
-            cells.append(percent(m.get("top5")))
-        if real:
-            cells += [percent(m.get("real_top1")), span(m.get("real_ci95")), f"{m['real_correct']:,}/{m['real_n']:,}"]
-        table.add_row(*cells)
-    return table
-
-
-def short_names(models: list[str]) -> list[str]:
-    """Return the last part of each path where that still tells the models apart, for narrow columns."""
-    short = [Path(model).name for model in models]
-    return short if len(set(short)) == len(short) else models
-
-
-def footnotes(payloads: list[dict[str, Any]]) -> list[str]:
-    """Say how the images were prepared, where they are from, and what was assumed of the checkpoint.
-
-    A user's own images are no part of anything official.
-    """
-    from vitft.catalog import tasks
-    from vitft.models.checkpoint import assumptions, cropping
-
-    lines = []
-    for p in payloads:
-        protocol, pre = p["protocol"], p["preprocess"]
-        crop = f" ({cropping(pre, pre['size'])})" if protocol["resize"] == "checkpoint" else ""
-        lines.append(
-            f"images: {protocol['resize']}{crop}, {protocol['interpolation']}, "
-            f"mean {_short(pre['mean'])}, std {_short(pre['std'])}; {p['settings']['precision']}"
-        )
-        lines += filter(None, [assumptions(p["checkpoint"])])
-    stamp = payloads[0]["provenance"]
-    own = stamp["completeness"] == "partial" and not tasks.canonical(payloads[0]["task"])
-    where = f"data: {stamp['source']}" + ("" if own else f", {stamp['completeness']}")
-    published = [line for p in payloads for line in _published(p)]
-    return [*dict.fromkeys(lines), where + (f" ({stamp['why']})" if stamp["why"] else ""), *published]
-
-
-def _published(payload: dict[str, Any]) -> list[str]:
-    """Say what was published for the same weights on the whole of ImageNet; a part of it has nothing beside it."""
-    from vitft.catalog import published
-
-    if payload["kind"] != "eval" or payload["stamp"] or payload["task"] != "imagenet":
-        return []
-    protocol, name = payload["protocol"], payload["checkpoint"]["timm_name"]
-    other = () if protocol["resize"] == "checkpoint" else ("another crop",)
-    lines = []
-    for row in published.for_result("imagenet", name, resolution=tuple(protocol["resolution"])):
-        differs = "; ".join((*other, *row.differs)) or "nothing known"
-        top1, judged = row.tasks["imagenet"], row.tasks.get("imagenet_real")
-        numbers = f"{top1:.1f}" + (f", ReaL {judged:.1f}" if judged is not None else "")
-        lines.append(f"published for {name}: {numbers} ({row.source}); differs: {differs}")
-    return lines
-
-
-def percent(share: float | None) -> str:
-    """Write a share in [0, 1] as a percentage with one decimal."""
-    return "" if share is None else f"{100 * share:.1f}"
-
-
-def span(interval: list[float] | None) -> str:
-    """Write an interval of shares as percentages."""
-    return "" if interval is None else f"[{100 * interval[0]:.1f}, {100 * interval[1]:.1f}]"
-
-
-def _short(values: list[float]) -> str:
-    return "/".join(dict.fromkeys(f"{v:g}" for v in values))
-
-
-def _classes(payload: dict[str, Any]) -> "RenderableType":
-    from rich.table import Table
-
-    table = Table("class", "accuracy", "right", box=None, pad_edge=False, title=f"{payload['model']}, by class")
-    for row in payload["per_class"]:
-        if row["n"]:
-            table.add_row(row["class"], percent(row["accuracy"]), f"{row['correct']}/{row['n']}")
-    return table
-
-
-def _confusion(payload: dict[str, Any], names: tuple[str, ...]) -> "RenderableType":
-    """Show the whole matrix of a few classes, else the pairs most often confused."""
-    from rich.table import Table
-
-    counts = payload["confusion"]
-    if len(names) <= 12:
-        table = Table("label \\ answer", *names, box=None, pad_edge=False, title=f"{payload['model']}, confusion")
-        for name, row in zip(names, counts, strict=True):
-            table.add_row(name, *(str(c) if c else "." for c in row))
-        return table
-    pairs = [(c, names[i], names[j]) for i, row in enumerate(counts) for j, c in enumerate(row) if c and i != j]
-    table = Table("images", "label", "answer", box=None, pad_edge=False, title=f"{payload['model']}, most confused")
-    for count, label, answer in sorted(pairs, key=lambda pair: -pair[0])[:_MOST_PAIRS]:
-        table.add_row(str(count), label, answer)
-    return table
+    write_json(folder / "result.json", to_json(result))

@@ -1,5 +1,6 @@
 """`vitft finetune`: from a checkpoint and a data set to a number with its interval."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -8,8 +9,10 @@ from vitft.cli import console, signals
 from vitft.cli import options as o
 
 if TYPE_CHECKING:
+    from vitft.data.split import Source
     from vitft.protocol.jobs import Runtime
-    from vitft.protocol.units import Job, Scheme
+    from vitft.protocol.units import Job
+    from vitft.results.schema import RunResult
 
 
 def finetune(
@@ -54,8 +57,9 @@ def finetune(
     """
     from vitft import recipes
     from vitft.errors import UsageError
-    from vitft.protocol.jobs import Runtime, make
+    from vitft.protocol.jobs import Runtime, make, run_folder
     from vitft.report import single
+    from vitft.results.schema import to_json
 
     loaded = recipes.load(recipe)
     fixed = o.overrides(set_, resolution, method=method, steps=steps, batch_size=batch_size, lr=lr)
@@ -80,56 +84,62 @@ def finetune(
         for scratch in variants
     ]
     runtime = Runtime(device, precision, micro_batch, workers, deterministic, save_weights)
-    _advise(jobs[0][0], jobs[0][2])
-    results = []
-    for job, _, scheme in jobs:
+    _advise(jobs[0][0])
+    results, folders = [], []
+    for job, source in jobs:
         own = output / ("scratch" if job.from_scratch else "pretrained") if output and compare_scratch else output
-        results.append(_run(job, scheme, own, runtime, resume=resume == "auto", overwrite=overwrite))
-    payload: Any = results[0] if len(results) == 1 else {"results": results}
+        folders.append(own or run_folder(job))
+        results.append(_run(job, source, folders[-1], runtime, resume=resume == "auto", overwrite=overwrite))
+    payloads = [to_json(r) | {"folder": str(folder)} for r, folder in zip(results, folders, strict=True)]
+    payload: Any = payloads[0] if len(payloads) == 1 else {"results": payloads}
     console.emit_table(payload, single.table(results), format)
     if format == "json":
         return
-    for result in results:
-        console.note(f"Run folder: {result['folder']}")
+    for folder in folders:
+        console.note(f"Run folder: {folder}")
 
 
 def _run(
-    job: "Job", scheme: "Scheme", output: Any, runtime: "Runtime", *, resume: bool, overwrite: bool
-) -> dict[str, Any]:
+    job: "Job", source: "Source", folder: Path, runtime: "Runtime", *, resume: bool, overwrite: bool
+) -> "RunResult":
     """Run a job in its folder; a finished one answers at once, without torch."""
-    from vitft import results
     from vitft.protocol import unchanged
-    from vitft.protocol.jobs import run_folder, source_of, told_resolution
+    from vitft.protocol.jobs import told_resolution
     from vitft.protocol.look import look
+    from vitft.results.folders import claim, lock, nothing_left_behind
+    from vitft.results.reading import load
+    from vitft.results.schema import RunResult
 
-    folder = output or run_folder(job)
-    with results.lock(folder), results.nothing_left_behind(folder):
-        results.claim(folder, job.identity(), overwrite=overwrite, resume=resume)
-        finished = results.read_json(folder / "result.json")
+    with lock(folder), nothing_left_behind(folder):
+        claim(folder, job.identity(), overwrite=overwrite, resume=resume)
+        finished = load(folder / "result.json", RunResult)
         if finished is not None:
-            unchanged.hold(folder, source_of(job), console.note)
+            unchanged.hold(folder, source, console.note)
             console.note("Finished before: this is the stored result; nothing was run or looked at again.")
-        else:
-            for line in look(job, source_of(job), scheme):
-                console.note(f"Note: {line}.")
-            with console.display() as shown, signals.caught() as signum:
-                console.note(f"vitft {job.name} with {job.model}, recipe {job.recipe} -> {folder}")
-                if line := told_resolution(job):
-                    console.note(line)
-                from dataclasses import replace
+            return finished
+        for line in look(job, source):
+            console.note(f"Note: {line}.")
+        with console.display() as shown, signals.caught() as signum:
+            console.note(f"vitft {job.name} with {job.model}, recipe {job.recipe} -> {folder}")
+            if line := told_resolution(job):
+                console.note(line)
+            from dataclasses import replace
 
-                from vitft.protocol.finetune import run_job
+            from vitft.engines.inline import run_job
 
-                finished = run_job(job, scheme, folder, runtime, replace(shown, signal=signum))
-        return finished | {"folder": str(folder)}
+            return run_job(job, source, folder, runtime, replace(shown, signal=signum))
 
 
-def _advise(job: "Job", scheme: "Scheme") -> None:
+def _advise(job: "Job") -> None:
     """Say in one line what this number is not: trained on all there is, or by the paper's protocol."""
     from vitft import recipes
     from vitft.catalog import tasks
 
-    if scheme.final_train.startswith("train800") and tasks.canonical(job.name) and not job.recipe.startswith("vtab-"):
+    if (
+        job.scheme.final_train.startswith("train800")
+        and tasks.canonical(job.name)
+        and not job.recipe.startswith("vtab-")
+    ):
         console.note(
             f"Note: only VTAB-1k's training images of {job.name} are here, and {job.recipe} is no VTAB protocol: no "
             f"published number stands beside this. For all of them: vitft data prepare {job.name} --shots full"
@@ -144,5 +154,5 @@ def _advise(job: "Job", scheme: "Scheme") -> None:
     console.note(
         f"Note: 'quick' is a small protocol. The paper's for {job.name} is --recipe vit-paper: {s.steps:,} steps of "
         f"{s.batch_size} at {s.resolution} px ({images / 1e6:.1f} M images a run, after tuning lr on a dev split), "
-        f"{images / int(job.settings['steps']) / int(job.settings['batch_size']):.0f} times as many images as this."
+        f"{images / job.settings.steps / job.settings.batch_size:.0f} times as many images as this."
     )

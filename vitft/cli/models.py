@@ -10,7 +10,7 @@ from vitft.cli import console
 from vitft.cli.options import FormatOption
 
 if TYPE_CHECKING:
-    from vitft.models.checkpoint import CheckpointInfo
+    from vitft.results.schema import CheckpointInfo
 
 app = typer.Typer(help="Checkpoints: list, describe, fetch.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -47,8 +47,8 @@ def show(model: ModelArgument, format: FormatOption = "text") -> None:
 
     A hub model is described without fetching it; a file is read, and what it does not say is marked `assumed`.
     """
-    payload = describe(model)
-    console.emit(payload, _lines(payload), format)
+    payload, info = describe(model)
+    console.emit(payload, _lines(payload, info), format)
 
 
 @app.command("fetch")
@@ -69,8 +69,8 @@ def fetch(model: ModelArgument, format: FormatOption = "text") -> None:
     console.emit(payload, told, format)
 
 
-def describe(model: str) -> dict[str, Any]:
-    """Return everything known of a model without using the network.
+def describe(model: str) -> tuple[dict[str, Any], "CheckpointInfo"]:
+    """Return everything known of a model without using the network, as JSON has it, and its checkpoint.
 
     Raises:
         UnknownName, CheckpointError: see `models.checkpoints.load`.
@@ -101,7 +101,7 @@ def describe(model: str) -> dict[str, Any]:
         if tag and tag in row.weights
     ]
     payload["notes"] = [*(alias.note if alias is not None else ()), *info.notes]
-    return payload
+    return payload, info
 
 
 def _row(alias: ModelAlias) -> dict[str, Any]:
@@ -121,40 +121,38 @@ def _cached(alias: ModelAlias | None, info: "CheckpointInfo") -> str:
     return str(found) if found is not None else ""
 
 
-def _lines(payload: dict[str, Any]) -> str:
+def _lines(payload: dict[str, Any], info: "CheckpointInfo") -> str:
     from vitft.models.checkpoint import assumptions, cropping
 
-    info = payload["checkpoint"]
-    arch = info["architecture"]
+    arch = info.architecture
     told = ("embed_dim", "depth", "num_heads", "mlp_ratio", "reg_tokens", "channels")
-    kwargs = ", ".join(f"{key} {value}" for key, value in arch["kwargs"].items() if key in told and value)
-    kwargs += f", norm_eps {arch['norm_eps']:g}" if arch["norm_eps"] else ""
-    kwargs += f", {arch['activation']}" if arch["activation"] else ""
-    assumed = set(info["assumed"])
+    kwargs = ", ".join(f"{key} {value}" for key, value in arch.kwargs.items() if key in told and value)
+    kwargs += f", norm_eps {arch.norm_eps:g}" if arch.norm_eps else ""
+    kwargs += f", {arch.activation}" if arch.activation else ""
+    assumed = set(info.assumed)
 
     def stamp(name: str, text: str) -> tuple[str, str]:
         return name, text + (" (assumed)" if name in assumed else "")
 
-    grid = "x".join(map(str, info["grid"])) if info["grid"] else "none"
     rows = [
         ("what", payload.get("title", "")),
-        ("timm", info["timm_name"] or "no tag of this shape"),
-        ("architecture", arch["name"] + (f" ({kwargs})" if kwargs else "")),
-        ("resolution", " x ".join(map(str, info["native"]))),
-        ("patch", " x ".join(map(str, info["patch"]))),
-        ("positions", grid),
-        ("head", f"{info['num_classes']} classes" if info["num_classes"] else "none in the file"),
-        stamp("mean", ", ".join(f"{v:.4g}" for v in info["mean"])),
-        stamp("std", ", ".join(f"{v:.4g}" for v in info["std"])),
-        stamp("crop_pct", cropping(info, info["native"]).removeprefix("crop fraction ")),
-        stamp("interpolation", info["interpolation"]),
-        ("channels", f"{info['channels']}: cannot be used, vitft's images have 3" if info["channels"] != 3 else ""),
+        ("timm", info.timm_name or "no tag of this shape"),
+        ("architecture", arch.name + (f" ({kwargs})" if kwargs else "")),
+        ("resolution", " x ".join(map(str, info.native))),
+        ("patch", " x ".join(map(str, info.patch))),
+        ("positions", "x".join(map(str, info.grid)) if info.grid else "none"),
+        ("head", f"{info.num_classes} classes" if info.num_classes else "none in the file"),
+        stamp("mean", ", ".join(f"{v:.4g}" for v in info.mean)),
+        stamp("std", ", ".join(f"{v:.4g}" for v in info.std)),
+        stamp("crop_pct", cropping(info, info.native).removeprefix("crop fraction ")),
+        stamp("interpolation", info.interpolation),
+        ("channels", f"{info.channels}: cannot be used, vitft's images have 3" if info.channels != 3 else ""),
         ("also assumed", ", ".join(sorted(assumed - {"mean", "std", "crop_pct", "interpolation"}))),
         ("licence", payload.get("licence", "")),
         ("source", payload.get("source", "")),
-        ("file", info["path"] or payload.get("cached", "")),
-        ("part", info["part"]),
-        ("sha256", info["sha256"]),
+        ("file", info.path or payload.get("cached", "")),
+        ("part", info.part),
+        ("sha256", info.sha256),
     ]
     if "cached" in payload and not payload["cached"]:
         rows.append(("file", f"not in the local cache: vitft models fetch {payload['model']}"))

@@ -48,7 +48,7 @@ def predict(
         from vitft.models.checkpoint import assumptions
 
         network = open_network(run, fixed, crop_pct=crop_pct, device=device, precision=precision)
-        for note in filter(None, [*network.info.notes, assumptions(network.info.to_dict())]):
+        for note in filter(None, [*network.info.notes, assumptions(network.info)]):
             hooks.note(note)
         if not network.info.num_classes:
             raise CheckpointError(

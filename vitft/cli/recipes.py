@@ -56,7 +56,8 @@ def cp(
     file: Annotated[Path, typer.Argument(help="Where to write the copy.")],
 ) -> None:
     """Copy a shipped recipe to a file of your own. Change it there and give it to --recipe."""
-    from vitft import recipes, results
+    from vitft import recipes
+    from vitft.results.files import write_atomic
 
     text = recipes.load(recipe).text
     if file.exists():
@@ -66,7 +67,7 @@ def cp(
             f"Cannot write '{file}': there is no folder '{file.parent}'.", "Legal: a file in a folder that exists."
         )
     try:
-        results.write_atomic(file, text.encode())
+        write_atomic(file, text.encode())
     except DiskFull as error:  # its advice is for a run
         raise DiskFull(error.lines[0], "", "Free some space, or choose another folder.") from None
     console.note(f"Wrote {file}. Use it with --recipe {file if '/' in str(file) else f'./{file}'}")

@@ -24,10 +24,10 @@ def ls(
     """List the runs below the runs folder, the newest first."""
     from rich.table import Table
 
-    from vitft import results
     from vitft.errors import UsageError
+    from vitft.results.folders import runs_root
 
-    where = root or results.runs_root()
+    where = root or runs_root()
     if root is not None and not root.is_dir():
         raise UsageError(f"There is no folder '{root}'.", "Legal: a folder with runs in it, or none for $VITFT_RUNS.")
     runs = sorted((_listed(folder) for folder in _folders(where)), key=lambda run: run["changed"], reverse=True)
@@ -74,11 +74,11 @@ def clean(
 
     Results, metrics and predictions stay. A unit whose state is deleted starts from its beginning.
     """
-    from vitft import results
+    from vitft.results.folders import lock
 
     _known(folder)
     freed, deleted = 0, []
-    with results.lock(folder):
+    with lock(folder):
         names = ["state.pt", *(["weights.safetensors"] if weights else [])]
         victims = [path for name in names for where in (name, f"units/*/*/{name}") for path in folder.glob(where)]
         victims += [*folder.glob("logs/*"), *folder.glob("units/*/*/.*.tmp"), *folder.glob(".*.tmp")]
@@ -134,11 +134,11 @@ def _listed(folder: Path) -> dict[str, Any]:
 
 def _run(folder: Path) -> dict[str, Any]:
     """Return what a run is and what it found. Raises CheckpointError where one of its files is damaged."""
-    from vitft import results
+    from vitft.results.files import read_json
 
-    run = results.read_json(folder / "run.json") or {}
+    run = read_json(folder / "run.json") or {}
     answer = folder / ("suite.json" if run.get("kind") == "suite" else "result.json")
-    result = results.read_json(answer)
+    result = read_json(answer)
     if result is None:
         return _line(folder, run)
     if run.get("kind") == "suite":
@@ -163,18 +163,18 @@ def _line(folder: Path, run: dict[str, Any]) -> dict[str, Any]:
 
 
 def _top1(result: dict[str, Any], file: Path) -> float:
-    from vitft import results
+    from vitft.results.files import damaged
 
     try:
         return float(result["metrics"]["top1"])
     except (KeyError, TypeError, ValueError):
-        raise results.damaged(f"'{file}' is damaged: it says nothing of metrics.top1") from None
+        raise damaged(f"'{file}' is damaged: it says nothing of metrics.top1") from None
 
 
 def _unit(folder: Path, path: Path) -> dict[str, Any]:
-    from vitft import results
+    from vitft.results.files import read_json
 
-    result = results.read_json(path / "result.json")
+    result = read_json(path / "result.json")
     step = _last_step(path / "metrics.jsonl")
     state = "finished" if result is not None else "begun, state saved" if (path / "state.pt").exists() else "begun"
     return {

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from vitft.catalog.published import Published
     from vitft.engines.suite import Asked, Planned
     from vitft.prepare.inventory import Row
-    from vitft.protocol.units import Job, Scheme
+    from vitft.protocol.units import Job
+    from vitft.results.schema import SuiteResult
 
 _DEFAULT_RECIPES = {"vtab": "vtab-vit", "mini": "vtab-mini"}
 
@@ -92,6 +93,7 @@ def vtab(
         o.parse_seeds(seeds),
         0 if shots == "full" else 1000,
     )
+    part = planning.with_tasks(asked, planning.shard(asked.tasks, shard)) if shard else asked
     folder = output or asked.folder()
     rows, missing = planning.availability(asked)
     again = not overwrite and resume == "auto" and not dry_run and _finished(asked, folder, missing)
@@ -116,7 +118,6 @@ def vtab(
     from vitft.protocol.jobs import Runtime
 
     runtime = Runtime(device, precision, micro_batch, workers, deterministic, save_weights)
-    part = planning.with_tasks(asked, planning.shard(asked.tasks, shard)) if shard else asked
     failed = _run(
         part,
         planned,
@@ -144,20 +145,19 @@ def _run(
     overwrite: bool,
 ) -> dict[str, str]:
     """Run what is not finished; return task -> why it failed."""
-    from importlib import import_module
-
+    from vitft.engines import local
     from vitft.engines import suite as planning
     from vitft.protocol.jobs import told_resolution
 
     with _held(asked, folder, shard, resume=resume, overwrite=overwrite):
-        others = [] if shard else [r["task"] for r in planning.finals(asked, folder)]
+        others = [] if shard else [r.task for r in planning.finals(asked, folder)]
         tasks = [task for task in asked.tasks if task not in planned.missing]
         planning.hold(asked, folder, dict.fromkeys([*tasks, *others]), console.note)
         if _finished(asked, folder, planned.missing):
             console.note("Finished before: these are the stored results; nothing was run or looked at again.")
             return {}
         planned = planned if planned.jobs else planning.plan(asked, planned.missing)
-        jobs = [(job, scheme) for job, scheme in planned.jobs if job.name in asked.tasks]
+        jobs = [job for job in planned.jobs if job.name in asked.tasks]
         for line in planned.notes:
             console.note(f"Note: {line}.")
         cost = planning.estimate(asked, jobs)
@@ -165,12 +165,12 @@ def _run(
             f"vitft {asked.suite.name} with {asked.model}, recipe {asked.recipe.name}: tasks {len(jobs)}, "
             f"fits {cost.units} -> {folder}"
         )
-        for job, _ in jobs:
+        for job in jobs:
             if line := told_resolution(job):
                 console.note(f"{job.name}: {line}")
         with console.display() as shown, signals.caught() as signum:
             hooks = replace(shown, signal=signum)
-            run = import_module(f"vitft.engines.{engine}").run
+            run = {"local": local.run}[engine]
             return dict(run(jobs, folder, runtime, devices=devices, hooks=hooks).failed)
 
 
@@ -179,12 +179,12 @@ def _held(asked: "Asked", folder: Path, shard: str, *, resume: bool, overwrite: 
     """Claim the run folder and hold it; shards hold a place of their own in it."""
     import shutil
 
-    from vitft import results
     from vitft.errors import CheckpointError, UsageError
+    from vitft.results.folders import claim, lock, nothing_left_behind
 
     if not shard:
-        with results.lock(folder), results.nothing_left_behind(folder):
-            results.claim(folder, asked.identity(), overwrite=overwrite, resume=resume)
+        with lock(folder), nothing_left_behind(folder):
+            claim(folder, asked.identity(), overwrite=overwrite, resume=resume)
             try:
                 yield
             except (UsageError, CheckpointError):
@@ -192,33 +192,34 @@ def _held(asked: "Asked", folder: Path, shard: str, *, resume: bool, overwrite: 
                 shutil.rmtree(folder / "logs", ignore_errors=True)
                 raise
         return
-    with results.lock(folder, shards=False):
-        results.claim(folder, asked.identity(), overwrite=False, resume=True)
-    with results.lock(folder / "shards" / shard.replace("/", "-of-")):
+    with lock(folder, shards=False):
+        claim(folder, asked.identity(), overwrite=False, resume=True)
+    with lock(folder / "shards" / shard.replace("/", "-of-")):
         yield
 
 
 def _finished(asked: "Asked", folder: Path, missing: Mapping[str, str]) -> bool:
     from vitft.engines import suite as planning
 
-    have = {(r["task"], r["seed"]) for r in planning.finals(asked, folder)}
+    have = {(r.task, r.seed) for r in planning.finals(asked, folder)}
     return all((task, seed) in have for task in asked.tasks if task not in missing for seed in asked.seeds)
 
 
 def _report(asked: "Asked", folder: Path, failed: Mapping[str, str], missing: Mapping[str, str], format: str) -> None:
     """Write suite.json, print the table, and end with exit code 6 where a task failed."""
-    from vitft import results
     from vitft.engines import suite as planning
     from vitft.errors import SuiteIncomplete
     from vitft.report import vtab as table
+    from vitft.results.files import write_json
+    from vitft.results.schema import to_json
 
     finals = planning.finals(asked, folder)
     why = {**missing, **{task: f"failed: {text}" for task, text in failed.items()}}
     data = table.summarise(asked.suite, finals, shots=asked.shots, seeds=asked.seeds, failed=why)
-    results.write_json(folder / "suite.json", data)
+    write_json(folder / "suite.json", to_json(data))
     if finals:
         shown = table.table(asked.suite, data, _beside(asked, data), asked.tasks)
-        console.emit_table(data | {"folder": str(folder)}, shown, format)
+        console.emit_table(to_json(data) | {"folder": str(folder)}, shown, format)
     if failed:
         raise SuiteIncomplete(
             f"{len(failed)} of {len(asked.tasks)} tasks failed: {_few(failed)}.",
@@ -227,17 +228,17 @@ def _report(asked: "Asked", folder: Path, failed: Mapping[str, str], missing: Ma
         )
 
 
-def _beside(asked: "Asked", data: Mapping[str, Any]) -> "Sequence[Published]":
+def _beside(asked: "Asked", data: "SuiteResult") -> "Sequence[Published]":
     from vitft.catalog import published
 
-    sides = {int(side) for text in data["resolutions"].values() for side in str(text).split("x")}
+    sides = {side for size in data.resolutions.values() for side in size}
     if asked.suite.name != "vtab" or not sides:
         return ()
     return published.for_suite(
-        str(data["checkpoint"].get("timm_name") or asked.model),
+        data.checkpoint.timm_name or asked.model,
         asked.recipe.name,
         max(sides),
-        method=data["method"],
+        method=data.method or "full",
         shots=asked.shots,
     )
 
@@ -276,7 +277,7 @@ def _dry(
     asked: "Asked",
     rows: "Sequence[Row]",
     missing: Mapping[str, str],
-    jobs: "Sequence[tuple[Job, Scheme]]",
+    jobs: "Sequence[Job]",
     ready: str,
     folder: Path,
 ) -> tuple[dict[str, Any], str]:
@@ -287,13 +288,13 @@ def _dry(
     plan = [
         {
             "task": job.name,
-            "tune": len(tune_units(job, scheme)),
+            "tune": len(tune_units(job)),
             "final": len(job.seeds),
-            "splits": asdict(scheme),
-            "settings": job.settings,
+            "splits": asdict(job.scheme),
+            "settings": job.settings.model_dump(mode="json"),
             "sweep": job.sweep,
         }
-        for job, scheme in jobs
+        for job in jobs
     ]
     payload = {
         "suite": asked.suite.name,
@@ -302,7 +303,7 @@ def _dry(
         "plan": plan,
         "estimate": asdict(cost),
     }
-    swept = ", ".join(sorted({key for job, _ in jobs for key in job.sweep}))
+    swept = ", ".join(sorted({key for job in jobs for key in job.sweep}))
     text = (
         f"{ready}\n"
         f"Plan: recipe {asked.recipe.name}, tasks {len(jobs)}, fits {cost.units} "

@@ -92,3 +92,13 @@ def can_carve(source: Source) -> bool:
         _RAW[piece.raw_split] for piece in (*tasks.get(name).splits["train800val200"], *tasks.get(name).splits["test"])
     }
     return needed <= set(source.splits)
+
+
+def val_is_train(source: Source) -> bool:
+    """Tell whether a known task comes with the val that VTAB cut off the end of its owner's train."""
+    known = tasks.by_name(source.task)
+    if known is None or not {"train", "val"} <= set(known.splits) & set(source.splits):
+        return False
+    train, val = known.splits["train"][0], known.splits["val"][0]
+    lengths = [(len(source.open(name)), piece.stop - piece.start) for name, piece in (("train", train), ("val", val))]
+    return train.raw_split == val.raw_split and all(have == official for have, official in lengths)

@@ -107,3 +107,25 @@ class Source(Protocol):
     def open(self, split: str) -> Split:
         """Open one split. Raises DataMissing (no such split or file) or DataDamaged (exit code 3)."""
         ...
+
+
+class Opened:
+    """A source whose splits are opened once; what is found out about an opened split stays with it."""
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+        self._splits: dict[str, Split] = {}
+
+    @property
+    def task(self) -> str:
+        return self.source.task
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        return self.source.splits
+
+    def open(self, split: str) -> Split:
+        """Open one split, or return the one that is open. Raises as the source."""
+        if split not in self._splits:
+            self._splits[split] = self.source.open(split)
+        return self._splits[split]

@@ -15,6 +15,9 @@ DevRule = Literal["end", "stratified end"]
 
 _NAMED = 3
 
+JOINED = "+"
+"""Between the names of splits that are trained on together."""
+
 
 def limit(split: Split, n: int, seed: int) -> Split:
     """Return at most `n` examples, drawn without replacement, in the split's order.

@@ -23,7 +23,8 @@ from vitft.engines.plan import Plan
 from vitft.errors import CheckpointError, DiskFull, UsageError, VitftError
 from vitft.progress import Hooks, StepReport
 from vitft.protocol.jobs import Runtime
-from vitft.protocol.units import Job, Scheme, Unit
+from vitft.protocol.units import Job, Unit
+from vitft.results.schema import UnitResult
 
 _DEATHS = 2
 _SAVE_S = 20.0
@@ -54,8 +55,8 @@ class Outcome:
         failed: job name -> why, in one line.
     """
 
-    results: Mapping[str, list[dict[str, Any]]]
-    tuned: Mapping[str, list[dict[str, Any]]]
+    results: Mapping[str, list[UnitResult]]
+    tuned: Mapping[str, list[UnitResult]]
     failed: Mapping[str, str]
 
 
@@ -74,7 +75,7 @@ def start_process(log: Path) -> Process:
 
 
 def run(
-    jobs: Sequence[tuple[Job, Scheme]],
+    jobs: Sequence[Job],
     folder: Path,
     runtime: Runtime,
     *,
@@ -85,7 +86,7 @@ def run(
     """Bring every job to its result files below `folder`, several at once where there are several devices.
 
     Args:
-        jobs: with different names; each with its splits.
+        jobs: with different names.
         folder: the run folder.
         runtime: how units are run; `devices` decides where.
         devices: one worker for each; empty = one for `runtime.device`.
@@ -156,9 +157,9 @@ class _Supervisor:
                 self._start(worker)
             if worker.ready:
                 # The worker's network serves on where the size of the images is the same.
-                same = (i for i, unit in enumerate(ready) if unit.settings["resolution"] == worker.size)
+                same = (i for i, unit in enumerate(ready) if unit.settings.resolution == worker.size)
                 worker.unit = ready.pop(next(same, 0))
-                worker.size = worker.unit.settings["resolution"]
+                worker.size = worker.unit.settings.resolution
                 done, total = self.plan.counts()
                 left = self.plan.eta(*self.start)
                 eta = f"; whole suite ETA {timedelta(seconds=round(left))}" if left is not None and total > 1 else ""

@@ -4,11 +4,11 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from vitft import results
 from vitft.catalog.tasks import by_name
-from vitft.protocol.units import Job, Scheme, Unit, final_units, tune_units
+from vitft.protocol.units import Job, Unit, final_units, tune_units
+from vitft.results.folders import finished_unit
+from vitft.results.schema import UnitResult
 
 
 @dataclass
@@ -19,34 +19,40 @@ class Plan:
         failed: job name -> why, in one line; filled by the engine.
     """
 
-    jobs: Sequence[tuple[Job, Scheme]]
+    jobs: Sequence[Job]
     folder: Path
     failed: dict[str, str] = field(default_factory=dict)
-    _finished: dict[str, dict[str, Any]] = field(default_factory=dict)
+    _finished: dict[str, UnitResult] = field(default_factory=dict)
 
-    def result(self, unit: Unit) -> dict[str, Any] | None:
+    def result(self, unit: Unit) -> UnitResult | None:
         if unit.id not in self._finished:
-            found = results.finished_unit(self.folder, unit.id)
+            found = finished_unit(self.folder, unit.id)
             if found is None:
                 return None
             self._finished[unit.id] = found
         return self._finished[unit.id]
 
-    def units(self, job: Job, scheme: Scheme) -> tuple[list[Unit], list[Unit]]:
+    def needed(self, unit: Unit) -> UnitResult:
+        """Return the result of a finished unit."""
+        found = self.result(unit)
+        assert found is not None, unit.id
+        return found
+
+    def units(self, job: Job) -> tuple[list[Unit], list[Unit]]:
         """Return the tune units and, as soon as those are finished, the final units."""
-        tuning = tune_units(job, scheme)
+        tuning = tune_units(job)
         tuned = [self.result(unit) for unit in tuning]
         if any(result is None for result in tuned):
             return tuning, []
-        return tuning, final_units(job, scheme, [result for result in tuned if result is not None])
+        return tuning, final_units(job, [result for result in tuned if result is not None])
 
     def ready(self) -> list[Unit]:
         """Return the units that can run now, in the order of the jobs."""
         ready = []
-        for job, scheme in self.jobs:
+        for job in self.jobs:
             if job.name in self.failed:
                 continue
-            tuning, finals = self.units(job, scheme)
+            tuning, finals = self.units(job)
             ready += [unit for unit in (finals or tuning) if self.result(unit) is None]
         return ready
 
@@ -56,8 +62,8 @@ class Plan:
     def counts(self) -> tuple[int, int]:
         """Return (units finished, units in all); those of a failed job count as finished."""
         done = total = 0
-        for job, scheme in self.jobs:
-            tuning, finals = self.units(job, scheme)
+        for job in self.jobs:
+            tuning, finals = self.units(job)
             of_job = len(tuning) + len(job.seeds)
             total += of_job
             finished = sum(self.result(unit) is not None for unit in tuning + finals)
@@ -73,35 +79,34 @@ class Plan:
     def work(self) -> tuple[float, float]:
         """Return (work done, work in all), in images weighed by their area; a training step counts three times."""
         done = total = 0.0
-        for job, scheme in self.jobs:
-            tuning, finals = self.units(job, scheme)
+        for job in self.jobs:
+            tuning, finals = self.units(job)
             cost = _cost(job)
             total += cost * (len(tuning) + len(job.seeds))
             whole = job.name in self.failed
             done += cost * sum(whole or self.result(unit) is not None for unit in tuning + finals)
         return done, total
 
-    def results(self) -> dict[str, list[dict[str, Any]]]:
+    def results(self) -> dict[str, list[UnitResult]]:
         found = {}
-        for job, scheme in self.jobs:
-            finals = [self.result(unit) for unit in self.units(job, scheme)[1]]
+        for job in self.jobs:
+            finals = [self.result(unit) for unit in self.units(job)[1]]
             whole = [result for result in finals if result is not None]
             if whole and len(whole) == len(finals):
                 found[job.name] = whole
         return found
 
-    def tuned(self) -> dict[str, list[dict[str, Any]]]:
+    def tuned(self) -> dict[str, list[UnitResult]]:
         found = {}
-        for job, scheme in self.jobs:
-            tuned = [self.result(unit) for unit in tune_units(job, scheme)]
+        for job in self.jobs:
+            tuned = [self.result(unit) for unit in tune_units(job)]
             found[job.name] = [result for result in tuned if result is not None]
         return found
 
 
 def _cost(job: Job) -> float:
-    side = job.settings["resolution"]
-    height, width = side if isinstance(side, list | tuple) else (side, side)
-    area = float(height * width) if isinstance(height, int) and isinstance(width, int) else 1.0
+    s = job.settings
+    area = 1.0 if isinstance(s.resolution, str) else float(s.size[0] * s.size[1])
     task = by_name(job.name)
     test = sum(piece.stop - piece.start for piece in task.splits["test"]) if task else 0
-    return area * (3 * int(job.settings["steps"]) * int(job.settings["batch_size"]) + test)
+    return area * (3 * s.steps * s.batch_size + test)

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from vitft import results
 from vitft.catalog.models import MODELS
 from vitft.catalog.suites import Suite
 from vitft.catalog.tasks import TASKS
@@ -18,8 +17,10 @@ from vitft.prepare.inventory import Row, inventory
 from vitft.protocol import unchanged
 from vitft.protocol.jobs import make, model_sha256
 from vitft.protocol.look import look
-from vitft.protocol.units import Job, Scheme, told, tune_units
+from vitft.protocol.units import Job, told, tune_units
 from vitft.recipes import Recipe
+from vitft.results.folders import collect, default_folder, slug
+from vitft.results.schema import UnitResult
 
 # Patch and native size of a file that no alias names, for the estimate only.
 _PATCH, _NATIVE = 16, 224
@@ -64,7 +65,7 @@ class Asked:
         sha, known = identity["model_sha256"], self.model in MODELS
         name = self.model if known or not sha else Path(identity["model"]).stem
         of_suite = self.suite.name + ("" if self.shots else "-full")
-        return results.default_folder(of_suite, results.slug(name), sha[:8], self.recipe.name, digest)
+        return default_folder(of_suite, slug(name), sha[:8], self.recipe.name, digest)
 
 
 def availability(asked: Asked) -> tuple[list[Row], dict[str, str]]:
@@ -90,7 +91,7 @@ class Planned:
         notes: what the user should know of the data.
     """
 
-    jobs: tuple[tuple[Job, Scheme], ...]
+    jobs: tuple[Job, ...]
     missing: Mapping[str, str]
     notes: tuple[str, ...] = ()
 
@@ -106,7 +107,7 @@ def plan(asked: Asked, missing: Mapping[str, str]) -> Planned:
         if task in missing:
             continue
         try:
-            job, source, scheme = make(
+            job, source = make(
                 task,
                 model=asked.model,
                 recipe=asked.recipe,
@@ -115,11 +116,11 @@ def plan(asked: Asked, missing: Mapping[str, str]) -> Planned:
                 shots="1000" if asked.shots else "full",
                 seeds=asked.seeds,
             )
-            notes += [f"{task}: {line}" for line in look(job, source, scheme)]
+            notes += [f"{task}: {line}" for line in look(job, source)]
         except DataError as error:
             missing[task] = error.lines[0].rstrip(".")
         else:
-            jobs.append((job, scheme))
+            jobs.append(job)
     return Planned(tuple(jobs), missing, tuple(notes))
 
 
@@ -159,7 +160,7 @@ class Estimate:
     flops: float
 
 
-def estimate(asked: Asked, jobs: Sequence[tuple[Job, Scheme]]) -> Estimate:
+def estimate(asked: Asked, jobs: Sequence[Job]) -> Estimate:
     """Return a rough cost: a forward pass is parameters x patches multiply-accumulates, a training step three of them.
 
     The rule leaves the attention products out (a tenth at 224 px, a fifth at 384), counts frozen layers as trained,
@@ -167,13 +168,13 @@ def estimate(asked: Asked, jobs: Sequence[tuple[Job, Scheme]]) -> Estimate:
     """
     units = train = test = 0
     flops = 0.0
-    for job, scheme in jobs:
-        tuning = len(tune_units(job, scheme))
+    for job in jobs:
+        tuning = len(tune_units(job))
         fits = tuning + len(job.seeds)
-        images = int(job.settings["steps"]) * int(job.settings["batch_size"]) * fits
+        images = job.settings.steps * job.settings.batch_size * fits
         sizes = _sizes(job.name)
         tested = len(job.seeds) * sizes.get("test", 0) + tuning * sizes.get("val200" if asked.shots else "val", 0)
-        macs = _macs(asked.model, job.settings["resolution"])
+        macs = _macs(asked.model, job.settings.resolution)
         units, train, test = units + fits, train + images, test + tested
         flops += 2 * macs * (3 * images + tested)
     return Estimate(units, train, test, flops)
@@ -210,10 +211,10 @@ def _recorded(file: Path) -> tuple[int, int]:
         return _PATCH, _NATIVE
 
 
-def finals(asked: Asked, folder: Path) -> list[dict[str, Any]]:
+def finals(asked: Asked, folder: Path) -> list[UnitResult]:
     """Return the results of the final units in a folder that belong to this suite and these seeds."""
-    found = results.collect(folder)
-    return [r for r in found if r["phase"] == "final" and r["task"] in asked.suite.tasks and r["seed"] in asked.seeds]
+    found = collect(folder)
+    return [r for r in found if r.phase == "final" and r.task in asked.suite.tasks and r.seed in asked.seeds]
 
 
 def with_tasks(asked: Asked, tasks: tuple[str, ...]) -> Asked:

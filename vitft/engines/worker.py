@@ -18,9 +18,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any
 
-from vitft import results
 from vitft.errors import Interrupted, UsageError, VitftError
 from vitft.progress import Hooks, StepReport
+from vitft.results.folders import lock, unit_folder
 
 # A worker whose supervisor was killed ends within seconds; its successor waits that long for a unit's folder.
 _LOCK_S = 60.0
@@ -56,7 +56,7 @@ def serve(commands: IO[str], events: IO[str]) -> None:
     while (command := inbox.get()) is not None:
         unit = Unit.from_json(command["unit"])
         try:
-            with _alone(results.unit_folder(folder, unit.id), stop):
+            with _alone(unit_folder(folder, unit.id), stop):
                 run_unit(unit, folder, runtime, hooks, warm)
         except Interrupted:
             break
@@ -110,9 +110,9 @@ def _alone(folder: Path, stop: _Stop) -> Iterator[None]:
     """Hold a unit's folder; a worker that its supervisor left behind may still be saving there."""
     until = time.monotonic() + _LOCK_S
     while True:
-        lock = results.lock(folder)
+        held = lock(folder)
         try:
-            lock.__enter__()
+            held.__enter__()
             break
         except UsageError:
             if time.monotonic() > until:
@@ -123,7 +123,7 @@ def _alone(folder: Path, stop: _Stop) -> Iterator[None]:
     try:
         yield
     finally:
-        lock.__exit__(None, None, None)
+        held.__exit__(None, None, None)
 
 
 def main() -> None:

@@ -1,17 +1,13 @@
 """Evaluate networks on a split: one pass over the images, every metric from the same logits."""
 
-import platform
 import time
 from dataclasses import asdict, dataclass, replace
-from datetime import UTC, datetime
 from itertools import combinations
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from vitft import __version__, results
 from vitft import device as devices
 from vitft.catalog import tasks
 from vitft.data import official, subsets
@@ -19,11 +15,21 @@ from vitft.data.split import Source, Split
 from vitft.errors import CheckpointError, DataError, DataMissing
 from vitft.evaluation import metrics, real
 from vitft.evaluation.intervals import paired, wilson
-from vitft.evaluation.network import Network, described, head_fits
+from vitft.evaluation.network import Network, computed, head_fits
 from vitft.evaluation.predict import Predictions, predict
 from vitft.images.batches import eval_batches
 from vitft.progress import Hooks
 from vitft.recipes import digest
+from vitft.results.schema import (
+    ClassAccuracy,
+    Comparison,
+    Env,
+    EvalProtocol,
+    EvalResult,
+    Metrics,
+    Provenance,
+    Timing,
+)
 
 LISTED = 0.01
 """Missing names are listed when they are less than this share of the official images."""
@@ -124,10 +130,10 @@ class Evaluation:
         return metrics.top1(self.predictions.logits, self.subject.split.labels)
 
     @property
-    def metrics(self) -> dict[str, Any]:
-        """Counts and shares in [0, 1], as they stand in result.json."""
+    def metrics(self) -> Metrics:
+        """Counts and shares, as they stand in result.json."""
         n, correct = len(self.subject.split), int(self.correct.sum())
-        found: dict[str, Any] = {"top1": correct / n, "correct": correct, "n": n, "ci95": list(wilson(correct, n))}
+        found: dict[str, Any] = {"top1": correct / n, "correct": correct, "n": n, "ci95": wilson(correct, n)}
         if self.subject.split.num_classes > 5:
             among = int(metrics.top5(self.predictions.logits, self.subject.split.labels).sum())
             found |= {"top5": among / n, "top5_correct": among}
@@ -135,8 +141,8 @@ class Evaluation:
             right, judged = self.subject.real.correct(self.predictions.answers)
             found |= {"real_correct": right, "real_n": judged}
             if judged:
-                found |= {"real_top1": right / judged, "real_ci95": list(wilson(right, judged))}
-        return found
+                found |= {"real_top1": right / judged, "real_ci95": wilson(right, judged)}
+        return Metrics(**found)
 
 
 def evaluate(
@@ -178,71 +184,57 @@ def evaluate(
     return Evaluation(network, what, answers, time.monotonic() - began)
 
 
-def result(done: Evaluation, *, per_class: bool = False, with_confusion: bool = False) -> dict[str, Any]:
+def result(done: Evaluation, *, per_class: bool = False, with_confusion: bool = False) -> EvalResult:
     """Return the evaluation as it stands in result.json."""
     split, network = done.subject.split, done.network
-    answers = done.predictions.answers
-    stamp = split.provenance
-    out: dict[str, Any] = {
-        "schema_version": results.SCHEMA_VERSION,
-        "status": "finished",
-        "kind": "eval",
-        "task": split.task,
-        "model": network.info.name,
-        "recipe": None,
-        "method": None,
-        "phase": "eval",
-        "seed": None,
-        "metrics": done.metrics,
-        "stamp": done.subject.stamp,
-        "missing": list(done.subject.missing),
-        "protocol": {"id": digest(network.protocol), **network.protocol},
-        "provenance": {
-            **asdict(stamp),
-            "completeness": "partial" if done.subject.stamp else stamp.completeness,
-            "split": split.name,
-            "split_digest": split.digest,
-            "classes_without_test": list(done.subject.classes_without_test),
-            "decoder": "Pillow",
-            "checkpoint_sha256": network.info.sha256,
-        },
-        "settings": {
-            "precision": network.precision,
-            "threads": torch.get_num_threads(),
-            "device_kind": network.device.type,
-        },
-        **described(network),
-        "num_classes": split.num_classes,
-        "timing": {
-            "evaluate_s": round(done.seconds, 3),
-            "images_per_s": round(len(split) / done.seconds, 2) if done.seconds else None,
-        },
-        "env": {
-            "vitft": __version__,
-            "torch": torch.__version__,
-            "python": platform.python_version(),
-            "device": devices.name(network.device.type),
-            "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-        },
-    }
-    if per_class:
-        rows = metrics.per_class(answers, split.labels, split.class_names)
-        out["per_class"] = [{"class": r.name, "correct": r.correct, "n": r.n, "accuracy": r.accuracy} for r in rows]
-    if with_confusion:
-        out["confusion"] = metrics.confusion(answers, split.labels, split.num_classes).tolist()
-    return out
+    answers, stamp = done.predictions.answers, split.provenance
+    rows = metrics.per_class(answers, split.labels, split.class_names) if per_class else ()
+    counts = metrics.confusion(answers, split.labels, split.num_classes) if with_confusion else None
+    return EvalResult(
+        task=split.task,
+        model=network.info.name,
+        metrics=done.metrics,
+        stamp=done.subject.stamp,
+        missing=done.subject.missing,
+        protocol=EvalProtocol(id=digest(network.protocol), **network.protocol),
+        provenance=Provenance(
+            **{**asdict(stamp), "completeness": "partial" if done.subject.stamp else stamp.completeness},
+            split=split.name,
+            split_digest=split.digest,
+            classes_without_test=done.subject.classes_without_test,
+            checkpoint_sha256=network.info.sha256,
+        ),
+        settings=computed(network),
+        checkpoint=network.info,
+        preprocess=network.preprocess,
+        num_classes=split.num_classes,
+        timing=Timing(
+            evaluate_s=round(done.seconds, 3),
+            images_per_s=round(len(split) / done.seconds, 2) if done.seconds else None,
+        ),
+        env=Env.now(devices.name(network.device.type)),
+        per_class=tuple(ClassAccuracy(class_name=r.name, correct=r.correct, n=r.n, accuracy=r.accuracy) for r in rows)
+        if per_class
+        else None,
+        confusion=None if counts is None else tuple(map(tuple, counts.tolist())),
+    )
 
 
-def comparisons(done: list[Evaluation]) -> list[dict[str, Any]]:
+def title(what: Subject) -> str:
+    """Name what was evaluated on; a part of a test set never goes by the name of the whole."""
+    split = what.split
+    if not what.stamp:
+        return f"{split.task}, {split.name}, {len(split):,} images"
+    name = "ImageNet accuracy" if is_imagenet(split) else f"the accuracy on {split.task}"
+    return f"{split.task}, {what.stamp}: not {name}"
+
+
+def comparisons(done: list[Evaluation]) -> list[Comparison]:
     """Compare every two networks on the same images: "a" minus "b"."""
     return [
-        {"a": a.network.info.name, "b": b.network.info.name, **_listed(asdict(paired(a.correct, b.correct)))}
+        Comparison(a=a.network.info.name, b=b.network.info.name, **asdict(paired(a.correct, b.correct)))
         for a, b in combinations(done, 2)
     ]
-
-
-def _listed(data: dict[str, Any]) -> dict[str, Any]:
-    return {key: list(value) if isinstance(value, tuple) else value for key, value in data.items()}
 
 
 def is_imagenet(split: Split) -> bool:

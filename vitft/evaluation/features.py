@@ -16,12 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from vitft import machine, results
+from vitft import machine
 from vitft.data.split import Split
 from vitft.errors import DiskFull
 from vitft.evaluation.predict import gather
-from vitft.images import cache
-from vitft.images.preprocess import Preprocess
+from vitft.images import fingerprints
+from vitft.results.files import write_atomic
+from vitft.settings import Preprocess
 
 _VERSION = 1  # raise it when the same identity would give other features
 
@@ -55,7 +56,7 @@ class Identity:
 
 def identity(checkpoint: str, network: dict[str, Any], pp: Preprocess, split: Split, precision: str) -> Identity:
     """Return the identity of a split's features. It reads every encoded image once, so a changed file is seen."""
-    images = f"{cache.encoded_digest(split)}{'+exif' if split.exif else ''}"
+    images = f"{fingerprints.encoded_digest(split)}{'+exif' if split.exif else ''}"
     return Identity(checkpoint, network, json.loads(json.dumps(asdict(pp))), split.digest, images, precision)
 
 
@@ -104,7 +105,7 @@ def cached(who: Identity | None, n: int, compute: Callable[[], NDArray[np.float3
 
     header = {"sha256": _sha256(features), "identity": json.dumps(asdict(who), sort_keys=True)}
     with suppress(DiskFull, OSError):
-        results.write_atomic(path(who), save({"features": features}, metadata=header))
+        write_atomic(path(who), save({"features": features}, metadata=header))
     return features
 
 

@@ -53,9 +53,10 @@ def t_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float
     return fmean(values) - half, fmean(values) + half
 
 
-def clipped(interval: Sequence[float]) -> list[float]:
+def clipped(interval: Sequence[float]) -> tuple[float, float]:
     """Return an interval of accuracies without what no accuracy can be: each end in [0, 1]."""
-    return [min(1.0, max(0.0, end)) for end in interval]
+    low, high = (min(1.0, max(0.0, end)) for end in interval)
+    return low, high
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """A checkpoint made ready to answer: its network on a device, and its own way of preparing images."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -9,18 +9,18 @@ import torch
 from torch import nn
 
 from vitft import device as devices
-from vitft import results
 from vitft.data import subsets
 from vitft.data.split import Split
 from vitft.errors import CheckpointError, DataError
 from vitft.evaluation import asked
 from vitft.evaluation.class_names import translated
-from vitft.images.preprocess import Preprocess
 from vitft.models import build as models
 from vitft.models import loading
-from vitft.models.checkpoint import Checkpoint, CheckpointInfo
+from vitft.models.checkpoint import Checkpoint
 from vitft.models.said import Said
-from vitft.settings import Settings
+from vitft.results.reading import load
+from vitft.results.schema import CheckpointInfo, Computed, RunResult
+from vitft.settings import Preprocess, Settings
 
 _NORMALISE = {
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
@@ -123,9 +123,10 @@ def open_network(
 
 def settings_for(info: CheckpointInfo, fixed: Mapping[str, Any]) -> Settings:
     """Return an evaluation's settings: what is fixed, else the checkpoint's (or the run's) own. Raises UsageError."""
-    own: dict[str, Any] = own_preprocess(info)
+    own = own_preprocess(info)
     values: dict[str, Any] = {"resolution": "native", "resize": "checkpoint"}
-    values |= {key: own[key] for key in ("resize", "interpolation", "antialias") if key in own}
+    if own is not None:
+        values |= {"resize": own.resize, "interpolation": own.interpolation, "antialias": own.antialias}
     values |= dict(fixed)
     if "interpolation" not in values:
         # The paper's squash and big_vision's resize-small are bilinear; a checkpoint's own resize is as it says.
@@ -134,24 +135,24 @@ def settings_for(info: CheckpointInfo, fixed: Mapping[str, Any]) -> Settings:
     return asked.settings(values).at(info.native, info.patch)
 
 
-def own_preprocess(info: CheckpointInfo) -> dict[str, Any]:
-    """Return what a run's result says of its evaluation's preprocessing; empty for any other checkpoint."""
+def own_preprocess(info: CheckpointInfo) -> Preprocess | None:
+    """Return how a run's evaluation prepared its images; None for any other checkpoint."""
     if info.kind != "run" or not info.path:
-        return {}
-    result = results.read_json(Path(info.path).parent / "result.json") or {}
-    own = result.get("preprocess")
-    return own if isinstance(own, dict) else {}
+        return None
+    result = load(Path(info.path).parent / "result.json", RunResult)
+    return result.preprocess if result is not None else None
 
 
-def preprocess(settings: Settings, info: CheckpointInfo, own: Mapping[str, Any]) -> Preprocess:
+def preprocess(settings: Settings, info: CheckpointInfo, own: Preprocess | None = None) -> Preprocess:
     """Return the preprocessing of an evaluation.
 
     Args:
         settings: with the resolution in pixels.
         info: of the checkpoint.
-        own: what `own_preprocess` found; its mean, std and crop stand in for the checkpoint's.
+        own: of the run that the checkpoint is; its mean, std and crop stand in for the checkpoint's.
     """
-    mean, std = tuple(own.get("mean", info.mean)), tuple(own.get("std", info.std))
+    says = own or info
+    mean, std = says.mean, says.std
     if settings.normalise != "checkpoint":
         mean, std = _NORMALISE[settings.normalise]
     return Preprocess(
@@ -161,8 +162,8 @@ def preprocess(settings: Settings, info: CheckpointInfo, own: Mapping[str, Any])
         antialias=settings.antialias,
         mean=mean,
         std=std,
-        crop_pct=float(own.get("crop_pct", info.crop_pct)),
-        crop_mode=own.get("crop_mode", info.crop_mode),
+        crop_pct=says.crop_pct,
+        crop_mode=says.crop_mode,
         before=info.before,
     )
 
@@ -235,6 +236,10 @@ def refuse_zero_head(network: Network | Checkpoint, action: str = "Fine-tune it 
         )
 
 
-def described(network: Network) -> dict[str, Any]:
-    """Return what a result file says of the network: checkpoint and preprocessing, JSON-able."""
-    return {"checkpoint": network.info.to_dict(), "preprocess": asdict(network.preprocess)}
+def computed(network: Network) -> Computed:
+    """Return what a result says of how the network computes."""
+    return Computed(
+        device_kind=network.device.type,
+        precision="bf16" if network.precision == "bf16" else "float32",
+        threads=torch.get_num_threads(),
+    )

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from vitft import results
 from vitft.errors import DataDamaged
 from vitft.evaluation import metrics
+from vitft.results.files import write_atomic
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def save(path: Path, keys: Sequence[str], labels: NDArray[np.int64], logits: NDA
     )
     buffer = io.BytesIO()
     pq.write_table(table, buffer)
-    results.write_atomic(path, buffer.getvalue())
+    write_atomic(path, buffer.getvalue())
 
 
 def load(path: Path) -> Saved:

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from vitft.data.split import Split
 from vitft.images import cache
-from vitft.images.preprocess import Preprocess, deterministic, normalise, random_one, random_part
+from vitft.images.preprocess import deterministic, normalise, random_one, random_part
 from vitft.progress import Hooks
+from vitft.settings import Preprocess
 
 _DEVICE_SHARE = 0.2  # of the device's free memory that resident pixels may take
 

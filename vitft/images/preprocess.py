@@ -5,8 +5,8 @@ how the work is cut into micro-batches, workers or runs (see `training.randomnes
 """
 
 import math
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,75 +15,13 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from vitft.settings import CropMode, Interpolation, Resize
+from vitft.settings import Preprocess, larger
 
 UNIFORMS = 24
 """Uniform numbers an example may use in a step: flip, top, left, one spare, then ten (height, aspect) attempts."""
 
 _AREA = (0.05, 1.0)  # tf.image.sample_distorted_bounding_box as vision_transformer's input_pipeline calls it
 _ASPECT = (3 / 4, 4 / 3)
-
-
-@dataclass(frozen=True)
-class Preprocess:
-    """How images become (3, H, W) inputs. Two equal instances give equal pixels.
-
-    Attributes:
-        size: (H, W) of the network, in pixels.
-        resize: "squash" ignores the aspect ratio; "resize-small" brings the shorter side to `larger` of the network's
-            (448 for 384, big_vision) and crops the centre; "squash-crop" does so with both sides (256 for 224,
-            big_vision's few-shot evaluation); "checkpoint" is timm's evaluation (crop_pct, crop_mode).
-        interpolation, antialias: of the resize; "area" knows no antialiasing.
-        mean, std: of the normalisation, in [0, 1] units, per channel.
-        crop_pct, crop_mode: of "checkpoint". "center" brings the shorter side to the network's / crop_pct, "squash"
-            both sides, "none" neither; the centre is then cropped.
-        before: of "checkpoint", (height, width) in pixels before the crop, where the checkpoint says pixels and no
-            crop_pct: as the transformers library resizes and crops.
-        crop, crop_from, flip: the random part; evaluation has none.
-    """
-
-    size: tuple[int, int]
-    resize: Resize = "squash"
-    interpolation: Interpolation = "bilinear"
-    antialias: bool = True
-    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
-    std: tuple[float, float, float] = (0.5, 0.5, 0.5)
-    crop_pct: float = 1.0
-    crop_mode: CropMode = "center"
-    before: tuple[int, int] | None = None
-    crop: Literal["none", "random", "inception", "pad"] = "none"
-    crop_from: int = 0
-    flip: bool = False
-
-    @property
-    def enlarged(self) -> tuple[int, int]:
-        """(height, width) before a random crop, in pixels: 448 for 384; `crop_from` is the longer of the two."""
-        height, width = self.size
-        if not self.crop_from:
-            return larger(height), larger(width)
-        factor = self.crop_from / max(self.size)
-        return max(height, round(height * factor)), max(width, round(width * factor))
-
-    @property
-    def keeps_shape(self) -> bool:
-        """Whether the resize keeps the aspect ratio."""
-        return self.resize == "resize-small" or (self.resize == "checkpoint" and self.crop_mode != "squash")
-
-    @property
-    def stored_size(self) -> tuple[int, int] | None:
-        """(h, w) of what the deterministic part gives, or None where it keeps each image's own shape."""
-        if self.crop == "inception" or (self.crop == "random" and self.keeps_shape):
-            return None
-        return self.enlarged if self.crop == "random" else self.size
-
-
-def larger(side: int) -> int:
-    """Return the side, in pixels, that an image has before it is cropped to `side`.
-
-    8/7 of it, from 128 px on in the steps of 32 that BiT's and big_vision's pairs have: 128 -> 160, 224 -> 256,
-    384 -> 448, 448 -> 512.
-    """
-    return round(side * 8 / 7) if side < 128 else math.ceil(side * 8 / 7 / 32) * 32
 
 
 def deterministic(image: NDArray[np.uint8], pp: Preprocess) -> NDArray[np.uint8]:

@@ -3,36 +3,23 @@
 import io
 import statistics
 import warnings
-from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from vitft.data.split import Split
 from vitft.images.decode import unreadable
+from vitft.results.schema import Seen
 
 MOST = 256
 """Images that are looked at, evenly spread over the split."""
-
-
-@dataclass(frozen=True)
-class Seen:
-    """What was measured.
-
-    Attributes:
-        pixels: height times width of the median image (of an even number the smaller of the two in the middle).
-        of: images looked at.
-    """
-
-    pixels: int
-    of: int
 
 
 def median(split: Split) -> Seen:
     """Measure at most `MOST` images, evenly spread over the split. Raises DataDamaged where a header says nothing."""
     rows = np.unique(np.linspace(0, len(split) - 1, min(MOST, len(split))).round().astype(np.int64))
     areas = [_area(split.read(int(i)), f"{split.task} {split.name}: {split.keys[int(i)]}") for i in rows]
-    return Seen(statistics.median_low(areas), len(areas))
+    return Seen(pixels=statistics.median_low(areas), of=len(areas))
 
 
 def _area(data: bytes, key: str) -> int:

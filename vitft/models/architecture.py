@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from vitft.errors import CheckpointError
-from vitft.models.checkpoint import Architecture, Size
 from vitft.models.npz import stage_units
 from vitft.models.said import ACTIVATIONS
+from vitft.results.schema import Architecture, Size
 
 State = Mapping[str, Tensor]
 

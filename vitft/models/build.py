@@ -13,10 +13,10 @@ from vitft.catalog.models import MODELS
 from vitft.errors import CheckpointError, UsageError
 from vitft.models import loading, posembed
 from vitft.models.architecture import geometry, outline
-from vitft.models.checkpoint import Architecture, CheckpointInfo, Size, side
 from vitft.models.loading import save_weights as save_weights
 from vitft.models.methods import head_names
 from vitft.models.said import ACTIVATIONS, Said
+from vitft.results.schema import Architecture, CheckpointInfo, Size, side
 from vitft.settings import Settings
 
 # Parts of pre-training that a classifier has no place for.

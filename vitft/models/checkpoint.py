@@ -1,105 +1,14 @@
 """What is known of a checkpoint: where it lies, how it wants its images, and what had to be assumed."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from vitft.settings import CropMode
+from vitft.results.schema import CheckpointInfo, Size
+from vitft.settings import CropMode, Preprocess
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-Size = tuple[int, int]
-Triple = tuple[float, float, float]
-
-
-@dataclass(frozen=True)
-class Architecture:
-    """A timm model function and the arguments that make it fit the tensors.
-
-    Attributes:
-        name: timm's model name without its tag, e.g. "vit_base_patch16_224".
-        kwargs: arguments over the function's own; JSON-able; never the image size or the number of classes.
-        pre_logits: width of the tanh layer between features and head (the original releases' representation size);
-            0 where there is none.
-        gelu: "tanh" where every exact GELU is replaced by the original code's approximation.
-        norm_eps: epsilon of every layer norm; 0 = the timm function's own.
-        activation: of the MLPs, in timm's word ("gelu", "quick_gelu", "relu", ...); "" = the timm function's own.
-    """
-
-    name: str
-    kwargs: Mapping[str, Any] = field(default_factory=dict)
-    pre_logits: int = 0
-    gelu: str = "exact"
-    norm_eps: float = 0.0
-    activation: str = ""
-
-
-@dataclass(frozen=True)
-class CheckpointInfo:
-    """One checkpoint, as it stands in `result.json`.
-
-    Attributes:
-        name: what the user wrote after --model.
-        kind: "npz", "safetensors", "pth", "run", "hub" or "random".
-        path: the file the weights came from; empty for random weights.
-        sha256: of that file; empty for random weights.
-        timm_name: the timm tag (or bare model name) that the file is, or is taken for.
-        mean, std: of the images the weights were trained on, RGB in [0, 1].
-        crop_pct: part of the resized image that the checkpoint's own evaluation crops.
-        crop_mode: "center" (aspect ratio kept), "squash" (lost) or "none" (no resize), of that resize.
-        before: (height, width) before the crop, at `resolution`, where the checkpoint says pixels and no crop_pct.
-        interpolation: of the checkpoint's own evaluation.
-        native: (height, width) in pixels the weights were trained at.
-        num_classes: outputs of the head (0: none): the file's when opened, the network's when built.
-        patch: patch (height, width) in pixels; for a hybrid or a ResNet its stride.
-        grid: (rows, columns) of position embeddings, the file's when opened, the network's when built; None without.
-        resolution: (height, width) in pixels the network was built for; the native one while it is only opened.
-        used: the part of it, from the upper left, that the patches cover.
-        architecture: the timm function and its arguments.
-        channels: of the images the patches are made of; vitft's own images have 3.
-        part: place of the network among those of its file, e.g. "model.teacher.backbone"; "" where it is all there is.
-        assumed: what the file does not say: fields above that were taken from the timm tag, and num_heads, norm_eps,
-            activation, pool and grid of the architecture.
-        notes: what a reader should know, e.g. "position embeddings 14x14 -> 24x24 (bilinear)".
-    """
-
-    name: str
-    kind: str
-    path: str
-    sha256: str
-    timm_name: str
-    mean: Triple
-    std: Triple
-    crop_pct: float
-    interpolation: str
-    native: Size
-    num_classes: int
-    patch: Size
-    grid: Size | None
-    resolution: Size
-    used: Size
-    architecture: Architecture
-    crop_mode: CropMode = "center"
-    before: Size | None = None
-    channels: int = 3
-    assumed: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
-    part: str = ""
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON-able data."""
-        return asdict(replace(self, architecture=replace(self.architecture, kwargs=dict(self.architecture.kwargs))))
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> "CheckpointInfo":
-        """Rebuild from `to_dict`, through JSON or not."""
-        data = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}
-        return cls(**{**data, "architecture": Architecture(**data["architecture"])})
-
-    def with_notes(self, *notes: str) -> "CheckpointInfo":
-        """Return a copy with more notes; empty ones are dropped."""
-        return replace(self, notes=self.notes + tuple(note for note in notes if note))
 
 
 @dataclass(frozen=True)
@@ -118,44 +27,33 @@ class Checkpoint:
     descriptions: tuple[str, ...] = ()
 
 
-def assumptions(checkpoint: Mapping[str, Any]) -> str:
-    """Return one line on what a checkpoint does not say and what was taken instead; "" where it says all.
-
-    Args:
-        checkpoint: `CheckpointInfo.to_dict`, as it stands in a result.
-    """
-    assumed = checkpoint.get("assumed") or ()
-    if not assumed:
+def assumptions(info: CheckpointInfo) -> str:
+    """Return one line on what a checkpoint does not say and what was taken instead; "" where it says all."""
+    if not info.assumed:
         return ""
-    arch = checkpoint.get("architecture") or {}
-    kwargs = arch.get("kwargs", {})
-    grid = [n // p for n, p in zip(checkpoint.get("native", ()), checkpoint.get("patch", ()), strict=False)]
+    arch = info.architecture
+    grid = [n // p for n, p in zip(info.native, info.patch, strict=True)]
     values = {
-        "num_heads": kwargs.get("num_heads"),
-        "norm_eps": f"{arch['norm_eps']:g}" if arch.get("norm_eps") else "",
-        "activation": arch.get("activation"),
-        "pool": kwargs.get("global_pool"),
+        "num_heads": arch.kwargs.get("num_heads"),
+        "norm_eps": f"{arch.norm_eps:g}" if arch.norm_eps else "",
+        "activation": arch.activation,
+        "pool": arch.kwargs.get("global_pool"),
         "grid": "x".join(map(str, grid)),
-        "mean": _short(checkpoint.get("mean", ())),
-        "std": _short(checkpoint.get("std", ())),
-        "crop_pct": "" if checkpoint.get("before") else f"{checkpoint.get('crop_pct', 1.0):g}",
-        "interpolation": checkpoint.get("interpolation"),
+        "mean": _short(info.mean),
+        "std": _short(info.std),
+        "crop_pct": "" if info.before else f"{info.crop_pct:g}",
+        "interpolation": info.interpolation,
     }
-    told = ", ".join(f"{name} {values.get(name) or ''}".rstrip() for name in assumed)
-    like = f", as of {checkpoint['timm_name']}" if checkpoint.get("timm_name") else ""
+    told = ", ".join(f"{name} {values.get(name) or ''}".rstrip() for name in info.assumed)
+    like = f", as of {info.timm_name}" if info.timm_name else ""
     return f"assumed, as the checkpoint does not say{like}: {told}"
 
 
-def cropping(said: Mapping[str, Any], size: Sequence[int]) -> str:
-    """Return a checkpoint's own resize and crop in words.
-
-    Args:
-        said: its crop_pct, crop_mode and before.
-        size: after the crop.
-    """
-    mode, before = str(said["crop_mode"]), said.get("before")
+def cropping(said: CheckpointInfo | Preprocess, size: Size) -> str:
+    """Return a checkpoint's own resize and crop in words; `size` is what the crop leaves."""
+    mode, before = said.crop_mode, said.before
     if not before:
-        return f"crop fraction {said['crop_pct']:g}" + ", aspect ratio lost" * (mode == "squash")
+        return f"crop fraction {said.crop_pct:g}" + ", aspect ratio lost" * (mode == "squash")
     words = {"none": "not resized", "center": f"shorter side to {before[0]}", "squash": f"to {before[0]}x{before[1]}"}
     return f"{words[mode]}, centre {size[0]}x{size[1]}"
 
@@ -167,8 +65,3 @@ def _short(values: Sequence[float]) -> str:
 def crop_mode(said: object) -> CropMode:
     """Return timm's crop_mode; "border" (padding, no checkpoint with a head has it) is taken for "center"."""
     return "squash" if said == "squash" else "center"
-
-
-def side(size: Size) -> str:
-    """Write a size: '384' for a square, '224x320' (height x width) otherwise."""
-    return str(size[0]) if size[0] == size[1] else f"{size[0]}x{size[1]}"

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from vitft.models.checkpoint import Size
+from vitft.results.schema import Size
 
 
 def vit_macs(

@@ -16,11 +16,12 @@ from torch import Tensor
 from vitft.errors import CheckpointError, CheckpointUnsafe, UnknownName
 from vitft.models import files, hub_files, kinds, library, npz, places, processor
 from vitft.models.architecture import geometry, outline
-from vitft.models.checkpoint import Architecture, Checkpoint, CheckpointInfo, crop_mode
+from vitft.models.checkpoint import Checkpoint, crop_mode
 from vitft.models.choice import Chosen
 from vitft.models.methods import head_names
 from vitft.models.renaming import spelled
 from vitft.models.said import Said
+from vitft.results.schema import Architecture, CheckpointInfo
 
 # Arguments of timm's factory that read files or change what is loaded.
 _RESERVED = frozenset(

@@ -9,9 +9,10 @@ from torch import Tensor
 
 from vitft.models import places, processor
 from vitft.models.architecture import Inferred, infer
-from vitft.models.checkpoint import Checkpoint, CheckpointInfo, Size
+from vitft.models.checkpoint import Checkpoint
 from vitft.models.processor import pair, refused
 from vitft.models.said import ACTIVATIONS, Said
+from vitft.results.schema import CheckpointInfo, Size
 
 MODEL_TYPES = ("vit", "deit")
 """Model types of the library that are timm's under other names."""

@@ -24,9 +24,10 @@ from vitft.catalog.models import MODELS
 from vitft.errors import CheckpointError, DiskFull
 from vitft.models import adapters, files, hub, kinds, methods, names, npz, places
 from vitft.models.architecture import Inferred, infer
-from vitft.models.checkpoint import Architecture, Checkpoint, CheckpointInfo, Triple, crop_mode
+from vitft.models.checkpoint import Checkpoint, crop_mode
 from vitft.models.renaming import heads_of_layout, spelled
 from vitft.models.said import Said, apply
+from vitft.results.schema import Architecture, CheckpointInfo, Triple
 
 WEIGHTS = "weights.safetensors"
 RESULT = "result.json"

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vitft.models.checkpoint import Size
+from vitft.results.schema import Size
 
 Mode = Literal["bilinear", "bicubic"]
 

@@ -8,7 +8,8 @@ from timm import layers
 from torch import nn
 
 from vitft.errors import CheckpointError, UsageError
-from vitft.models.checkpoint import Checkpoint, Size
+from vitft.models.checkpoint import Checkpoint
+from vitft.results.schema import Size
 from vitft.settings import CHECKPOINT_KEYS, Settings
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {

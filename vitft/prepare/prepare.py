@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from vitft import machine, results
+from vitft import machine
 from vitft.catalog import tasks
 from vitft.catalog.tasks import Task
 from vitft.data import labels as label_names
@@ -35,6 +35,8 @@ from vitft.prepare.owner_files import (
 )
 from vitft.prepare.spool import Spool
 from vitft.prepare.table_writer import write_split
+from vitft.results.files import cannot_write, write_json
+from vitft.results.folders import lock
 
 KIND = "vitft-prepared"
 SCHEMA_VERSION = 1
@@ -128,7 +130,7 @@ def prepare(
             }
         manifest = _manifest(found, collection, raw, shots, partial_why, chosen, written, files)
         (build / "README.md").write_text(_card(found, collection, manifest), encoding="utf-8")
-        results.write_json(build / "manifest.json", manifest)  # last: what has one is whole
+        write_json(build / "manifest.json", manifest)  # last: what has one is whole
         if out.exists():
             out.rename(hidden / "old")
         build.rename(out)
@@ -139,11 +141,11 @@ def prepare(
 @contextmanager
 def _workplace(hidden: Path) -> Iterator[None]:
     """Hold the hidden folder in which a data set is built; it stays only while it holds images worth keeping."""
-    with results.lock(hidden):
+    with lock(hidden):
         try:
             yield
         except OSError as error:  # reading has its own errors; this is the disk that is written
-            raise results.cannot_write(hidden, error) from None
+            raise cannot_write(hidden, error) from None
         finally:
             spool = hidden / "spool.bin"
             if not spool.is_file() or not spool.stat().st_size:

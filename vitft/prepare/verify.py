@@ -22,7 +22,7 @@ from vitft.data.sources.prepared import Prepared
 from vitft.data.sources.vtab_folder import VtabFolder
 from vitft.data.split import Source, Split
 from vitft.errors import DataError
-from vitft.images import cache
+from vitft.images import fingerprints
 from vitft.images.decode import decode
 from vitft.prepare.download import Progress, silent
 
@@ -190,7 +190,7 @@ def _images(split: Split, progress: Progress, seen: list[_Image]) -> list[str]:
     for i, key in enumerate(split.keys):
         try:
             encoded = split.read(i)
-            seen.append(_Image(str(key), int(split.labels[i]), cache.fingerprint(encoded)))
+            seen.append(_Image(str(key), int(split.labels[i]), fingerprints.fingerprint(encoded)))
             decode(encoded, f"{split.name}/{key}")
         except DataError as error:
             faults.append(error.lines[0])

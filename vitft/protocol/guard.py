@@ -9,8 +9,9 @@ from typing import NoReturn
 
 from vitft.data import subsets
 from vitft.data.split import Source, Split
+from vitft.data.subsets import JOINED
 from vitft.errors import ProtocolBreach
-from vitft.protocol.units import DEV, JOINED, Unit
+from vitft.protocol.units import DEV, Unit
 
 
 def names_only(split: Split) -> Split:
@@ -55,7 +56,7 @@ class Guard:
         unit, scheme = self._unit, self._unit.scheme
         tuning = unit.phase == "tune"
         legal = {scheme.tune_train, scheme.tune_val} if tuning else {scheme.final_train, scheme.test}
-        held_out = scheme.tune_val if tuning else scheme.test
+        held_out = unit.held_out
         problem = ""
         if name not in legal or name == DEV or (tuning and name == scheme.test):
             problem = f"may not open '{name}'"

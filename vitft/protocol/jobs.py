@@ -3,20 +3,23 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, cast
 
-from vitft import machine, results
+from vitft import machine
 from vitft.catalog.models import MODELS
-from vitft.catalog.tasks import by_name
+from vitft.data import carve
 from vitft.data.find import Shots, checked, find, path_of
 from vitft.data.split import Source
+from vitft.data.subsets import JOINED
 from vitft.images import sizes
 from vitft.models import places
-from vitft.protocol.units import DEV, JOINED, Job, Scheme, at_point, scheme, told
+from vitft.protocol.units import DEV, Job, Scheme, at_point, scheme, told
 from vitft.recipes import Recipe
+from vitft.results.folders import default_folder, slug
+from vitft.results.schema import Seen
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,7 @@ def make(
     from_scratch: bool = False,
     limit: int | None = None,
     per_class: int | None = None,
-) -> tuple[Job, Source, Scheme]:
+) -> tuple[Job, Source]:
     """Find the data, decide every setting and choose the splits.
 
     Raises:
@@ -66,7 +69,7 @@ def make(
     if path is not None:  # absolute: the same word elsewhere is another data set
         task = str(path.resolve())
     source = find(task, data_dir, shots)
-    splits = scheme(source.splits, task, shots or "", val_is_train(source))
+    splits = scheme(source.splits, task, shots or "", carve.val_is_train(source))
     examples = _examples(source, splits, limit, per_class) if recipe.for_size else 0
     seen = _seen(source, splits) if recipe.looks_at_images(source.task) else None
     settings = recipe.resolve(source.task, overrides, examples, seen.pixels if seen else 0)
@@ -81,7 +84,8 @@ def make(
         model_sha256=model_sha256(model) if not from_scratch else "",
         recipe=recipe.name,
         recipe_digest=recipe.digest(overrides),
-        settings=settings.model_dump(mode="json"),
+        settings=settings,
+        scheme=splits,
         sweep=sweep,
         seeds=seeds,
         data_dir=str(data_dir or ""),
@@ -90,28 +94,18 @@ def make(
         limit=limit,
         per_class=per_class,
         given=tuple(sorted(overrides)),
-        seen=asdict(seen) if seen else {},
+        seen=seen,
     )
     # A single value is no choice: it is a setting.
     fixed = {k: v[0] for k, v in sweep.items() if len(v) == 1}
     choices = {k: v for k, v in sweep.items() if k not in fixed}
-    return replace(job, settings=at_point(job, fixed), sweep=choices), source, splits
+    return replace(job, settings=at_point(job, fixed), sweep=choices), source
 
 
 def source_of(job: Job) -> Source:
     """Find a job's data again. Raises DataMissing or DataDamaged (exit code 3)."""
     data_dir = Path(job.data_dir) if job.data_dir else None
     return find(job.task, data_dir, cast(Shots, job.shots) if job.shots else None)
-
-
-def val_is_train(source: Source) -> bool:
-    """Tell whether a known task comes with the val that VTAB cut off the end of its owner's train."""
-    known = by_name(source.task)
-    if known is None or not {"train", "val"} <= set(known.splits) & set(source.splits):
-        return False
-    train, val = known.splits["train"][0], known.splits["val"][0]
-    lengths = [(len(source.open(name)), piece.stop - piece.start) for name, piece in (("train", train), ("val", val))]
-    return train.raw_split == val.raw_split and all(have == official for have, official in lengths)
 
 
 def _examples(source: Source, splits: Scheme, limit: int | None, per_class: int | None) -> int:
@@ -123,7 +117,7 @@ def _examples(source: Source, splits: Scheme, limit: int | None, per_class: int 
     return n if limit is None else min(n, limit)
 
 
-def _seen(source: Source, splits: Scheme) -> sizes.Seen:
+def _seen(source: Source, splits: Scheme) -> Seen:
     """Measure the images of the training split that is trained on first; test is never looked at."""
     return sizes.median(source.open(splits.final_train.split(JOINED)[0]))
 
@@ -132,9 +126,9 @@ def told_resolution(job: Job) -> str:
     """Return a line that says which images chose the resolution; "" where they did not."""
     if not job.seen:
         return ""
-    size, s = f"{job.seen['pixels']:,} pixels", job.settings
-    larger = f" from {s['crop_from']}" if s["crop"] == "random" and s["crop_from"] else ""
-    return f"Resolution {s['resolution']}{larger}: the median of {job.seen['of']} training images has {size}."
+    size, s = f"{job.seen.pixels:,} pixels", job.settings
+    larger = f" from {s.crop_from}" if s.crop == "random" and s.crop_from else ""
+    return f"Resolution {s.resolution}{larger}: the median of {job.seen.of} training images has {size}."
 
 
 def model_sha256(model: str) -> str:
@@ -169,5 +163,5 @@ def run_folder(job: Job) -> Path:
     known = job.model in MODELS or not job.model_sha256
     name = job.model if known else Path(told(job.model, job.model_sha256)).stem
     digest = hashlib.sha256(json.dumps(job.identity(), sort_keys=True).encode()).hexdigest()
-    model = results.slug(name) + "-scratch" * job.from_scratch
-    return results.default_folder(job.name, model, job.model_sha256[:8], job.recipe, digest[:8])
+    model = slug(name) + "-scratch" * job.from_scratch
+    return default_folder(job.name, model, job.model_sha256[:8], job.recipe, digest[:8])

@@ -9,12 +9,13 @@ import numpy as np
 
 from vitft.data import subsets
 from vitft.data.split import Source, Split
+from vitft.data.subsets import JOINED
 from vitft.errors import DataDamaged, DataError, DataMissing
 from vitft.protocol.guard import names_only
-from vitft.protocol.units import DEV, JOINED, Job, Scheme, tune_units
+from vitft.protocol.units import Job, tune_units
 
 
-def look(job: Job, source: Source, scheme: Scheme) -> tuple[str, ...]:
+def look(job: Job, source: Source) -> tuple[str, ...]:
     """Check every split that the units of a job will open; return what the user should know, a line each.
 
     Raises:
@@ -22,16 +23,14 @@ def look(job: Job, source: Source, scheme: Scheme) -> tuple[str, ...]:
         DataDamaged: labels outside the classes, or a split without images.
         DataError: one class, a class that is not trained on, or too few images for `--per-class`.
     """
-    tuned = bool(tune_units(job, scheme))
-    if tuned and not scheme.tune_val:
+    scheme = job.scheme
+    if tune_units(job) and not scheme.tune_val:
         raise DataMissing(
             f"'{job.name}' has the splits {', '.join(source.splits)}: none to choose {', '.join(job.sweep)} on.",
             "Legal: train800 and val200 as well, or a recipe that chooses nothing.",
             f"Fix what it chooses ({' '.join(_fixing(key) for key in job.sweep)}), or take another recipe.",
         )
-    names = [*([scheme.tune_train, scheme.tune_val] if tuned else []), scheme.final_train, scheme.test]
-    parts = dict.fromkeys(part for name in names if name != DEV for part in name.split(JOINED))
-    splits = {part: names_only(source.open(part)) for part in parts}
+    splits = {part: names_only(source.open(part)) for part in job.splits()}
     for split in splits.values():
         _sound(split)
     train = splits[scheme.final_train.split(JOINED)[0]]

@@ -1,29 +1,25 @@
 """Run one unit: data through the guard, a network, a fit, one exact evaluation, one result file."""
 
 import os
-import platform
 import time
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from vitft import __version__, machine, results
 from vitft import device as devices
+from vitft import machine
 from vitft.data import subsets
-from vitft.data.split import Split
+from vitft.data.split import Opened, Source, Split
 from vitft.errors import DataError, UsageError
 from vitft.evaluation import predictions
 from vitft.evaluation.intervals import wilson
 from vitft.evaluation.network import preprocess
 from vitft.evaluation.predict import Predictions, predict
 from vitft.images.batches import Images, eval_batches
-from vitft.images.preprocess import Preprocess
 from vitft.models import build as models
-from vitft.models.checkpoint import assumptions, side
+from vitft.models.checkpoint import assumptions
 from vitft.models.flops import macs
 from vitft.models.loading import save_weights
 from vitft.models.methods import apply, parameter_groups
@@ -33,26 +29,55 @@ from vitft.protocol import stamp as stamping
 from vitft.protocol.guard import Guard
 from vitft.protocol.jobs import Runtime, source_of
 from vitft.protocol.stamp import DataStamp
-from vitft.protocol.units import DEV, Unit
+from vitft.protocol.units import DEV, Job, Unit
 from vitft.recipes import digest
-from vitft.settings import CHECKPOINT_KEYS, Settings
+from vitft.results.files import read_json, write_json
+from vitft.results.folders import finished_unit, unit_folder
+from vitft.results.reading import parse
+from vitft.results.schema import (
+    Computed,
+    Cost,
+    Env,
+    Loss,
+    Metrics,
+    Provenance,
+    Timing,
+    UnitProtocol,
+    UnitResult,
+    side,
+    to_json,
+)
+from vitft.settings import CHECKPOINT_KEYS, Preprocess, Settings
 from vitft.training.fit import Compute, Fitted, fit
-
-_BEGUN: dict[str, tuple[str, ...]] = dict.fromkeys(("device_kind", "precision", "micro_batch", "threads"), ())
 
 
 @dataclass
 class Warm:
-    """What a worker keeps between units: the network of the last one, to be reset in place."""
+    """What a process keeps between units: the network of the last one, to be reset in place, and its data, opened.
+
+    Attributes:
+        source: of the data of the last unit's job.
+    """
 
     key: tuple[Any, ...] = ()
     built: models.Built | None = None
     initial: dict[str, torch.Tensor] = field(default_factory=dict)
+    source: Source | None = None
+    place: tuple[str, ...] | None = None
+
+    def open(self, job: Job) -> Source:
+        """Return the source of a job's data; where it is that of the last job, its splits are open already."""
+        place = (job.task, job.data_dir, job.shots)
+        if self.source is None or (self.place is not None and self.place != place):
+            self.source = source_of(job)
+        if self.place != place:
+            self.source, self.place = Opened(self.source), place
+        return self.source
 
 
 def run_unit(
     unit: Unit, folder: Path, runtime: Runtime, hooks: Hooks | None = None, warm: Warm | None = None
-) -> dict[str, Any]:
+) -> UnitResult:
     """Bring one unit to its result file and return the result; a finished unit answers at once.
 
     Args:
@@ -62,18 +87,18 @@ def run_unit(
     Raises:
         Any VitftError; what was saved before stays, and the same call goes on from there.
     """
-    done = results.finished_unit(folder, unit.id)
+    done = finished_unit(folder, unit.id)
     if done is not None:
         return done
-    hooks = hooks or Hooks()
-    own = results.unit_folder(folder, unit.id)
-    device, fixed = _fix(own, runtime)
+    hooks, warm = hooks or Hooks(), warm or Warm()
+    own = unit_folder(folder, unit.id)
+    device, begun = _begun(own, runtime)
     if runtime.deterministic:
         # cuBLAS is deterministic only with a workspace of fixed size, chosen before its first use.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(runtime.deterministic)
     job = unit.job
-    guard = Guard(source_of(job), unit)
+    guard = Guard(warm.open(job), unit)
 
     began = time.monotonic()
     train, dev = _training_split(unit, guard)
@@ -84,9 +109,9 @@ def run_unit(
             "Look at its folders: train/<class>/*, test/<class>/*.",
         )
     built, settings = _network(unit, train.num_classes, device, warm)
-    for note in filter(None, [*built.info.notes, assumptions(built.info.to_dict())]):
+    for note in filter(None, [*built.info.notes, assumptions(built.info)]):
         hooks.note(note)
-    pp = preprocess(settings, built.info, {})
+    pp = preprocess(settings, built.info)
     workers = runtime.workers or machine.cores()
     fitted = fit(
         built.net,
@@ -95,39 +120,38 @@ def run_unit(
         settings,
         seed=unit.seed,
         folder=own,
-        compute=Compute(fixed["precision"], fixed["micro_batch"], runtime.state_seconds),
+        compute=Compute(begun.precision, begun.micro_batch or 0, runtime.state_seconds),
         hooks=hooks,
     )
-    fixed["micro_batch"] = fitted.micro_batch
+    begun = begun.model_copy(update={"micro_batch": fitted.micro_batch})
 
     guard.trained()
-    held_out, lacking = stamping.classes(train, dev if dev is not None else guard.open(_held_out(unit)))
+    held_out, lacking = stamping.classes(train, dev if dev is not None else guard.open(unit.held_out))
     held_out = _limited(held_out, unit) if dev is None else held_out
     began_test = time.monotonic()
-    answers = _evaluate(built.net, held_out, pp, device, workers, fixed, hooks)
+    answers = _evaluate(built.net, held_out, pp, device, workers, begun, hooks)
     if unit.phase == "tune":
         stamping.remember(folder, (train, held_out), hooks)
     tuned_on = stamping.seen_before(folder, job.name) if unit.phase == "final" and job.sweep else {}
-    stamp = stamping.stamp(train, guard.first, held_out, lacking, tuned_on, job.limit is not None, hooks)
-    result = _result(unit, settings, built, held_out, answers, fitted, fixed, pp, stamp)
+    data = stamping.stamp(train, guard.first, held_out, lacking, tuned_on, job.limit is not None, hooks)
+    timing = Timing(
+        train_s=round(fitted.seconds, 3),
+        evaluate_s=round(time.monotonic() - began_test, 3),
+        total_s=round(time.monotonic() - began, 3),
+        train_images_per_s=round(fitted.images / fitted.seconds, 2) if fitted.images else None,
+    )
     warning = diverged.warning(own / "metrics.jsonl", train.num_classes)
     if warning and unit.phase == "final":
         hooks.note(f"Warning: {warning}.")
-    result["warnings"] = [warning] if warning else []
-    result["timing"] = {
-        "train_s": round(fitted.seconds, 3),
-        "evaluate_s": round(time.monotonic() - began_test, 3),
-        "total_s": round(time.monotonic() - began, 3),
-        "train_images_per_s": round(fitted.images / fitted.seconds, 2) if fitted.images else None,
-    }
+    trained = _Done(unit, settings, built, held_out, answers, fitted, begun, pp, (warning,) if warning else ())
+    result = _result(trained, data, timing)
     if unit.phase == "final":
         predictions.save(own / "predictions.parquet", held_out.keys, held_out.labels, answers.logits)
         assumed = tuple(name for name in built.info.assumed if name != "interpolation")  # the recipe says it
         seen = replace(built.info, mean=pp.mean, std=pp.std, interpolation=pp.interpolation, assumed=assumed)
-        all_of_it = runtime.save_weights
-        file = own / ("weights.safetensors" if all_of_it else "head.safetensors")
-        save_weights(file, built.net, seen, train.class_names, head_only=not all_of_it)
-    results.write_json(own / "result.json", result)
+        name = "weights.safetensors" if runtime.save_weights else "head.safetensors"
+        save_weights(own / name, built.net, seen, train.class_names, head_only=not runtime.save_weights)
+    write_json(own / "result.json", to_json(result))
     (own / "state.pt").unlink(missing_ok=True)
     return result
 
@@ -136,30 +160,29 @@ def _augmented(pp: Preprocess, settings: Settings) -> Preprocess:
     return replace(pp, crop=settings.crop, crop_from=settings.crop_from, flip=settings.flip)
 
 
-def _fix(own: Path, runtime: Runtime) -> tuple[torch.device, dict[str, Any]]:
+def _begun(own: Path, runtime: Runtime) -> tuple[torch.device, Computed]:
     """Choose device, precision, threads and micro-batch; a unit that was begun keeps what it began with."""
     device = devices.pick(runtime.device)
-    begun = results.read_json(own / "begun.json")
-    if begun is None:
-        begun = {
-            "device_kind": device.type,
-            "precision": devices.precision(runtime.precision, device),
-            "micro_batch": runtime.micro_batch,
-            "threads": torch.get_num_threads(),
-        }
-        results.write_json(own / "begun.json", begun)
-    absent = results.lacking(begun, _BEGUN)
-    if absent:
-        what = f"'{own / 'begun.json'}' is damaged: it says nothing of {', '.join(absent)}"
-        raise results.damaged(what, f"Delete the folder '{own}' and run the same command again.")
-    if begun["device_kind"] != device.type:
-        raise UsageError(
-            f"This run was begun on {begun['device_kind']} and cannot go on on {device.type}.",
-            "A number comes from one kind of device.",
-            f"Give --device {begun['device_kind']}, or start anew with --overwrite.",
+    file = own / "begun.json"
+    value = read_json(file)
+    if value is None:
+        begun = Computed(
+            device_kind=device.type,
+            precision=devices.precision(runtime.precision, device),
+            micro_batch=runtime.micro_batch,
+            threads=torch.get_num_threads(),
         )
-    torch.set_num_threads(begun["threads"])
-    return device, dict(begun)
+        write_json(file, to_json(begun))
+    else:
+        begun = parse(value, Computed, f"'{file}'", f"Delete the folder '{own}' and run the same command again.")
+    if begun.device_kind != device.type:
+        raise UsageError(
+            f"This run was begun on {begun.device_kind} and cannot go on on {device.type}.",
+            "A number comes from one kind of device.",
+            f"Give --device {begun.device_kind}, or start anew with --overwrite.",
+        )
+    torch.set_num_threads(begun.threads or torch.get_num_threads())
+    return device, begun
 
 
 def _training_split(unit: Unit, guard: Guard) -> tuple[Split, Split | None]:
@@ -169,10 +192,10 @@ def _training_split(unit: Unit, guard: Guard) -> tuple[Split, Split | None]:
     split = guard.open(scheme.tune_train if unit.phase == "tune" else scheme.final_train)
     if unit.phase == "tune":
         if scheme.tune_val == DEV:
-            split, dev, _ = subsets.dev_split(split, settings["dev_fraction"])
+            split, dev, _ = subsets.dev_split(split, settings.dev_fraction)
             dev = _limited(dev, unit)
-    elif settings["train_fraction"] < 1:
-        split, _, _ = subsets.dev_split(split, 1 - settings["train_fraction"])
+    elif settings.train_fraction < 1:
+        split, _, _ = subsets.dev_split(split, 1 - settings.train_fraction)
     if job.per_class is not None:
         split = subsets.per_class(split, job.per_class, unit.seed)
     return _limited(split, unit), dev
@@ -182,30 +205,22 @@ def _limited(split: Split, unit: Unit) -> Split:
     return split if unit.job.limit is None else subsets.limit(split, unit.job.limit, seed=0)
 
 
-def _held_out(unit: Unit) -> str:
-    return unit.scheme.tune_val if unit.phase == "tune" else unit.scheme.test
-
-
-def _network(unit: Unit, num_classes: int, device: torch.device, warm: Warm | None) -> tuple[models.Built, Settings]:
+def _network(unit: Unit, num_classes: int, device: torch.device, warm: Warm) -> tuple[models.Built, Settings]:
     """Build the unit's network, or reset the warm one in place where only the data and the seed differ."""
     job = unit.job
-    settings = Settings.model_validate(unit.settings, strict=False)
-    shape = [
-        unit.settings[k]
-        for k in ("resolution", "posembed_resize", "gelu", "drop_path", *CHECKPOINT_KEYS)
-        if k in unit.settings
-    ]
-    key = (job.model, str(device), *shape)
+    settings = unit.settings
+    decides = ("resolution", "posembed_resize", "gelu", "drop_path", *CHECKPOINT_KEYS)
+    key = (job.model, str(device), *(getattr(settings, k) for k in decides))
     # Drawn weights belong to their seed, and LoRA changes the modules: both are built anew.
     reusable = settings.method != "lora" and not job.from_scratch
-    if warm is not None and reusable and warm.key == key and warm.built is not None:
+    if reusable and warm.key == key and warm.built is not None:
         built = warm.built
         models.restore(built.net, warm.initial, num_classes)
         built.net.to(device)
     else:
         built = models.build(job.model, num_classes, settings, from_scratch=job.from_scratch, seed=unit.seed)
         built.net.to(device)
-        if warm is not None and reusable:
+        if reusable:
             warm.key, warm.built, warm.initial = key, built, built.initial_state()
     apply(built.net, settings, seed=unit.seed)
     return built, settings.model_copy(update={"resolution": _plain(built.info.resolution)})
@@ -221,85 +236,85 @@ def _evaluate(
     pp: Preprocess,
     device: torch.device,
     workers: int,
-    fixed: Mapping[str, Any],
+    begun: Computed,
     hooks: Hooks,
 ) -> Predictions:
-    batch_size = max(1, min(256, 4 * fixed["micro_batch"]))
+    batch_size = max(1, min(256, 4 * (begun.micro_batch or 1)))
 
     def told(done: int) -> None:
         hooks.phase(f"evaluate {split.name}", done, len(split))
         hooks.stop_if_asked()
 
     batches = eval_batches(split, pp, batch_size, device, workers, hooks)
-    return predict(net, batches, len(split), split.num_classes, precision=fixed["precision"], on_progress=told)
+    return predict(net, batches, len(split), split.num_classes, precision=begun.precision, on_progress=told)
 
 
-def _result(
-    unit: Unit,
-    settings: Settings,
-    built: models.Built,
-    held_out: Split,
-    answers: Predictions,
-    fitted: Fitted,
-    fixed: Mapping[str, Any],
-    pp: Preprocess,
-    data: DataStamp,
-) -> dict[str, Any]:
-    job, info = unit.job, built.info
-    n = len(held_out)
-    correct = int((answers.answers == held_out.labels).sum())
-    per_image = macs(built.net, settings.size)
-    protocol = {
+@dataclass(frozen=True)
+class _Done:
+    """A unit that was trained and evaluated."""
+
+    unit: Unit
+    settings: Settings
+    built: models.Built
+    held_out: Split
+    answers: Predictions
+    fitted: Fitted
+    begun: Computed
+    pp: Preprocess
+    warnings: tuple[str, ...]
+
+
+def _result(done: _Done, data: DataStamp, timing: Timing) -> UnitResult:
+    job, settings, held_out = done.unit.job, done.settings, done.held_out
+    n, correct = len(held_out), int((done.answers.answers == held_out.labels).sum())
+    per_image = macs(done.built.net, settings.size)
+    return UnitResult(
+        task=job.name,
+        model=job.model,
+        recipe=job.recipe,
+        method=settings.method,
+        phase=done.unit.phase,
+        seed=done.unit.seed,
+        metrics=Metrics(top1=correct / n, correct=correct, n=n, ci95=wilson(correct, n)),
+        protocol=_protocol(done),
+        provenance=Provenance(
+            **{**asdict(held_out.provenance), **asdict(data)}, checkpoint_sha256=done.built.info.sha256
+        ),
+        settings=done.begun,
+        recipe_settings=settings,
+        point=done.unit.point,
+        loss=Loss(first=done.fitted.first_loss, last=done.fitted.last_loss),
+        checkpoint=done.built.info,
+        preprocess=done.pp,
+        num_classes=held_out.num_classes,
+        cost=Cost(
+            macs_per_image=per_image,
+            train_images=settings.steps * settings.batch_size,
+            train_flops=_train_flops(settings, done.fitted, per_image),
+        ),
+        timing=timing,
+        warnings=done.warnings,
+        env=Env.now(devices.name(done.begun.device_kind)),
+    )
+
+
+def _protocol(done: _Done) -> UnitProtocol:
+    job, settings = done.unit.job, done.settings
+    stamp: dict[str, Any] = {
         "recipe": job.recipe,
         "recipe_digest": job.recipe_digest,
-        "resolution": side(settings.size),
         "resize": settings.resize,
         "interpolation": settings.interpolation,
         "antialias": settings.antialias,
         "normalise": settings.normalise,
-        "gelu": info.architecture.gelu,
-        "selection": _selection(unit),
+        "gelu": done.built.info.architecture.gelu,
+        "selection": _selection(done.unit),
         "from_scratch": job.from_scratch,
         "train": {"per_class": job.per_class, "limit": job.limit},
-    } | ({"chosen_by_pixels": job.seen} if job.seen else {})
-    return {
-        "schema_version": results.SCHEMA_VERSION,
-        "status": "finished",
-        "kind": "finetune",
-        "task": job.name,
-        "model": job.model,
-        "recipe": job.recipe,
-        "method": settings.method,
-        "phase": unit.phase,
-        "seed": unit.seed,
-        "metrics": {"top1": correct / n, "correct": correct, "n": n, "ci95": list(wilson(correct, n))},
-        "protocol": {"id": digest(protocol), **protocol},
-        "provenance": {
-            **asdict(held_out.provenance),
-            **data.to_dict(),
-            "decoder": "Pillow",
-            "checkpoint_sha256": info.sha256,
-        },
-        "settings": dict(fixed),
-        "recipe_settings": settings.model_dump(mode="json"),
-        "point": unit.point,
-        "loss": {"first": fitted.first_loss, "last": fitted.last_loss},
-        "checkpoint": info.to_dict(),
-        "preprocess": asdict(pp),
-        "num_classes": held_out.num_classes,
-        "cost": {
-            "macs_per_image": per_image,
-            "train_images": settings.steps * settings.batch_size,
-            "train_flops": _train_flops(settings, fitted, per_image),
-        },
-        "env": {
-            "vitft": __version__,
-            "torch": torch.__version__,
-            "python": platform.python_version(),
-            "device": devices.name(fixed["device_kind"]),
-            "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-        },
-    }
+    } | ({"chosen_by_pixels": job.seen.model_dump()} if job.seen else {})
+    # The digest is over the words that version 1 had: runs begun with it go on to the same protocol.
+    identity = digest({**stamp, "resolution": side(settings.size)})
+    return UnitProtocol(id=identity, resolution=settings.size, **stamp)
 
 
 def _selection(unit: Unit) -> str:

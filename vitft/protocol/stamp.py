@@ -1,29 +1,18 @@
 """What a result says of the data it was made of, beside the provenance of the split it was tested on."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from vitft import results
 from vitft.data import official, subsets
 from vitft.data.split import Split
-from vitft.images import cache
+from vitft.data.subsets import JOINED
+from vitft.images import fingerprints
+from vitft.images.overlap import overlap
 from vitft.progress import Hooks
-from vitft.protocol.units import JOINED
-
-
-@dataclass(frozen=True)
-class Overlap:
-    """Images of the evaluated split that were trained or selected on, too, byte for byte.
-
-    Attributes:
-        n: how many of the evaluated images.
-        splits: split -> how many of them stand in it; one that stands in several is counted in the first.
-    """
-
-    n: int
-    splits: dict[str, int]
+from vitft.results.files import write_atomic
+from vitft.results.folders import SEEN, slug, task_folder
+from vitft.results.schema import Completeness, Overlap
 
 
 @dataclass(frozen=True)
@@ -43,7 +32,7 @@ class DataStamp:
 
     split: str
     split_digest: str
-    split_completeness: str
+    split_completeness: Completeness
     train_split: str
     train_n: int
     train_digest: str
@@ -51,11 +40,7 @@ class DataStamp:
     train_official: int | None
     overlap: Overlap
     classes_without_test: tuple[str, ...]
-    completeness: str
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the fields as they stand in result.json."""
-        return {**asdict(self), "classes_without_test": list(self.classes_without_test)}
+    completeness: Completeness
 
 
 def stamp(
@@ -88,42 +73,27 @@ def stamp(
         train_digest=train.digest,
         train_whole=len(whole),
         train_official=counts[0] if short else None,
-        overlap=overlap(held_out, {train.name: set(cache.fingerprints(train, hooks))}, tuned_on, hooks),
+        overlap=overlap(held_out, {train.name: set(fingerprints.fingerprints(train, hooks))}, tuned_on, hooks),
         classes_without_test=lacking,
         completeness="partial" if partial else tested,
     )
 
 
-def overlap(
-    held_out: Split, trained_on: Mapping[str, set[bytes]], tuned_on: Mapping[str, set[bytes]], hooks: Hooks
-) -> Overlap:
-    """Compare the images of a split with those that were trained or selected on, by the digests of their bytes."""
-    left = list(cache.fingerprints(held_out, hooks))
-    found = {}
-    for name in dict.fromkeys((*trained_on, *tuned_on)):
-        seen = trained_on.get(name, set()) | tuned_on.get(name, set())
-        rest = [image for image in left if image not in seen]
-        if len(rest) < len(left):
-            found[name] = len(left) - len(rest)
-        left = rest
-    return Overlap(sum(found.values()), found)
-
-
 def remember(folder: Path, splits: tuple[Split, ...], hooks: Hooks) -> None:
     """Keep what a tune unit has seen, for the final units: they may not open it. Once a split is enough."""
     for split in splits:
-        file = results.task_folder(folder, split.task) / f"{results.SEEN}{results.slug(split.name)}"
+        file = task_folder(folder, split.task) / f"{SEEN}{slug(split.name)}"
         if not file.exists():
-            results.write_atomic(file, b"".join(sorted(set(cache.fingerprints(split, hooks)))))
+            write_atomic(file, b"".join(sorted(set(fingerprints.fingerprints(split, hooks)))))
 
 
 def seen_before(folder: Path, task: str) -> dict[str, set[bytes]]:
     """Return split -> digests of the images that a task's tune units have seen; empty where nothing was tuned."""
     found = {}
-    for file in sorted(results.task_folder(folder, task).glob(f"{results.SEEN}*")):
+    for file in sorted(task_folder(folder, task).glob(f"{SEEN}*")):
         data = file.read_bytes()
-        size = cache.FINGERPRINT
-        found[file.name.removeprefix(results.SEEN)] = {data[i : i + size] for i in range(0, len(data), size)}
+        size = fingerprints.FINGERPRINT
+        found[file.name.removeprefix(SEEN)] = {data[i : i + size] for i in range(0, len(data), size)}
     return found
 
 

@@ -10,10 +10,11 @@ A run keeps a listing of each task's files beside its units. Where it differs fr
 from collections.abc import Callable
 from pathlib import Path
 
-from vitft import results
 from vitft.data import listing
 from vitft.data.split import Source
 from vitft.errors import DataError
+from vitft.results.files import damaged, read_json, write_atomic
+from vitft.results.folders import SEEN, task_folder
 
 FILE = "data.json"
 
@@ -29,7 +30,7 @@ def hold(folder: Path, source: Source, note: Callable[[str], None]) -> None:
     Raises:
         DataError: something is finished, and the files are not what they were (exit code 3).
     """
-    own = results.task_folder(folder, source.task)
+    own = task_folder(folder, source.task)
     now = listing.of(source)
     finished = any(own.glob("*/result.json")) or (folder / "result.json").exists()
     then = _read(own / FILE)
@@ -46,14 +47,14 @@ def hold(folder: Path, source: Source, note: Callable[[str], None]) -> None:
             f"Start anew with --overwrite, or {alone}.",
         )
     if then is None or difference:
-        for stale in own.glob(f"{results.SEEN}*"):
+        for stale in own.glob(f"{SEEN}*"):
             stale.unlink()
-        results.write_atomic(own / FILE, listing.dumps(now))
+        write_atomic(own / FILE, listing.dumps(now))
 
 
 def _read(file: Path) -> listing.Listing | None:
     """Read a listing. Raises CheckpointError where it is damaged."""
-    found = results.read_json(file)
+    found = read_json(file)
     if found is not None and not all(isinstance(entry, list) for entry in found.values()):
-        raise results.damaged(f"'{file}' is damaged: it is no listing", "Start anew with --overwrite.")
+        raise damaged(f"'{file}' is damaged: it is no listing", "Start anew with --overwrite.")
     return found

@@ -7,23 +7,23 @@ tune units that see train and val only, then, with the best point, final units t
 import hashlib
 import itertools
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+from pydantic import TypeAdapter
+
+from vitft.data.subsets import JOINED
 from vitft.errors import DataMissing
 from vitft.models import places
 from vitft.recipes import rescaled
-from vitft.results import slug
-
-Phase = Literal["tune", "final"]
+from vitft.results.folders import slug
+from vitft.results.schema import Phase, Scalar, Seen, UnitResult
+from vitft.settings import Settings
 
 DEV = "dev"
 """Name of the end of the training split, held out while tuning where the data has no val of its own."""
-
-JOINED = "+"
-"""Between the names of splits that are trained on together."""
 
 
 @dataclass(frozen=True)
@@ -56,11 +56,12 @@ class Job:
         data_dir: `--data-dir`, absolute, or "".
         shots: "1000" or "full" where VTAB's splits are asked for, else "".
         settings: every key of the recipe, resolved for this task.
+        scheme: which splits its phases use.
         sweep: key -> values to choose from on val.
         limit: at most so many examples of every split; None = all.
         per_class: so many training examples of each class; None = all.
         given: the keys that the user has set.
-        seen: of the training images, where their size decides settings: "pixels" of the median, "of" how many.
+        seen: of the training images, where their size decides settings.
     """
 
     task: str
@@ -69,8 +70,9 @@ class Job:
     model_sha256: str
     recipe: str
     recipe_digest: str
-    settings: dict[str, Any]
-    sweep: dict[str, list[Any]] = field(default_factory=dict)
+    settings: Settings
+    scheme: Scheme
+    sweep: dict[str, list[Scalar]] = field(default_factory=dict)
     seeds: tuple[int, ...] = (0,)
     data_dir: str = ""
     shots: str = ""
@@ -78,11 +80,18 @@ class Job:
     limit: int | None = None
     per_class: int | None = None
     given: tuple[str, ...] = ()
-    seen: dict[str, int] = field(default_factory=dict)
+    seen: Seen | None = None
 
     def identity(self) -> dict[str, Any]:
         """Return what decides the numbers, for the run folder."""
-        return {"kind": "finetune", **asdict(self), "model": told(self.model, self.model_sha256)}
+        fields = {k: v for k, v in _plain(self).items() if k != "scheme"}
+        return {"kind": "finetune", **fields, "model": told(self.model, self.model_sha256)}
+
+    def splits(self) -> list[str]:
+        """Return the names of the splits that the units will open, but for dev."""
+        tuned = [self.scheme.tune_train, self.scheme.tune_val] if tune_units(self) else []
+        names = [*tuned, self.scheme.final_train, self.scheme.test]
+        return list(dict.fromkeys(part for name in names if name != DEV for part in name.split(JOINED)))
 
 
 def told(model: str, sha256: str) -> str:
@@ -94,7 +103,7 @@ def told(model: str, sha256: str) -> str:
 
 
 # A unit's own settings stand in its id; where the data and the model lie does not change what it is.
-_NOT_IN_ID = ("seeds", "sweep", "settings", "data_dir", "task", "model", "recipe_digest", "given", "seen")
+_NOT_IN_ID = ("seeds", "sweep", "settings", "scheme", "data_dir", "task", "model", "recipe_digest", "given", "seen")
 
 
 @dataclass(frozen=True)
@@ -104,17 +113,25 @@ class Unit:
     job: Job
     phase: Phase
     seed: int
-    settings: dict[str, Any]
-    point: dict[str, Any]
-    scheme: Scheme
+    settings: Settings
+    point: dict[str, Scalar]
+
+    @property
+    def scheme(self) -> Scheme:
+        return self.job.scheme
+
+    @property
+    def held_out(self) -> str:
+        """The split that it is evaluated on."""
+        return self.scheme.tune_val if self.phase == "tune" else self.scheme.test
 
     @property
     def id(self) -> str:
         """A folder name that is the same in every process: `<task>/<phase>-<digest>-seed<n>`."""
         what = {
-            "job": {k: v for k, v in asdict(self.job).items() if k not in _NOT_IN_ID},
+            "job": {k: v for k, v in _plain(self.job).items() if k not in _NOT_IN_ID},
             "phase": self.phase,
-            "settings": self.settings,
+            "settings": self.settings.model_dump(mode="json"),
             "scheme": asdict(self.scheme),
         }
         text = json.dumps(what, sort_keys=True)
@@ -126,22 +143,23 @@ class Unit:
         point = ", ".join(f"{k} {v:g}" if isinstance(v, float) else f"{k} {v}" for k, v in self.point.items())
         return f"{self.job.name}: {self.phase}" + (f" ({point})" if point else "") + f", seed {self.seed}"
 
-    def to_json(self) -> dict[str, Any]:
-        """Return a JSON object that `from_json` reads."""
-        return asdict(self)
+    def to_json(self) -> str:
+        """Return JSON that `from_json` reads."""
+        return _UNIT.dump_json(self).decode()
 
     @staticmethod
-    def from_json(data: Mapping[str, Any]) -> "Unit":
-        """Rebuild a unit from `to_json`'s object."""
-        job = {**data["job"], **{key: tuple(data["job"][key]) for key in ("seeds", "given")}}
-        return Unit(
-            Job(**job),
-            data["phase"],
-            data["seed"],
-            dict(data["settings"]),
-            dict(data["point"]),
-            Scheme(**data["scheme"]),
-        )
+    def from_json(text: str) -> "Unit":
+        """Rebuild a unit from `to_json`'s text."""
+        return _UNIT.validate_json(text)
+
+
+_UNIT = TypeAdapter(Unit)
+
+
+def _plain(job: Job) -> dict[str, Any]:
+    """Return a job as JSON has it."""
+    seen = job.seen.model_dump() if job.seen else {}
+    return {**asdict(job), "settings": job.settings.model_dump(mode="json"), "seen": seen}
 
 
 def scheme(splits: tuple[str, ...], task: str, shots: str = "", val_is_train: bool = False) -> Scheme:
@@ -185,38 +203,34 @@ TUNE_SEED = 0
 """Of every tune unit, so that what is chosen does not depend on which seeds are asked for, or in which order."""
 
 
-def tune_units(job: Job, splits: Scheme) -> list[Unit]:
+def tune_units(job: Job) -> list[Unit]:
     """Return one unit for each point of the sweep; none where there is nothing to choose."""
     points = [dict(zip(job.sweep, values, strict=True)) for values in itertools.product(*job.sweep.values())]
     if len(points) < 2:
         return []
-    return [Unit(job, "tune", TUNE_SEED, at_point(job, point), point, splits) for point in points]
+    return [Unit(job, "tune", TUNE_SEED, at_point(job, point), point) for point in points]
 
 
-def final_units(job: Job, splits: Scheme, tuned: list[dict[str, Any]]) -> list[Unit]:
+def final_units(job: Job, tuned: Sequence[UnitResult]) -> list[Unit]:
     """Return the final units, one a seed, with the point that was best on val.
 
     Args:
         tuned: the results of all tune units, empty where there were none.
     """
-    point = select(tuned)["point"] if tuned else {k: v[0] for k, v in job.sweep.items()}
-    return [Unit(job, "final", seed, at_point(job, point), point, splits) for seed in job.seeds]
+    point = select(tuned).point if tuned else {k: v[0] for k, v in job.sweep.items()}
+    return [Unit(job, "final", seed, at_point(job, point), point) for seed in job.seeds]
 
 
-def at_point(job: Job, point: Mapping[str, Any]) -> dict[str, Any]:
+def at_point(job: Job, point: Mapping[str, Any]) -> Settings:
     """Return a job's settings at one point of its sweep; warmup and staircase keep their share of swept steps.
 
     What the user has given stays as it is.
     """
-    share = {key: value for key, value in rescaled(job.settings, point).items() if key not in job.given}
-    return {**job.settings, **share, **point}
+    own = job.settings.model_dump(mode="json")
+    share = {key: value for key, value in rescaled(own, point).items() if key not in job.given}
+    return Settings.model_validate({**own, **share, **point})
 
 
-def select(tuned: list[dict[str, Any]]) -> dict[str, Any]:
+def select(tuned: Sequence[UnitResult]) -> UnitResult:
     """Return the result with the highest top1 on val; of equals the smaller lr, then the fewer steps."""
-
-    def rank(result: dict[str, Any]) -> tuple[float, ...]:
-        settings = result["recipe_settings"]
-        return (-result["metrics"]["top1"], settings["lr"], settings["steps"])
-
-    return min(tuned, key=rank)
+    return min(tuned, key=lambda r: (-r.metrics.top1, r.recipe_settings.lr, r.recipe_settings.steps))

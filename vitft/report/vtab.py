@@ -13,22 +13,29 @@ from vitft.recipes import digest
 from vitft.report import said
 from vitft.report.single import method_title, model_title, percent_half
 from vitft.report.table import HOLE, Column, Footnotes, Row, Table, Value
-from vitft.results import worst_overlap
+from vitft.results.schema import (
+    OverSeeds,
+    SuiteCheckpoint,
+    SuiteProtocol,
+    SuiteResult,
+    SuiteTask,
+    UnitResult,
+    side,
+    worst_overlap,
+)
 
-Result = Mapping[str, Any]
-
-# What may differ between the tasks of one suite, because the recipe itself varies it by task or size.
-_BY_TASK = ("id", "resolution", "resize", "interpolation", "antialias", "selection", "chosen_by_pixels")
+# What may differ between the tasks of one suite, because the recipe itself varies it by task, size or images.
+_BY_TASK = {"id", "resolution", "resize", "interpolation", "antialias", "selection", "chosen_by_pixels"}
 
 
 def summarise(
     suite: Suite,
-    results: Sequence[Result],
+    results: Sequence[UnitResult],
     *,
     shots: int = 1000,
     seeds: Sequence[int] | None = None,
     failed: Mapping[str, str] | None = None,
-) -> dict[str, Any]:
+) -> SuiteResult:
     """Return what `suite.json` holds; a mean over a hole is absent, never a mean over what happens to be there.
 
     Args:
@@ -41,79 +48,90 @@ def summarise(
     Raises:
         UsageError: the results are not of one model, recipe and protocol, and must not be averaged (exit code 2).
     """
-    finals = [r for r in results if r.get("phase") == "final"]
-    by_task: dict[str, dict[int, Result]] = {}
+    finals = [r for r in results if r.phase == "final"]
+    by_task: dict[str, dict[int, UnitResult]] = {}
     for result in finals:
-        if result["task"] not in suite.tasks:
-            raise UsageError(f"'{result['task']}' is no task of the suite '{suite.name}'.")
-        by_task.setdefault(result["task"], {})[int(result["seed"])] = result
+        if result.task not in suite.tasks:
+            raise UsageError(f"'{result.task}' is no task of the suite '{suite.name}'.")
+        by_task.setdefault(result.task, {})[result.seed] = result
     _one_protocol(finals)
-    wanted = sorted({int(r["seed"]) for r in finals} if seeds is None else {*seeds})
+    wanted = tuple(sorted({r.seed for r in finals} if seeds is None else {*seeds}))
     whole = {t: by_task[t] for t in suite.tasks if t in by_task and all(s in by_task[t] for s in wanted)}
-
     tasks = {task: _task([of_seed[s] for s in wanted]) for task, of_seed in whole.items()}
-    first: Result = finals[0] if finals else {}
-    protocol = {k: v for k, v in first.get("protocol", {}).items() if k not in _BY_TASK}
-    ids = {r["protocol"]["id"] for r in finals}
-    data: dict[str, Any] = {
-        "schema_version": 1,
-        "kind": "suite",
-        "suite": suite.name,
-        "shots": shots,
-        "model": first.get("model"),
-        "checkpoint": {
-            **{k: first.get("checkpoint", {}).get(k) for k in ("timm_name", "sha256")},
-            "notes": _common_notes(finals),
-            "assumptions": assumptions(first.get("checkpoint", {})),
-        },
-        "recipe": first.get("recipe"),
-        "method": first.get("method"),
-        "resolutions": {t: r["resolution"] for t, r in tasks.items()},
-        "seeds": wanted,
-        "protocol": {"id": ids.pop() if len(ids) == 1 else digest(protocol), **protocol},
-        "tasks": tasks,
-        **_means(suite, {t: r["top1"] for t, r in tasks.items()}),
-        "complete": len(tasks) == len(suite.tasks),
-        "missing": {t: (failed or {}).get(t, "not run") for t in suite.tasks if t not in tasks},
-    }
-    if len(wanted) > 1:
-        data["over_seeds"] = _over_seeds(suite, whole, wanted)
-    data["footnotes"] = footnotes(data)
-    return data
+    first = finals[0] if finals else None
+    return SuiteResult(
+        suite=suite.name,
+        shots=shots,
+        model=first.model if first else None,
+        checkpoint=_weights(finals),
+        recipe=first.recipe if first else None,
+        method=first.method if first else None,
+        resolutions={t: entry.resolution for t, entry in tasks.items()},
+        seeds=wanted,
+        protocol=_shared(finals),
+        tasks=tasks,
+        **_means(suite, {t: entry.top1 for t, entry in tasks.items()}),
+        complete=len(tasks) == len(suite.tasks),
+        missing={t: (failed or {}).get(t, "not run") for t in suite.tasks if t not in tasks},
+        over_seeds=_over_seeds(suite, whole, wanted) if len(wanted) > 1 else None,
+        footnotes=footnotes(tasks),
+    )
 
 
-def footnotes(data: Result) -> dict[str, list[str]]:
+def _weights(finals: Sequence[UnitResult]) -> SuiteCheckpoint:
+    if not finals:
+        return SuiteCheckpoint()
+    info = finals[0].checkpoint
+    return SuiteCheckpoint(
+        timm_name=info.timm_name, sha256=info.sha256, notes=_common_notes(finals), assumptions=assumptions(info)
+    )
+
+
+def _shared(finals: Sequence[UnitResult]) -> SuiteProtocol:
+    """Return what the protocols of all tasks share, with the id of all of them where it is one."""
+    shared = _protocol(finals[0]) if finals else {}
+    ids = {r.protocol.id for r in finals}
+    return SuiteProtocol(id=ids.pop() if len(ids) == 1 else digest(shared), **shared)
+
+
+def _protocol(result: UnitResult) -> dict[str, Any]:
+    return result.protocol.model_dump(mode="json", exclude=_BY_TASK)
+
+
+def footnotes(tasks: Mapping[str, SuiteTask]) -> dict[str, tuple[str, ...]]:
     """Return task -> what must be said beside its number; "" -> what holds for all of them."""
     own: dict[str, list[str]] = {}
-    for task, entry in data["tasks"].items():
-        p = entry["provenance"]
+    for task, entry in tasks.items():
+        p = entry.provenance
         lines = []
-        if not p["reference"]:
-            lines.append("not the reference split" + (f": {p['why']}" if p["why"] else ""))
+        if not p.reference:
+            lines.append("not the reference split" + (f": {p.why}" if p.why else ""))
         official = next((t.splits["test"] for t in TASKS if t.name == task), ())
         count = sum(piece.stop - piece.start for piece in official)
-        if "of the official" in p["why"]:
+        if "of the official" in p.why:
             pass  # said already
-        elif p["completeness"] == "partial" and (entry["n"] != count or p.get("train_official") is None):
-            lines.append("partial: not all test images" if entry["n"] != count else "partial: fewer training images")
-        elif entry["n"] != count:
-            lines.append(f"{entry['n']:,} test images, officially {count:,}")
-        if p["completeness"] == "declared":
+        elif p.completeness == "partial" and (entry.n != count or p.train_official is None):
+            lines.append("partial: not all test images" if entry.n != count else "partial: fewer training images")
+        elif entry.n != count:
+            lines.append(f"{entry.n:,} test images, officially {count:,}")
+        if p.completeness == "declared":
             lines.append("counts are those its manifest declares")
-        if "re-encoded" in p["source"]:
+        if "re-encoded" in p.source:
             lines.append("images re-encoded as JPEG")
-        lines += entry.get("warnings", ())
+        lines += entry.warnings
         own[task] = lines
     common = [line for line in next(iter(own.values()), []) if len(own) > 1 and all(line in x for x in own.values())]
     # What vitft found out itself stands beside each number, in the formats without notes too.
     told = {
-        task: [*(line for line in lines if line not in common), *said.of_data(data["tasks"][task]["provenance"])]
+        task: (*(line for line in lines if line not in common), *said.of_data(tasks[task].provenance))
         for task, lines in own.items()
     }
-    return {"": common, **{task: lines for task, lines in told.items() if lines}}
+    return {"": tuple(common), **{task: lines for task, lines in told.items() if lines}}
 
 
-def table(suite: Suite, data: Result, published: Sequence[Published] = (), tasks: Sequence[str] | None = None) -> Table:
+def table(
+    suite: Suite, data: SuiteResult, published: Sequence[Published] = (), tasks: Sequence[str] | None = None
+) -> Table:
     """Return the table of a suite in three blocks of tasks and a block of both overall means.
 
     Args:
@@ -122,7 +140,7 @@ def table(suite: Suite, data: Result, published: Sequence[Published] = (), tasks
         published: rows to print below; their differences become footnotes.
         tasks: the columns to show, besides those with a result; None = all. A mean is shown where all its tasks are.
     """
-    shown = {*(suite.tasks if tasks is None else tasks), *data["tasks"]}
+    shown = {*(suite.tasks if tasks is None else tasks), *data.tasks}
     columns = [Column("model", "")]
     for group, names in suite.groups.items():
         columns += [Column(t, suite.titles[t], "percent", group) for t in names if t in shown]
@@ -132,14 +150,15 @@ def table(suite: Suite, data: Result, published: Sequence[Published] = (), tasks
         columns.append(Column("mean_of_groups", "mean of groups", "percent", "all"))
 
     notes = Footnotes()
-    marks: dict[str, tuple[int, ...]] = {t: notes.mark(x) for t, x in data["footnotes"].items() if t}
-    cells: dict[str, Value] = {t: entry["top1"] for t, entry in data["tasks"].items()}
+    marks: dict[str, tuple[int, ...]] = {t: notes.mark(x) for t, x in data.footnotes.items() if t}
+    cells: dict[str, Value] = {t: entry.top1 for t, entry in data.tasks.items()}
     if cells:
         cells |= {t: HOLE for t in suite.tasks if t not in cells}
-        marks |= {t: notes.mark([why]) for t, why in data["missing"].items() if why != "not run" and t in shown}
-        cells |= {g: data["groups"].get(g, HOLE) for g in suite.groups}
-        cells |= {mean: data.get(mean, HOLE) for mean in ("mean_of_tasks", "mean_of_groups")}
-    title = f"{model_title(data)}, {method_title(data['method'])}"
+        marks |= {t: notes.mark([why]) for t, why in data.missing.items() if why != "not run" and t in shown}
+        cells |= {g: data.groups.get(g, HOLE) for g in suite.groups}
+        for name, mean in (("mean_of_tasks", data.mean_of_tasks), ("mean_of_groups", data.mean_of_groups)):
+            cells[name] = HOLE if mean is None else mean
+    title = f"{model_title(data.model)}, {method_title(data.method)}"
     rows = [Row({"model": title, **cells}, marks=marks), *_details(data)]
     for row in published:
         if not shown & row.tasks.keys() and not shown.issuperset(suite.tasks):
@@ -153,25 +172,24 @@ def table(suite: Suite, data: Result, published: Sequence[Published] = (), tasks
     return Table(_caption(suite, data), tuple(columns), tuple(rows), tuple(notes.texts), _notes(suite, data))
 
 
-def _caption(suite: Suite, data: Result) -> str:
-    short = any(entry["provenance"].get("train_official") is not None for entry in data["tasks"].values())
+def _caption(suite: Suite, data: SuiteResult) -> str:
+    short = any(entry.provenance.train_official is not None for entry in data.tasks.values())
     most = "up to " * short
-    shots = f"{most}{data['shots']:,} training examples a task" if data["shots"] else "all training data"
-    seeds = f"seed{'s' * (len(data['seeds']) > 1)} {', '.join(map(str, data['seeds']))}"
-    sides = sorted({str(side) for side in data["resolutions"].values()})
+    shots = f"{most}{data.shots:,} training examples a task" if data.shots else "all training data"
+    seeds = f"seed{'s' * (len(data.seeds) > 1)} {', '.join(map(str, data.seeds))}"
+    sides = sorted({side(size) for size in data.resolutions.values()})
     size = f"{', '.join(sides)} px, " if sides else ""
-    name = "VTAB-1k" if suite.name == "vtab" and data["shots"] == 1000 else suite.title
-    protocol = data["protocol"]["id"]
-    return f"{name}: top-1 in percent; recipe {data['recipe']}, {size}{shots}, {seeds}, protocol {protocol}"
+    name = "VTAB-1k" if suite.name == "vtab" and data.shots == 1000 else suite.title
+    protocol = data.protocol.id
+    return f"{name}: top-1 in percent; recipe {data.recipe}, {size}{shots}, {seeds}, protocol {protocol}"
 
 
-def _notes(suite: Suite, data: Result) -> tuple[str, ...]:
-    lines = [f"All tasks: {line}." for line in data["footnotes"].get("", ())]
-    lines += [f"{note[0].upper()}{note[1:]}." for note in data["checkpoint"].get("notes", ())]
-    assumed = data["checkpoint"].get("assumptions", "")
-    lines += [f"{assumed[0].upper()}{assumed[1:]}."] if assumed else []
-    if data["missing"]:
-        done = len(data["tasks"])
+def _notes(suite: Suite, data: SuiteResult) -> tuple[str, ...]:
+    lines = [f"All tasks: {line}." for line in data.footnotes.get("", ())]
+    assumed = [data.checkpoint.assumptions] if data.checkpoint.assumptions else []
+    lines += [f"{note[0].upper()}{note[1:]}." for note in (*data.checkpoint.notes, *assumed)]
+    if data.missing:
+        done = len(data.tasks)
         lines.append(f"Incomplete: {done} of {len(suite.tasks)} tasks; a mean over a hole is not given.")
     else:
         lines.append(
@@ -180,47 +198,38 @@ def _notes(suite: Suite, data: Result) -> tuple[str, ...]:
     return tuple(lines)
 
 
-def _details(data: Result) -> list[Row]:
-    tasks = data["tasks"]
+def _details(data: SuiteResult) -> list[Row]:
+    tasks = data.tasks
     if not tasks:
         return []
-    several = len(data["seeds"]) > 1
+    several = len(data.seeds) > 1
     half: dict[str, Value] = {}
     for task, entry in tasks.items():
-        half[task] = percent_half(entry["ci95_over_seeds"] if several else entry["ci95"])
-    for name, entry in data.get("over_seeds", {}).items():
-        half[name] = percent_half(entry["ci95"])
-    title = f"± 95 % over {len(data['seeds'])} seeds" if several else "± 95 % (Wilson)"
+        half[task] = percent_half((entry.ci95_over_seeds if several else entry.ci95) or (0.0, 0.0))
+    for name, over in (data.over_seeds or {}).items():
+        half[name] = percent_half(over.ci95)
+    title = f"± 95 % over {len(data.seeds)} seeds" if several else "± 95 % (Wilson)"
     return [
         Row({"model": title, **half}, "detail"),
-        Row({"model": "n test images", **{t: e["n"] for t, e in tasks.items()}}, "detail"),
+        Row({"model": "n test images", **{t: e.n for t, e in tasks.items()}}, "detail"),
     ]
 
 
-def _task(of_seed: Sequence[Result]) -> dict[str, Any]:
-    values = [r["metrics"]["top1"] for r in of_seed]
+def _task(of_seed: Sequence[UnitResult]) -> SuiteTask:
+    values = [r.metrics.top1 for r in of_seed]
     first = of_seed[0]
-    entry: dict[str, Any] = {
-        "top1": fmean(values),
-        "n": first["metrics"]["n"],
-        "seeds": {str(r["seed"]): r["metrics"]["top1"] for r in of_seed},
-        "resolution": first["protocol"]["resolution"],
-        "point": first.get("point", {}),
-        "protocol_id": first["protocol"]["id"],
-        "provenance": {
-            **{k: first["provenance"][k] for k in ("source", "reference", "why", "completeness", "split_digest")},
-            **{k: v for k, v in first["provenance"].items() if k in said.READ},
-            "overlap": worst_overlap(of_seed),
-        },
-    }
-    warnings = list(dict.fromkeys(w for r in of_seed for w in r.get("warnings", ())))
-    if warnings:
-        entry["warnings"] = warnings
-    if len(of_seed) == 1:
-        entry["ci95"] = list(first["metrics"]["ci95"])
-    else:
-        entry["ci95_over_seeds"] = _t(values)
-    return entry
+    return SuiteTask(
+        top1=fmean(values),
+        n=first.metrics.n,
+        seeds={str(r.seed): r.metrics.top1 for r in of_seed},
+        resolution=first.protocol.resolution,
+        point=first.point,
+        protocol_id=first.protocol.id,
+        provenance=first.provenance.model_copy(update={"overlap": worst_overlap(of_seed)}),
+        warnings=tuple(dict.fromkeys(w for r in of_seed for w in r.warnings)),
+        ci95=first.metrics.ci95 if len(of_seed) == 1 else None,
+        ci95_over_seeds=_t(values) if len(of_seed) > 1 else None,
+    )
 
 
 def _means(suite: Suite, top1: Mapping[str, float]) -> dict[str, Any]:
@@ -234,48 +243,50 @@ def _means(suite: Suite, top1: Mapping[str, float]) -> dict[str, Any]:
     return means
 
 
-def _over_seeds(suite: Suite, whole: Mapping[str, Mapping[int, Result]], seeds: Sequence[int]) -> dict[str, Any]:
+def _over_seeds(
+    suite: Suite, whole: Mapping[str, Mapping[int, UnitResult]], seeds: Sequence[int]
+) -> dict[str, OverSeeds]:
     """Return, for every mean there is, its value for each seed and Student's t interval over them."""
     per_seed = []
     for seed in seeds:
-        means = _means(suite, {t: r[seed]["metrics"]["top1"] for t, r in whole.items()})
+        means = _means(suite, {t: r[seed].metrics.top1 for t, r in whole.items()})
         per_seed.append({**means.pop("groups"), **means})
     return {
-        name: {
-            "seeds": {str(s): m[name] for s, m in zip(seeds, per_seed, strict=True)},
-            "ci95": _t([m[name] for m in per_seed]),
-        }
+        name: OverSeeds(
+            seeds={str(s): m[name] for s, m in zip(seeds, per_seed, strict=True)},
+            ci95=_t([m[name] for m in per_seed]),
+        )
         for name in per_seed[0]
     }
 
 
-def _t(values: Sequence[float]) -> list[float]:
+def _t(values: Sequence[float]) -> tuple[float, float]:
     from vitft.evaluation.intervals import t_interval
 
-    return list(t_interval(values))
+    return t_interval(values)
 
 
-def _common_notes(results: Sequence[Result]) -> list[str]:
+def _common_notes(results: Sequence[UnitResult]) -> tuple[str, ...]:
     """Return what every task's network was noted for: which of a file's weights it has, above all."""
-    noted = [r.get("checkpoint", {}).get("notes", ()) for r in results]
-    return [note for note in (noted[0] if noted else ()) if all(note in notes for notes in noted)]
+    first = results[0].checkpoint.notes if results else ()
+    return tuple(note for note in first if all(note in r.checkpoint.notes for r in results))
 
 
-def _one_protocol(results: Sequence[Result]) -> None:
+def _one_protocol(results: Sequence[UnitResult]) -> None:
     """Refuse to put unlike results into one table."""
     for what, of in (
-        ("model", lambda r: (r["model"], r["checkpoint"].get("sha256", ""))),
-        ("method", lambda r: r["method"]),
-        ("protocol", lambda r: {k: v for k, v in r["protocol"].items() if k not in _BY_TASK}),
+        ("model", lambda r: (r.model, r.checkpoint.sha256)),
+        ("method", lambda r: r.method),
+        ("protocol", _protocol),
     ):
         for result in results[1:]:
-            _alike(what, of(results[0]), of(result), results[0]["task"], result["task"])
-    seen: dict[str, Result] = {}
+            _alike(what, of(results[0]), of(result), results[0].task, result.task)
+    seen: dict[str, UnitResult] = {}
     for result in results:
-        other = seen.setdefault(result["task"], result)
-        digests = [r["provenance"]["split_digest"][:12] for r in (other, result)]
-        _alike("test images", digests[0], digests[1], other["task"], result["task"])
-        _alike("protocol", other["protocol"]["id"], result["protocol"]["id"], result["task"], result["task"])
+        other = seen.setdefault(result.task, result)
+        digests = [r.provenance.split_digest[:12] for r in (other, result)]
+        _alike("test images", digests[0], digests[1], other.task, result.task)
+        _alike("protocol", other.protocol.id, result.protocol.id, result.task, result.task)
 
 
 def _alike(what: str, a: Any, b: Any, task_a: str, task_b: str) -> None:

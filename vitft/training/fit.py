@@ -11,7 +11,7 @@ from torch import nn
 from vitft import device
 from vitft.errors import NonFiniteLoss, OutOfMemory
 from vitft.images.batches import Images
-from vitft.images.cache import encoded_digest
+from vitft.images.fingerprints import encoded_digest
 from vitft.progress import Hooks, StepReport
 from vitft.settings import Settings
 from vitft.training import inputs, state

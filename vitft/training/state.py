@@ -13,7 +13,7 @@ from typing import IO, Any, Self
 import torch
 from torch import Tensor
 
-from vitft.results import cannot_write, writing
+from vitft.results.files import cannot_write, writing
 
 _MAGIC = b"vitft-state-2\n"
 _DIGEST = hashlib.sha256().digest_size

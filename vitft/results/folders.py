@@ -1,48 +1,37 @@
-"""Run folders and results on disk.
+"""Run folders on disk.
 
-    <run folder>/
-      run.json                      what this run is: the settings that decide its numbers
-      result.json                   the run's answer, written last
-      units/<task>/data.json        names, sizes and times of the files it was made of
-      units/<task>/seen-*           digests of the images that a choice was made on
-      units/<unit id>/
-        metrics.jsonl               one line an update: step, loss, lr, grad_norm
-        state.pt                    to go on after a kill; removed when the unit is finished
-        weights.safetensors         network and head (`--save-weights`, and every single fine-tune)
-        head.safetensors            the head alone, where the network is not kept
-        predictions.parquet         key, label, prediction and its probability, of the final evaluation
-        result.json                 the unit's answer; its presence is the truth
-
-Every file appears whole or not at all: written beside, flushed to disk, renamed.
+<run folder>/
+  run.json                      what this run is: the settings that decide its numbers
+  result.json                   the run's answer, written last
+  units/<task>/data.json        names, sizes and times of the files it was made of
+  units/<task>/seen-*           digests of the images that a choice was made on
+  units/<unit id>/
+    metrics.jsonl               one line an update: step, loss, lr, grad_norm
+    state.pt                    to go on after a kill; removed when the unit is finished
+    weights.safetensors         network and head (`--save-weights`, and every single fine-tune)
+    head.safetensors            the head alone, where the network is not kept
+    predictions.parquet         key, label, prediction and its probability, of the final evaluation
+    result.json                 the unit's answer; its presence is the truth
 """
 
-import errno
 import fcntl
 import json
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-from vitft.errors import CheckpointError, DiskFull, RunFolderOccupied, UsageError, VitftError
-
-SCHEMA_VERSION = 1
-
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""What the kernel says of a disk, or a quota, that takes no more."""
+from vitft.errors import CheckpointError, RunFolderOccupied, UsageError, VitftError
+from vitft.results.files import cannot_write, damaged, read_json, write_json
+from vitft.results.reading import load
+from vitft.results.schema import SCHEMA_VERSION, UnitResult
+from vitft.settings import Settings
 
 # What a run leaves at the top of its folder, besides run.json.
 _ANSWERS = ("result.json", "suite.json", "weights.safetensors", "head.safetensors", "predictions.parquet")
-_NEEDED: dict[str, tuple[str, ...]] = {
-    **dict.fromkeys(("task", "phase", "seed"), ()),
-    "metrics": ("top1", "n"),
-    "protocol": ("id",),
-    "provenance": ("split_digest",),
-    "recipe_settings": ("lr", "steps"),
-}
 
 
 def runs_root() -> Path:
@@ -61,89 +50,6 @@ def slug(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-.") or "x"
 
 
-@contextmanager
-def writing(path: Path) -> Iterator[IO[bytes]]:
-    """Give a stream beside `path` that takes its place when the block ends, whole and on disk, or not at all.
-
-    Raises:
-        OSError: as the system says it; what was there before is untouched.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        with suppress(OSError):
-            temporary.unlink()
-        raise
-
-
-def write_atomic(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all.
-
-    Raises:
-        DiskFull: there is no room, or the folder cannot be written; what was there before is untouched (exit code 1).
-    """
-    try:
-        with writing(path) as file:
-            file.write(data)
-    except OSError as error:
-        raise cannot_write(path, error) from None
-
-
-def cannot_write(path: Path, error: OSError) -> DiskFull:
-    """Return the error for a file that could not be written, saying why and what is still there."""
-    full = error.errno in FULL
-    return DiskFull(
-        f"Cannot write '{path}': {'the disk is full' if full else error.strerror or error}.",
-        "Everything saved before is untouched.",
-        "Free some space" * full
-        + "Choose another folder with --output" * (not full)
-        + " and run the same command again.",
-    )
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON whole or not at all; NaN and infinity are refused, as no other program reads them."""
-    write_atomic(path, (json.dumps(value, indent=1, allow_nan=False) + "\n").encode())
-
-
-def read_json(path: Path) -> dict[str, Any] | None:
-    """Read a JSON object; None where there is no such file.
-
-    Raises:
-        CheckpointError: the file is there but damaged (exit code 4).
-    """
-    try:
-        value = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError) as error:
-        again = "Delete it and run the same command again, or start anew with --overwrite."
-        raise damaged(f"'{path}' is damaged ({error})", again) from None
-    if not isinstance(value, dict):
-        raise CheckpointError(f"'{path}' holds no JSON object.", action="Delete it and run the same command again.")
-    return value
-
-
-def damaged(what: str, action: str = "Delete it and run the same command again.") -> CheckpointError:
-    """Return the error for a file that does not hold what vitft has written: what is wrong, and what to do."""
-    return CheckpointError(f"{what}.", "vitft writes its files whole; something else changed this one.", action)
-
-
-def lacking(value: Mapping[str, Any], needed: Mapping[str, tuple[str, ...]]) -> list[str]:
-    """Return what a JSON object should have and does not: "key", or "key.inner" for what should be inside of it."""
-    absent = [key for key in needed if key not in value]
-    for key, inner in needed.items():
-        part = value.get(key, inner)
-        absent += [f"{key}.{name}" for name in inner if not isinstance(part, Mapping | tuple) or name not in part]
-    return absent
-
-
 def claim(folder: Path, identity: Mapping[str, Any], *, overwrite: bool, resume: bool) -> None:
     """Make a folder this run's own: new, or the same run's to go on with.
 
@@ -157,6 +63,8 @@ def claim(folder: Path, identity: Mapping[str, Any], *, overwrite: bool, resume:
     """
     wanted = json.loads(json.dumps({"schema_version": SCHEMA_VERSION, **identity}))
     known = _known(folder / "run.json", overwrite)
+    if known:
+        known = _today(known)
     if known is None and folder.is_dir() and any(p for p in folder.iterdir() if p.name != ".lock"):
         raise RunFolderOccupied(
             f"Folder '{folder}' holds files that no run of vitft left.",
@@ -176,6 +84,15 @@ def claim(folder: Path, identity: Mapping[str, Any], *, overwrite: bool, resume:
             (folder / name).unlink(missing_ok=True)
     if known != wanted:
         write_json(folder / "run.json", wanted)
+
+
+def _today(known: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what an earlier vitft has written as this one would: a setting that came since had its default."""
+    out = {**known, "schema_version": SCHEMA_VERSION}
+    if isinstance(known.get("settings"), dict):
+        out["settings"] = {**Settings().model_dump(mode="json"), **known["settings"]}
+        out.setdefault("seen", {})
+    return out
 
 
 def _known(path: Path, overwrite: bool) -> dict[str, Any] | None:
@@ -271,35 +188,16 @@ def unit_folder(folder: Path, unit_id: str) -> Path:
     return folder / "units" / unit_id
 
 
-def finished_unit(folder: Path, unit_id: str) -> dict[str, Any] | None:
+def finished_unit(folder: Path, unit_id: str) -> UnitResult | None:
     """Return a unit's result, or None while it is not finished. Raises CheckpointError: it is damaged."""
-    return _unit_result(unit_folder(folder, unit_id) / "result.json")
+    return load(unit_folder(folder, unit_id) / "result.json", UnitResult)
 
 
-def collect(folder: Path) -> list[dict[str, Any]]:
+def collect(folder: Path) -> list[UnitResult]:
     """Return the results of all finished units below a run folder, sorted by unit id.
 
     Raises:
         CheckpointError: one of them is damaged (exit code 4).
     """
-    found = (_unit_result(path) for path in sorted((folder / "units").glob("**/result.json")))
+    found = (load(path, UnitResult) for path in sorted((folder / "units").glob("**/result.json")))
     return [result for result in found if result is not None]
-
-
-def _unit_result(path: Path) -> dict[str, Any] | None:
-    result = read_json(path)
-    if result is None:
-        return None
-    absent = lacking(result, _NEEDED)
-    if absent:
-        raise damaged(f"'{path}' is damaged: it says nothing of {', '.join(absent)}")
-    return result
-
-
-def worst_overlap(finals: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
-    """Return the largest overlap of several seeds' results; None where they are of a vitft that did not look for it.
-
-    The draws of `--per-class` may meet test images in one seed and not in another.
-    """
-    found: list[dict[str, Any]] = [r["provenance"]["overlap"] for r in finals if r["provenance"].get("overlap")]
-    return max(found, key=lambda overlap: int(overlap["n"]), default=None)

@@ -1,0 +1,95 @@
+"""The engine of one job in this process: tune on val, retrain, test once, over all seeds."""
+
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from vitft.data.split import Source
+from vitft.engines.plan import Plan
+from vitft.errors import DataError
+from vitft.evaluation.intervals import clipped, t_interval
+from vitft.progress import Hooks
+from vitft.protocol import unchanged
+from vitft.protocol.jobs import Runtime
+from vitft.protocol.run import Warm, run_unit
+from vitft.protocol.units import Job, Unit
+from vitft.results.files import write_json
+from vitft.results.folders import unit_folder
+from vitft.results.schema import Metrics, RunResult, Tuned, UnitResult, to_json, worst_overlap
+
+
+def run_job(job: Job, source: Source, folder: Path, runtime: Runtime, hooks: Hooks | None = None) -> RunResult:
+    """Run all units of a job in this process, then write and return the run's result.json.
+
+    Args:
+        source: of the job's data.
+
+    Raises:
+        DataError: the data changed since one of its units was finished (exit code 3).
+        Any VitftError of a unit; finished units stay, and the same call goes on from there.
+    """
+    hooks = hooks or Hooks()
+    unchanged.hold(folder, source, hooks.note)
+    plan, warm = Plan((job,), folder), Warm(source=source)
+    while ready := plan.ready():
+        hooks.unit(ready[0].title, *plan.counts())
+        run_unit(ready[0], folder, runtime, hooks, warm)
+    tuning, finals = plan.units(job)
+    for name in ("weights.safetensors", "head.safetensors", "predictions.parquet"):
+        _share(unit_folder(folder, finals[0].id) / name, folder / name)
+    result = summary(finals, [plan.needed(unit) for unit in finals], [plan.needed(unit) for unit in tuning])
+    write_json(folder / "result.json", to_json(result))
+    return result
+
+
+def _share(file: Path, at: Path) -> None:
+    """Show a unit's file in the run folder too, without a second copy where the file system can."""
+    if not file.exists():
+        return
+    at.unlink(missing_ok=True)
+    try:
+        os.link(file, at)
+    except OSError:
+        shutil.copyfile(file, at)
+
+
+def summary(units: Sequence[Unit], finals: Sequence[UnitResult], tuned: Sequence[UnitResult]) -> RunResult:
+    """Return one result for the final units of a job: that of the one seed, or the mean over all seeds.
+
+    Over several seeds `metrics.top1` is the mean, `ci95` Student's t interval over the seeds, clipped to [0, 1], and
+    `correct` is absent: it belongs to a single run.
+
+    Raises:
+        DataError: the seeds were tested on different images (exit code 3).
+    """
+    first = finals[0]
+    if len({r.provenance.split_digest for r in finals}) > 1:
+        raise DataError(
+            f"The test images of '{first.task}' changed between its seeds.",
+            "Legal: one test set for all seeds; a mean over two says nothing.",
+            "Start anew with --overwrite.",
+        )
+    overlap = worst_overlap(finals)
+    fields: dict[str, Any] = {
+        **{name: getattr(first, name) for name in UnitResult.model_fields},
+        "provenance": first.provenance.model_copy(update={"overlap": overlap}),
+        "warnings": tuple(dict.fromkeys(w for r in finals for w in r.warnings)),
+        "unit": units[0].id,
+        "tuned": tuple(Tuned(point=t.point, top1=t.metrics.top1, n=t.metrics.n) for t in tuned),
+    }
+    if len(finals) > 1:
+        values = [r.metrics.top1 for r in finals]
+        fields |= {
+            "metrics": Metrics(
+                top1=fmean(values),
+                n=first.metrics.n,
+                ci95=clipped(t_interval(values)),
+                ci95_of="the mean over seeds",
+            ),
+            "seeds": {str(r.seed): r.metrics for r in finals},
+            "units": tuple(unit.id for unit in units),
+        }
+    return RunResult(**fields)

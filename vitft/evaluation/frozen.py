@@ -1,0 +1,182 @@
+"""Few-shot classification of a task: its data, a network's frozen features, a classifier, one result."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vitft import device as devices
+from vitft.data import official, subsets
+from vitft.data.carve import val_is_train
+from vitft.data.split import Source, Split
+from vitft.evaluation import features, fewshot, knn, ridge
+from vitft.evaluation.fewshot import Classifier, Row
+from vitft.evaluation.intervals import clipped
+from vitft.evaluation.network import Network, computed
+from vitft.images.batches import eval_batches
+from vitft.images.fingerprints import fingerprints
+from vitft.images.overlap import overlap
+from vitft.progress import Hooks
+from vitft.recipes import digest
+from vitft.results.schema import Env, FewshotProtocol, FewshotResult, FewshotRow, Provenance
+
+
+@dataclass(frozen=True)
+class Examples:
+    """What is drawn from and what is answered.
+
+    Attributes:
+        pool: the examples to draw from.
+        test: the evaluated split, after `--limit`, with the pool's classes; whole: before it.
+        big_vision: the pool is big_vision's: the owner's whole train.
+    """
+
+    pool: Split
+    test: Split
+    whole: Split
+    big_vision: bool
+
+    @property
+    def stands_in(self) -> bool:
+        """Whether the pool is VTAB's 800, which never holds k examples of each class."""
+        return self.pool.name == "train800"
+
+
+def examples(source: Source, limit: int | None = None, *, big_vision: bool = False) -> Examples:
+    """Open the pool and the evaluated split of a source.
+
+    Raises:
+        DataMissing: no split to draw from or to evaluate on.
+        DataError: the evaluated split has a class that the pool does not have.
+    """
+    pool = source.open(fewshot.pool_name(source.splits))
+    if big_vision and val_is_train(source):
+        pool = subsets.join([pool, source.open("val")], f"train{subsets.JOINED}val")
+    name = next((name for name in ("test", "val") if name in source.splits), "test")
+    whole = subsets.by_name(source.open(name), pool.class_names, f"'{pool.name}'")
+    test = whole if limit is None else subsets.limit(whole, limit, seed=0)
+    return Examples(pool, test, whole, big_vision)
+
+
+def run(
+    network: Network,
+    data: Examples,
+    classifier: Classifier,
+    per_class: Sequence[int],
+    seeds: Sequence[int],
+    *,
+    batch_size: int = 0,
+    workers: int = 2,
+    hooks: Hooks | None = None,
+) -> FewshotResult:
+    """Compute the features that any draw needs, then fit and test every (per_class, seed)."""
+    hooks = hooks or Hooks()
+    pool, test = data.pool, data.test
+    positions = fewshot.needed(pool.labels, pool.num_classes, per_class, seeds)
+    chosen = pool if len(positions) == len(pool) else pool.select(positions)
+    known, asked = (_features(network, split, batch_size, workers, hooks) for split in (chosen, test))
+    rows = fewshot.score(
+        classifier,
+        (known, chosen.labels),
+        positions,
+        pool.labels,
+        (asked, test.labels),
+        pool.num_classes,
+        per_class,
+        seeds,
+        lambda done, total: hooks.phase(classifier, done, total),
+    )
+    seen = {pool.name: set(fingerprints(chosen, hooks))}
+    return FewshotResult(
+        task=pool.task,
+        model=network.info.name,
+        classifier=classifier,
+        stamps=tuple(_stamps(rows, data)),
+        rows=tuple(map(_row, rows)),
+        protocol=_protocol(network, classifier, pool.name),
+        provenance=Provenance(
+            **asdict(test.provenance),
+            split=test.name,
+            split_digest=test.digest,
+            train_split=pool.name,
+            train_digest=pool.digest,
+            overlap=overlap(test, seen, {}, hooks),
+            classes_without_test=subsets.absent(data.whole),
+            checkpoint_sha256=network.info.sha256,
+        ),
+        settings=computed(network),
+        checkpoint=network.info,
+        preprocess=network.preprocess,
+        num_classes=pool.num_classes,
+        env=Env.now(devices.name(network.device.type)),
+    )
+
+
+def _protocol(network: Network, classifier: Classifier, pool: str) -> FewshotProtocol:
+    fixed: dict[str, float] = {"ridge": {"l2": ridge.L2}, "knn": {"temperature": knn.TEMPERATURE}}.get(classifier, {})
+    what = {"classifier": classifier, **fixed, "pool": pool, **network.protocol}
+    return FewshotProtocol(id=digest(what), **what)
+
+
+def _features(network: Network, split: Split, batch_size: int, workers: int, hooks: Hooks) -> NDArray[np.float32]:
+    """Return the features of a split, from the cache where they are there."""
+    pp, n = network.preprocess, len(split)
+    who = None
+    if network.info.sha256:
+        who = features.identity(network.info.sha256, network.made_of, pp, split, network.precision)
+
+    def told(done: int) -> None:
+        hooks.phase(f"features {split.name}", done, n)
+
+    def compute() -> NDArray[np.float32]:
+        size = batch_size or devices.evaluation_batch(network.device)
+        batches = eval_batches(split, pp, size, network.device, workers, hooks)
+        return features.extract(network.net, batches, n, network.precision, told)
+
+    return features.cached(who, n, compute)
+
+
+def _stamps(rows: Sequence[Row], data: Examples) -> list[str]:
+    """Return what a reader must know before comparing these numbers, one line each."""
+    pool, lines = data.pool, []
+    if data.big_vision and not data.stands_in:
+        owner = next(iter(official.counts(pool.task, "train")), 0)
+        lines.append(f"examples are drawn from '{pool.name}' ({len(pool):,} images), {_of_owner(len(pool), owner)}")
+    elif pool.name != "train":
+        lines.append(f"examples are drawn from '{pool.name}' ({len(pool):,} images): there is no 'train' here")
+    for per_class, short, fewest in dict.fromkeys((r.per_class, r.short, r.fewest) for r in rows if r.short):
+        lines.append(
+            f"{short} of {pool.num_classes} classes have fewer than {per_class} examples (the fewest {fewest})"
+        )
+    if len(data.test) < len(data.whole):
+        lines.append(f"subset {len(data.test)} of the {len(data.whole):,} test images")
+    return lines
+
+
+def _of_owner(n: int, owner: int) -> str:
+    if not owner:
+        return "all that stands there"
+    return "the owner's whole train" if n == owner else f"not the owner's whole train ({owner:,})"
+
+
+def _row(row: Row) -> FewshotRow:
+    """Return a row as it stands in result.json.
+
+    Student's interval over a few draws may reach beyond what an accuracy can be: it is clipped to [0, 1].
+    """
+    return FewshotRow(
+        per_class=row.per_class or "all",
+        examples=row.examples,
+        top1=row.top1,
+        ci95=clipped(row.ci95),
+        interval=row.interval,
+        values=row.values,
+        correct=row.correct,
+        n=row.n,
+        seeds=row.seeds,
+        short_classes=row.short,
+        fewest=row.fewest if row.short else None,
+        k=row.k or None,
+        C=row.strengths or None,
+    )

@@ -1,0 +1,88 @@
+"""Files that appear whole or not at all: written beside, flushed to disk, renamed."""
+
+import errno
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, Any
+
+from vitft.errors import CheckpointError, DiskFull
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""What the kernel says of a disk, or a quota, that takes no more."""
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[IO[bytes]]:
+    """Give a stream beside `path` that takes its place when the block ends, whole and on disk, or not at all.
+
+    Raises:
+        OSError: as the system says it; what was there before is untouched.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        with suppress(OSError):
+            temporary.unlink()
+        raise
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Write a file whole or not at all.
+
+    Raises:
+        DiskFull: there is no room, or the folder cannot be written; what was there before is untouched (exit code 1).
+    """
+    try:
+        with writing(path) as file:
+            file.write(data)
+    except OSError as error:
+        raise cannot_write(path, error) from None
+
+
+def cannot_write(path: Path, error: OSError) -> DiskFull:
+    """Return the error for a file that could not be written, saying why and what is still there."""
+    full = error.errno in FULL
+    return DiskFull(
+        f"Cannot write '{path}': {'the disk is full' if full else error.strerror or error}.",
+        "Everything saved before is untouched.",
+        "Free some space" * full
+        + "Choose another folder with --output" * (not full)
+        + " and run the same command again.",
+    )
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON whole or not at all; NaN and infinity are refused, as no other program reads them."""
+    write_atomic(path, (json.dumps(value, indent=1, allow_nan=False) + "\n").encode())
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """Read a JSON object; None where there is no such file.
+
+    Raises:
+        CheckpointError: the file is there but damaged (exit code 4).
+    """
+    try:
+        value = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        again = "Delete it and run the same command again, or start anew with --overwrite."
+        raise damaged(f"'{path}' is damaged ({error})", again) from None
+    if not isinstance(value, dict):
+        raise CheckpointError(f"'{path}' holds no JSON object.", action="Delete it and run the same command again.")
+    return value
+
+
+def damaged(what: str, action: str = "Delete it and run the same command again.") -> CheckpointError:
+    """Return the error for a file that does not hold what vitft has written: what is wrong, and what to do."""
+    return CheckpointError(f"{what}.", "vitft writes its files whole; something else changed this one.", action)

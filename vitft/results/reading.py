@@ -1,0 +1,95 @@
+"""Result files read back, of this version and of the one before."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from vitft.errors import CheckpointError
+from vitft.results.files import damaged, read_json
+from vitft.results.schema import SCHEMA_VERSION
+
+T = TypeVar("T", bound=BaseModel)
+
+# Fields of version 1 that an evaluation had and that say nothing of it.
+_EMPTY = ("recipe", "method", "phase", "seed")
+
+
+def load(path: Path, kind: type[T]) -> T | None:
+    """Read a file that holds a `kind`; None where there is no such file.
+
+    Raises:
+        CheckpointError: it is damaged (the fields are named), or of a later vitft (exit code 4).
+    """
+    value = read_json(path)
+    return None if value is None else parse(value, kind, f"'{path}'")
+
+
+def parse(value: Mapping[str, Any], kind: type[T], where: str, action: str | None = None) -> T:
+    """Turn a JSON object into a `kind`.
+
+    Args:
+        where: names its place in an error, e.g. "'runs/x/result.json'".
+        action: what to do about a damaged one.
+
+    Raises:
+        CheckpointError: see `load`.
+    """
+    version = value.get("schema_version", SCHEMA_VERSION)
+    if isinstance(version, int) and version > SCHEMA_VERSION:
+        raise CheckpointError(
+            f"{where} is of a later vitft (schema_version {version}).",
+            f"Legal: schema_version up to {SCHEMA_VERSION}.",
+            "Update vitft.",
+        )
+    try:
+        return kind.model_validate(upgrade(value))
+    except ValidationError as error:
+        said = f"{where} is damaged: {told(error)}"
+    raise damaged(said, action) if action else damaged(said)
+
+
+def told(error: ValidationError) -> str:
+    """Say what is wrong with a JSON object, its fields named."""
+    errors = error.errors(include_url=False)
+    absent = [".".join(map(str, e["loc"])) for e in errors if e["type"] == "missing"]
+    if absent:
+        return f"it says nothing of {', '.join(absent)}"
+    wrong = [f"{'.'.join(map(str, e['loc']))} is {e['input']!r}, {_expected(e['msg'])}" for e in errors]
+    return "; ".join(wrong[:4]) + "; ..." * (len(wrong) > 4)
+
+
+def _expected(message: str) -> str:
+    return message[0].lower() + message[1:]
+
+
+def upgrade(value: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a result of schema version 1 as one of version 2; anything else as it is.
+
+    Version 1 wrote resolutions as "384" or "224x320", and nulls for what an evaluation does not have.
+    """
+    out = dict(value)
+    if out.get("schema_version") != 1 or not isinstance(out.get("protocol"), dict):
+        return out
+    out["schema_version"] = SCHEMA_VERSION
+    out["protocol"] = _sized(out["protocol"])
+    if out.get("kind") == "suite":
+        out["resolutions"] = {task: _size(size) for task, size in out.get("resolutions", {}).items()}
+        out["tasks"] = {task: _sized(entry) for task, entry in out.get("tasks", {}).items()}
+    if out.get("kind") == "eval":
+        out = {key: inner for key, inner in out.items() if key not in _EMPTY}
+    if isinstance(out.get("seeds"), dict) and out.get("kind") != "suite":
+        out["seeds"] = {str(seed): metrics for seed, metrics in out["seeds"].items()}
+    return out
+
+
+def _sized(part: Mapping[str, Any]) -> dict[str, Any]:
+    return {**part, "resolution": _size(part["resolution"])} if "resolution" in part else dict(part)
+
+
+def _size(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    sides = [int(side) if side.isdecimal() else side for side in value.split("x")]
+    return sides * 2 if len(sides) == 1 else sides
