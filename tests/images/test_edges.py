@@ -1,0 +1,128 @@
+"""Pixels at their edges: wide samples, transparency, half an image, a full disk."""
+
+import dataclasses
+import hashlib
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.data.test_edges import rows
+from tests.data.test_label_rules import picture
+from tests.layouts import refused
+from vitft.errors import DataDamaged
+from vitft.images import cache, fingerprints
+from vitft.images.decode import _to_rgb, decode
+from vitft.images.preprocess import Preprocess, larger
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("VITFT_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.mark.parametrize(
+    ("mode", "colour"),
+    [("RGBA", (255, 0, 0, 0)), ("RGBa", (0, 0, 0, 0)), ("LA", (9, 0)), ("PA", (0, 0))],
+)
+def test_what_is_transparent_is_white(mode, colour):
+    assert (np.asarray(_to_rgb(Image.new(mode, (2, 2), colour))) == 255).all()
+
+
+def tiff(values: list[float], kind: str) -> bytes:
+    out = io.BytesIO()
+    Image.fromarray(np.array([values], kind)).save(out, "TIFF")
+    return out.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("values", "kind", "expected"),
+    [
+        ([0, 128, 65535, 32768], "<u2", [0, round(128 / 257), 255, round(32768 / 257)]),
+        ([0, 200, 255], "<u2", [0, 200, 255]),  # eight bits in a wide file
+        ([0, 257, 65535], ">u2", [0, 1, 255]),
+        ([0, 257, 65535], "<i4", [0, 1, 255]),
+        ([0, 256, 1000], "<i4", [0, 1, 4]),
+        ([0.0, 1.6, 254.5], "<f4", [0, 2, 254]),
+        ([0.0, 0.5, 1.0], "<f4", [0, 128, 255]),
+    ],
+)
+def test_wide_samples_are_scaled_and_never_cut(values, kind, expected):
+    assert decode(tiff(values, kind), "k")[0, :, 0].tolist() == expected
+    for bad in ([-1.0, 0.0], [0.0, 255.5], [0.0, float("nan")]):
+        refused(lambda bad=bad: decode(tiff(bad, "<f4"), "k"), "floating-point samples", kind=DataDamaged)
+    refused(lambda: decode(tiff([0, 65536], "<i4"), "k"), "samples from 0 to 65536", kind=DataDamaged)
+
+
+def test_what_is_opaque_keeps_its_colours():
+    assert np.asarray(_to_rgb(Image.new("L", (1, 1), 7))).tolist() == [[[7, 7, 7]]]
+    assert np.asarray(_to_rgb(Image.new("RGBA", (1, 1), (1, 2, 3, 255)))).tolist() == [[[1, 2, 3]]]
+    half = np.asarray(_to_rgb(Image.new("RGBA", (1, 1), (0, 100, 200, 128))))[0, 0]
+    assert np.abs(half - (255 * 127 / 255 + np.array([0, 100, 200]) * 128 / 255)).max() <= 1
+
+
+@pytest.mark.parametrize("data", [b"", b"x", picture(1)[:-40], picture(1, "PNG")[:30]])
+def test_what_is_no_whole_image_is_named(data):
+    error = refused(lambda: decode(data, "the key"), "'the key'", "cannot be decoded", kind=DataDamaged)
+    assert ("empty file" in str(error)) == (not data)
+
+
+def test_pixels_are_kept_once_and_never_taken_for_others(tmp_path):
+    read: list[int] = []
+    images = [picture(40 * i, "PNG", (6 + i % 2, 8, 3)) for i in range(5)]
+
+    def counting(i: int) -> bytes:
+        read.append(i)
+        return images[i]
+
+    split = dataclasses.replace(rows(5, [0, 1, 0, 1, 0]), read=counting)
+    pp = Preprocess((4, 4))
+    first = cache.pixels(split, pp, 2)
+    decoded = [np.asarray(Image.open(io.BytesIO(data))) for data in images]
+    assert first.shape == (5, 4, 4, 3) and first.dtype == np.uint8
+    assert [int(row[0, 0, 0]) for row in first] == [int(image[0, 0, 0]) for image in decoded]
+    files = list((tmp_path / "cache" / "pixels").iterdir())
+    assert [f.suffix for f in files] == [".npy"] and not files[0].name.startswith(".")
+    assert len(read) == 10  # once for the digest, once to decode
+    again = cache.pixels(split, pp, 2)
+    # The digests of an opened split are kept with it; another one reads its images for them.
+    assert len(read) == 10 and np.array_equal(again, first) and isinstance(again, np.memmap)
+    assert isinstance(cache.pixels(dataclasses.replace(split), pp), np.memmap) and len(read) == 15
+    again[:] = 0  # what one run writes never reaches the file
+    assert np.array_equal(cache.pixels(split, pp), first)
+    prints = [hashlib.blake2b(data, digest_size=16).digest() for data in images]
+    assert fingerprints.fingerprints(split) == tuple(prints)
+    assert fingerprints.encoded_digest(split) == hashlib.sha256(b"".join(prints)).hexdigest()
+    assert cache.pixels(split.select([]), pp) is None
+    assert cache.pixels(split, Preprocess((4, 4), crop="inception")) is None
+
+
+def test_an_array_that_is_too_large_or_has_no_room_is_not_kept(tmp_path, monkeypatch):
+    split = dataclasses.replace(rows(2, [0, 1]), read=lambda i: picture(i, "PNG", (4, 4, 3)))
+    monkeypatch.setattr(cache, "_LARGEST", 2 * 4 * 4 * 3 - 1)
+    assert cache.pixels(split, Preprocess((4, 4))) is None
+    monkeypatch.setattr(cache, "_LARGEST", 2 * 4 * 4 * 3)
+    free = (1 << 30) + 95
+
+    class Usage:
+        pass
+
+    usage = Usage()
+    usage.free = free  # type: ignore[attr-defined]
+    monkeypatch.setattr(cache.shutil, "disk_usage", lambda path: usage)
+    assert not isinstance(cache.pixels(split, Preprocess((4, 4))), np.memmap)
+    assert not list((tmp_path / "cache" / "pixels").iterdir())
+    usage.free = free + 1  # type: ignore[attr-defined]
+    assert isinstance(cache.pixels(split, Preprocess((4, 4))), np.memmap)
+
+
+def test_the_enlarged_side_is_that_of_the_published_pairs():
+    assert [larger(s) for s in (32, 64, 127, 128, 160, 224, 256, 384, 448, 512)] == [
+        37, 73, 145, 160, 192, 256, 320, 448, 512, 608,
+    ]  # fmt: skip
+    assert Preprocess((384, 384)).enlarged == (448, 448) and Preprocess((64, 128)).enlarged == (73, 160)
+    assert Preprocess((40, 20), crop_from=60).enlarged == (60, 30) and Preprocess((40, 20), crop_from=30).enlarged == (
+        40,
+        20,
+    )

@@ -1,0 +1,182 @@
+"""An architecture told from tensors alone is the one that timm built them with: one of each size, kind and table row.
+
+The networks have no storage, so a gigantic one costs as little as a tiny one.
+"""
+
+import re
+from typing import Any
+
+import pytest
+import timm
+import torch
+
+from vitft.errors import CheckpointError
+from vitft.models import architecture
+from vitft.models.architecture import infer, outline
+
+VITS = [
+    "vit_tiny_patch16_224", "vit_small_patch32_224", "deit3_medium_patch16_224", "vit_base_patch8_224",
+    "vit_large_patch32_384", "vit_so400m_patch14_siglip_224", "vit_huge_patch14_224", "vit_giant_patch14_dinov2",
+    "vit_giant_patch14_clip_224", "vit_gigantic_patch14_clip_224", "vit_small_patch14_reg4_dinov2",
+    "vit_base_patch14_dinov2", "deit3_small_patch16_224", "deit3_base_patch16_384", "deit_tiny_distilled_patch16_224",
+    "deit_base_distilled_patch16_384", "vit_base_patch16_siglip_224", "vit_base_patch16_siglip_gap_224",
+    "vit_base_patch16_clip_224", "flexivit_small", "vit_tiny_r_s16_p8_224",
+    "vit_small_r26_s32_224", "vit_base_r50_s16_384", "vit_large_r50_s32_224",
+]  # fmt: skip
+BITS = ["resnetv2_50x1_bit", "resnetv2_50x3_bit", "resnetv2_101x1_bit", "resnetv2_152x2_bit", "resnetv2_152x4_bit"]
+
+
+def empty(name: str, **kwargs: Any) -> Any:
+    with torch.device("meta"):
+        return timm.create_model(name, **kwargs)
+
+
+def stages_of(net: Any) -> tuple[int, ...] | None:
+    trunk = getattr(net.patch_embed, "backbone", None)
+    return None if trunk is None else tuple(len(s.blocks) for s in getattr(trunk, "stages", ()) if hasattr(s, "blocks"))
+
+
+def shapes(net: Any) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in net.state_dict().items()}
+
+
+@pytest.mark.parametrize("name", VITS)
+def test_a_transformer_is_built_again_from_its_tensors(name):
+    net = empty(name)
+    found = infer(net.state_dict(), hint=name, stages=stages_of(net))
+    made = outline(
+        found.architecture.name,
+        num_classes=net.num_classes,
+        img_size=net.patch_embed.img_size,
+        **found.architecture.kwargs,
+    )
+    assert shapes(made) == shapes(net)
+    heads = [m.num_heads for m in net.modules() if hasattr(m, "num_heads")]
+    assert heads == [m.num_heads for m in made.modules() if hasattr(m, "num_heads")]
+    for key in ("global_pool", "num_prefix_tokens", "no_embed_class", "has_class_token", "embed_dim", "num_classes"):
+        assert getattr(made, key, None) == getattr(net, key, None), key
+    kinds = [type(m).__name__ for m in net.modules() if not isinstance(m, torch.nn.Identity)]
+    assert [type(m).__name__ for m in made.modules() if not isinstance(m, torch.nn.Identity)] == kinds
+    assert found.tag.split(".")[0] == name and found.tag in timm.list_pretrained()
+    assert found.grid == net.patch_embed.grid_size
+    own = net.patch_embed.patch_size
+    if stages_of(net) is None:
+        assert found.architecture.kwargs["patch_size"] == own[0] == own[1]
+    side = net.patch_embed.img_size[0] // net.patch_embed.grid_size[0]
+    assert found.patch == (side, side)
+    # What stands in no tensor is assumed, and said to be.
+    assert {"num_heads", "norm_eps", "activation", "grid"} <= set(found.assumed)
+    assert ("pool" in found.assumed) == (net.global_pool == "token" and "distilled" not in name)
+
+
+@pytest.mark.parametrize("name", BITS)
+def test_a_resnet_is_built_again_from_its_tensors(name):
+    net = empty(name)
+    found = infer(net.state_dict(), hint=name)
+    assert found.architecture.name == name and found.tag.split(".")[0] == name
+    assert shapes(outline(name, **found.architecture.kwargs)) == shapes(net)
+    assert (found.patch, found.grid, found.assumed) == ((32, 32), None, ())
+
+
+@pytest.mark.parametrize(("name", "width"), [("resnetv2_50x1_bit", 32), ("resnetv2_101x1_bit", 32)])
+def test_a_resnet_of_another_width_keeps_its_widths(name, width):
+    net = empty(name, stem_chs=width, channels=[4 * width, 8 * width, 16 * width, 32 * width])
+    found = infer(net.state_dict())
+    assert shapes(outline(found.architecture.name, **found.architecture.kwargs)) == shapes(net)
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "says"),
+    [
+        ({"qk_norm": True, "num_heads": 4}, ()),
+        ({"qkv_bias": False}, ("num_heads",)),
+        ({"class_token": False, "global_pool": "avg"}, ("num_heads",)),
+        ({"fc_norm": True, "global_pool": "avg"}, ("num_heads",)),
+        ({"patch_size": (8, 16)}, ("num_heads",)),
+        ({"mlp_ratio": 3.3}, ("num_heads",)),
+        ({"pos_embed": "none"}, ("num_heads",)),
+        ({"no_embed_class": True}, ("num_heads",)),
+        ({"reg_tokens": 4}, ("num_heads",)),
+        ({"reg_tokens": 4, "no_embed_class": True}, ("num_heads",)),
+        ({"embed_dim": 64, "num_heads": 2}, ("num_heads",)),
+        ({"embed_dim": 32, "num_heads": 1}, ("num_heads",)),
+    ],
+)
+def test_each_trait_is_seen(kwargs, says):
+    size = (64, 128) if "patch_size" in kwargs else (64, 64)
+    plain = {"img_size": size, "patch_size": 8, "embed_dim": 128, "depth": 3, "num_heads": 2, "num_classes": 7}
+    net = empty("vit_tiny_patch16_224", **{**plain, **kwargs})
+    found = infer(net.state_dict())
+    kept = {k: v for k, v in found.architecture.kwargs.items() if k != "pos_embed" or v}
+    made = outline(found.architecture.name, num_classes=7, img_size=size, **kept)
+    assert shapes(made) == shapes(net) and ("num_heads" in found.assumed) == (says != ())
+    assert made.blocks[0].attn.num_heads == net.blocks[0].attn.num_heads
+    assert made.no_embed_class == net.no_embed_class and made.global_pool == net.global_pool
+    assert found.grid == (None if "pos_embed" in kwargs else (8, 8))
+    assert found.tag == "" and found.architecture.pre_logits == 0
+
+
+def test_what_the_caller_knows_is_not_told_from_the_tensors():
+    net = empty("vit_tiny_patch16_224", embed_dim=192, num_heads=6, depth=2, num_classes=0)
+    found = infer(net.state_dict(), num_heads=6)
+    assert found.architecture.kwargs["num_heads"] == 6 and "num_heads" not in found.assumed
+    square = empty("vit_tiny_patch16_224", img_size=64, depth=1)  # 17 rows: one and sixteen
+    assert infer(square.state_dict(), no_embed_class=False).grid == (4, 4)
+    with pytest.raises(CheckpointError, match=re.escape("17 position embeddings (1 prefix tokens) form no square")):
+        infer(square.state_dict(), no_embed_class=True)
+
+
+@pytest.mark.parametrize("gone", ["patch_embed.proj.weight", "blocks.0.norm1.weight"])
+def test_what_is_no_transformer_is_refused(gone):
+    state = empty("test_vit").state_dict()
+    del state[gone]
+    with pytest.raises(CheckpointError, match="no Vision Transformer"):
+        infer(state)
+
+
+@pytest.mark.parametrize("gone", ["blocks.0.mlp.fc1.weight", "blocks.0.mlp.fc2.weight", "blocks.0.attn.qkv.weight"])
+def test_other_blocks_are_refused(gone):
+    state = empty("test_vit").state_dict()
+    del state[gone]
+    with pytest.raises(CheckpointError, match="no 'attn\\.qkv'"):
+        infer(state)
+    with pytest.raises(CheckpointError, match="No hybrid"):
+        infer(empty("test_vit").state_dict(), stages=(3, 3))
+
+
+def test_a_resnet_that_is_no_bit_model_is_refused():
+    with pytest.raises(CheckpointError, match=re.escape("[2, 2, 2, 2]")):
+        infer(empty("resnetv2_18").state_dict())
+    state = empty("resnetv2_50").state_dict()  # batch norm
+    with pytest.raises(CheckpointError, match="no BiT model"):
+        infer(state)
+    with pytest.raises(CheckpointError):
+        infer({k: v for k, v in empty("resnetv2_50x1_bit").state_dict().items() if not k.startswith("stages.0")})
+
+
+@pytest.mark.parametrize(
+    ("hint", "classes", "native", "half", "tag"),
+    [
+        ("", 1000, None, False, "augreg_in21k_ft_in1k"),
+        ("B_16-i21k-300ep", 21843, None, True, "augreg_in21k"),
+        ("ViT-B_16", 21843, None, True, "orig_in21k"),
+        ("imagenet21k", 21843, None, False, "augreg_in21k"),
+        ("vit_base_patch16_224.dino", 0, None, False, "dino"),
+        ("vit_base_patch16_224.mae", 0, None, False, "mae"),
+        ("sam", 1000, None, False, "sam_in1k"),
+        ("x", 1000, (224, 224), True, "augreg_in21k_ft_in1k"),
+    ],
+)
+def test_the_words_of_a_files_name_choose_its_release(hint, classes, native, half, tag):
+    found = architecture.closest_tag(["vit_base_patch16_224*"], hint, classes, native, half)
+    assert found == f"vit_base_patch16_224.{tag}"
+    assert architecture.closest_tag(["no_such_*"], hint, classes, native, half) == ""
+
+
+def test_the_resolution_and_the_head_choose_where_words_do_not():
+    def of(classes: int, native: tuple[int, int]) -> str:
+        return architecture.closest_tag(["vit_base_patch16_[0-9][0-9][0-9]"], "", classes, native, True)
+
+    assert of(1000, (384, 384)).startswith("vit_base_patch16_384.augreg_in21k_ft_in1k")
+    assert of(1000, (224, 224)).startswith("vit_base_patch16_224.augreg_in21k_ft_in1k")
+    assert of(21843, (224, 224)) == "vit_base_patch16_224.augreg_in21k"

@@ -1,0 +1,73 @@
+"""Checkpoints at their edges: other spellings, what does not fit, what is missing."""
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from tests.layouts import refused
+from vitft.errors import CheckpointError
+from vitft.models import renaming
+from vitft.models.build import build
+from vitft.settings import Settings
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("VITFT_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.mark.parametrize(
+    ("theirs", "timms"),
+    [
+        ("blocks.3.gamma_1", "blocks.3.ls1.gamma"), ("blocks.3.gamma_2", "blocks.3.ls2.gamma"),
+        ("blocks.3.mlp.w12.weight", "blocks.3.mlp.fc1.weight"), ("blocks.3.mlp.w3.bias", "blocks.3.mlp.fc2.bias"),
+        ("pre_logits.fc.weight", "pre_logits.weight"), ("norm.weight", "norm.weight"),
+    ],
+)  # fmt: skip
+def test_other_spellings_of_timms_own_names(theirs, timms):
+    kernel, tensor = torch.zeros(2, 3, 4, 4), torch.ones(2)
+    found = renaming.spelled({"patch_embed.proj.weight": kernel, theirs: tensor})
+    assert found[timms] is tensor and found["patch_embed.proj.weight"] is kernel and len(found) == 2
+
+
+def test_a_misfit_counts_what_does_not_fit(tmp_path):
+    import timm
+
+    net = timm.create_model("vit_tiny_patch16_224", img_size=32, patch_size=8, embed_dim=64, depth=2, num_heads=2)
+    for change, says, more in (
+        ({"norm.bias": None}, "'norm.bias' is missing", 0),
+        ({"norm.bias": None, "norm.weight": None}, "'norm.bias' is missing", 1),
+        ({"norm.bias": torch.zeros(3)}, "'norm.bias' has shape (3,), the architecture needs (64,)", 0),
+        ({"norm.bias": torch.zeros(3), "stranger": torch.zeros(1)}, "'norm.bias' has shape", 1),
+        ({"stranger": torch.zeros(1)}, "'stranger' has no place", 0),
+    ):
+        state = {k: v for k, v in {**net.state_dict(), **change}.items() if v is not None}
+        save_file({k: v.contiguous() for k, v in state.items()}, tmp_path / "a.safetensors")
+        error = refused(
+            lambda: build(str(tmp_path / "a.safetensors"), 3, Settings(resolution=32)), says, kind=CheckpointError
+        )
+        assert (f"(and {more} more)" in str(error)) == bool(more) and ("more)" in str(error)) == bool(more)
+
+
+def test_an_npz_without_a_block_names_it(tmp_path):
+    from vitft.models.npz import translate
+
+    refused(
+        lambda: translate({"embedding/kernel": np.zeros((4, 4, 3, 8), np.float32)}),
+        "encoderblock_0",
+        "missing",
+        kind=CheckpointError,
+    )
+    stacked = {"embedding/kernel": np.zeros((4, 4, 3, 8), np.float32), "Transformer/encoderblock/a": np.zeros((2, 1)),
+               "Transformer/encoderblock/b": np.zeros((3, 1))}  # fmt: skip
+    refused(lambda: translate(stacked), "depths [2, 3]", kind=CheckpointError)
+
+
+def test_gelu_becomes_the_approximation_where_it_is_exact():
+    from torch import nn
+
+    exact = build("timm:test_vit", 3, Settings(resolution=32), from_scratch=True).net
+    tanh = build("timm:test_vit", 3, Settings(resolution=32, gelu="tanh"), from_scratch=True).net
+    kinds = [[m.approximate for m in net.modules() if isinstance(m, nn.GELU)] for net in (exact, tanh)]
+    assert set(kinds[0]) == {"none"} and set(kinds[1]) == {"tanh"} and len(kinds[0]) == len(kinds[1]) > 0
