@@ -14,9 +14,9 @@ import pytest
 import timm
 import torch
 
-from tests.protocol.test_documents import KEYS, score
+from tests.protocol.test_documents import KEYS, digest, score
 from tests.protocol.test_protocol import draw, job
-from vitft import __version__, recipes
+from vitft import __version__
 from vitft.data.sources.image_folder import ImageFolder
 from vitft.engines.inline import run_job
 from vitft.evaluation import evaluate
@@ -74,7 +74,7 @@ def test_each_key_of_an_evaluation_is_what_it_says(tmp_path):
     assert got["model"] == network.info.name and got["num_classes"] == 3
     assert (got["stamp"], got["missing"]) == ("", [])
     said = {k: v for k, v in network.protocol.items() if v is not None}
-    assert got["protocol"] == {"id": recipes.digest(network.protocol), **said}
+    assert got["protocol"] == {"id": digest(network.protocol), **said}
     where = got["provenance"]
     assert (where["split"], where["split_digest"], where["decoder"]) == ("test", test.digest, "Pillow")
     assert where["completeness"] == test.provenance.completeness

@@ -5,9 +5,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.protocol.test_documents import student
+from tests.protocol.test_documents import digest, student
 from tests.report.test_report import _result, _summarise, _table
-from vitft import recipes
 from vitft.catalog.suites import SUITES
 from vitft.catalog.tasks import TASKS
 
@@ -46,7 +45,7 @@ def test_each_key_of_a_suite_is_what_it_says():
     }  # fmt: skip
     assert data["footnotes"] == {"": []}
     unlike = [{**r, "protocol": {**r["protocol"], "id": r["task"]}} for r in results]
-    assert _summarise(suite, unlike)["protocol"]["id"] == recipes.digest(
+    assert _summarise(suite, unlike)["protocol"]["id"] == digest(
         {
             "recipe": "vtab-vit",
             "recipe_digest": "",
