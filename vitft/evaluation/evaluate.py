@@ -6,6 +6,7 @@ from itertools import combinations
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from vitft import device as devices
@@ -212,7 +213,7 @@ def result(done: Evaluation, *, per_class: bool = False, with_confusion: bool = 
             evaluate_s=round(done.seconds, 3),
             images_per_s=round(len(split) / done.seconds, 2) if done.seconds else None,
         ),
-        env=Env.now(devices.name(network.device.type)),
+        env=Env.now(devices.name(network.device.type), torch.__version__),
         per_class=tuple(ClassAccuracy(class_name=r.name, correct=r.correct, n=r.n, accuracy=r.accuracy) for r in rows)
         if per_class
         else None,

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from vitft import device as devices
@@ -109,7 +110,7 @@ def run(
         checkpoint=network.info,
         preprocess=network.preprocess,
         num_classes=pool.num_classes,
-        env=Env.now(devices.name(network.device.type)),
+        env=Env.now(devices.name(network.device.type), torch.__version__),
     )
 
 

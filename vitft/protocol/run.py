@@ -294,7 +294,7 @@ def _result(done: _Done, data: DataStamp, timing: Timing) -> UnitResult:
         ),
         timing=timing,
         warnings=done.warnings,
-        env=Env.now(devices.name(done.begun.device_kind)),
+        env=Env.now(devices.name(done.begun.device_kind), torch.__version__),
     )
 
 

@@ -7,7 +7,6 @@ means nothing for a result is absent from its file. `vitft runs schema` prints t
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
-from importlib import metadata
 from platform import python_version
 from typing import Annotated, Any, Literal
 
@@ -270,11 +269,11 @@ class Env(_Part):
     finished: str = ""
 
     @staticmethod
-    def now(device: str) -> "Env":
+    def now(device: str, torch: str) -> "Env":
         """Return the versions of this process; `device` is the card's name, or the kind of device."""
         return Env(
             vitft=__version__,
-            torch=metadata.version("torch"),
+            torch=torch,
             python=python_version(),
             device=device,
             finished=datetime.now(UTC).isoformat(timespec="seconds"),
