@@ -11,7 +11,7 @@ import typer
 from vitft.cli import console
 from vitft.cli.options import FormatOption
 
-app = typer.Typer(help="Runs: list, status, clean.", no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(help="Runs: list, status, clean, schema.", no_args_is_help=True, rich_markup_mode=None)
 
 _Dir = Annotated[Path, typer.Argument(metavar="DIR", help="A run folder, as 'vitft runs ls' prints it.")]
 
@@ -92,6 +92,14 @@ def clean(
             deleted.append(str(path.relative_to(folder)))
     payload = {"folder": str(folder), "deleted": deleted, "bytes": freed}
     console.emit(payload, f"{folder}: {len(deleted)} files deleted, {freed / 1e6:.1f} MB freed.", format)
+
+
+@app.command("schema")
+def schema() -> None:
+    """Print the JSON Schema of all result files. A file is one of its 'anyOf'."""
+    from vitft.results.schema import json_schema
+
+    console.emit(json_schema(), "", "json")
 
 
 def _folders(root: Path) -> Iterator[Path]:

@@ -478,4 +478,5 @@ def to_json(value: BaseModel) -> dict[str, Any]:
 
 def json_schema() -> dict[str, Any]:
     """Return the JSON Schema of all result files."""
-    return TypeAdapter(Result).json_schema(by_alias=True)
+    dialect = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "Results of vitft"}
+    return dialect | TypeAdapter(Result).json_schema(by_alias=True)
