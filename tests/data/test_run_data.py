@@ -162,16 +162,22 @@ def test_a_begun_unit_goes_on_over_equal_bytes_only(tmp_path: Path) -> None:
     """The names and labels of the images are the same; one of them shows something else."""
     from dataclasses import replace
 
+    from vitft.data.split import Source
     from vitft.engines.inline import run_job
     from vitft.errors import Interrupted
     from vitft.progress import Hooks
     from vitft.protocol.jobs import Runtime, make
+    from vitft.protocol.units import Job
     from vitft.recipes import parse
 
     data = photos(tmp_path / "d")
     recipe = parse({"steps": 4, "batch_size": 4, "lr": 0.01, "resolution": 32}, "tiny")
-    job, source = make(str(data), model="timm:test_vit", recipe=recipe, overrides={}, from_scratch=True)
     runtime = Runtime(device="cpu", state_seconds=0.0)
+
+    def made() -> tuple[Job, Source]:  # anew for each command, which opens its data once
+        return make(str(data), model="timm:test_vit", recipe=recipe, overrides={}, from_scratch=True)
+
+    job, source = made()
 
     def stopped(folder: Path) -> None:
         steps: list[int] = []
@@ -187,6 +193,7 @@ def test_a_begun_unit_goes_on_over_equal_bytes_only(tmp_path: Path) -> None:
     stopped(tmp_path / "other")
     put(data / "train/a/train0.png", picture(77))
     notes.clear()
+    job, source = made()
     result = run_job(job, source, tmp_path / "other", runtime, told)
     assert not any("Going on" in note for note in notes)
     assert any("have changed" in note for note in notes)

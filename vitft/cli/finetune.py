@@ -86,7 +86,8 @@ def finetune(
     runtime = Runtime(device, precision, micro_batch, workers, deterministic, save_weights)
     _advise(jobs[0][0])
     results, folders = [], []
-    for job, source in jobs:
+    source = jobs[0][1]  # the same data for both variants
+    for job, _ in jobs:
         own = output / ("scratch" if job.from_scratch else "pretrained") if output and compare_scratch else output
         folders.append(own or run_folder(job))
         results.append(_run(job, source, folders[-1], runtime, resume=resume == "auto", overwrite=overwrite))

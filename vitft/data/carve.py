@@ -1,13 +1,14 @@
 """VTAB's splits cut out of a data set that comes as its owner's raw splits."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
 from vitft.catalog import tasks
-from vitft.data import official_splits
-from vitft.data.split import Provenance, Source, Split
+from vitft.data import official_splits, reader
+from vitft.data.split import Opened, Provenance, Source, Split
 from vitft.errors import DataDamaged, DataMissing
 
 _RAW = {"train": "train", "validation": "val", "test": "test"}
@@ -41,6 +42,10 @@ class Carved:
     def splits(self) -> tuple[str, ...]:
         return _FULL if self.full else _VTAB_1K
 
+    @cached_property
+    def _opened(self) -> Opened:
+        return Opened(self.source)
+
     def open(self, split: str) -> Split:
         """Open one split of VTAB.
 
@@ -51,10 +56,10 @@ class Carved:
         if split not in self.splits:
             raise DataMissing(f"'{self.task}' has no split '{split}'.", f"Legal: {', '.join(self.splits)}.")
         task = tasks.get(self.task)
-        raws: dict[str, Split] = {}
+        raws: dict[str, Split] = {}  # the raw splits that this one is cut from
         chosen: list[tuple[Split, int]] = []
         for piece in official_splits.slices(task, split):
-            raw = raws.setdefault(piece.raw_split, self.source.open(_RAW[piece.raw_split]))
+            raw = raws.setdefault(piece.raw_split, self._opened.open(_RAW[piece.raw_split]))
             if len(raw) != task.sizes[piece.raw_split]:
                 official = task.sizes[piece.raw_split]
                 raise DataDamaged(
@@ -72,7 +77,7 @@ class Carved:
             next(iter(raws.values())).class_names,
             keys,
             np.asarray([raw.labels[i] for raw, i in chosen], dtype=np.int64),
-            lambda n: chosen[n][0].read(chosen[n][1]),
+            reader.taken([(raw.reader, i) for raw, i in chosen]),
             Provenance(
                 stamp.source,
                 stamp.reference and not task.non_reference,

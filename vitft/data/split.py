@@ -4,10 +4,13 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+from vitft.data.reader import Reader, selected
 
 Completeness = Literal["full", "declared", "partial"]
 
@@ -41,7 +44,8 @@ class Split:
         class_names: K names, index = label.
         keys: N stable names of the examples, unique within the split.
         labels: (N,) int64 in [0, K).
-        read: index -> the encoded image (JPEG, PNG, WebP, ... bytes); safe to call from several threads.
+        read: index -> the encoded image (JPEG, PNG, WebP, ... bytes); safe to call from several threads. It becomes a
+            `Reader`: parts of a split, and its likes with other labels, know of which opened images they are.
         provenance: see there.
         exif: apply the EXIF orientation (a user's photographs); benchmark sets are read as their reference code does.
     """
@@ -55,12 +59,19 @@ class Split:
     provenance: Provenance
     exif: bool = field(default=False)
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "read", self.reader)
+
     def __len__(self) -> int:
         return len(self.keys)
 
     @property
     def num_classes(self) -> int:
         return len(self.class_names)
+
+    @property
+    def reader(self) -> Reader:
+        return self.read if isinstance(self.read, Reader) else Reader(self.read)
 
     @cached_property
     def digest(self) -> str:
@@ -79,7 +90,7 @@ class Split:
             self.class_names,
             [self.keys[i] for i in indices],
             self.labels[indices],
-            lambda i: self.read(int(indices[i])),
+            selected(self.reader, indices),
             Provenance(
                 self.provenance.source,
                 self.provenance.reference,
@@ -119,6 +130,12 @@ class Opened:
     @property
     def task(self) -> str:
         return self.source.task
+
+    @property
+    def place(self) -> Path | None:
+        """Where its files are; None for what is inside vitft."""
+        found: Path | None = getattr(self.source, "place", None) or getattr(self.source, "path", None)
+        return found
 
     @property
     def splits(self) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from vitft.data import reader
 from vitft.data.split import Provenance, Split
 from vitft.errors import DataError, UsageError
 
@@ -158,12 +159,6 @@ def join(splits: Sequence[Split], name: str) -> Split:
             raise DataError(
                 f"'{name}' of '{first.task}' would hold an image twice.", "Legal: splits apart from one another."
             )
-    starts = np.cumsum([0] + [len(split) for split in splits])
-
-    def read(i: int) -> bytes:
-        part = int(np.searchsorted(starts, i, side="right")) - 1
-        return splits[part].read(i - int(starts[part]))
-
     stamps = [split.provenance for split in splits]
     worst = max(stamps, key=lambda stamp: ("full", "declared", "partial").index(stamp.completeness))
     return Split(
@@ -172,7 +167,7 @@ def join(splits: Sequence[Split], name: str) -> Split:
         first.class_names,
         keys,
         np.concatenate([split.labels for split in splits]),
-        read,
+        reader.joined([split.reader for split in splits], [len(split) for split in splits]),
         Provenance(
             stamps[0].source,
             all(stamp.reference for stamp in stamps),

@@ -20,7 +20,9 @@ def encoded_digest(split: Split, hooks: Hooks | None = None) -> str:
 
 
 def fingerprints(split: Split, hooks: Hooks | None = None) -> tuple[bytes, ...]:
-    """Return a digest of each encoded image, in order; the images of an opened split are read for it once.
+    """Return a digest of each encoded image, in order; an image of an opened split is read for it once.
+
+    Splits that were cut, drawn or joined from opened ones know their images again.
 
     Raises:
         DataMissing, DataDamaged: an image cannot be read.
@@ -30,17 +32,20 @@ def fingerprints(split: Split, hooks: Hooks | None = None) -> tuple[bytes, ...]:
     if known is not None:
         return known
     hooks = hooks or Hooks()
-    found: list[bytes] = []
+    kept = [split.reader.known(i) for i in range(len(split))]
+    unread = [i for i, (digests, name) in enumerate(kept) if name not in digests]
     with ThreadPoolExecutor(_READERS) as pool:
-        for start in range(0, len(split), _READ_TOLD):
+        for start in range(0, len(unread), _READ_TOLD):
             if start:
-                hooks.phase(f"read {split.task} {split.name}", start, len(split))
-            chunk = range(start, min(start + _READ_TOLD, len(split)))
-            for digest in pool.map(lambda i: fingerprint(split.read(i)), chunk):
+                hooks.phase(f"read {split.task} {split.name}", start, len(unread))
+            chunk = unread[start : start + _READ_TOLD]
+            for i, digest in zip(chunk, pool.map(lambda i: fingerprint(split.read(i)), chunk), strict=True):
                 hooks.stop_if_asked()
-                found.append(digest)
-    vars(split)[_KEPT] = tuple(found)
-    return tuple(found)
+                digests, name = kept[i]
+                digests[name] = digest
+    known = tuple(digests[name] for digests, name in kept)
+    vars(split)[_KEPT] = known
+    return known
 
 
 def fingerprint(encoded: bytes) -> bytes:

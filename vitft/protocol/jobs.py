@@ -12,7 +12,7 @@ from vitft import machine
 from vitft.catalog.models import MODELS
 from vitft.data import carve
 from vitft.data.find import Shots, checked, find, path_of
-from vitft.data.split import Source
+from vitft.data.split import Opened, Source
 from vitft.data.subsets import JOINED
 from vitft.images import sizes
 from vitft.models import places
@@ -58,7 +58,7 @@ def make(
     limit: int | None = None,
     per_class: int | None = None,
 ) -> tuple[Job, Source]:
-    """Find the data, decide every setting and choose the splits.
+    """Find the data, decide every setting and choose the splits; the source's splits are opened once.
 
     Raises:
         UnknownName, RecipeError: exit code 2.
@@ -68,7 +68,7 @@ def make(
     path = path_of(task, data_dir)
     if path is not None:  # absolute: the same word elsewhere is another data set
         task = str(path.resolve())
-    source = find(task, data_dir, shots)
+    source = Opened(find(task, data_dir, shots))
     splits = scheme(source.splits, task, shots or "", carve.val_is_train(source))
     examples = _examples(source, splits, limit, per_class) if recipe.for_size else 0
     seen = _seen(source, splits) if recipe.looks_at_images(source.task) else None

@@ -71,7 +71,8 @@ class Warm:
         if self.source is None or (self.place is not None and self.place != place):
             self.source = source_of(job)
         if self.place != place:
-            self.source, self.place = Opened(self.source), place
+            self.source = self.source if isinstance(self.source, Opened) else Opened(self.source)
+            self.place = place
         return self.source
 
 

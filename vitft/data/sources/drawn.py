@@ -12,15 +12,16 @@ its number alone: raw words of a Philox counter, whose stream is fixed for ever,
 """
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vitft.catalog.tasks import MINI, Task
 from vitft.data.encode import png
+from vitft.data.reader import Reader
 from vitft.data.split import Provenance, Split
 from vitft.errors import DataMissing, UnknownName
 
@@ -56,6 +57,11 @@ class Drawn:
         if self.task not in _CLASSES:
             raise UnknownName("task of the suite 'mini'", self.task, _CLASSES)
 
+    @cached_property
+    def _found(self) -> dict[Hashable, bytes]:
+        """Digests of its pictures, by number: train800val200 holds those of train800 and val200."""
+        return {}
+
     @property
     def splits(self) -> tuple[str, ...]:
         return tuple(_entry(self.task).splits)
@@ -74,9 +80,8 @@ class Drawn:
             rows = [order[i - _TEST_START + 1000 if i >= _TEST_START else i] for i in numbers]
             chosen = labels[rows]
             keys = [str(row) for row in rows]
-            return Split(
-                self.task, split, _CLASSES[self.task], keys, chosen, lambda i: png(images[rows[i]]), provenance
-            )
+            read = Reader(lambda i: png(images[rows[i]]), names=rows, found=self._found)
+            return Split(self.task, split, _CLASSES[self.task], keys, chosen, read, provenance)
         labels = np.array([label(self.task, number) for number in numbers], dtype=np.int64)
         keys = [f"{'test' if number >= _TEST_START else 'train'}-{number % _TEST_START:04d}" for number in numbers]
         return Split(
@@ -85,7 +90,7 @@ class Drawn:
             _CLASSES[self.task],
             keys,
             labels,
-            lambda i: png(picture(self.task, numbers[i])),
+            Reader(lambda i: png(picture(self.task, numbers[i])), names=numbers, found=self._found),
             provenance,
         )
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from vitft.data import official
+from vitft.data import official, reader
 from vitft.data.sources.tables import Table, open_table
 from vitft.data.split import Completeness, Provenance, Split
 from vitft.errors import DataDamaged, DataMissing
@@ -105,20 +105,28 @@ class Prepared:
                 f"There are: {', '.join(self.splits)}.",
                 f"Run 'vitft data prepare {self.task}{more}'.",
             )
-        parts = [self._part(name) for name in _PARTS.get(split, (split,))]
+        parts = [self._opened(name) for name in _PARTS.get(split, (split,))]
         if len(parts) == 1:
             return parts[0]
         first, second = parts
-        border = len(first)
         return Split(
             self.task,
             split,
             self.class_names,
             [*first.keys, *second.keys],
             np.concatenate([first.labels, second.labels]),
-            lambda i: first.read(i) if i < border else second.read(i - border),
+            reader.joined([first.reader, second.reader], [len(first), len(second)]),
             first.provenance,
         )
+
+    @cached_property
+    def _parts(self) -> dict[str, Split]:
+        return {}
+
+    def _opened(self, name: str) -> Split:
+        if name not in self._parts:
+            self._parts[name] = self._part(name)
+        return self._parts[name]
 
     def _part(self, name: str) -> Split:
         stated = self.manifest["splits"][name]

@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from collections.abc import Hashable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 from vitft.catalog import tasks
 from vitft.data import labels as label_names
 from vitft.data import official
+from vitft.data.reader import Reader
 from vitft.data.sources.files import read_file, read_text, refuse_listed
 from vitft.data.split import Completeness, Provenance, Split
 from vitft.errors import DataDamaged, DataMissing
@@ -112,9 +114,14 @@ class VtabFolder:
             self.class_names,
             paths,
             np.asarray([label for _, label in lines], dtype=np.int64),
-            lambda i: read_file(self.path / paths[i]),
+            Reader(lambda i: read_file(self.path / paths[i]), names=paths, found=self._found),
             self._provenance(split, parts, len(lines)),
         )
+
+    @cached_property
+    def _found(self) -> dict[Hashable, bytes]:
+        """Digests of its images, by path: train800val200 holds those of train800 and val200."""
+        return {}
 
     @cached_property
     def _parsed(self) -> dict[str, list[tuple[str, int]]]:
