@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from functools import cache as _cache
 from pathlib import Path
 
 
@@ -25,3 +26,15 @@ def sha256(path: Path) -> str:
     """Return the hexadecimal SHA-256 of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sha256_once(path: Path) -> str:
+    """Return the SHA-256 of a large file, digested once a process as long as its size and its time stay the same."""
+    state = path.stat()
+    return _digested(path, state.st_size, state.st_mtime_ns, state.st_ino)
+
+
+@_cache
+def _digested(path: Path, *state: int) -> str:
+    del state
+    return sha256(path)

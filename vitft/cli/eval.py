@@ -12,6 +12,7 @@ from vitft.errors import UsageError
 
 if TYPE_CHECKING:
     from vitft.evaluation.evaluate import Evaluation, Subject
+    from vitft.models.checkpoint import Checkpoint
     from vitft.results.schema import EvalResult
 
 Resize = Literal["checkpoint", "squash", "resize-small", "squash-crop"]
@@ -84,10 +85,10 @@ def eval_(
         what = ev.subject(source, with_real=real, limit=limit, complete=complete)
         if what.missing:
             console.note(f"Missing: {', '.join(what.missing)}.")
-        _check(models, what, fixed)
+        opened = _checked(models, what, fixed)
         done, results = [], []
         for name, folder in zip(models, folders, strict=True):
-            network = open_network(name, fixed, crop_pct=crop_pct, device=device, precision=precision)
+            network = open_network(opened.pop(name, name), fixed, crop_pct=crop_pct, device=device, precision=precision)
             unsaid = assumptions(network.info) if format == "json" else ""  # else a footnote says it
             for note in filter(None, [*network.info.notes, unsaid]):
                 hooks.note(f"{name}: {note}")
@@ -109,14 +110,16 @@ def eval_(
     console.emit(payload, shown, format)
 
 
-def _check(models: list[str], what: "Subject", fixed: dict[str, Any]) -> None:
-    """Raise now what the last of several models would raise when the others are evaluated, and their results lost."""
+def _checked(models: list[str], what: "Subject", fixed: dict[str, Any]) -> dict[str, "Checkpoint"]:
+    """Open several models and raise now what the last would raise when the others' results would be lost."""
     from vitft.evaluation.network import head_fits
     from vitft.models import loading
     from vitft.models.said import Said
 
-    for name in models if len(models) > 1 else ():
-        head_fits(loading.load(name, said=Said.within(fixed)), what.split)
+    opened = {name: loading.load(name, said=Said.within(fixed)) for name in models} if len(models) > 1 else {}
+    for checkpoint in opened.values():
+        head_fits(checkpoint, what.split)
+    return opened
 
 
 def _folders(output: Path | None, models: list[str], overwrite: bool) -> list[Path | None]:

@@ -62,7 +62,7 @@ def fetch(model: ModelArgument, format: FormatOption = "text") -> None:
     path = loading.fetch(model)
     # .../models--ORG--NAME/snapshots/COMMIT/FILE: the first of these folders is what another machine needs
     folder = next((part for part in path.parents if part.name.startswith("models--")), path)
-    payload = {"model": model, "path": str(path), "folder": str(folder), "sha256": machine.sha256(path)}
+    payload = {"model": model, "path": str(path), "folder": str(folder), "sha256": machine.sha256_once(path)}
     told = f"{model}: {path}"
     if folder != path:
         told += f"\nFor a machine without a network copy {folder} into {folder.parent} there."

@@ -85,7 +85,7 @@ class Network:
 
 
 def open_network(
-    model: str,
+    model: str | Checkpoint,
     fixed: Mapping[str, Any],
     *,
     crop_pct: float | None = None,
@@ -98,7 +98,7 @@ def open_network(
     interpolation, mean and std; for a fine-tuned run what the run was evaluated with.
 
     Args:
-        model: see `models.checkpoints.load`.
+        model: opened with its weights, or a name as for `models.loading.load`.
         fixed: recipe keys the user has set, of `asked.SETTABLE`.
         crop_pct: crop fraction in (0, 1] instead of the checkpoint's.
         device: see `device.pick`.
@@ -110,9 +110,9 @@ def open_network(
     """
     asked.check(fixed, crop_pct)
     where = devices.pick(device)
-    info = loading.load(model, weights=False, said=Said.within(fixed)).info
-    settings = settings_for(info, fixed)
-    built = models.build(model, None, settings)
+    opened = model if isinstance(model, Checkpoint) else loading.load(model, said=Said.within(fixed))
+    settings = settings_for(opened.info, fixed)
+    built = models.build(opened, None, settings)
     built.net.to(where).eval()
     pp = preprocess(settings, built.info, own_preprocess(built.info))
     if crop_pct is not None:

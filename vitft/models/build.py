@@ -13,6 +13,7 @@ from vitft.catalog.models import MODELS
 from vitft.errors import CheckpointError, UsageError
 from vitft.models import loading, posembed
 from vitft.models.architecture import geometry, outline
+from vitft.models.checkpoint import Checkpoint
 from vitft.models.loading import save_weights as save_weights
 from vitft.models.methods import head_names
 from vitft.models.said import ACTIVATIONS, Said
@@ -44,12 +45,12 @@ class Built:
 
 
 def build(
-    model: str, num_classes: int | None, settings: Settings, *, from_scratch: bool = False, seed: int = 0
+    model: str | Checkpoint, num_classes: int | None, settings: Settings, *, from_scratch: bool = False, seed: int = 0
 ) -> Built:
     """Build a network at `settings.size`.
 
     Args:
-        model: see `loading.load`.
+        model: opened (with its weights, unless `from_scratch`), or a name as for `loading.load`.
         num_classes: K; the whole head (pre_logits too) becomes one zero-initialised linear layer, so the first loss
             is ln K. None keeps the file's own head.
         settings: resolution, posembed_resize, gelu and drop_path are used here.
@@ -60,15 +61,16 @@ def build(
         UsageError: the resolution is smaller than a patch, or random weights without num_classes.
         CheckpointError: see `loading.load`; or its tensors do not fit its architecture.
     """
-    opened = loading.load(model, weights=not from_scratch, said=Said.of(settings))
+    opened = model if isinstance(model, Checkpoint) else opening(model, settings, from_scratch=from_scratch)
     info = opened.info
+    name = info.name if isinstance(model, Checkpoint) else model
     _reads_rgb(info)
     settings = settings.at(info.native, info.patch)
     if from_scratch and num_classes is None:
         raise UsageError("Random weights have no head to keep.", "Legal: a number of classes with --from-scratch.")
     if info.grid and min(settings.size) < max(info.patch):
         raise UsageError(
-            f"Resolution '{side(settings.size)}' is smaller than one patch of '{model}' ({side(info.patch)} pixels).",
+            f"Resolution '{side(settings.size)}' is smaller than one patch of '{name}' ({side(info.patch)} pixels).",
             f"Legal: {max(info.patch)} or more.",
         )
     classes = info.num_classes if num_classes is None else num_classes
@@ -95,7 +97,7 @@ def build(
     else:
         notes += _fill(net, state, info, settings, keep_head=num_classes is None)
     tanh = "tanh" in (settings.gelu, arch.gelu) or arch.activation == "gelu_tanh"
-    if tanh or (settings.gelu == "original" and _from_google(model, info)):
+    if tanh or (settings.gelu == "original" and _from_google(name, info)):
         arch = replace(arch, gelu="tanh")
         if _approximate(net) and settings.gelu == "original":
             notes.append("GELU: the tanh approximation, as in the JAX code of this checkpoint")
@@ -109,6 +111,11 @@ def build(
     if num_classes is not None:
         return Built(net.train(), info)
     return Built(net.train(), info, opened.class_names, opened.descriptions)
+
+
+def opening(model: str, settings: Settings, *, from_scratch: bool = False) -> Checkpoint:
+    """Open what `build` takes: with weights unless they will be drawn, and as the settings say it is."""
+    return loading.load(model, weights=not from_scratch, said=Said.of(settings))
 
 
 def _scaled(info: CheckpointInfo, size: Size) -> CheckpointInfo:

@@ -282,7 +282,7 @@ def _recorded(path: Path, record: Mapping[str, Any], word: str) -> Checkpoint:
             name.replace("head.0.", "pre_logits.").replace("head.2.", "head."): tensor for name, tensor in state.items()
         }
     kind = "run" if (path.parent / RESULT).is_file() else "safetensors"
-    info = replace(info, kind=kind, path=str(path), sha256=machine.sha256(path), native=info.resolution, notes=())
+    info = replace(info, kind=kind, path=str(path), sha256=machine.sha256_once(path), native=info.resolution, notes=())
     return Checkpoint(info, {name: tensor.float() for name, tensor in state.items()}, classes)
 
 

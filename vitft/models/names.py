@@ -88,7 +88,7 @@ def alias_info(alias: ModelAlias) -> CheckpointInfo:
             head = json.loads(weights.read(int.from_bytes(weights.read(8), "little")))
         info = CheckpointInfo.from_dict(json.loads(head["__metadata__"]["vitft"])["model"])
         path = alias.file
-        info = replace(info, name=alias.name, kind="safetensors", path=str(path), sha256=machine.sha256(path))
+        info = replace(info, name=alias.name, kind="safetensors", path=str(path), sha256=machine.sha256_once(path))
         return replace(info, native=info.resolution, notes=())
     stamp, (mean, std) = STAMPS[alias.name], MEAN_STD[alias.normalisation]
     flexi = alias.timm.startswith("flexivit")

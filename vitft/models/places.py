@@ -84,7 +84,11 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def sha256(file: Path) -> str:
     """Return the digest of a weight file; of an index with all its parts."""
-    return machine.sha256(file) if not file.name.endswith(INDEX) else joined(machine.sha256(f) for f in _all(file))
+    return (
+        machine.sha256_once(file)
+        if not file.name.endswith(INDEX)
+        else joined(machine.sha256_once(f) for f in _all(file))
+    )
 
 
 def _all(index: Path) -> list[Path]:

@@ -4,7 +4,6 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
 from typing import Any, cast
 
@@ -138,24 +137,12 @@ def model_sha256(model: str) -> str:
     """
     alias = MODELS.get(model)
     if alias is not None:
-        return _sha256(alias.file) if alias.file is not None else ""
+        return machine.sha256_once(alias.file) if alias.file is not None else ""
     name, word = places.split(model)
-    digests = [_sha256(file) for file in places.files(Path(name).expanduser())]
+    digests = [machine.sha256_once(file) for file in places.files(Path(name).expanduser())]
     if digests and word.startswith("base="):
         digests.append(model_sha256(word.removeprefix("base=")))
     return digests[0] if len(digests) == 1 else places.joined(digests) if digests else ""
-
-
-def _sha256(path: Path) -> str:
-    stat = path.stat()
-    return _digest(path, stat.st_size, stat.st_mtime_ns)
-
-
-@cache
-def _digest(path: Path, size: int, mtime_ns: int) -> str:
-    """Digest a file once a process, however many jobs share it; another size or time is another file."""
-    del size, mtime_ns
-    return machine.sha256(path)
 
 
 def run_folder(job: Job) -> Path:

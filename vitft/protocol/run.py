@@ -19,7 +19,7 @@ from vitft.evaluation.network import preprocess
 from vitft.evaluation.predict import Predictions, predict
 from vitft.images.batches import Images, eval_batches
 from vitft.models import build as models
-from vitft.models.checkpoint import assumptions
+from vitft.models.checkpoint import Checkpoint, assumptions
 from vitft.models.flops import macs
 from vitft.models.loading import save_weights
 from vitft.models.methods import apply, parameter_groups
@@ -53,15 +53,18 @@ from vitft.training.fit import Compute, Fitted, fit
 
 @dataclass
 class Warm:
-    """What a process keeps between units: the network of the last one, to be reset in place, and its data, opened.
+    """What a process keeps between units: the network of the last one, to be reset in place, its checkpoint and data.
 
     Attributes:
+        opened: the checkpoint, for the units that build anew; `opened_as`: what it was opened for.
         source: of the data of the last unit's job.
     """
 
     key: tuple[Any, ...] = ()
     built: models.Built | None = None
     initial: dict[str, torch.Tensor] = field(default_factory=dict)
+    opened_as: tuple[Any, ...] = ()
+    opened: Checkpoint | None = None
     source: Source | None = None
     place: tuple[str, ...] | None = None
 
@@ -74,6 +77,15 @@ class Warm:
             self.source = self.source if isinstance(self.source, Opened) else Opened(self.source)
             self.place = place
         return self.source
+
+    def checkpoint(self, job: Job, settings: Settings) -> Checkpoint:
+        """Return a job's checkpoint, opened; that of the last job where it is the same one, said to be the same."""
+        said = tuple(getattr(settings, k) for k in CHECKPOINT_KEYS)
+        which = (job.model, job.model_sha256, job.from_scratch, *said)
+        if self.opened is None or self.opened_as != which:
+            self.opened = None  # before the next one takes room
+            self.opened, self.opened_as = models.opening(job.model, settings, from_scratch=job.from_scratch), which
+        return self.opened
 
 
 def run_unit(
@@ -219,7 +231,8 @@ def _network(unit: Unit, num_classes: int, device: torch.device, warm: Warm) -> 
         models.restore(built.net, warm.initial, num_classes)
         built.net.to(device)
     else:
-        built = models.build(job.model, num_classes, settings, from_scratch=job.from_scratch, seed=unit.seed)
+        opened = warm.checkpoint(job, settings)
+        built = models.build(opened, num_classes, settings, from_scratch=job.from_scratch, seed=unit.seed)
         built.net.to(device)
         if reusable:
             warm.key, warm.built, warm.initial = key, built, built.initial_state()
