@@ -12,7 +12,7 @@ Precedence: recipe < `[size.N]` < `[pixels.N]` < what the task forbids < `[for.T
 import hashlib
 import json
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -175,35 +175,43 @@ def parse(data: dict[str, Any], name: str, text: str = "") -> Recipe:
     except ValidationError as error:
         raise RecipeError(f"Recipe '{name}': " + "; ".join(_explain(error))) from None
     problems += _problems(recipe.settings)
-    sweeps: list[tuple[str, Any]] = [("sweep", recipe.sweep)]
+    problems += _sweep_problems("sweep", recipe.sweep, recipe.settings)
     tables = {"for": recipe.for_task, "method": recipe.for_method, "size": recipe.for_size, "pixels": recipe.for_pixels}
     for table, variations in tables.items():
         for variant, keys in variations.items():
-            if table in _MEASURED and (not variant.isdecimal() or str(int(variant)) != variant):
-                of, example = ("training examples", 20000) if table == "size" else ("pixels (height x width)", 9216)
-                problems.append(f"{table}.{variant}: the name is a number of {of}, e.g. [{table}.{example}]")
-            if table in _MEASURED and "sweep" in keys:
-                problems.append(f"{table}.{variant}.sweep: a sweep stands alone, or below [for.TASK] or [method.NAME]")
-            if table == "method" and variant not in get_args(Method):
-                problems.append(f"method.{variant}: {', '.join(get_args(Method))}")
-            sweeps.append((f"{table}.{variant}.sweep", keys.get("sweep", {})))
-            own = {k: v for k, v in keys.items() if k != "sweep"}
-            problems += [f"{table}.{variant}.{p}" for p in _problems({**recipe.settings, **own}, own)]
-    for where, sweep in sweeps:
-        if not isinstance(sweep, dict):
-            problems.append(f"{where}: a table, not {sweep!r}")
-            continue
-        for key, values in sweep.items():
-            if key not in SWEEPABLE:
-                problems.append(f"{where}.{key}: only {', '.join(SWEEPABLE)} may be swept")
-            elif not isinstance(values, list) or not values or any(values.count(value) > 1 for value in values):
-                problems.append(f"{where}.{key}: a list of different values, not {values!r}")
-            else:
-                for value in values:
-                    problems += [f"{where}.{p}" for p in _problems({**recipe.settings, key: value}, {key: value})]
+            problems += _variation_problems(table, variant, keys, recipe.settings)
     if problems:
         raise RecipeError(f"Recipe '{name}': " + "; ".join(dict.fromkeys(problems)))
     return recipe
+
+
+def _variation_problems(table: str, variant: str, keys: dict[str, Any], settings: dict[str, Any]) -> Iterator[str]:
+    """Yield what is wrong with one table of variations, e.g. [for.TASK]."""
+    if table in _MEASURED and (not variant.isdecimal() or str(int(variant)) != variant):
+        of, example = ("training examples", 20000) if table == "size" else ("pixels (height x width)", 9216)
+        yield f"{table}.{variant}: the name is a number of {of}, e.g. [{table}.{example}]"
+    if table in _MEASURED and "sweep" in keys:
+        yield f"{table}.{variant}.sweep: a sweep stands alone, or below [for.TASK] or [method.NAME]"
+    if table == "method" and variant not in get_args(Method):
+        yield f"method.{variant}: {', '.join(get_args(Method))}"
+    own = {k: v for k, v in keys.items() if k != "sweep"}
+    yield from (f"{table}.{variant}.{p}" for p in _problems({**settings, **own}, own))
+    yield from _sweep_problems(f"{table}.{variant}.sweep", keys.get("sweep", {}), settings)
+
+
+def _sweep_problems(where: str, sweep: Any, settings: dict[str, Any]) -> Iterator[str]:
+    """Yield what is wrong with one table of values to choose among."""
+    if not isinstance(sweep, dict):
+        yield f"{where}: a table, not {sweep!r}"
+        return
+    for key, values in sweep.items():
+        if key not in SWEEPABLE:
+            yield f"{where}.{key}: only {', '.join(SWEEPABLE)} may be swept"
+        elif not isinstance(values, list) or not values or any(values.count(value) > 1 for value in values):
+            yield f"{where}.{key}: a list of different values, not {values!r}"
+        else:
+            for value in values:
+                yield from (f"{where}.{p}" for p in _problems({**settings, key: value}, {key: value}))
 
 
 def parse_override(text: str) -> tuple[str, Any]:

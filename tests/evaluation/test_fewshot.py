@@ -108,7 +108,7 @@ def test_rows_have_means_and_intervals_over_seeds() -> None:
     needed = fewshot.needed(y, 6, (1, 5), (0, 1, 2))
     assert len(needed) < len(y)
     assert (np.diff(needed) > 0).all()
-    rows = fewshot.score("ridge", (x[needed], y[needed]), needed, y, test, 6, (1, 5), (0, 1, 2))
+    rows = fewshot.score("ridge", x[needed], y, test, 6, (1, 5), (0, 1, 2))
     assert [(r.per_class, r.examples, len(r.correct)) for r in rows] == [(1, 6, 3), (5, 30, 3)]
     assert rows[1].top1 > rows[0].top1 > 1 / 6
     assert rows[0].ci95 == intervals.t_interval(rows[0].values)
@@ -122,7 +122,7 @@ def test_the_whole_pool_is_one_draw_with_a_wilson_interval() -> None:
     x, y = _clusters(20, 3, 4, seed=1)
     test = _clusters(9, 3, 4, seed=2)
     needed = fewshot.needed(y, 3, (fewshot.ALL,), (0, 1, 2))
-    rows = fewshot.score("knn", (x, y), needed, y, test, 3, (fewshot.ALL,), (0, 1, 2))
+    rows = fewshot.score("knn", x[needed], y, test, 3, (fewshot.ALL,), (0, 1, 2))
     assert [row.k for row in rows] == [10, 20, 60]
     assert all(row.interval == "wilson" and row.examples == 60 and len(row.correct) == 1 for row in rows)
     assert rows[0].ci95 == intervals.wilson(rows[0].correct[0], 27)
@@ -138,7 +138,7 @@ def test_too_few_examples_are_named_or_stamped() -> None:
     assert caught.value.exit_code == 3
     fewshot.refuse_short([], 3, "train")
     x = np.random.default_rng(0).normal(size=(6, 3)).astype(np.float32)
-    row = fewshot.score("ridge", (x, labels), np.arange(6), labels, (x, labels), 3, (3,), (0,))[0]
+    row = fewshot.score("ridge", x, labels, (x, labels), 3, (3,), (0,))[0]
     assert (row.short, row.fewest, row.examples) == (2, 1, 6)
 
 

@@ -27,8 +27,9 @@ from vitft.images import cache
 from vitft.images.preprocess import Preprocess, deterministic
 from vitft.protocol import jobs
 from vitft.protocol.jobs import Runtime, make
-from vitft.protocol.run import Warm, run_unit
+from vitft.protocol.run import run_unit
 from vitft.protocol.units import Job, Scheme, Unit, final_units
+from vitft.protocol.warm import Warm
 from vitft.results.schema import Seen
 from vitft.settings import Settings
 

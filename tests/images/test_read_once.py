@@ -14,8 +14,9 @@ from vitft.data.split import Provenance, Split
 from vitft.engines.inline import run_job
 from vitft.images import fingerprints
 from vitft.protocol.jobs import Runtime, make
-from vitft.protocol.run import Warm, run_unit
+from vitft.protocol.run import run_unit
 from vitft.protocol.units import final_units
+from vitft.protocol.warm import Warm
 
 SWEEP = {"lr": [0.1, 0.01, 0.001]}
 TINY = {"steps": 1, "batch_size": 4, "resolution": 32}

@@ -12,8 +12,9 @@ from tests.cli.test_cli import images, vitft
 from vitft import machine, recipes
 from vitft.models import loading
 from vitft.protocol.jobs import Runtime, make
-from vitft.protocol.run import Warm, run_unit
+from vitft.protocol.run import run_unit
 from vitft.protocol.units import final_units
+from vitft.protocol.warm import Warm
 
 EVAL = ("-r", 32, "--device", "cpu")
 

@@ -40,6 +40,12 @@ def faults(value: Any, schema: Any, root: dict[str, Any], at: str = "") -> Itera
         return
     if value not in schema.get("enum", [schema.get("const", value)]):
         yield f"{at}: {value!r}"
+    yield from faults_inside(value, schema, root, at)
+
+
+def faults_inside(value: Any, schema: dict[str, Any], root: dict[str, Any], at: str) -> Iterator[str]:
+    """Yield the faults of a value's parts, and of its size."""
+    kind = schema.get("type")
     if isinstance(value, dict):
         own = schema.get("properties", {})
         yield from (f"{at}.{name}: absent" for name in schema.get("required", ()) if name not in value)

@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass
 from functools import cache
-from typing import Literal
+from typing import Literal, TypedDict, Unpack
 
 from vitft.errors import UnknownName
 
@@ -53,6 +53,12 @@ class Task:
     non_reference: str = ""
 
 
+class _Rest(TypedDict, total=False):
+    crop: bool
+    flip: bool
+    non_reference: str
+
+
 def _task(
     name: str,
     title: str,
@@ -60,16 +66,12 @@ def _task(
     num_classes: int,
     collection: str,
     sizes: dict[str, int],
-    train: tuple[str, int, int],
-    val: tuple[str, int, int],
-    test: tuple[str, int, int],
+    slices: tuple[tuple[str, int, int], tuple[str, int, int], tuple[str, int, int]],
     *aliases: str,
-    crop: bool = True,
-    flip: bool = True,
-    non_reference: str = "",
+    **rest: Unpack[_Rest],
 ) -> Task:
-    """Build a VTAB task: its 800 and 200 are the heads of its `train` and `val` slices."""
-    train_slice, val_slice, test_slice = Slice(*train), Slice(*val), Slice(*test)
+    """Build a VTAB task of its slices train, val and test; its 800 and 200 are the heads of the first two."""
+    train_slice, val_slice, test_slice = (Slice(*piece) for piece in slices)
     train800 = Slice(train_slice.raw_split, train_slice.start, train_slice.start + 800)
     val200 = Slice(val_slice.raw_split, val_slice.start, val_slice.start + 200)
     splits = {
@@ -80,7 +82,7 @@ def _task(
         "val200": (val200,),
         "train800val200": (train800, val200),
     }
-    return Task(name, title, group, num_classes, collection, sizes, splits, crop, flip, aliases, non_reference)
+    return Task(name, title, group, num_classes, collection, sizes, splits, aliases=aliases, **rest)
 
 
 _CALTECH = "which 30 images of each class train is drawn over a directory listing whose order is not defined"
@@ -96,100 +98,100 @@ _NORB_SLICES = (("train", 0, 24300), ("test", 0, 12150), ("test", 12150, 24300))
 VTAB: tuple[Task, ...] = (
     _task(
         "caltech101", "Caltech101", "natural", 102, "caltech101", {"train": 3060, "test": 6084},
-        ("train", 0, 2754), ("train", 2754, 3060), ("test", 0, 6084),
+        (("train", 0, 2754), ("train", 2754, 3060), ("test", 0, 6084)),
         "caltech_101", "caltech",
         non_reference=_CALTECH,
     ),
     _task(
         "cifar100", "CIFAR-100", "natural", 100, "cifar100", {"train": 50000, "test": 10000},
-        ("train", 0, 45000), ("train", 45000, 50000), ("test", 0, 10000),
+        (("train", 0, 45000), ("train", 45000, 50000), ("test", 0, 10000)),
         "cifar", "cifar_100",
     ),
     _task(
         "dtd", "DTD", "natural", 47, "dtd", {"train": 1880, "validation": 1880, "test": 1880},
-        ("train", 0, 1880), ("validation", 0, 1880), ("test", 0, 1880),
+        (("train", 0, 1880), ("validation", 0, 1880), ("test", 0, 1880)),
     ),
     _task(
         "oxford_flowers102", "Flowers102", "natural", 102, "oxford_flowers102",
         {"train": 1020, "validation": 1020, "test": 6149},
-        ("train", 0, 1020), ("validation", 0, 1020), ("test", 0, 6149),
+        (("train", 0, 1020), ("validation", 0, 1020), ("test", 0, 6149)),
         "flowers", "flowers102", "oxford_flowers",
     ),
     _task(
         "oxford_iiit_pet", "Pets", "natural", 37, "oxford_iiit_pet", {"train": 3680, "test": 3669},
-        ("train", 0, 2944), ("train", 2944, 3680), ("test", 0, 3669),
+        (("train", 0, 2944), ("train", 2944, 3680), ("test", 0, 3669)),
         "pets", "pet", "oxford_pet", "oxford_pets", "oxford_iiit_pets",
     ),
     _task(
         "sun397", "Sun397", "natural", 397, "sun397", {"train": 76128, "validation": 10875, "test": 21750},
-        ("train", 0, 76128), ("validation", 0, 10875), ("test", 0, 21750),
+        (("train", 0, 76128), ("validation", 0, 10875), ("test", 0, 21750)),
         "sun397/tfds", "sun", "sun_397",
     ),
     _task(
         "svhn", "SVHN", "natural", 10, "svhn_cropped", {"train": 73257, "test": 26032, "extra": 531131},
-        ("train", 0, 65931), ("train", 65931, 73257), ("test", 0, 26032),
+        (("train", 0, 65931), ("train", 65931, 73257), ("test", 0, 26032)),
         "svhn_cropped",
     ),
     _task(
         "patch_camelyon", "Camelyon", "specialized", 2, "patch_camelyon",
         {"train": 262144, "validation": 32768, "test": 32768},
-        ("train", 0, 262144), ("validation", 0, 32768), ("test", 0, 32768),
+        (("train", 0, 262144), ("validation", 0, 32768), ("test", 0, 32768)),
         "pcam", "camelyon", "patchcamelyon",
     ),
     _task(
         "eurosat", "EuroSAT", "specialized", 10, "eurosat", {"train": 27000},
-        ("train", 0, 16200), ("train", 16200, 21600), ("train", 21600, 27000),
+        (("train", 0, 16200), ("train", 16200, 21600), ("train", 21600, 27000)),
         "eurosat/rgb", "euro_sat",
     ),
     _task(
         "resisc45", "Resisc45", "specialized", 45, "resisc45", {"train": 31500},
-        ("train", 0, 18900), ("train", 18900, 25200), ("train", 25200, 31500),
+        (("train", 0, 18900), ("train", 18900, 25200), ("train", 25200, 31500)),
         "resisc", "nwpu_resisc45",
     ),
     _task(
         "diabetic_retinopathy", "Retinopathy", "specialized", 5, "diabetic_retinopathy_detection",
         {"train": 35126, "validation": 10906, "test": 42670},
-        ("train", 0, 35126), ("validation", 0, 10906), ("test", 0, 42670),
+        (("train", 0, 35126), ("validation", 0, 10906), ("test", 0, 42670)),
         "retinopathy", "diabetic_retinopathy_detection", "diabetic_retinopathy_detection/btgraham_300",
     ),
     _task(
-        "clevr_count", "Clevr-Count", "structured", 8, "clevr", _CLEVR, *_CLEVR_SLICES,
+        "clevr_count", "Clevr-Count", "structured", 8, "clevr", _CLEVR, _CLEVR_SLICES,
         "clevr_count_all",
         crop=False,
     ),
     _task(
-        "clevr_distance", "Clevr-Dist", "structured", 6, "clevr", _CLEVR, *_CLEVR_SLICES,
+        "clevr_distance", "Clevr-Dist", "structured", 6, "clevr", _CLEVR, _CLEVR_SLICES,
         "clevr_dist", "clevr_closest_object_distance",
         crop=False,
     ),
     _task(
         "dmlab", "DMLab", "structured", 6, "dmlab", {"train": 65550, "validation": 22628, "test": 22735},
-        ("train", 0, 65550), ("validation", 0, 22628), ("test", 0, 22735),
+        (("train", 0, 65550), ("validation", 0, 22628), ("test", 0, 22735)),
         crop=False,
     ),
     _task(
-        "dsprites_location", "dSpr-Loc", "structured", 16, "dsprites", _DSPRITES, *_DSPRITES_SLICES,
+        "dsprites_location", "dSpr-Loc", "structured", 16, "dsprites", _DSPRITES, _DSPRITES_SLICES,
         "dsprites_loc", "dspr_loc", "dsprites_xpos", "dsprites_label_x_position",
         crop=False, flip=False,
     ),
     _task(
-        "dsprites_orientation", "dSpr-Ori", "structured", 16, "dsprites", _DSPRITES, *_DSPRITES_SLICES,
+        "dsprites_orientation", "dSpr-Ori", "structured", 16, "dsprites", _DSPRITES, _DSPRITES_SLICES,
         "dsprites_ori", "dspr_ori", "dspr_orient", "dsprites_label_orientation",
         flip=False,
     ),
     _task(
         "kitti_distance", "KITTI-Dist", "structured", 4, "kitti", {"train": 6347, "validation": 423, "test": 711},
-        ("train", 0, 6347), ("validation", 0, 423), ("test", 0, 711),
+        (("train", 0, 6347), ("validation", 0, 423), ("test", 0, 711)),
         "kitti", "kitti_dist", "kitti_closest_vehicle_distance",
         crop=False,
     ),
     _task(
-        "smallnorb_azimuth", "sNORB-Azim", "structured", 18, "smallnorb", _NORB, *_NORB_SLICES,
+        "smallnorb_azimuth", "sNORB-Azim", "structured", 18, "smallnorb", _NORB, _NORB_SLICES,
         "smallnorb_azi", "snorb_azim", "smallnorb_label_azimuth",
         flip=False,
     ),
     _task(
-        "smallnorb_elevation", "sNORB-Elev", "structured", 9, "smallnorb", _NORB, *_NORB_SLICES,
+        "smallnorb_elevation", "sNORB-Elev", "structured", 9, "smallnorb", _NORB, _NORB_SLICES,
         "smallnorb_ele", "snorb_elev", "smallnorb_label_elevation",
     ),
 )  # fmt: skip

@@ -14,8 +14,9 @@ from vitft.evaluation.intervals import clipped, t_interval
 from vitft.progress import Hooks
 from vitft.protocol import unchanged
 from vitft.protocol.jobs import Runtime
-from vitft.protocol.run import Warm, run_unit
+from vitft.protocol.run import run_unit
 from vitft.protocol.units import Job, Unit
+from vitft.protocol.warm import Warm
 from vitft.results.files import write_json
 from vitft.results.folders import unit_folder
 from vitft.results.schema import Metrics, RunResult, Tuned, UnitResult, to_json, worst_overlap

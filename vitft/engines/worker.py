@@ -43,8 +43,9 @@ def serve(commands: IO[str], events: IO[str]) -> None:
     if start is None:
         return
     from vitft.protocol.jobs import Runtime
-    from vitft.protocol.run import Warm, run_unit
+    from vitft.protocol.run import run_unit
     from vitft.protocol.units import Unit
+    from vitft.protocol.warm import Warm
 
     if start["threads"]:
         import torch

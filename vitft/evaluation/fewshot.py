@@ -136,8 +136,7 @@ def needed(labels: Ints, num_classes: int, per_class: Sequence[int], seeds: Sequ
 
 def score(
     classifier: Classifier,
-    pool: tuple[NDArray[np.float32], Ints],
-    positions: Ints,
+    pool: NDArray[np.float32],
     all_labels: Ints,
     test: tuple[NDArray[np.float32], Ints],
     num_classes: int,
@@ -149,8 +148,7 @@ def score(
 
     Args:
         classifier: one of `CLASSIFIERS`.
-        pool: ((P, D), (P,)) features and labels of the examples at `positions` of the pool.
-        positions: (P,) sorted positions in the pool, as `needed` gave them.
+        pool: (P, D) features of the examples at the positions of the pool that are `needed`.
         all_labels: labels of the whole pool.
         test: ((T, D), (T,)).
         num_classes: K.
@@ -158,6 +156,8 @@ def score(
         seeds: the draws.
         on_progress: called with (fits done, fits).
     """
+    positions = needed(all_labels, num_classes, per_class, seeds)
+    counts = np.bincount(all_labels, minlength=num_classes)
     where = np.full(len(all_labels), -1, dtype=np.int64)
     where[positions] = np.arange(len(positions))
     rows: list[Row] = []
@@ -169,9 +169,9 @@ def score(
         strengths: list[float] = []
         examples = 0
         for seed in used:
-            mine = where[chosen(orders(all_labels, num_classes, seed), count)]
+            mine = chosen(orders(all_labels, num_classes, seed), count)
             examples = examples or len(mine)
-            train = pool[0][mine], pool[1][mine]
+            train = pool[where[mine]], all_labels[mine]
             for k, answers, strength in _answers(classifier, *train, test[0], num_classes, seed):
                 found.setdefault(k, []).append(int((answers == test[1]).sum()))
                 if strength:
@@ -179,21 +179,10 @@ def score(
             done += 1
             if on_progress is not None:
                 on_progress(done, jobs)
-        counts = np.bincount(all_labels, minlength=num_classes)
         short = counts[counts < count]
+        few = len(short), int(short.min()) if len(short) else 0
         rows += [
-            Row(
-                classifier,
-                count,
-                k,
-                examples,
-                tuple(correct),
-                len(test[1]),
-                used,
-                len(short),
-                int(short.min()) if len(short) else 0,
-                tuple(strengths),
-            )
+            Row(classifier, count, k, examples, tuple(correct), len(test[1]), used, *few, tuple(strengths))
             for k, correct in found.items()
         ]
     return rows

@@ -79,8 +79,7 @@ def run(
     known, asked = (_features(network, split, batch_size, workers, hooks) for split in (chosen, test))
     rows = fewshot.score(
         classifier,
-        (known, chosen.labels),
-        positions,
+        known,
         pool.labels,
         (asked, test.labels),
         pool.num_classes,

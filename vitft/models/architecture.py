@@ -1,6 +1,5 @@
 """Tell the architecture from the tensors of a file, and the timm tag it comes closest to."""
 
-import fnmatch
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from torch import Tensor
 from vitft.errors import CheckpointError
 from vitft.models.npz import stage_units
 from vitft.models.said import ACTIVATIONS
+from vitft.models.tags import closest_tag
 from vitft.results.schema import Architecture, Size
 
 State = Mapping[str, Tensor]
@@ -41,8 +41,6 @@ _HYBRIDS = {
 }
 _TRUNK = "patch_embed.backbone."
 _RESNETS = {(3, 4, 6, 3): 50, (3, 4, 23, 3): 101, (3, 8, 36, 3): 152}
-_SYNONYMS = {"i21k": "in21k", "imagenet21k": "in21k", "imagenet2012": "in1k", "i1k": "in1k", "aug": "augreg"}
-_DEFAULT_ORDER = ("augreg_in21k", "augreg_", "orig_", "fb_", "goog_", "lvd", "openai", "v2_webli")
 
 
 @dataclass(frozen=True)
@@ -123,56 +121,33 @@ def _transformer(
     patch: Size = (kernel.shape[2], kernel.shape[3])
     classed, distilled = "cls_token" in state, "dist_token" in state
     registers = state["reg_token"].shape[1] if "reg_token" in state else 0
-    hidden, back = (state.get(f"blocks.0.mlp.fc{i}.weight") for i in (1, 2))
-    if hidden is None or back is None or "blocks.0.attn.qkv.weight" not in state:
-        raise CheckpointError(
-            "Its blocks have no 'attn.qkv' or no 'mlp.fc1', 'mlp.fc2'.",
-            "Legal: timm's VisionTransformer.",
-            "For another architecture put the config.json of its hub page beside the file.",
-        )
-    packed = back.shape[1] * 2 == hidden.shape[0]
+    hidden, packed = _mlp(state)
     pre_norm, quick = "norm_pre.weight" in state, False
     num_heads, assumed = _heads(state, width, num_heads)
     pooled = "map" if "attn_pool.latent" in state else "token" if classed and "fc_norm.weight" not in state else "avg"
     kwargs: dict[str, Any] = {
         "patch_size": patch[0] if patch[0] == patch[1] else patch,
-        "embed_dim": width,
-        "depth": depth,
-        "num_heads": num_heads,
-        "mlp_ratio": _ratio(hidden.shape[0], width),
-        "qkv_bias": "blocks.0.attn.qkv.bias" in state,
-        "global_pool": pooled,
+        **{"embed_dim": width, "depth": depth, "num_heads": num_heads, "mlp_ratio": _ratio(hidden, width)},
+        **{"qkv_bias": "blocks.0.attn.qkv.bias" in state, "global_pool": pooled},
     }
     size = _SIZES.get((width, depth), "")
-    side = "[0-9][0-9][0-9]"
     if distilled:
-        names = [f"deit_{size}_distilled_patch{patch[0]}_{side}"]
+        names = [f"deit_{size}_distilled_patch{patch[0]}_[0-9][0-9][0-9]"]
         generic, prefix = "deit_tiny_distilled_patch16_224", 2
         del kwargs["global_pool"]
         no_embed_class = False
     else:
         scaled = "blocks.0.ls1.gamma" in state
         prefix = int(classed) + registers
-        kwargs |= {
-            "class_token": classed,
-            "reg_tokens": registers,
-            "pre_norm": pre_norm,
-            "fc_norm": "fc_norm.weight" in state,
-            "qk_norm": "blocks.0.attn.q_norm.weight" in state,
-        }
-        if scaled:
-            kwargs["init_values"] = 1e-5
+        kwargs |= {"class_token": classed, "reg_tokens": registers, "pre_norm": pre_norm, **_blocks(state)}
         names = _names(size, patch[0], registers, scaled, pre_norm, pooled, classed)
         quick = pre_norm and re.search("openai|quickgelu", hint.lower()) is not None
         if quick:  # OpenAI's own weights need it, others' do not
             names = [name for name in names if "quickgelu" in name]
         generic = "vit_giant_patch14_dinov2" if packed else "vit_tiny_patch16_224"
     if stages is not None:
-        if stages not in _HYBRIDS:
-            raise CheckpointError(f"No hybrid with {list(stages)} ResNet units a stage is known.")
-        names, generic = [f"{_HYBRIDS[stages]}_*"], f"{_HYBRIDS[stages]}_224"
-        stride = 4 * 2 ** max(0, len(stages) - 1)
-        patch = (patch[0] * stride, patch[1] * stride)
+        name, stride = _hybrid(stages)
+        names, generic, patch = [f"{name}_*"], f"{name}_224", (patch[0] * stride, patch[1] * stride)
     grid: Size | None = None
     if "pos_embed" in state:
         tokens = state["pos_embed"].shape[1]
@@ -192,6 +167,34 @@ def _transformer(
     assumed += ("grid",) if grid is not None and said_grid is None else ()
     arch = Architecture(base, kwargs, pre_logits, norm_eps=norm_eps, activation=activation)
     return Inferred(arch, tag, patch, grid, () if half else assumed, _channels(state))
+
+
+def _mlp(state: State) -> tuple[int, bool]:
+    """Return the hidden width of the first block's MLP, and whether it is gated: both halves in one matrix.
+
+    Raises CheckpointError for blocks of another kind.
+    """
+    hidden, back = (state.get(f"blocks.0.mlp.fc{i}.weight") for i in (1, 2))
+    if hidden is None or back is None or "blocks.0.attn.qkv.weight" not in state:
+        raise CheckpointError(
+            "Its blocks have no 'attn.qkv' or no 'mlp.fc1', 'mlp.fc2'.",
+            "Legal: timm's VisionTransformer.",
+            "For another architecture put the config.json of its hub page beside the file.",
+        )
+    return hidden.shape[0], back.shape[1] * 2 == hidden.shape[0]
+
+
+def _blocks(state: State) -> dict[str, Any]:
+    """Return timm's arguments for the norms and scales that the tensors show."""
+    own = {"fc_norm": "fc_norm.weight" in state, "qk_norm": "blocks.0.attn.q_norm.weight" in state}
+    return own | ({"init_values": 1e-5} if "blocks.0.ls1.gamma" in state else {})
+
+
+def _hybrid(stages: tuple[int, ...]) -> tuple[str, int]:
+    """Return timm's name for a ViT on a ResNet of these units a stage, and the ResNet's stride."""
+    if stages not in _HYBRIDS:
+        raise CheckpointError(f"No hybrid with {list(stages)} ResNet units a stage is known.")
+    return _HYBRIDS[stages], 4 * 2 ** max(0, len(stages) - 1)
 
 
 def _heads(state: State, width: int, known: int) -> tuple[int, tuple[str, ...]]:
@@ -280,30 +283,6 @@ def _resnet(state: State, hint: str) -> Inferred:
         raise CheckpointError(f"No BiT model has a stem of {stem} channels.")
     tag = closest_tag([name], hint, _classes(state), None, True)
     return Inferred(Architecture(name, kwargs), tag, (32, 32), None, (), _channels(state))
-
-
-def closest_tag(patterns: list[str], hint: str, classes: int, native: Size | None, half: bool) -> str:
-    """Return the timm tag of these names that fits best: words of the file's name, head size, resolution."""
-    tags = timm.list_pretrained()
-    found = [tag for pattern in patterns for tag in tags if fnmatch.fnmatch(tag.split(".")[0], pattern)]
-    words = {_SYNONYMS.get(word, word) for word in re.split(r"[^a-z0-9]+", hint.lower())}
-
-    if half and "vit" in words:
-        words.add("orig")  # the first releases are named ViT-B_16, AugReg's B_16-i21k-...
-
-    def score(tag: str) -> tuple[float, ...]:
-        cfg = timm.get_pretrained_cfg(tag)
-        assert cfg is not None
-        if tag.lower() in hint.lower():
-            return (9.0,)
-        own = set(re.split(r"[_.]", tag)) - {"vit", "base", "small", "large", "tiny", "huge", "patch16", "ft"}
-        rank = next((i for i, word in enumerate(_DEFAULT_ORDER) if tag.split(".")[1].startswith(word)), 99)
-        size = None if native is None else cfg.input_size[1:] == native
-        return (0.0, len(own & words), cfg.num_classes == classes, bool(size), -rank)
-
-    if half:
-        found = [tag for tag in found if (cfg := timm.get_pretrained_cfg(tag)) and cfg.mean == (0.5, 0.5, 0.5)]
-    return max(found, key=score, default="")
 
 
 def outline(name: str, **kwargs: Any) -> Any:

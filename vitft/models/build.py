@@ -75,11 +75,7 @@ def build(
         )
     classes = info.num_classes if num_classes is None else num_classes
     state = dict(opened.state)
-    net = _create(info.architecture, classes, settings, seed, drawn=from_scratch)
-    if info.architecture.norm_eps:
-        for module in net.modules():
-            if isinstance(module, nn.LayerNorm):
-                module.eps = info.architecture.norm_eps
+    net = _with_eps(_create(info.architecture, classes, settings, seed, drawn=from_scratch), info.architecture.norm_eps)
     notes: list[str] = []
     if num_classes is not None:
         set_head(net, num_classes)
@@ -87,10 +83,7 @@ def build(
     else:
         arch = info.architecture
         if arch.pre_logits and classes:
-            width = arch.pre_logits
-            with torch.device("meta"):
-                net.head = nn.Sequential(nn.Linear(net.num_features, width), nn.Tanh(), nn.Linear(width, classes))
-            state = {_inside(name): tensor for name, tensor in state.items()}
+            state = _two_layers(net, arch.pre_logits, classes, state)
     if from_scratch:
         notes.append(f"random weights (seed {seed})")
         info = replace(info, kind="random", path="", sha256="")
@@ -116,6 +109,13 @@ def build(
 def opening(model: str, settings: Settings, *, from_scratch: bool = False) -> Checkpoint:
     """Open what `build` takes: with weights unless they will be drawn, and as the settings say it is."""
     return loading.load(model, weights=not from_scratch, said=Said.of(settings))
+
+
+def _two_layers(net: Any, width: int, classes: int, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Give a network the two-layer head of its file, without storage; return the tensors by the names inside it."""
+    with torch.device("meta"):
+        net.head = nn.Sequential(nn.Linear(net.num_features, width), nn.Tanh(), nn.Linear(width, classes))
+    return {_inside(name): tensor for name, tensor in state.items()}
 
 
 def _scaled(info: CheckpointInfo, size: Size) -> CheckpointInfo:
@@ -228,6 +228,14 @@ def _create(arch: Architecture, num_classes: int, settings: Settings, seed: int,
             "Legal: a resolution this architecture takes.",
             "Try its native resolution: vitft models show.",
         ) from None
+    return net
+
+
+def _with_eps(net: Any, eps: float) -> Any:
+    """Give every layer norm of a network this epsilon, in place; 0 leaves it its own."""
+    for module in net.modules() if eps else ():
+        if isinstance(module, nn.LayerNorm):
+            module.eps = eps
     return net
 
 

@@ -100,6 +100,16 @@ def _what(path: Path, head: bytes, tail: bytes) -> tuple[str, str]:
         return f"an XML text ({_line(start)}): a server's refusal, as it seems", _AGAIN
     if low.startswith((b"{", b"[")) and _is_text(head):
         return f"a JSON text ({_line(start)})", _AGAIN
+    known = _foreign(path, head, tail)
+    if known is not None:
+        return known
+    if _is_text(head):
+        return f"a text ({_line(start)})", _AGAIN
+    return f"of no known kind (it begins with {head[:8].hex(' ')})", _CONVERT
+
+
+def _foreign(path: Path, head: bytes, tail: bytes) -> tuple[str, str] | None:
+    """Return what a binary file of other programs is and what to do about it; None where that is not known."""
     for magic, what in _OTHERS:
         if head.startswith(magic) or tail[-len(magic) :] == magic:
             return what, _CONVERT
@@ -116,9 +126,7 @@ def _what(path: Path, head: bytes, tail: bytes) -> tuple[str, str]:
         return "an ONNX model", _CONVERT
     if head[:1] in b"\x81\x82\x83\x84\x85\x86\x87\x88\xde\xdf" or path.name.endswith(".msgpack"):
         return "a MessagePack file (Flax)", _CONVERT
-    if _is_text(head):
-        return f"a text ({_line(start)})", _AGAIN
-    return f"of no known kind (it begins with {head[:8].hex(' ')})", _CONVERT
+    return None
 
 
 def _is_text(head: bytes) -> bool:

@@ -21,6 +21,7 @@ from vitft.data.split import Provenance, Split
 from vitft.errors import DataDamaged, DataMissing, UsageError
 from vitft.images.decode import decode
 from vitft.prepare import collections, download
+from vitft.prepare.card import card
 from vitft.prepare.collections.raw import Collection, Raw
 from vitft.prepare.download import Progress, silent
 from vitft.prepare.owner_files import (
@@ -98,44 +99,61 @@ def prepare(
         raw, tree, files = opened(collection, folder, hidden / "raw", allow_partial, progress)
         partial_why = shortfall(found, raw)
         if partial_why and not allow_partial:
-            raise DataMissing(
-                f"'{folder}' is not the whole of {collection.title}: {partial_why}.",
-                "Legal: " + ", ".join(f"{n:,} in {raw_split}" for raw_split, n in official_sizes(found).items()) + ".",
-                "Fetch or unpack the rest, or leave out --complete: the result is then stamped 'partial'.",
-            )
-        wrong = [str(file["name"]) for file in files if file.get("official") is False]
-        if wrong and not partial_why:  # it claims to be the whole and is not the owner's file
-            raise DataDamaged(
-                f"'{wrong[0]}' does not have its owner's checksum.",
-                f"Legal: the file that {collection.page} gives.",
-                "Fetch it again; if the owner has changed it, unpack it and give the folder to --source.",
-            )
+            raise _partial(found, collection, folder, partial_why)
+        if not partial_why:
+            _refuse_other_files(collection, files)
         chosen = select(found, raw, shots, bool(partial_why))
         build = hidden / "build"
         shutil.rmtree(build, ignore_errors=True)
         build.mkdir()
         with Spool(hidden, fingerprint(collection, tree)) as spool:
             gather(collection, raw, chosen, spool, progress)
-            written = {
-                name: write_split(
-                    build / f"{name}.parquet",
-                    label_names.class_names(found.name),
-                    part.keys,
-                    part.labels,
-                    partial(_image, spool, part),
-                    partial(progress, f"write {name}"),
-                )
-                for name, part in chosen.items()
-                if len(part.keys)
-            }
+            written = _written(build, found, chosen, spool, progress)
         manifest = _manifest(found, collection, raw, shots, partial_why, chosen, written, files)
-        (build / "README.md").write_text(_card(found, collection, manifest), encoding="utf-8")
+        (build / "README.md").write_text(card(found, collection, manifest), encoding="utf-8")
         write_json(build / "manifest.json", manifest)  # last: what has one is whole
         if out.exists():
             out.rename(hidden / "old")
         build.rename(out)
         (hidden / "spool.bin").unlink()
     return out, manifest
+
+
+def _partial(task: Task, collection: Collection, folder: Path, why: str) -> DataMissing:
+    return DataMissing(
+        f"'{folder}' is not the whole of {collection.title}: {why}.",
+        "Legal: " + ", ".join(f"{n:,} in {raw_split}" for raw_split, n in official_sizes(task).items()) + ".",
+        "Fetch or unpack the rest, or leave out --complete: the result is then stamped 'partial'.",
+    )
+
+
+def _refuse_other_files(collection: Collection, files: Sequence[Mapping[str, Any]]) -> None:
+    """Refuse what has the official counts and is not of the owner's files. Raises DataDamaged."""
+    wrong = [str(file["name"]) for file in files if file.get("official") is False]
+    if wrong:
+        raise DataDamaged(
+            f"'{wrong[0]}' does not have its owner's checksum.",
+            f"Legal: the file that {collection.page} gives.",
+            "Fetch it again; if the owner has changed it, unpack it and give the folder to --source.",
+        )
+
+
+def _written(
+    build: Path, task: Task, chosen: Mapping[str, Selected], spool: Spool, progress: Progress
+) -> dict[str, dict[str, Any]]:
+    """Write a file for each split that has images; return what they are."""
+    return {
+        name: write_split(
+            build / f"{name}.parquet",
+            label_names.class_names(task.name),
+            part.keys,
+            part.labels,
+            partial(_image, spool, part),
+            partial(progress, f"write {name}"),
+        )
+        for name, part in chosen.items()
+        if len(part.keys)
+    }
 
 
 @contextmanager
@@ -296,18 +314,6 @@ def _manifest(
         "class_names": list(names),
         "splits": stored,
     }
-
-
-def _card(task: Task, collection: Collection, manifest: Mapping[str, Any]) -> str:
-    """Return the README that the Hugging Face Hub shows, with the splits it should load."""
-    lines = ["---", "configs:", "- config_name: default", "  data_files:"]
-    for name in manifest["splits"]:
-        lines += [f"  - split: {name}", f"    path: {name}.parquet"]
-    lines += ["---", "", f"# {task.title} of VTAB, from {collection.title}", ""]
-    lines.append(f"Owner: {collection.page}. Licence: {collection.licence}. Images: {manifest['images']}.")
-    if manifest["why"]:
-        lines += ["", f"Not the reference splits: {manifest['why']}."]
-    return "\n".join([*lines, ""])
 
 
 def readme_table() -> str:

@@ -5,7 +5,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypedDict, Unpack, cast
 
 from vitft import machine
 from vitft.catalog.models import MODELS
@@ -44,6 +44,15 @@ class Runtime:
     state_seconds: float = 60.0
 
 
+class Rest(TypedDict, total=False):
+    """What of a job is neither its recipe's nor its data's; see there."""
+
+    seeds: tuple[int, ...]
+    from_scratch: bool
+    limit: int | None
+    per_class: int | None
+
+
 def make(
     task: str,
     *,
@@ -52,10 +61,7 @@ def make(
     overrides: Mapping[str, Any],
     data_dir: Path | None = None,
     shots: Shots | None = None,
-    seeds: tuple[int, ...] = (0,),
-    from_scratch: bool = False,
-    limit: int | None = None,
-    per_class: int | None = None,
+    **rest: Unpack[Rest],
 ) -> tuple[Job, Source]:
     """Find the data, decide every setting and choose the splits; the source's splits are opened once.
 
@@ -69,7 +75,7 @@ def make(
         task = str(path.resolve())
     source = Opened(find(task, data_dir, shots))
     splits = scheme(source.splits, task, shots or "", carve.val_is_train(source))
-    examples = _examples(source, splits, limit, per_class) if recipe.for_size else 0
+    examples = _examples(source, splits, rest.get("limit"), rest.get("per_class")) if recipe.for_size else 0
     seen = _seen(source, splits) if recipe.looks_at_images(source.task) else None
     settings = recipe.resolve(source.task, overrides, examples, seen.pixels if seen else 0)
     if settings.select_on == "dev":
@@ -80,20 +86,17 @@ def make(
         task=task,
         name=source.task,
         model=model,
-        model_sha256=model_sha256(model) if not from_scratch else "",
+        model_sha256="" if rest.get("from_scratch") else model_sha256(model),
         recipe=recipe.name,
         recipe_digest=recipe.digest(overrides),
         settings=settings,
         scheme=splits,
         sweep=sweep,
-        seeds=seeds,
         data_dir=str(data_dir or ""),
         shots=shots or "",
-        from_scratch=from_scratch,
-        limit=limit,
-        per_class=per_class,
         given=tuple(sorted(overrides)),
         seen=seen,
+        **rest,
     )
     # A single value is no choice: it is a setting.
     fixed = {k: v[0] for k, v in sweep.items() if len(v) == 1}

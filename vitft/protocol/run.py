@@ -2,7 +2,7 @@
 
 import os
 import time
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import torch
 from vitft import device as devices
 from vitft import machine
 from vitft.data import subsets
-from vitft.data.split import Opened, Source, Split
+from vitft.data.split import Split
 from vitft.errors import DataError, UsageError
 from vitft.evaluation import predictions
 from vitft.evaluation.intervals import wilson
@@ -19,7 +19,7 @@ from vitft.evaluation.network import preprocess
 from vitft.evaluation.predict import Predictions, predict
 from vitft.images.batches import Images, eval_batches
 from vitft.models import build as models
-from vitft.models.checkpoint import Checkpoint, assumptions
+from vitft.models.checkpoint import assumptions
 from vitft.models.flops import macs
 from vitft.models.loading import save_weights
 from vitft.models.methods import apply, parameter_groups
@@ -27,9 +27,10 @@ from vitft.progress import Hooks
 from vitft.protocol import diverged
 from vitft.protocol import stamp as stamping
 from vitft.protocol.guard import Guard
-from vitft.protocol.jobs import Runtime, source_of
+from vitft.protocol.jobs import Runtime
 from vitft.protocol.stamp import DataStamp
-from vitft.protocol.units import DEV, Job, Unit
+from vitft.protocol.units import DEV, Unit
+from vitft.protocol.warm import Warm
 from vitft.recipes import digest
 from vitft.results.files import read_json, write_json
 from vitft.results.folders import finished_unit, unit_folder
@@ -51,43 +52,6 @@ from vitft.settings import CHECKPOINT_KEYS, Preprocess, Settings
 from vitft.training.fit import Compute, Fitted, fit
 
 
-@dataclass
-class Warm:
-    """What a process keeps between units: the network of the last one, to be reset in place, its checkpoint and data.
-
-    Attributes:
-        opened: the checkpoint, for the units that build anew; `opened_as`: what it was opened for.
-        source: of the data of the last unit's job.
-    """
-
-    key: tuple[Any, ...] = ()
-    built: models.Built | None = None
-    initial: dict[str, torch.Tensor] = field(default_factory=dict)
-    opened_as: tuple[Any, ...] = ()
-    opened: Checkpoint | None = None
-    source: Source | None = None
-    place: tuple[str, ...] | None = None
-
-    def open(self, job: Job) -> Source:
-        """Return the source of a job's data; where it is that of the last job, its splits are open already."""
-        place = (job.task, job.data_dir, job.shots)
-        if self.source is None or (self.place is not None and self.place != place):
-            self.source = source_of(job)
-        if self.place != place:
-            self.source = self.source if isinstance(self.source, Opened) else Opened(self.source)
-            self.place = place
-        return self.source
-
-    def checkpoint(self, job: Job, settings: Settings) -> Checkpoint:
-        """Return a job's checkpoint, opened; that of the last job where it is the same one, said to be the same."""
-        said = tuple(getattr(settings, k) for k in CHECKPOINT_KEYS)
-        which = (job.model, job.model_sha256, job.from_scratch, *said)
-        if self.opened is None or self.opened_as != which:
-            self.opened = None  # before the next one takes room
-            self.opened, self.opened_as = models.opening(job.model, settings, from_scratch=job.from_scratch), which
-        return self.opened
-
-
 def run_unit(
     unit: Unit, folder: Path, runtime: Runtime, hooks: Hooks | None = None, warm: Warm | None = None
 ) -> UnitResult:
@@ -106,21 +70,11 @@ def run_unit(
     hooks, warm = hooks or Hooks(), warm or Warm()
     own = unit_folder(folder, unit.id)
     device, begun = _begun(own, runtime)
-    if runtime.deterministic:
-        # cuBLAS is deterministic only with a workspace of fixed size, chosen before its first use.
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(runtime.deterministic)
-    job = unit.job
-    guard = Guard(warm.open(job), unit)
+    _deterministic(runtime.deterministic)
+    job, guard = unit.job, Guard(warm.open(unit.job), unit)
 
     began = time.monotonic()
     train, dev = _training_split(unit, guard)
-    if train.num_classes < 2:
-        raise DataError(
-            f"'{job.name}' has one class, '{train.class_names[0]}': every answer would be right.",
-            "Legal: two classes or more.",
-            "Look at its folders: train/<class>/*, test/<class>/*.",
-        )
     built, settings = _network(unit, train.num_classes, device, warm)
     for note in filter(None, [*built.info.notes, assumptions(built.info)]):
         hooks.note(note)
@@ -147,26 +101,24 @@ def run_unit(
         stamping.remember(folder, (train, held_out), hooks)
     tuned_on = stamping.seen_before(folder, job.name) if unit.phase == "final" and job.sweep else {}
     data = stamping.stamp(train, guard.first, held_out, lacking, tuned_on, job.limit is not None, hooks)
-    timing = Timing(
-        train_s=round(fitted.seconds, 3),
-        evaluate_s=round(time.monotonic() - began_test, 3),
-        total_s=round(time.monotonic() - began, 3),
-        train_images_per_s=round(fitted.images / fitted.seconds, 2) if fitted.images else None,
-    )
+    timing = _timing(fitted, began, began_test)
     warning = diverged.warning(own / "metrics.jsonl", train.num_classes)
     if warning and unit.phase == "final":
         hooks.note(f"Warning: {warning}.")
     trained = _Done(unit, settings, built, held_out, answers, fitted, begun, pp, (warning,) if warning else ())
     result = _result(trained, data, timing)
     if unit.phase == "final":
-        predictions.save(own / "predictions.parquet", held_out.keys, held_out.labels, answers.logits)
-        assumed = tuple(name for name in built.info.assumed if name != "interpolation")  # the recipe says it
-        seen = replace(built.info, mean=pp.mean, std=pp.std, interpolation=pp.interpolation, assumed=assumed)
-        name = "weights.safetensors" if runtime.save_weights else "head.safetensors"
-        save_weights(own / name, built.net, seen, train.class_names, head_only=not runtime.save_weights)
+        _keep(own, trained, train.class_names, whole=runtime.save_weights)
     write_json(own / "result.json", to_json(result))
     (own / "state.pt").unlink(missing_ok=True)
     return result
+
+
+def _deterministic(asked: bool) -> None:
+    if asked:
+        # cuBLAS is deterministic only with a workspace of fixed size, chosen before its first use.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(asked)
 
 
 def _augmented(pp: Preprocess, settings: Settings) -> Preprocess:
@@ -209,6 +161,12 @@ def _training_split(unit: Unit, guard: Guard) -> tuple[Split, Split | None]:
             dev = _limited(dev, unit)
     elif settings.train_fraction < 1:
         split, _, _ = subsets.dev_split(split, 1 - settings.train_fraction)
+    if split.num_classes < 2:
+        raise DataError(
+            f"'{job.name}' has one class, '{split.class_names[0]}': every answer would be right.",
+            "Legal: two classes or more.",
+            "Look at its folders: train/<class>/*, test/<class>/*.",
+        )
     if job.per_class is not None:
         split = subsets.per_class(split, job.per_class, unit.seed)
     return _limited(split, unit), dev
@@ -276,6 +234,25 @@ class _Done:
     begun: Computed
     pp: Preprocess
     warnings: tuple[str, ...]
+
+
+def _keep(own: Path, done: _Done, class_names: tuple[str, ...], *, whole: bool) -> None:
+    """Write the predictions and the network (or its head alone) of a final unit."""
+    held_out, info, pp = done.held_out, done.built.info, done.pp
+    predictions.save(own / "predictions.parquet", held_out.keys, held_out.labels, done.answers.logits)
+    assumed = tuple(name for name in info.assumed if name != "interpolation")  # the recipe says it
+    seen = replace(info, mean=pp.mean, std=pp.std, interpolation=pp.interpolation, assumed=assumed)
+    name = "weights.safetensors" if whole else "head.safetensors"
+    save_weights(own / name, done.built.net, seen, class_names, head_only=not whole)
+
+
+def _timing(fitted: Fitted, began: float, began_test: float) -> Timing:
+    return Timing(
+        train_s=round(fitted.seconds, 3),
+        evaluate_s=round(time.monotonic() - began_test, 3),
+        total_s=round(time.monotonic() - began, 3),
+        train_images_per_s=round(fitted.images / fitted.seconds, 2) if fitted.images else None,
+    )
 
 
 def _result(done: _Done, data: DataStamp, timing: Timing) -> UnitResult:

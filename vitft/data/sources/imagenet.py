@@ -148,8 +148,10 @@ def _locate(path: Path) -> tuple[Form, Path] | None:
     if not path.is_dir():
         return None
     data = _kaggle(path)
-    if data != path:
-        return _locate_kaggle(path, data)
+    return _locate_inside(path) if data == path else _locate_kaggle(path, data)
+
+
+def _locate_inside(path: Path) -> tuple[Form, Path] | None:
     for name in _LISTS:
         if (path / name).is_file() and _images_of_list(path, path / name) is not None:
             return "list", path / name

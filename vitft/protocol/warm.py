@@ -1,0 +1,50 @@
+"""What a process keeps between the units that it runs one after the other."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from vitft.data.split import Opened, Source
+from vitft.models import build as models
+from vitft.models.checkpoint import Checkpoint
+from vitft.protocol.jobs import source_of
+from vitft.protocol.units import Job
+from vitft.settings import CHECKPOINT_KEYS, Settings
+
+
+@dataclass
+class Warm:
+    """What a process keeps between units: the network of the last one, to be reset in place, its checkpoint and data.
+
+    Attributes:
+        opened: the checkpoint, for the units that build anew; `opened_as`: what it was opened for.
+        source: of the data of the last unit's job.
+    """
+
+    key: tuple[Any, ...] = ()
+    built: models.Built | None = None
+    initial: dict[str, torch.Tensor] = field(default_factory=dict)
+    opened_as: tuple[Any, ...] = ()
+    opened: Checkpoint | None = None
+    source: Source | None = None
+    place: tuple[str, ...] | None = None
+
+    def open(self, job: Job) -> Source:
+        """Return the source of a job's data; where it is that of the last job, its splits are open already."""
+        place = (job.task, job.data_dir, job.shots)
+        if self.source is None or (self.place is not None and self.place != place):
+            self.source = source_of(job)
+        if self.place != place:
+            self.source = self.source if isinstance(self.source, Opened) else Opened(self.source)
+            self.place = place
+        return self.source
+
+    def checkpoint(self, job: Job, settings: Settings) -> Checkpoint:
+        """Return a job's checkpoint, opened; that of the last job where it is the same one, said to be the same."""
+        said = tuple(getattr(settings, k) for k in CHECKPOINT_KEYS)
+        which = (job.model, job.model_sha256, job.from_scratch, *said)
+        if self.opened is None or self.opened_as != which:
+            self.opened = None  # before the next one takes room
+            self.opened, self.opened_as = models.opening(job.model, settings, from_scratch=job.from_scratch), which
+        return self.opened
