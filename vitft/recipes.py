@@ -27,7 +27,15 @@ _DEFAULT = "quick"
 
 
 class Expect(BaseModel):
-    """A number the recipe should reproduce."""
+    """A number the recipe should reproduce.
+
+    Attributes:
+        model: what the recipe was run with; "" = vit-mini.
+        value, tolerance: shares in [0, 1]; a number further away than that, below or above, is outside.
+        device: kind or name of the device it was measured on; elsewhere it says nothing. "" = any.
+        n, protocol, split_digest: of the result it was measured as, where they are given: images, protocol.id, the
+            first digits of provenance.split_digest. For other ones it says nothing.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -38,6 +46,9 @@ class Expect(BaseModel):
     tolerance: float = Field(gt=0, le=1)
     source: str
     device: str = ""
+    n: int | None = Field(None, ge=1)
+    protocol: str = ""
+    split_digest: str = ""
 
 
 # What a sweep may list: what is chosen on val must not change which numbers are comparable.
@@ -109,7 +120,12 @@ class Recipe(BaseModel):
 
 def names() -> list[str]:
     """Return the names of the shipped recipes, sorted."""
-    return sorted(p.name.removesuffix(".toml") for p in folder().iterdir() if p.name.endswith(".toml"))
+    return sorted(_shipped())
+
+
+def _shipped() -> dict[str, Path]:
+    """Return the files of the shipped recipes by name; `ci/` holds those that are there to be checked."""
+    return {path.stem: path for at in (folder(), folder() / "ci") for path in at.glob("*.toml")}
 
 
 def folder() -> Path:
@@ -135,7 +151,7 @@ def load(name_or_path: str = _DEFAULT) -> Recipe:
                 "Run 'vitft recipes ls' to list them.",
             )
     elif name_or_path in names():
-        path = folder() / f"{name_or_path}.toml"
+        path = _shipped()[name_or_path]
     else:
         raise UnknownName("recipe", name_or_path, names(), "Run 'vitft recipes ls' to list them.")
     try:

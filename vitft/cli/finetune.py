@@ -90,7 +90,7 @@ def finetune(
     for job, _ in jobs:
         own = output / ("scratch" if job.from_scratch else "pretrained") if output and compare_scratch else output
         folders.append(own or run_folder(job))
-        results.append(_run(job, source, folders[-1], runtime, resume=resume == "auto", overwrite=overwrite))
+        results.append(run_in(job, source, folders[-1], runtime, resume=resume == "auto", overwrite=overwrite))
     payloads = [to_json(r) | {"folder": str(folder)} for r, folder in zip(results, folders, strict=True)]
     payload: Any = payloads[0] if len(payloads) == 1 else {"results": payloads}
     console.emit_table(payload, single.table(results), format)
@@ -100,7 +100,7 @@ def finetune(
         console.note(f"Run folder: {folder}")
 
 
-def _run(
+def run_in(
     job: "Job", source: "Source", folder: Path, runtime: "Runtime", *, resume: bool, overwrite: bool
 ) -> "RunResult":
     """Run a job in its folder; a finished one answers at once, without torch."""

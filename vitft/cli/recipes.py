@@ -1,15 +1,15 @@
-"""`vitft recipes`: the shipped protocols, to list, read and copy."""
+"""`vitft recipes`: the shipped protocols, to list, read, copy and check."""
 
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from vitft.cli import console
+from vitft.cli import check, console
 from vitft.cli.options import FormatOption
 from vitft.errors import DiskFull, UsageError
 
-app = typer.Typer(help="Protocols as documents: list, read, copy.", no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(help="Protocols as documents: list, read, copy, check.", no_args_is_help=True, rich_markup_mode=None)
 
 
 @app.command("ls")
@@ -71,3 +71,6 @@ def cp(
     except DiskFull as error:  # its advice is for a run
         raise DiskFull(error.lines[0], "", "Free some space, or choose another folder.") from None
     console.note(f"Wrote {file}. Use it with --recipe {file if '/' in str(file) else f'./{file}'}")
+
+
+app.command("check")(check.check)
