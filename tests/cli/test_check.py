@@ -1,13 +1,16 @@
 """`vitft recipes check`: held, outside, void and errored are told apart, by exit code, table, JSON and JUnit."""
 
+import base64
 import csv
 import io
 import json
+import zlib
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
@@ -159,3 +162,84 @@ def test_an_unknown_task_is_told_before_anything_is_run():
     done = vitft(written("r", expect(0.5, 0.5), expect(0.5, task="dtdd")), "-o", "out")
     assert done.exit_code == 2 and "Did you mean 'dtd'" in done.stderr
     assert not Path("out").exists()
+
+
+def test_a_baseline_holds_another_seed_and_turns_red_for_worse_answers():
+    recipe = written("r")
+    first = (recipe, "--task", "./data", "--model", "./a.pth", "--baseline", "base.json")
+    code, found, said = checked(*first, "--update")
+    assert code == 0 and "Wrote base.json: 1 of 1" in said
+    assert [one["outcome"] for one in found] == ["written"] and found[0]["seeds"] == [0, 1, 2]
+    assert Path("base.json").stat().st_size < 5000
+    stored = json.loads(Path("base.json").read_text())["entries"][0]["current"]
+    for flags, folder in zip(stored["flags"], sorted(Path(found[0]["folder"]).glob("units/*/final-*")), strict=True):
+        table = pq.read_table(folder / "predictions.parquet").to_pydict()
+        bits = np.unpackbits(np.frombuffer(zlib.decompress(base64.b64decode(flags["correct"])), np.uint8))
+        right = [best[0] == label for best, label in zip(table["top5"], table["label"], strict=True)]
+        assert list(bits[: len(right)]) == right
+
+    code, [held], _ = checked(recipe, "--baseline", "base.json", "--junit", "j.xml")
+    assert (code, held["outcome"], held["seeds"], held["model"]) == (0, "held", [3, 4, 5], "./a.pth")
+    assert held["expected"] == pytest.approx(np.mean([_share(one, stored["n"]) for one in stored["flags"]]))
+    assert held["drop"] == pytest.approx(held["expected"] - held["got"]) and held["p_holm"] == held["p"]
+
+    # What answers everything rightly makes the same runs red: a baseline that was better on every image.
+    perfect = base64.b64encode(zlib.compress(b"\xff" * 5)).decode()
+    entry = {**stored, "flags": [{"seed": seed, "correct": perfect} for seed in range(3)]}
+    both = {"schema_version": 2, "kind": "baseline", "entries": [{"current": entry, "oldest": stored}]}
+    Path("better.json").write_text(json.dumps(both))
+    code, [now, oldest], said = checked(recipe, "--baseline", "better.json", "--junit", "j.xml")
+    assert (code, now["outcome"], oldest["outcome"]) == (5, "regressed", "held")
+    assert oldest["against"] == "oldest" and now["p_holm"] == pytest.approx(2 * now["p"])
+    assert "points below the baseline" in said
+    tags = [[child.tag for child in case] for case in ET.parse("j.xml").getroot().iter("testcase")]
+    assert tags == [["failure", "system-out"], ["system-out"]]
+    code, [now, _], _ = checked(recipe, "--baseline", "better.json", "--margin", 100)
+    assert (code, now["outcome"]) == (0, "held"), "a margin that nothing exceeds"
+
+
+def _share(flags: dict[str, str], n: int) -> float:
+    return float(np.unpackbits(np.frombuffer(zlib.decompress(base64.b64decode(flags["correct"])), np.uint8)).sum()) / n
+
+
+def test_update_keeps_the_oldest_while_it_can_be_compared():
+    recipe = written("r", expect(0.5, 0.5))
+    base = ("--baseline", "ci", "--update")
+    Path("ci").mkdir()
+    assert checked(recipe, *base, "--seeds", "0")[0] == 0
+    assert checked(recipe, *base, "--seeds", "1")[0] == 0
+    [entry] = json.loads(Path("ci/baseline.json").read_text())["entries"]
+    assert [entry[key]["flags"][0]["seed"] for key in ("current", "oldest")] == [1, 0]
+    code, found, said = checked(recipe, "--baseline", "ci", "--seeds", "1")
+    assert code == 0 and [one["against"] for one in found] == ["baseline", "oldest"]
+    assert "seed 1 is one of the baseline's" in said and found[0]["drop"] == 0
+    assert all("images only" in one["test"] for one in found)
+    # Another test set: void for both, and a new baseline begins anew.
+    (next(Path("data/test").glob("*/0.png"))).unlink()
+    code, found, said = checked(recipe, "--baseline", "ci", "-o", "anew")
+    assert code == 0 and [one["outcome"] for one in found] == ["void", "void"]
+    assert "40 there, 39 here" in found[0]["why"] and "2 of 2 void" in said
+    assert checked(recipe, *base, "--seeds", "0", "-o", "anew0")[0] == 0
+    [entry] = json.loads(Path("ci/baseline.json").read_text())["entries"]
+    assert entry["current"] == entry["oldest"] and entry["current"]["n"] == 39
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "said"),
+    [
+        (("--baseline", "no.json"), 2, "No baseline 'no.json'."),
+        (("--update",), 2, "--baseline alone"),
+        (("--margin", "1"), 2, "--baseline alone"),
+        (("--baseline", "bad.json"), 4, "damaged"),
+    ],
+)
+def test_mistakes_with_baselines_are_told(args: tuple[str, ...], code: int, said: str):
+    Path("bad.json").write_text('{"entries": 3}')
+    done = vitft(written("r", expect(0.5, 0.5)), *args)
+    assert done.exit_code == code and said in done.stderr and len(done.stderr.splitlines()) <= 3
+
+
+def test_a_baseline_says_nothing_of_what_it_does_not_hold():
+    checked(written("r"), "--task", "./data", "--model", "./a.pth", "--baseline", "b.json", "--update", "--seeds", "0")
+    code, [found], _ = checked(written("other", expect(0.5, 0.5)), "--baseline", "b.json")
+    assert (code, found["outcome"]) == (0, "void") and "holds nothing of it" in found["why"]

@@ -1,7 +1,15 @@
 """A recipe's number against the one it should be: held, outside, or void because it is not the same measurement."""
 
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from vitft.errors import DataDamaged
+from vitft.evaluation import predictions, significance
 from vitft.recipes import Expect
-from vitft.results.checks import Check
+from vitft.results.checks import Check, Entry, Flags, Stored, keys_digest, packed
+from vitft.results.folders import unit_folder
 from vitft.results.schema import RunResult
 
 _ROUNDING = 1e-9
@@ -14,15 +22,7 @@ def expected(base: Check, expect: Expect, result: RunResult, folder: str) -> Che
         base: names the recipe, the task and the model.
     """
     metrics = result.metrics
-    measured = base.model_copy(
-        update={
-            "got": metrics.top1,
-            "n": metrics.n,
-            "ci95": metrics.ci95,
-            "seeds": seeds_of(result),
-            "folder": folder,
-        }
-    )
+    measured = _measured(base, result, folder)
     if why := _other(expect, result):
         return void(measured, expect, why)
     off = metrics.top1 - expect.value
@@ -39,6 +39,89 @@ def void(base: Check, expect: Expect, why: str) -> Check:
 
 def _of(expect: Expect) -> dict[str, object]:
     return {"expected": expect.value, "tolerance": expect.tolerance, "source": expect.source}
+
+
+def written(base: Check, result: RunResult, folder: str) -> Check:
+    """Return what stands in the table for a number that a baseline was made of."""
+    return _measured(base, result, folder).model_copy(update={"outcome": "written", "against": "baseline"})
+
+
+def against(base: Check, result: RunResult, new: Entry, stored: Stored, margin: float, folder: str) -> list[Check]:
+    """Compare a finished run with a baseline, and with the oldest one where that is another.
+
+    Returns:
+        one or two, without an outcome yet where they can be compared: see `judged`.
+    """
+    measured = _measured(base, result, folder)
+    old = {"baseline": stored.current} | ({"oldest": stored.oldest} if stored.oldest != stored.current else {})
+    checks = []
+    for name, entry in old.items():
+        before = {"against": name, "expected": float(entry.correct().mean()), "source": _whose(entry)}
+        if why := entry.differs(new):
+            checks.append(measured.model_copy(update={**before, "outcome": "void", "why": why}))
+            continue
+        found = significance.compare(entry.correct(), new.correct(), margin)
+        said = {"drop": found.drop, "p": found.p, "test": found.test, "tolerance": found.least, "outcome": "held"}
+        checks.append(measured.model_copy(update={**before, **said}))
+    return checks
+
+
+def judged(checks: Sequence[Check]) -> list[Check]:
+    """Tell which drops are red: significant after Holm over all comparisons, and larger than the margin."""
+    compared = [i for i, check in enumerate(checks) if check.p is not None]
+    adjusted = significance.holm([checks[i].p or 0.0 for i in compared])
+    out = list(checks)
+    for i, p in zip(compared, adjusted, strict=True):
+        drop, least = checks[i].drop or 0.0, checks[i].tolerance or 0.0
+        fell = p < significance.LEVEL and drop > least + _ROUNDING
+        why = f"{100 * drop:.1f} points below the {checks[i].against}, p = {p:.2g}, margin {100 * least:g}" * fell
+        out[i] = checks[i].model_copy(update={"p_holm": p, "outcome": "regressed" if fell else "held", "why": why})
+    return out
+
+
+def entry(base: Check, result: RunResult, folder: Path) -> Entry:
+    """Return what a finished run answered, as a baseline keeps it.
+
+    Raises:
+        DataDamaged: its predictions are missing or damaged (exit code 3).
+    """
+    names = result.units or (result.unit or "",)
+    saved = [predictions.load(unit_folder(folder, name) / "predictions.parquet") for name in names]
+    if len({one.keys for one in saved}) > 1:
+        raise DataDamaged(f"The seeds in '{folder}' answered different images.", "", "Start anew with --overwrite.")
+    pairs = zip(seeds_of(result), saved, strict=True)
+    return Entry(
+        recipe=base.recipe,
+        task=base.task,
+        model=base.model,
+        protocol=result.protocol.id,
+        split_digest=result.provenance.split_digest,
+        keys_digest=keys_digest(saved[0].keys),
+        n=result.metrics.n,
+        device_kind=result.settings.device_kind,
+        precision=result.settings.precision,
+        vitft=result.env.vitft,
+        finished=result.env.finished,
+        flags=tuple(Flags(seed=seed, correct=packed(np.asarray(one.correct))) for seed, one in pairs),
+    )
+
+
+def _whose(entry: Entry) -> str:
+    seeds = ", ".join(str(one.seed) for one in entry.flags)
+    return f"{entry.model}, seeds {seeds}, vitft {entry.vitft}, {entry.finished[:10]}"
+
+
+def _measured(base: Check, result: RunResult, folder: str) -> Check:
+    metrics = result.metrics
+    return base.model_copy(
+        update={
+            "got": metrics.top1,
+            "n": metrics.n,
+            "ci95": metrics.ci95,
+            "seeds": seeds_of(result),
+            "folder": folder,
+        }
+    )
 
 
 def seeds_of(result: RunResult) -> tuple[int, ...]:
