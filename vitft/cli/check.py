@@ -84,10 +84,10 @@ def check(
     overwrite: o.OverwriteOption = False,
     format: o.TableFormatOption = "text",
 ) -> None:
-    """Run recipes and hold their numbers against what they expect, or a baseline. Exit 5 when one is outside.
+    """Hold recipes to the numbers they expect, or to a baseline.
 
-    What is of another device, data set or protocol is void: it says nothing, and fails nothing. A finished run answers
-    from disk: CI wants a fresh folder.
+    Runs them, and ends with 5 when a number is outside. What is of another device, data set or protocol is void: it
+    says nothing, and fails nothing. A finished run answers from disk: CI wants a fresh folder.
     """
     from vitft.engines import check as engine
     from vitft.evaluation import significance

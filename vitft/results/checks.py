@@ -117,8 +117,8 @@ class Baseline(_Part):
 
 
 def baseline_file(path: Path) -> Path:
-    """Return the file of a baseline: itself, or baseline.json in a folder."""
-    return path / "baseline.json" if path.is_dir() or not path.suffix else path
+    """Return the file of a baseline: itself, or baseline.json in a folder, which a path without a suffix is."""
+    return path / "baseline.json" if path.is_dir() or not (path.suffix or path.is_file()) else path
 
 
 def load_baseline(path: Path) -> Baseline | None:
