@@ -1,5 +1,6 @@
 """`vitft data`: what is here, which examples a split holds, preparing and verifying it."""
 
+import shlex
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -69,6 +70,48 @@ def _inside(task: str, split: str) -> tuple[list[str], str] | None:
         return None
     opened = source.open(split)
     return list(opened.keys), "" if opened.provenance.reference else opened.provenance.why
+
+
+@app.command("split")
+def split(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Images without a split.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to make: lists beside a link to the images.")],
+    test_fraction: Annotated[
+        float, typer.Option("--test-fraction", help="Of each class, rounded; one at least.")
+    ] = 0.3,
+    val_fraction: Annotated[float, typer.Option("--val-fraction", help="Of each class; 0 = no val.")] = 0.0,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Another seed is another split.")] = 0,
+    by_name: Annotated[
+        str,
+        typer.Option("--by-name", metavar="REGEX", help="Its group 'label', or its first, is the class in file names."),
+    ] = "",
+    format: FormatOption = "text",
+) -> None:
+    """Split your own images into train and test, each class alike; copies of one image stay on one side.
+
+    The class stands in the names (Breed_01.jpg), in a .csv or .jsonl of file_name and label beside the images, or is
+    the folder. The split depends on seed and content alone. No image is copied or changed.
+    """
+    from dataclasses import asdict
+
+    from vitft.prepare import own_split
+
+    with console.display() as hooks:
+        stamp, notes = own_split.split(
+            folder,
+            output,
+            test_fraction=test_fraction,
+            val_fraction=val_fraction,
+            seed=seed,
+            by_name=by_name,
+            hooks=hooks,
+        )
+    for line in notes:
+        console.note(f"note: {line}")
+    counts = ", ".join(f"{name} {n:,}" for name, n in stamp.images.items())
+    text = f"{folder} -> {output}\n{counts} images of {stamp.classes:,} classes; labels: {stamp.rule}"
+    console.emit({"path": str(output), **asdict(stamp), "notes": list(notes)}, text, format)
+    console.note(f"Next: vitft finetune {shlex.quote(str(output))}")
 
 
 @app.command("prepare")

@@ -17,6 +17,7 @@ from vitft.data.sources import (
     image_folder,
     imagenet,
     metadata,
+    own_split,
     parquet,
     prepared,
     split_lists,
@@ -143,7 +144,9 @@ def at(path: Path, task: Task | None = None) -> Source:
         raise DataMissing(
             f"'{path}' holds no data set that vitft can read.",
             "Legal: " + "; ".join(layout.what for layout in LAYOUTS) + ".",
-            "A folder that holds several data sets is given with --data-dir.",
+            f"If these are photos without a split, run: {splits}"
+            if (splits := own_split.command(path))
+            else "A folder that holds several data sets is given with --data-dir.",
         )
     name = _name(path)
     known = task.name if task else tasks.canonical(name) or ("imagenet" if layout.build is imagenet.ImageNet else None)

@@ -71,10 +71,11 @@ def make(
     """
     data_dir = checked(data_dir)
     path = path_of(task, data_dir)
+    said = str(path or task)
     if path is not None:  # absolute: the same word elsewhere is another data set
         task = str(path.resolve())
     source = Opened(find(task, data_dir, shots))
-    splits = scheme(source.splits, task, shots or "", carve.val_is_train(source))
+    splits = scheme(source.splits, said, shots or "", carve.val_is_train(source))
     examples = _examples(source, splits, rest.get("limit"), rest.get("per_class")) if recipe.for_size else 0
     seen = _seen(source, splits) if recipe.looks_at_images(source.task) else None
     settings = recipe.resolve(source.task, overrides, examples, seen.pixels if seen else 0)

@@ -14,6 +14,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
+from vitft.data.sources import own_split
 from vitft.data.subsets import JOINED
 from vitft.errors import DataMissing
 from vitft.models import places
@@ -186,10 +187,11 @@ def scheme(splits: tuple[str, ...], task: str, shots: str = "", val_is_train: bo
     if {"train800val200", "test"} <= have and (shots == "1000" or "train" not in have):
         return Scheme("train800val200", "", "train800val200", "test")
     if "train" not in have or not have & {"test", "val"}:
+        splits_it = own_split.command(task) if len(have) < 2 else ""
         raise DataMissing(
             f"Data set '{task}' has the splits {', '.join(splits) or 'none'}.",
             "Legal: train and test (or val), or the VTAB-1k splits train800, val200 and test.",
-            "Add what is missing, or give another folder.",
+            f"To split it, run: {splits_it}" if splits_it else "Add what is missing, or give another folder.",
         )
     if "test" not in have:
         return Scheme("train", DEV, "train", "val")

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vitft.catalog import published, tasks
+from vitft.data.sources.own_split import OWN
 from vitft.models.checkpoint import assumptions, cropping
 from vitft.report import said
 from vitft.results.schema import Comparison, EvalResult, FewshotResult
@@ -122,7 +123,8 @@ def footnotes(results: Sequence[EvalResult | FewshotResult]) -> list[str]:
     own = stamp.completeness == "partial" and not tasks.canonical(results[0].task)
     where = f"data: {stamp.source}" + ("" if own else f", {stamp.completeness}")
     beside = [line for r in results if isinstance(r, EvalResult) for line in _published(r)]
-    return [*dict.fromkeys(lines), where + (f" ({stamp.why})" if stamp.why else ""), *beside]
+    why = f", {stamp.why}" if stamp.why.startswith(OWN) else f" ({stamp.why})" if stamp.why else ""
+    return [*dict.fromkeys(lines), where + why, *beside]
 
 
 def _published(result: EvalResult) -> list[str]:

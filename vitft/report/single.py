@@ -5,6 +5,7 @@ from pathlib import PurePath
 
 from vitft.catalog import published as catalog
 from vitft.catalog import tasks
+from vitft.data.sources import own_split
 from vitft.models.checkpoint import assumptions
 from vitft.report import formats, said
 from vitft.report.table import Column, Footnotes, Row, Table, Value
@@ -110,7 +111,8 @@ def _said(result: RunResult) -> list[str]:
     p = result.provenance
     lines = []
     if not p.reference:
-        lines.append("Not the reference split" + (f": {p.why}." if p.why else "."))
+        said_of = own_split.footnote(p.why)
+        lines.append(f"{said_of[0].upper()}{said_of[1:]}.")
     limited = result.protocol.train.limit is not None
     tested = p.completeness if limited else p.split_completeness or p.completeness
     # A user's own images have no official split: all that were there were evaluated, but for --limit.

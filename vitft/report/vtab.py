@@ -7,6 +7,7 @@ from typing import Any
 from vitft.catalog.published import Published
 from vitft.catalog.suites import Suite
 from vitft.catalog.tasks import TASKS
+from vitft.data.sources import own_split
 from vitft.errors import UsageError
 from vitft.models.checkpoint import assumptions
 from vitft.recipes import digest
@@ -105,7 +106,7 @@ def footnotes(tasks: Mapping[str, SuiteTask]) -> dict[str, tuple[str, ...]]:
         p = entry.provenance
         lines = []
         if not p.reference:
-            lines.append("not the reference split" + (f": {p.why}" if p.why else ""))
+            lines.append(own_split.footnote(p.why))
         official = next((t.splits["test"] for t in TASKS if t.name == task), ())
         count = sum(piece.stop - piece.start for piece in official)
         if "of the official" in p.why:

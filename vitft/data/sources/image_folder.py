@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 
 from vitft.data.sources.files import LEGAL, images_below, is_image, printable
+from vitft.data.sources.own_split import command
 from vitft.data.sources.rows import NAMES, of_files
 from vitft.data.split import Split
 from vitft.errors import DataDamaged, DataMissing
@@ -48,7 +49,7 @@ class ImageFolder:
             raise DataDamaged(
                 f"'{flat}' holds images without class folders, and no metadata.csv gives their labels.",
                 _LEGAL,
-                "Sort them into class folders, or add metadata.csv with the columns file_name and label.",
+                f"If their names tell their class, run: {command(self.path)}",
             )
         return {"test": self.path}
 

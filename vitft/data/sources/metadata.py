@@ -39,6 +39,24 @@ def build(path: Path, task: str) -> Rows:
     return Rows(path, task, "image folder, labels of its metadata", _rows)
 
 
+def tables(folder: Path) -> list[Path]:
+    """Return the tables of any name directly in a folder that have file names and labels."""
+    return [f for f in sorted(folder.iterdir()) if f.suffix.lower() in _FORMATS and f.is_file() and _labelled(f)]
+
+
+def labels(table: Path, root: Path) -> dict[str, list[Row]]:
+    """Return split -> rows of a table of any name, "test" where it names no split; files are below `root`.
+
+    Its names are relative to `root`, or to an images/ in it. Raises DataDamaged as for metadata.csv.
+    """
+    rows = _parsed(table, root)
+    first = next(iter(rows.values()))[0][0]
+    base = "" if (root / first).is_file() or not (root / "images" / first).is_file() else "images/"
+    moved = {split: [(base + file, label) for file, label in found] for split, found in rows.items()}
+    _complete(root, table, [row for of_split in moved.values() for row in of_split])
+    return moved
+
+
 def _tables(folder: Path) -> list[Path]:
     try:
         names = sorted(folder.iterdir())

@@ -17,6 +17,7 @@ from vitft.data import labels as label_names
 from vitft.data import official
 from vitft.data.sources.columns import Columns, find_columns
 from vitft.data.sources.files import read_file
+from vitft.data.sources.own_split import unchecked
 from vitft.data.sources.tables import Table, open_table
 from vitft.data.split import Provenance, Split
 from vitft.errors import DataDamaged, DataMissing
@@ -152,7 +153,7 @@ class Parquet:
             raise DataDamaged(f"Row {i} ('{keys[i]}') of split '{split}' of '{self.path}' holds no image.")
 
         n = len(keys)
-        why = official.shortfall(self.task, split, n) or "a table's membership is not checked"
+        why = official.shortfall(self.task, split, n) or unchecked(self.task, "table")
         found = f"image '{columns.image}', label '{columns.label}', key {'path' if by_path else 'row'}"
         return Split(
             self.task,

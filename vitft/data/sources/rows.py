@@ -3,7 +3,7 @@
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from vitft.catalog import tasks
 from vitft.data import labels as label_names
 from vitft.data import official
 from vitft.data.sources.files import printable, read_file, read_text, refuse_listed
+from vitft.data.sources.own_split import OWN, unchecked
 from vitft.data.split import Provenance, Split
 from vitft.errors import DataDamaged, DataMissing
 
@@ -44,6 +45,7 @@ class Rows:
         task: what the data set is called.
         kind: what the provenance calls it.
         read: folder -> split -> its rows.
+        own: folder -> what a split that vitft made of it is called; empty where it made none.
         unread: folder -> what a footnote should say of lists and images that no split holds; empty where nothing.
     """
 
@@ -52,6 +54,7 @@ class Rows:
     kind: str
     read: Callable[[Path], Mapping[str, Sequence[Row]]]
     unread: Callable[[Path], str] = lambda _: ""
+    own: Callable[[Path], str] = lambda _: ""
 
     @cached_property
     def _rows(self) -> Mapping[str, Sequence[Row]]:
@@ -124,7 +127,12 @@ class Rows:
         index: dict[Label, int] = {name: i for i, name in enumerate(names)}
         labels = [label if isinstance(label, int) else index[label] for _, label in rows]
         note = f"; {unread}" if unread else ""
-        return of_files(self.path, files, self.task, split, names, labels, self.kind, note)
+        opened = of_files(self.path, files, self.task, split, names, labels, self.kind, note)
+        if not (own := self.own(self.path)):
+            return opened
+        why = opened.provenance.why
+        why = why.replace(OWN, own, 1) if why.startswith(OWN) else f"{own}; {why}"
+        return replace(opened, provenance=replace(opened.provenance, why=why))
 
     def _present(self, name: str) -> str:
         """Return the path of a file as the disk spells it: macOS writes an accent in two characters."""
@@ -147,7 +155,7 @@ def of_files(
     note: str,
 ) -> Split:
     """Return the split of a user's image files below `root`; `kind` and `note` go into its provenance."""
-    why = official.shortfall(task, split, len(files)) or "a folder's membership is not checked"
+    why = official.shortfall(task, split, len(files)) or unchecked(task, "folder")
     return Split(
         task,
         split,

@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from vitft.data.sources import image_folder
+from vitft.data.sources import image_folder, own_split
 from vitft.data.sources.files import below, is_image, read_text
 from vitft.data.sources.rows import NAMES, Row, Rows, number_or_name, relative
 from vitft.errors import DataDamaged, DataMissing
@@ -29,7 +29,14 @@ def detect(path: Path) -> bool:
 
 def build(path: Path, task: str) -> Rows:
     """Return the source of such a folder."""
-    return Rows(path, task, "images and their lists", _rows, _unread)
+    return Rows(
+        path,
+        task,
+        "images and their lists",
+        _rows,
+        _unread,
+        lambda folder: own_split.told(folder, list(_lists(folder).values())),
+    )
 
 
 def _lists(path: Path) -> dict[str, Path]:
