@@ -5,6 +5,7 @@ import shlex
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from typer.testing import CliRunner
 
 from vitft.cli.app import app
@@ -29,6 +30,28 @@ def test_every_command_has_a_verb_and_options_that_exist(command):
 
 def test_the_readme_opens_with_two_commands_that_set_themselves_up():
     assert BLOCKS[0].splitlines() == ["uv run vitft finetune digits", "uv run pytest"]
+
+
+def test_from_a_folder_of_photos_to_a_number(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for folder, n in (("photos", 10), ("new-photos", 1)):
+        (tmp_path / folder).mkdir()
+        for label, name in enumerate(("Great Dane", "pug")):
+            for i in range(n):
+                Image.new("RGB", (40, 30), (200 * label + i, 90, 7)).save(tmp_path / folder / f"{name}_{i:02d}.jpg")
+    section = README.split("## From a folder of photos to a number\n")[1].split("\n## ")[0]
+    commands = [shlex.split(line, comments=True)[1:] for line in section.split("```")[1].strip().splitlines()]
+    assert [command[0] for command in commands] == ["data", "finetune", "predict"]
+    small = {"finetune": ["--steps", "2", "-b", "4"]}
+    said = []
+    for command in commands:
+        done = CliRunner().invoke(app, [*command, *small.get(command[0], [])], catch_exceptions=False)
+        assert done.exit_code == 0, (command, done.output)
+        said.append(done.stdout)
+    assert "train 14, test 6 images of 2 classes" in said[0]  # 30 % of 10 is 3, of each class
+    assert "Your own split (seed 0, 30 % test)." in said[1]
+    assert "Not the reference" not in said[1]
+    assert "Great Dane_00.jpg" in said[2]
 
 
 def test_the_table_of_collections_is_the_generated_one():

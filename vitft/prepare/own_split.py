@@ -270,7 +270,7 @@ def _free(output: Path, root: Path) -> Path:
 
 def _split_already(root: Path, parts: Iterable[str]) -> DataError:
     return DataDamaged(
-        f"'{root}' has splits already: {', '.join(parts)}.",
+        f"'{root}' has splits already: {', '.join(sorted(parts, key=('train', 'val', 'test').index))}.",
         "Legal: images without a split, or with train alone.",
         f"Run 'vitft finetune {root}', or give one of its folders.",
     )
