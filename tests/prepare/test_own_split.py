@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -136,7 +135,7 @@ def test_wrong_folders_are_told_and_leave_nothing(tmp_path: Path) -> None:
         assert not (tmp_path / "out").exists()
 
     good = flat(tmp_path / "good")
-    told(tmp_path / "absent", "does not exist")
+    told(tmp_path / "absent", "absent", "exists")
     (tmp_path / "empty").mkdir()
     told(tmp_path / "empty", "holds no image")
     told(good, "good' exists", kind=UsageError, out="good")
@@ -196,7 +195,7 @@ def test_the_verb_prints_counts_and_json_and_finetune_names_it(vitft: Run, tmp_p
     assert (code, json.loads(out)["images"]) == (0, {"train": 11, "test": 6})
     assert vitft("split", str(root), "-o", str(tmp_path / "out"))[0] == 2
     assert vitft("split", str(root), "-o", str(tmp_path / "o"), "--by-name", "x")[0] == 2
-    assert os.readlink(tmp_path / "out/images") == str(root)
+    assert (tmp_path / "out/images").readlink() == root
     shutil.rmtree(tmp_path / "out")
     assert len(list(root.iterdir())) == 17
 

@@ -293,3 +293,12 @@ def test_reading_a_report_needs_no_torch() -> None:
 
     code = "import sys, vitft.report.vtab, vitft.report.single, vitft.report.formats; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_users_own_split_is_called_that_and_a_known_task_is_not_the_reference():
+    from vitft.data.sources.own_split import footnote, unchecked
+
+    assert footnote(unchecked("photos-split", "folder")) == "your own split"
+    assert footnote("your own split (seed 0, 30 % test)") == "your own split (seed 0, 30 % test)"
+    assert footnote(unchecked("cifar10", "folder")) == "not the reference split: a folder's membership is not checked"
+    assert footnote("a data set of the hub") == "not the reference split: a data set of the hub"

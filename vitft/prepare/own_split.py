@@ -51,7 +51,7 @@ def split(
     pattern = _pattern(by_name)
     root = folder.expanduser().resolve()
     if not root.is_dir():
-        raise DataMissing(f"Folder '{folder}' does not exist.", "Legal: a folder of images.")
+        raise DataMissing(f"'{folder}' is no folder that exists.", "Legal: a folder of images.")
     output = _free(output, root)
     rows, rule, notes = labelled(root, pattern)
     images = Rows(root, root.name, "images", lambda _: {"train": rows}).open("train")
@@ -278,7 +278,7 @@ def _split_already(root: Path, parts: Iterable[str]) -> DataError:
 
 def _writable(images: Split) -> None:
     """Raise DataDamaged for a name that a list cannot hold, and for classes of which there are too few."""
-    for what in (*images.keys, *images.class_names):
+    for what in (*(f"images/{key}" for key in images.keys), *images.class_names):
         if len(what.splitlines()) != 1 or "\\" in what or what != what.strip():
             raise DataDamaged(
                 f"A list cannot hold the name {what!r}.", "Legal: names in UTF-8 without line breaks and backslashes."
