@@ -87,9 +87,9 @@ def split(
     ] = "",
     format: FormatOption = "text",
 ) -> None:
-    """Split your own images into train and test, each class alike; copies of one image stay on one side.
+    """Split your own images into train and test, each class alike.
 
-    The class stands in the names (Breed_01.jpg), in a .csv or .jsonl of file_name and label beside the images, or is
+    Copies of one image stay on one side. The class stands in the names (Breed_01.jpg), in a .csv or .jsonl of file_name and label beside the images, or is
     the folder. The split depends on seed and content alone. No image is copied or changed.
     """
     from dataclasses import asdict
