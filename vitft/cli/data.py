@@ -89,8 +89,8 @@ def split(
 ) -> None:
     """Split your own images into train and test, each class alike.
 
-    Copies of one image stay on one side. The class stands in the names (Breed_01.jpg), in a .csv or .jsonl of file_name and label beside the images, or is
-    the folder. The split depends on seed and content alone. No image is copied or changed.
+    Copies of one image stay on one side. The class stands in the names (Breed_01.jpg), in a .csv or .jsonl of file_name
+    and label beside the images, or is the folder. The split depends on seed and content alone. No image is copied.
     """
     from dataclasses import asdict
 
