@@ -125,6 +125,13 @@ class _Answers(BaseHTTPRequestHandler):
         return
 
 
+def _new_sessions() -> None:
+    """Let the client open its connections anew: before its version 1 they stayed as offline as they were opened."""
+    from huggingface_hub.utils import _http
+
+    getattr(_http, "reset_sessions", lambda: None)()
+
+
 @pytest.fixture
 def own_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[_Hub]:
     import huggingface_hub.constants as constants
@@ -135,9 +142,11 @@ def own_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[_Hub]:
     # The client reads its switches when it is imported, which another test may have done.
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_PROGRESS_BARS", True)
+    _new_sessions()
     monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
     yield server
+    _new_sessions()
     server.shutdown()
     server.server_close()
 
