@@ -4,6 +4,7 @@ import math
 from statistics import NormalDist
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 from hypothesis import given
@@ -100,7 +101,7 @@ def test_saved_predictions_are_those_of_the_logits(tmp_path):
     rng = np.random.default_rng(1)
     for k in (3, 8):
         logits, labels = rng.normal(size=(11, k)).astype(np.float32), rng.integers(0, k, 11)
-        predictions.save(tmp_path / "p.parquet", [f"k{i}" for i in range(11)], labels, logits)
+        predictions.save(tmp_path / "p.parquet", [f"k{i}" for i in range(11)], labels, logits, "abcdefgh"[:k])
         found = predictions.load(tmp_path / "p.parquet")
         order = np.argsort(-logits, axis=1)[:, :5]
         assert found.keys == tuple(f"k{i}" for i in range(11)) and found.labels.tolist() == labels.tolist()
@@ -109,6 +110,11 @@ def test_saved_predictions_are_those_of_the_logits(tmp_path):
             found.probabilities, np.take_along_axis(special.softmax(logits, 1), order, 1), atol=1e-6
         )
         assert found.correct.tolist() == (logits.argmax(1) == labels).tolist()
+        assert found.label_names == tuple("abcdefgh"[y] for y in labels)
+        assert found.answer_names == tuple("abcdefgh"[y] for y in logits.argmax(1))
+    old = pq.read_table(tmp_path / "p.parquet").select(["key", "label", "top5", "probabilities"])
+    pq.write_table(old, tmp_path / "old.parquet")
+    assert predictions.load(tmp_path / "old.parquet").answer_names == ("",) * 11
 
 
 def test_real_leaves_unjudged_images_out_of_the_denominator():

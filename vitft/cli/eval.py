@@ -143,5 +143,7 @@ def _save(folder: Path, result: "EvalResult", found: "Evaluation") -> None:
     from vitft.results.schema import to_json
 
     split = found.subject.split
-    predictions.save(folder / "predictions.parquet", split.keys, split.labels, found.predictions.logits)
+    predictions.save(
+        folder / "predictions.parquet", split.keys, split.labels, found.predictions.logits, split.class_names
+    )
     write_json(folder / "result.json", to_json(result))

@@ -18,7 +18,7 @@ from vitft.protocol.run import run_unit
 from vitft.protocol.units import Job, Unit
 from vitft.protocol.warm import Warm
 from vitft.results.files import write_json
-from vitft.results.folders import unit_folder
+from vitft.results.folders import SHOWN, unit_folder
 from vitft.results.schema import Metrics, RunResult, Tuned, UnitResult, to_json, worst_overlap
 
 
@@ -39,7 +39,7 @@ def run_job(job: Job, source: Source, folder: Path, runtime: Runtime, hooks: Hoo
         hooks.unit(ready[0].title, *plan.counts())
         run_unit(ready[0], folder, runtime, hooks, warm)
     tuning, finals = plan.units(job)
-    for name in ("weights.safetensors", "head.safetensors", "predictions.parquet"):
+    for name in SHOWN:
         _share(unit_folder(folder, finals[0].id) / name, folder / name)
     result = summary(finals, [plan.needed(unit) for unit in finals], [plan.needed(unit) for unit in tuning])
     write_json(folder / "result.json", to_json(result))

@@ -209,6 +209,7 @@ def result(done: Evaluation, *, per_class: bool = False, with_confusion: bool = 
         checkpoint=network.info,
         preprocess=network.preprocess,
         num_classes=split.num_classes,
+        class_names=split.class_names,
         timing=Timing(
             evaluate_s=round(done.seconds, 3),
             images_per_s=round(len(split) / done.seconds, 2) if done.seconds else None,

@@ -109,6 +109,7 @@ def run(
         checkpoint=network.info,
         preprocess=network.preprocess,
         num_classes=pool.num_classes,
+        class_names=pool.class_names,
         env=Env.now(devices.name(network.device.type), torch.__version__),
     )
 

@@ -22,12 +22,15 @@ class Saved:
         labels: (N,).
         top5: (N, min(5, K)) classes, best first.
         probabilities: (N, min(5, K)) of those classes, after softmax.
+        label_names, answer_names: N names of the label's and the first answer's class; "" in files of an older vitft.
     """
 
     keys: tuple[str, ...]
     labels: NDArray[np.int64]
     top5: NDArray[np.int64]
     probabilities: NDArray[np.float32]
+    label_names: tuple[str, ...] = ()
+    answer_names: tuple[str, ...] = ()
 
     @property
     def correct(self) -> NDArray[np.bool_]:
@@ -35,8 +38,16 @@ class Saved:
         return np.asarray(self.top5[:, 0] == self.labels)
 
 
-def save(path: Path, keys: Sequence[str], labels: NDArray[np.int64], logits: NDArray[np.float32]) -> None:
-    """Write one row an image, in the split's order: key, label, top5 (classes, best first), probabilities (of those).
+def save(
+    path: Path,
+    keys: Sequence[str],
+    labels: NDArray[np.int64],
+    logits: NDArray[np.float32],
+    class_names: Sequence[str],
+) -> None:
+    """Write one row an image, in the split's order.
+
+    Columns: key, label, top5 (classes, best first), probabilities (of those), label_name, answer_name (of the best).
 
     Raises:
         DiskFull: it could not be written whole.
@@ -52,11 +63,17 @@ def save(path: Path, keys: Sequence[str], labels: NDArray[np.int64], logits: NDA
             "label": pa.array(np.asarray(labels), pa.int64()),
             "top5": pa.array(list(best.astype(np.int32)), pa.list_(pa.int32())),
             "probabilities": pa.array(list(chances), pa.list_(pa.float32())),
+            "label_name": pa.array([_name(class_names, label) for label in labels], pa.string()),
+            "answer_name": pa.array([_name(class_names, answer) for answer in best[:, 0]], pa.string()),
         }
     )
     buffer = io.BytesIO()
     pq.write_table(table, buffer)
     write_atomic(path, buffer.getvalue())
+
+
+def _name(class_names: Sequence[str], index: int) -> str:
+    return str(class_names[index]) if 0 <= index < len(class_names) else ""
 
 
 def load(path: Path) -> Saved:
@@ -65,12 +82,15 @@ def load(path: Path) -> Saved:
     import pyarrow.parquet as pq
 
     try:
-        table = pq.read_table(path, columns=["key", "label", "top5", "probabilities"]).to_pydict()
+        table = pq.read_table(path).to_pydict()
+        unnamed = [""] * len(table["key"])
         return Saved(
             tuple(table["key"]),
             np.asarray(table["label"], dtype=np.int64),
             np.asarray(table["top5"], dtype=np.int64),
             np.asarray(table["probabilities"], dtype=np.float32),
+            tuple(table.get("label_name", unnamed)),
+            tuple(table.get("answer_name", unnamed)),
         )
     except (OSError, pa.ArrowException, KeyError, ValueError) as error:
         raise DataDamaged(f"'{path}' holds no predictions ({str(error).splitlines()[0][:120]}).") from None

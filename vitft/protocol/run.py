@@ -12,13 +12,14 @@ from vitft import device as devices
 from vitft import machine
 from vitft.data import subsets
 from vitft.data.split import Split
-from vitft.errors import DataError, UsageError
+from vitft.errors import CheckpointError, DataError, UsageError
 from vitft.evaluation import predictions
 from vitft.evaluation.intervals import wilson
 from vitft.evaluation.network import preprocess
 from vitft.evaluation.predict import Predictions, predict
 from vitft.images.batches import Images, eval_batches
 from vitft.models import build as models
+from vitft.models import timm_folder
 from vitft.models.checkpoint import assumptions
 from vitft.models.flops import macs
 from vitft.models.loading import save_weights
@@ -108,7 +109,7 @@ def run_unit(
     trained = _Done(unit, settings, built, held_out, answers, fitted, begun, pp, (warning,) if warning else ())
     result = _result(trained, data, timing)
     if unit.phase == "final":
-        _keep(own, trained, train.class_names, whole=runtime.save_weights)
+        _save(own, trained, runtime.save_weights, hooks)
     write_json(own / "result.json", to_json(result))
     (own / "state.pt").unlink(missing_ok=True)
     return result
@@ -119,6 +120,22 @@ def _deterministic(asked: bool) -> None:
         # cuBLAS is deterministic only with a workspace of fixed size, chosen before its first use.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(asked)
+
+
+def _save(own: Path, done: "_Done", weights: bool, hooks: Hooks) -> None:
+    """Write the answers and the network, for vitft and, where timm can build it by itself, for timm."""
+    split, info, pp = done.held_out, done.built.info, done.pp
+    predictions.save(own / "predictions.parquet", split.keys, split.labels, done.answers.logits, split.class_names)
+    assumed = tuple(name for name in info.assumed if name != "interpolation")  # the recipe says it
+    seen = replace(info, mean=pp.mean, std=pp.std, interpolation=pp.interpolation, assumed=assumed)
+    name = "weights.safetensors" if weights else "head.safetensors"
+    save_weights(own / name, done.built.net, seen, split.class_names, head_only=not weights)
+    if not weights:
+        return
+    try:
+        write_json(own / timm_folder.CONFIG, timm_folder.config(done.built.net, info, pp, split.class_names))
+    except CheckpointError as error:
+        hooks.note(f"No {timm_folder.CONFIG}: {error.lines[0]} vitft loads the run all the same.")
 
 
 def _augmented(pp: Preprocess, settings: Settings) -> Preprocess:
@@ -236,16 +253,6 @@ class _Done:
     warnings: tuple[str, ...]
 
 
-def _keep(own: Path, done: _Done, class_names: tuple[str, ...], *, whole: bool) -> None:
-    """Write the predictions and the network (or its head alone) of a final unit."""
-    held_out, info, pp = done.held_out, done.built.info, done.pp
-    predictions.save(own / "predictions.parquet", held_out.keys, held_out.labels, done.answers.logits)
-    assumed = tuple(name for name in info.assumed if name != "interpolation")  # the recipe says it
-    seen = replace(info, mean=pp.mean, std=pp.std, interpolation=pp.interpolation, assumed=assumed)
-    name = "weights.safetensors" if whole else "head.safetensors"
-    save_weights(own / name, done.built.net, seen, class_names, head_only=not whole)
-
-
 def _timing(fitted: Fitted, began: float, began_test: float) -> Timing:
     return Timing(
         train_s=round(fitted.seconds, 3),
@@ -278,6 +285,7 @@ def _result(done: _Done, data: DataStamp, timing: Timing) -> UnitResult:
         checkpoint=done.built.info,
         preprocess=done.pp,
         num_classes=held_out.num_classes,
+        class_names=held_out.class_names,
         cost=Cost(
             macs_per_image=per_image,
             train_images=settings.steps * settings.batch_size,

@@ -9,8 +9,9 @@
     metrics.jsonl               one line an update: step, loss, lr, grad_norm
     state.pt                    to go on after a kill; removed when the unit is finished
     weights.safetensors         network and head (`--save-weights`, and every single fine-tune)
+    config.json                 beside weights: what timm needs to load the folder by itself
     head.safetensors            the head alone, where the network is not kept
-    predictions.parquet         key, label, prediction and its probability, of the final evaluation
+    predictions.parquet         key, label, best five classes, their probabilities, names, of the final evaluation
     result.json                 the unit's answer; its presence is the truth
 """
 
@@ -31,7 +32,10 @@ from vitft.results.schema import SCHEMA_VERSION, UnitResult
 from vitft.settings import Settings
 
 # What a run leaves at the top of its folder, besides run.json.
-_ANSWERS = ("result.json", "suite.json", "weights.safetensors", "head.safetensors", "predictions.parquet")
+SHOWN = ("weights.safetensors", "head.safetensors", "config.json", "predictions.parquet")
+"""A unit's files that its run folder shows too."""
+
+_ANSWERS = ("result.json", "suite.json", *SHOWN)
 
 
 def runs_root() -> Path:

@@ -290,6 +290,7 @@ class _Result(_Part):
     checkpoint: CheckpointInfo
     preprocess: Preprocess
     num_classes: int
+    class_names: tuple[str, ...] = Field((), description="of the head's outputs, in order; empty in older files")
     env: Env
 
 
