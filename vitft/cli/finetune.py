@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vitft.cli import console, signals
+from vitft.cli import after, console, signals
 from vitft.cli import options as o
 
 if TYPE_CHECKING:
@@ -98,6 +98,7 @@ def finetune(
         return
     for folder in folders:
         console.note(f"Run folder: {folder}")
+        after.told(folder)
 
 
 def run_in(

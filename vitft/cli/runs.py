@@ -8,10 +8,10 @@ from typing import Annotated, Any
 
 import typer
 
-from vitft.cli import console
+from vitft.cli import after, console
 from vitft.cli.options import FormatOption
 
-app = typer.Typer(help="Runs: list, status, clean, schema.", no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(help="Runs: list, status, clean, mistakes, schema.", no_args_is_help=True, rich_markup_mode=None)
 
 _Dir = Annotated[Path, typer.Argument(metavar="DIR", help="A run folder, as 'vitft runs ls' prints it.")]
 
@@ -79,7 +79,7 @@ def clean(
     _known(folder)
     freed, deleted = 0, []
     with lock(folder):
-        names = ["state.pt", *(["weights.safetensors"] if weights else [])]
+        names = ["state.pt", *(["weights.safetensors", "config.json"] if weights else [])]
         victims = [path for name in names for where in (name, f"units/*/*/{name}") for path in folder.glob(where)]
         victims += [*folder.glob("logs/*"), *folder.glob("units/*/*/.*.tmp"), *folder.glob(".*.tmp")]
         # A network may stand in two places by a hard link; its room is freed once.
@@ -100,6 +100,9 @@ def schema() -> None:
     from vitft.results.schema import json_schema
 
     console.emit(json_schema(), "", "json")
+
+
+app.command("mistakes")(after.mistakes)
 
 
 def _folders(root: Path) -> Iterator[Path]:

@@ -1,13 +1,13 @@
 """What evaluations and few-shot results look like on a screen."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vitft.catalog import published, tasks
 from vitft.data.sources.own_split import OWN
 from vitft.models.checkpoint import assumptions, cropping
 from vitft.report import said
+from vitft.report.single import model_titles
 from vitft.results.schema import Comparison, EvalResult, FewshotResult
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def evaluation(
 
     parts: list[RenderableType] = [Text(title), _table(results)]
     parts += [Text(line) for line in footnotes(results)]
-    short = dict(zip((r.model for r in results), short_names([r.model for r in results]), strict=True))
+    short = dict(zip((r.model for r in results), model_titles([r.model for r in results]), strict=True))
     for pair in compared:
         low, high = pair.ci95
         parts.append(
@@ -70,7 +70,7 @@ def fewshot(result: FewshotResult) -> "RenderableType":
         table.add_row(*cells, f"{row.n:,}")
     stamps = [*result.stamps, *said.of_data(result.provenance)]
     lines = [Text(("* " if "fewer than" in stamp else "") + stamp) for stamp in stamps]
-    head = f"{result.task}, few-shot {result.classifier} on frozen features of {Path(result.model).name}"
+    head = f"{result.task}, few-shot {result.classifier} on frozen features of {model_titles([result.model])[0]}"
     return Group(Text(head), table, *lines, *(Text(line) for line in footnotes([result])))
 
 
@@ -82,7 +82,7 @@ def _table(results: Sequence[EvalResult]) -> "RenderableType":
     table = Table(box=None, pad_edge=False)
     for name in ["model", "pixels", "top-1", "95 %", "right", *["top-5"] * five, *["ReaL", "95 %", "right"] * real]:
         table.add_column(name, justify="left" if name == "model" else "right", overflow="fold")
-    for name, result in zip(short_names([r.model for r in results]), results, strict=True):
+    for name, result in zip(model_titles([r.model for r in results]), results, strict=True):
         m = result.metrics
         cells = [
             name,
@@ -97,12 +97,6 @@ def _table(results: Sequence[EvalResult]) -> "RenderableType":
             cells += [percent(m.real_top1), span(m.real_ci95), f"{m.real_correct:,}/{m.real_n:,}"]
         table.add_row(*cells)
     return table
-
-
-def short_names(models: list[str]) -> list[str]:
-    """Return the last part of each path where that still tells the models apart, for narrow columns."""
-    short = [Path(model).name for model in models]
-    return short if len(set(short)) == len(short) else models
 
 
 def footnotes(results: Sequence[EvalResult | FewshotResult]) -> list[str]:

@@ -1,28 +1,74 @@
 """The table of one fine-tune (or a few, side by side), with what others published beside it."""
 
 from collections.abc import Sequence
-from pathlib import PurePath
+from pathlib import Path, PurePath
 
 from vitft.catalog import published as catalog
 from vitft.catalog import tasks
 from vitft.data.sources import own_split
+from vitft.errors import CheckpointError
 from vitft.models.checkpoint import assumptions
 from vitft.report import formats, said
 from vitft.report.table import Column, Footnotes, Row, Table, Value
+from vitft.results.reading import load
 from vitft.results.schema import RunResult, TrainSize, side
 
 _METHODS = {"full": "fine-tuned", "linear": "linear", "bias": "head and biases", "lora": "LoRA"}
 
 
 def model_title(model: str | None) -> str:
-    """Return a short name of a model: the alias, the timm name, or the file's name without its folder."""
+    """Return a short name of a model: the alias, the timm name, or the file's name without its folder.
+
+    A run is called by its own model and recipe, "vit-mini (quick)", as the names of run folders are digests.
+    """
     name = model or "no result"
+    if (run := run_of(name)) is not None:
+        return f"{model_title(run.model)} ({run.recipe})"
     for prefix in ("timm:", "hf-hub:"):
         name = name.removeprefix(prefix)
     path, colons, part = name.partition("::")
     if path.endswith((".npz", ".safetensors", ".pth")):
         path = PurePath(path).stem
     return f"{path}{colons}{part}"
+
+
+def run_of(model: str) -> RunResult | None:
+    """Return the result of the run that a model's name is the folder or the weights of; None where it is no run."""
+    path = Path(model).expanduser()
+    folder = path.parent if path.name == "weights.safetensors" else path
+    if not (folder / "weights.safetensors").is_file():
+        return None
+    try:
+        return load(folder / "result.json", RunResult)
+    except CheckpointError:  # not of a fine-tune, or damaged: it is called by its path
+        return None
+
+
+def model_titles(models: Sequence[str]) -> list[str]:
+    """Return short names that tell models apart, for narrow columns: a run's title, else the last part of a path.
+
+    Runs that would be called alike are told by pixels, method and seed; whole paths come last.
+    """
+    short = [Path(name).name if run_of(name) is None else model_title(name) for name in models]
+    for part in (_pixels, _method, _seed):
+        if len(set(short)) < len(set(models)):
+            short = [
+                f"{title}, {part(run)}" if short.count(title) > 1 and (run := run_of(name)) is not None else title
+                for title, name in zip(short, models, strict=True)
+            ]
+    return [name if short.count(title) > 1 else title for title, name in zip(short, models, strict=True)]
+
+
+def _pixels(run: RunResult) -> str:
+    return f"{side(run.protocol.resolution)} px"
+
+
+def _method(run: RunResult) -> str:
+    return method_title(run.method)
+
+
+def _seed(run: RunResult) -> str:
+    return f"seed {run.seed}"
 
 
 def method_title(method: str | None) -> str:

@@ -1,0 +1,121 @@
+"""What comes after a run: the next commands, told at its end, and `vitft runs mistakes`."""
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from vitft.cli import console
+from vitft.cli.options import TableFormatOption
+
+if TYPE_CHECKING:
+    from vitft.evaluation.predictions import Saved
+
+_ANSWERS = "predictions.parquet"
+
+
+def told(folder: Path) -> None:
+    """Say in two lines what can be done with a finished run, and how timm loads it."""
+    from vitft.results.files import read_json
+
+    run = shlex.quote(str(folder))
+    looked = f"vitft runs mistakes {run}"
+    if not (folder / "weights.safetensors").is_file():
+        console.note(f"Next: {looked}")
+        console.note("The network was not kept: for vitft predict and timm run again with --save-weights --overwrite.")
+        return
+    console.note(f"Next: vitft predict {run} IMAGE..., {looked}")
+    config = read_json(folder / "config.json")
+    if config is None:
+        console.note("timm: there is no config.json, so timm cannot load this folder by itself; vitft can.")
+        return
+    differs = "; ".join(config.get("vitft", {}).get("differs", ()))
+    name = repr(f"local-dir:{folder.resolve()}")
+    console.note(
+        f"timm: timm.create_model({name}, pretrained=True)"
+        + (f"; its own transform is not quite the run's: {differs}" if differs else "; its own transform is the run's")
+    )
+
+
+def mistakes(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A finished run, or the folder that eval -o made.")],
+    top: Annotated[int, typer.Option("--top", min=1, help="How many.")] = 20,
+    format: TableFormatOption = "text",
+) -> None:
+    """List the worst mistakes of a run, the most confident first. Each with its file, its class and the answer."""
+    from vitft.evaluation import predictions
+    from vitft.report.table import Column, Row, Table
+
+    file = _answers(run)
+    saved = predictions.load(file)
+    labels, answers = _names(saved, file)
+    wrong = [i for i in range(len(saved.keys)) if not saved.correct[i]]
+    wrong.sort(key=lambda i: (-saved.probabilities[i, 0], i))
+    rows = [
+        {
+            "file": saved.keys[i],
+            "truth": labels[i],
+            "answer": answers[i],
+            "confidence": float(saved.probabilities[i, 0]),
+            "truth_confidence": next(
+                (float(p) for p, c in zip(saved.probabilities[i], saved.top5[i], strict=True) if c == saved.labels[i]),
+                None,
+            ),
+        }
+        for i in wrong[:top]
+    ]
+    n = len(saved.keys)
+    payload = {"folder": str(run), "predictions": str(file), "n": n, "wrong": len(wrong), "mistakes": rows}
+    columns = (
+        Column("file", "file"),
+        Column("truth", "truth"),
+        Column("answer", "answer"),
+        Column("confidence", "confidence", "percent"),
+        Column("truth_confidence", "of the truth", "percent"),
+    )
+    caption = f"{run}: {len(wrong):,} of {n:,} answers are wrong; the {len(rows):,} most confident, in percent"
+    console.emit_table(payload, Table(caption, columns, tuple(map(Row, rows))), format)
+    _seeds(run)
+
+
+def _answers(run: Path) -> Path:
+    """Return a run's predictions. Raises UsageError where it has none, or those of many tasks."""
+    from vitft.errors import UsageError
+
+    file = run / _ANSWERS
+    if file.is_file():
+        return file
+    units = [str(path.parent) for path in sorted(run.glob(f"units/*/*/{_ANSWERS}"))]
+    if units:
+        more = f" and {len(units) - 3} more" if len(units) > 3 else ""
+        raise UsageError(
+            f"'{run}' holds answers of {len(units)} units.", f"Legal: one of {', '.join(units[:3])}{more}."
+        )
+    raise UsageError(
+        f"'{run}' holds no {_ANSWERS}.",
+        "Legal: a finished run, or a folder that 'vitft eval -o' made.",
+        "Run 'vitft runs ls' to list the runs.",
+    )
+
+
+def _names(saved: "Saved", file: Path) -> tuple[list[str], list[str]]:
+    """Return names of labels and answers; files of an older vitft have none, and their classes stay numbers."""
+    best = saved.top5[:, 0]
+    told = [
+        [name or f"class {index}" for name, index in zip(names, indexes, strict=True)]
+        for names, indexes in ((saved.label_names, saved.labels), (saved.answer_names, best))
+    ]
+    if not all(saved.label_names):
+        console.note(f"Note: '{file}' is of an older vitft and names no classes; they are told by number.")
+    return told[0], told[1]
+
+
+def _seeds(run: Path) -> None:
+    """Say which seed's answers these are, where a run has several."""
+    from vitft.results.files import read_json
+
+    result = read_json(run / "result.json") or {}
+    if len(result.get("seeds") or ()) > 1:
+        others = ", ".join(f"{run}/units/{unit}" for unit in result.get("units", ())[1:])
+        console.note(f"These are the answers of seed {result.get('seed')}; of the others: {others}")
