@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from vitft.catalog.tasks import by_name
 from vitft.errors import RecipeError, UnknownName, UsageError
-from vitft.settings import Method, Settings
+from vitft.settings import Method, Settings, contradictions
 
 _DEFAULT = "quick"
 
@@ -54,6 +54,19 @@ class Expect(BaseModel):
 # What a sweep may list: what is chosen on val must not change which numbers are comparable.
 SWEEPABLE = ("lr", "steps", "weight_decay", "lora_alpha", "drop_path", "layer_decay")
 
+
+SECTIONS = {
+    "[sweep]": f"lists to choose from on val, e.g. lr = [0.01, 0.03]; keys: {', '.join(SWEEPABLE)}",
+    "[for.TASK]": "any keys for one task, e.g. [for.cifar10]; a sweep of its own: [for.TASK.sweep]",
+    "[method.NAME]": f"any keys for one method ({', '.join(get_args(Method))}); a sweep of its own: [method.NAME.sweep]",
+    "[size.N]": "any keys where fewer than N training examples are there, e.g. [size.20000]; the smallest N counts",
+    "[pixels.N]": "any keys where the median training image has fewer than N pixels (height x width)",
+    "[expect]": "a number it should reproduce: task, value (0 to 1), tolerance, source; model, device",
+}
+"""The tables a recipe may have besides its keys, and what they are for."""
+
+# What a recipe says of itself; `method` as a string, where `[method.NAME]` tables stand, is `default_method`.
+_HEAD = ("name", "title", "source", "default_method")
 
 # Tables whose names are numbers: what is below them is meant.
 _MEASURED = {"size": "for_size", "pixels": "for_pixels"}
@@ -186,10 +199,7 @@ def parse(data: dict[str, Any], name: str, text: str = "") -> Recipe:
     if method is not None:
         data["method"] = method
     head["settings"] = data
-    try:
-        recipe = Recipe(**head)
-    except ValidationError as error:
-        raise RecipeError(f"Recipe '{name}': " + "; ".join(_explain(error))) from None
+    recipe = _sound(head, problems)
     problems += _problems(recipe.settings)
     problems += _sweep_problems("sweep", recipe.sweep, recipe.settings)
     tables = {"for": recipe.for_task, "method": recipe.for_method, "size": recipe.for_size, "pixels": recipe.for_pixels}
@@ -227,7 +237,27 @@ def _sweep_problems(where: str, sweep: Any, settings: dict[str, Any]) -> Iterato
             yield f"{where}.{key}: a list of different values, not {values!r}"
         else:
             for value in values:
-                yield from (f"{where}.{p}" for p in _problems({**settings, key: value}, {key: value}))
+                point = {**settings, **rescaled(settings, {key: value}), key: value}
+                yield from (f"{where}.{p}" for p in _problems(point, {key: value}))
+
+
+def _sound(head: dict[str, Any], problems: list[str]) -> Recipe:
+    """Build a recipe of what is sound in it, and add what is not to `problems`: the rest is to be looked at, too."""
+    try:
+        return Recipe(**head)
+    except ValidationError as error:
+        tables = {"for_task": "for", "for_method": "method", "for_size": "size", "for_pixels": "pixels"}
+        for _, text in _field_faults(error):
+            first, dot, rest = text.partition(".")
+            problems.append(f"{tables.get(first, first)}{dot}{rest}")
+        kept = dict(head)
+        for where in {item["loc"][:2] for item in error.errors()}:
+            field = str(where[0])
+            if isinstance(kept.get(field), dict) and len(where) > 1:
+                kept[field] = {key: value for key, value in kept[field].items() if key != where[1]}
+            else:
+                kept[field] = [] if field == "expect" else ""
+        return Recipe(**kept)
 
 
 def parse_override(text: str) -> tuple[str, Any]:
@@ -260,7 +290,7 @@ def rescaled(own: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, 
         return {}
     try:
         return {
-            "warmup_steps": round(own.get("warmup_steps", 0) * steps / planned),
+            "warmup_steps": max(0, min(round(own.get("warmup_steps", 0) * steps / planned), steps - 1)),
             "decay_steps": [round(step * steps / planned) for step in own.get("decay_steps", ())],
         }
     except TypeError:  # wrong values in the recipe: they are told of where all are
@@ -282,41 +312,49 @@ def _forbidden(task: str) -> dict[str, Any]:
 
 
 def _validated(name: str, values: dict[str, Any], overrides: Mapping[str, Any]) -> Settings:
-    problems = _problems(values)
-    if problems:
+    faults = _faults(values)
+    if faults:
         # A recipe was checked when it was loaded: what is wrong only now was set over it.
-        keys = {_key(problem) for problem in problems}
-        users = bool(keys & set(overrides)) or ("crop_from" in keys and "resolution" in overrides)
+        users = any(keys & set(overrides) for keys, _ in faults)
         who = f"Set over recipe '{name}'" if users else f"Recipe '{name}'"
         raise RecipeError(
-            f"{who}: " + "; ".join(problems) + ".", "", "Run 'vitft recipes show' for every key and what it means."
+            f"{who}: " + "; ".join(text for _, text in faults) + ".",
+            "",
+            "Run 'vitft recipes show' for every key and what it means.",
         )
     return Settings(**values)
 
 
-def _key(problem: str) -> str:
-    return problem.split(":")[0].split(" ")[0].split(".")[0]
+def _problems(values: dict[str, Any], only: Mapping[str, Any] | None = None) -> list[str]:
+    return [text for keys, text in _faults(values) if only is None or keys & set(only)]
 
 
-def _problems(values: dict[str, Any], only: dict[str, Any] | None = None) -> list[str]:
+def _faults(values: Mapping[str, Any]) -> list[tuple[set[str], str]]:
+    """Return all that is wrong with the values of a recipe's keys, and which keys each fault is of."""
+    faults: list[tuple[set[str], str]] = []
     try:
         Settings(**values)
     except ValidationError as error:
-        return [text for text in _explain(error) if only is None or _key(text) in {*only, "schedule", "crop_from"}]
-    return []
+        faults += [fault for fault in _field_faults(error) if fault[0]]
+    wrong = {key for keys, _ in faults for key in keys}
+    defaults = {key: field.default for key, field in Settings.model_fields.items()}
+    legal = {**defaults, **{key: value for key, value in values.items() if key not in wrong}}
+    faults += [(set(keys), text) for keys, text in contradictions(legal) if not wrong & set(keys)]
+    return faults
 
 
-def _explain(error: ValidationError) -> list[str]:
+def _field_faults(error: ValidationError) -> list[tuple[set[str], str]]:
     import difflib
 
-    lines = []
+    found: dict[str, set[str]] = {}
     for item in error.errors():
         key = ".".join(str(part) for part in item["loc"])
         message = item["msg"].removeprefix("Value error, ")
         if item["type"] == "extra_forbidden":
-            near = difflib.get_close_matches(key, Settings.model_fields, n=1, cutoff=0.6)
+            tables = [section.strip("[]").split(".")[0] for section in SECTIONS]
+            near = difflib.get_close_matches(key, [*Settings.model_fields, *tables, *_HEAD], n=1, cutoff=0.6)
             message = "unknown key" + (f", did you mean '{near[0]}'?" if near else "")
         elif key:
             message = f"{message}, not {item['input']!r}"
-        lines.append(f"{key}: {message}" if key else message)
-    return list(dict.fromkeys(lines))
+        found[f"{key}: {message}" if key else message] = {str(part) for part in item["loc"][:1]}
+    return [(keys, text) for text, keys in found.items()]

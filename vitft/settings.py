@@ -1,10 +1,12 @@
 """Every choice that decides a number, as one validated object: the keys of a recipe and of `--set`."""
 
 import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic.fields import FieldInfo
 
 from vitft.errors import RecipeError
 
@@ -167,11 +169,10 @@ class Settings(BaseModel):
 
     @model_validator(mode="after")
     def _together(self) -> "Settings":
-        if self.schedule == "staircase" and not self.decay_steps:
-            raise ValueError("schedule 'staircase' needs decay_steps, e.g. [300, 600, 900]")
-        sized = not isinstance(self.resolution, str)
-        if self.crop == "random" and sized and 0 < self.crop_from < max(self.size):
-            raise ValueError(f"crop_from {self.crop_from} is smaller than the resolution {max(self.size)}")
+        # A warmup as long as the run is refused where it is asked for; a result stored with one stays readable.
+        told = [text for keys, text in contradictions(dict(self)) if "warmup_steps" not in keys]
+        if told:
+            raise ValueError("; ".join(told))
         return self
 
     @property
@@ -198,6 +199,60 @@ class Settings(BaseModel):
                 f"Legal: 0, or {max(size)} and more.",
             )
         return self.model_copy(update={"resolution": size[0] if size[0] == size[1] else size})
+
+
+def contradictions(values: Mapping[str, Any]) -> list[tuple[tuple[str, ...], str]]:
+    """Return what does not go together in settings whose values are legal each by itself.
+
+    Args:
+        values: of every key, as a recipe or a `Settings` holds them.
+
+    Returns:
+        The keys that contradict each other, and a line about it.
+    """
+    found: list[tuple[tuple[str, ...], str]] = []
+    if values["schedule"] == "staircase" and not values["decay_steps"]:
+        found.append((("schedule", "decay_steps"), "schedule 'staircase' needs decay_steps, e.g. [300, 600, 900]"))
+    resolution, crop_from = values["resolution"], values["crop_from"]
+    if values["crop"] == "random" and not isinstance(resolution, str):
+        side = resolution if isinstance(resolution, int) else max(resolution)
+        if 0 < crop_from < side:
+            told = f"crop_from {crop_from} is smaller than the resolution {side}"
+            found.append((("crop", "resolution", "crop_from"), told))
+    warmup, steps = values["warmup_steps"], values["steps"]
+    if warmup >= steps:
+        told = f"warmup_steps {warmup} is not below steps {steps}: the learning rate would never reach its peak"
+        found.append((("warmup_steps", "steps"), told))
+    return found
+
+
+def legal(field: FieldInfo) -> str:
+    """Return the words and the range that a key takes, as a reader wants them: "sgd, adamw" or "from 0, below 1"."""
+    signs = {"ge": "from {}", "gt": "above {}", "le": "up to {}", "lt": "below {}"}
+    limits = [
+        text.format(getattr(part, sign))
+        for sign, text in signs.items()
+        for part in field.metadata
+        if hasattr(part, sign)
+    ]
+    return ", ".join(dict.fromkeys([*_words(field.annotation), *limits]))
+
+
+_KINDS: dict[Any, str] = {bool: "true, false", int: "a whole number", float: "a number", str: "a word"}
+
+
+def _words(annotation: Any) -> Iterator[str]:
+    if get_origin(annotation) is Literal:
+        yield from get_args(annotation)
+    elif get_origin(annotation) is tuple:
+        inner = get_args(annotation)
+        kinds = [word for part in dict.fromkeys(inner) if part is not ... for word in _words(part)]
+        yield f"a list of: {', '.join(kinds)}" if ... in inner else f"[{', '.join(kinds * len(inner))}]"
+    elif annotation in _KINDS:
+        yield _KINDS[annotation]
+    else:
+        for part in get_args(annotation):
+            yield from _words(part)
 
 
 @dataclass(frozen=True)

@@ -151,3 +151,25 @@ ALIASES = (
 def test_an_alias_is_described_as_it_is_opened(name: str) -> None:
     alias = MODELS[name]
     assert names.alias_info(alias) == load(name, weights=alias.file is not None).info
+
+
+def test_recipes_show_tells_every_key_with_its_legal_words_and_every_table():
+    import json
+    from typing import get_args
+
+    from typer.testing import CliRunner
+
+    from vitft.cli.app import app
+    from vitft.settings import Method, Settings
+
+    def shown(*words):
+        return CliRunner().invoke(app, ["recipes", "show", *words], env={"COLUMNS": "100"}).stdout
+
+    text = " ".join(shown().split())
+    assert "[height, width]" in text and "[rows, columns]" in text
+    for section in ("[sweep]", "[for.TASK]", "[method.NAME]", "[size.N]", "[pixels.N]", "[expect]"):
+        assert section in text, section
+    assert "legal: sgd, adamw" in text and "above 0, up to 1" in text
+    told = json.loads(shown("--format", "json"))
+    assert set(told["keys"]) == set(Settings.model_fields) and "[size.N]" in told["sections"]
+    assert told["keys"]["method"]["legal"] == ", ".join(get_args(Method))

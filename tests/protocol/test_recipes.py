@@ -227,3 +227,48 @@ def test_a_crop_larger_than_what_it_is_cut_from_is_refused_whatever_the_resoluti
     assert s.at((32, 32), (8, 8)).crop_from == 40
     with pytest.raises(RecipeError, match="crop_from 40 is smaller"):
         s.at((48, 48), (8, 8))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        {"steps": 100, "warmup_steps": 100},
+        {"warmup_steps": 600},  # of the 500 steps that stand where none are given
+        {"steps": 1000, "warmup_steps": 200, "for": {"cifar10": {"steps": 150}}},
+        {"steps": 1000, "size": {"2000": {"warmup_steps": 1000}}},
+        {"steps": 0},
+        {"sweep": {"steps": [0, 100]}},
+    ],
+)
+def test_a_warmup_as_long_as_the_run_and_no_steps_are_refused(data):
+    with pytest.raises(RecipeError, match=r"warmup_steps|steps") as caught:
+        recipes.parse(data, "mine")
+    assert caught.value.exit_code == 2
+
+
+def test_a_warmup_set_over_a_recipe_is_held_to_its_steps_and_shorter_runs_shorten_it():
+    recipe = recipes.parse({"steps": 100, "warmup_steps": 80}, "mine")
+    with pytest.raises(RecipeError, match="Set over recipe 'mine': warmup_steps 100 is not below steps 100"):
+        recipe.resolve("", {"warmup_steps": 100})
+    for steps in (1, 2, 3, 7):
+        assert recipe.resolve("", {"steps": steps}).warmup_steps < steps
+    # Swept steps take their share of the warmup, so a short one is no fault.
+    recipes.parse({"steps": 100, "warmup_steps": 80, "sweep": {"steps": [10, 200]}}, "mine")
+
+
+@pytest.mark.parametrize(
+    ("data", "told"),
+    [
+        ({"lr": "fast", "schedule": "staircase"}, ("lr: ", "staircase")),
+        ({"momentum": 2, "steps": 10, "warmup_steps": 10}, ("momentum: ", "warmup_steps 10")),
+        ({"schedule": "staircase", "warmup_steps": 900}, ("staircase", "warmup_steps 900")),
+        ({"lrr": 1, "for": {"cifar10": 3, "digits": {"flip": 1}}}, ("lrr: ", "for.cifar10: ", "for.digits.flip: ")),
+        ({"title": 3, "expect": {"task": "digits"}, "lr": -1}, ("title: ", "expect.0.value: ", "lr: ")),
+        ({"sweep": {"lr": 0.1}, "swep": {"lr": [1]}}, ("sweep.lr: ", "did you mean 'sweep'?")),
+    ],
+)
+def test_two_faults_of_different_kinds_are_both_told(data, told):
+    with pytest.raises(RecipeError) as caught:
+        recipes.parse(data, "mine")
+    for part in told:
+        assert part in str(caught.value), part

@@ -32,22 +32,28 @@ def show(
     recipe: Annotated[str, typer.Argument(help="A shipped recipe, a TOML file, or nothing to see every key.")] = "",
     format: FormatOption = "text",
 ) -> None:
-    """Print a recipe as it stands, or every key a recipe may have."""
+    """Print a recipe as it stands, or every key and table a recipe may have."""
+    from rich.console import Group
     from rich.table import Table
+    from rich.text import Text
 
     from vitft import recipes
-    from vitft.settings import Settings
+    from vitft.settings import Settings, legal
 
     if recipe:
         loaded = recipes.load(recipe)
         console.emit(loaded.model_dump(mode="json"), loaded.text, format)
         return
-    table = Table("key", "default", "meaning", box=None, pad_edge=False)
+    table = Table("key", "default", "meaning, and what is legal", box=None, pad_edge=False)
     keys: dict[str, Any] = {}
     for key, field in Settings.model_fields.items():
-        keys[key] = {"default": field.default, "meaning": field.description}
-        table.add_row(key, str(field.default), field.description)
-    console.emit({"keys": keys}, table, format)
+        words = legal(field)
+        keys[key] = {"default": field.default, "meaning": field.description, "legal": words}
+        table.add_row(key, str(field.default), Text(f"{field.description} -- legal: {words}"))
+    sections = Table("table", "what it holds", box=None, pad_edge=False)
+    for name, meaning in recipes.SECTIONS.items():
+        sections.add_row(Text(name), Text(meaning))
+    console.emit({"keys": keys, "sections": recipes.SECTIONS}, Group(table, "", sections), format)
 
 
 @app.command("cp")

@@ -15,7 +15,7 @@ from vitft.data.split import Opened, Source
 from vitft.data.subsets import JOINED
 from vitft.images import sizes
 from vitft.models import places
-from vitft.protocol.units import DEV, Job, Scheme, at_point, scheme, told
+from vitft.protocol.units import DEV, Job, Scheme, at_point, scheme, told, tune_units
 from vitft.recipes import Recipe
 from vitft.results.folders import default_folder, slug
 from vitft.results.schema import Seen
@@ -102,7 +102,9 @@ def make(
     # A single value is no choice: it is a setting.
     fixed = {k: v[0] for k, v in sweep.items() if len(v) == 1}
     choices = {k: v for k, v in sweep.items() if k not in fixed}
-    return replace(job, settings=at_point(job, fixed), sweep=choices), source
+    job = replace(job, settings=at_point(job, fixed), sweep=choices)
+    tune_units(job)  # every point of it goes together, before the first is run
+    return job, source
 
 
 def source_of(job: Job) -> Source:

@@ -16,12 +16,12 @@ from pydantic import TypeAdapter
 
 from vitft.data.sources import own_split
 from vitft.data.subsets import JOINED
-from vitft.errors import DataMissing
+from vitft.errors import DataMissing, RecipeError
 from vitft.models import places
 from vitft.recipes import rescaled
 from vitft.results.folders import slug
 from vitft.results.schema import Phase, Scalar, Seen, UnitResult
-from vitft.settings import Settings
+from vitft.settings import Settings, contradictions
 
 DEV = "dev"
 """Name of the end of the training split, held out while tuning where the data has no val of its own."""
@@ -227,10 +227,16 @@ def at_point(job: Job, point: Mapping[str, Any]) -> Settings:
     """Return a job's settings at one point of its sweep; warmup and staircase keep their share of swept steps.
 
     What the user has given stays as it is.
+
+    Raises:
+        RecipeError: a warmup that the user has given is as long as a swept number of steps (exit code 2).
     """
     own = job.settings.model_dump(mode="json")
     share = {key: value for key, value in rescaled(own, point).items() if key not in job.given}
-    return Settings.model_validate({**own, **share, **point})
+    settings = Settings.model_validate({**own, **share, **point})
+    if told := [text for _, text in contradictions(dict(settings))]:
+        raise RecipeError(f"Recipe '{job.recipe}': {'; '.join(told)}.", "", "Set both, or neither.")
+    return settings
 
 
 def select(tuned: Sequence[UnitResult]) -> UnitResult:
