@@ -58,7 +58,7 @@ SWEEPABLE = ("lr", "steps", "weight_decay", "lora_alpha", "drop_path", "layer_de
 SECTIONS = {
     "[sweep]": f"lists to choose from on val, e.g. lr = [0.01, 0.03]; keys: {', '.join(SWEEPABLE)}",
     "[for.TASK]": "any keys for one task, e.g. [for.cifar10]; a sweep of its own: [for.TASK.sweep]",
-    "[method.NAME]": f"any keys for one method ({', '.join(get_args(Method))}); a sweep of its own: [method.NAME.sweep]",
+    "[method.NAME]": f"any keys for one of {', '.join(get_args(Method))}; a sweep of its own: [method.NAME.sweep]",
     "[size.N]": "any keys where fewer than N training examples are there, e.g. [size.20000]; the smallest N counts",
     "[pixels.N]": "any keys where the median training image has fewer than N pixels (height x width)",
     "[expect]": "a number it should reproduce: task, value (0 to 1), tolerance, source; model, device",

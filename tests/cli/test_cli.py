@@ -117,6 +117,44 @@ def test_pretrained_and_from_scratch_stand_in_one_table(tmp_path):
     assert "from scratch" in found.stdout and found.stdout.count("quick") == 2
 
 
+def test_several_models_are_run_and_compared_on_the_same_images(tmp_path):
+    import pyarrow.parquet as pq
+    from safetensors.torch import save_file
+    from scipy.stats import binomtest
+    from timm import create_model
+
+    data = images(tmp_path / "d", per_class=6)
+    weights = tmp_path / "w.safetensors"
+    save_file(create_model("test_vit", num_classes=5).state_dict(), weights)
+    tiny = ("--steps", 2, "-b", 4, "-r", 32, "--lr", 0.01, "--seeds", "0,1", "--device", "cpu")
+    refused = vitft("finetune", data, "-m", "vit-mini", "-m", tmp_path / "none.npz", *tiny)
+    assert refused.exit_code == 4 and not (tmp_path / "runs").exists()  # before the first is trained
+    assert vitft("finetune", data, "-m", "vit-mini", "-m", "vit-mini", *tiny).exit_code == 2
+    junk = tmp_path / "junk.safetensors"
+    junk.write_bytes(b"no weights")
+    assert vitft("finetune", data, "-m", "vit-mini", "-m", junk, *tiny).exit_code == 4
+    assert not list(tmp_path.glob("runs/**/result.json"))
+
+    command = ("finetune", data, "-m", "vit-mini", "-m", weights, *tiny, "-o", tmp_path / "run")
+    found = vitft(*command, "--format", "json")
+    assert found.exit_code == 0, found.stderr
+    told = json.loads(found.stdout)
+    assert [Path(r["folder"]).name for r in told["results"]] == ["1-vit-mini", "2-w"]
+    assert [pair["seed"] for pair in told["paired"]] == [0, 1]
+    for i, pair in enumerate(told["paired"]):
+        right = []
+        for r in told["results"]:
+            rows = pq.read_table(Path(r["folder"]) / "units" / r["units"][i] / "predictions.parquet").to_pylist()
+            right.append([row["top5"][0] == row["label"] for row in rows])
+        only = [sum(a and not b for a, b in zip(*pair_, strict=True)) for pair_ in (right, right[::-1])]
+        assert [pair["a_only"], pair["b_only"], pair["n"]] == [*only, 18]
+        assert pair["p"] == pytest.approx(binomtest(only[0], sum(only)).pvalue if sum(only) else 1.0)
+    text = vitft(*command).stdout
+    assert "vit-mini, fine-tuned" in text and "w, fine-tuned" in text
+    lines = " ".join(text.split())
+    assert "vit-mini, fine-tuned - w, fine-tuned, seed 1:" in lines and "McNemar p" in lines
+
+
 # --- what users get wrong --------------------------------------------------------------------------------------------
 
 

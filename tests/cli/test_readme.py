@@ -64,3 +64,9 @@ def test_the_recipes_that_the_readme_names_are_shipped():
     named = set(re.findall(r"--recipe ([a-z0-9-]+)", README)) | set(re.findall(r"recipes cp ([a-z0-9-]+)", README))
     assert named
     assert named <= set(recipes.names())
+
+
+def test_what_the_readme_predicts_with_is_a_folder_that_its_own_command_makes():
+    made = {word for c in COMMANDS for word in re.findall(r"^vitft finetune .*(?:-o|--output) (\S+)", c)}
+    asked = {shlex.split(c)[2] for c in COMMANDS if c.startswith("vitft predict ")}
+    assert asked and asked <= made

@@ -124,11 +124,11 @@ def _checked(models: list[str], what: "Subject", fixed: dict[str, Any]) -> dict[
 
 def _folders(output: Path | None, models: list[str], overwrite: bool) -> list[Path | None]:
     """Return where each model's files go: `output` for one, folders below it for several. Raises UsageError."""
-    from vitft.results.folders import slug
+    from vitft.results.folders import beside
 
     if output is None:
         return [None] * len(models)
-    own = [output] if len(models) == 1 else [output / f"{i}-{slug(Path(m).stem)}" for i, m in enumerate(models, 1)]
+    own = beside(output, models)
     taken = next((folder for folder in own if (folder / "result.json").exists()), None)
     if taken is not None and not overwrite:
         raise UsageError(

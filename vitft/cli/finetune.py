@@ -1,5 +1,6 @@
 """`vitft finetune`: from a checkpoint and a data set to a number with its interval."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 def finetune(
     task: o.TaskArgument,
-    model: o.ModelOption = "vit-mini",
+    model: o.ModelsOption = None,
     recipe: o.RecipeOption = "quick",
     set_: o.SetOption = None,
     resolution: o.ResolutionOption = None,
@@ -54,11 +55,14 @@ def finetune(
     """Fine-tune a pretrained model on a task and test it once. The test split is evaluated whole.
 
     Without a recipe, 'quick' is used: small and honest, made for a laptop. The paper's protocol is --recipe vit-paper.
+    Several models (-m A -m B) are run one after the other and compared on the same test images.
     """
     from vitft import recipes
     from vitft.errors import UsageError
+    from vitft.evaluation.stored import comparisons
     from vitft.protocol.jobs import Runtime, make, run_folder
     from vitft.report import single
+    from vitft.results.folders import beside
     from vitft.results.schema import to_json
 
     loaded = recipes.load(recipe)
@@ -67,12 +71,15 @@ def finetune(
         raise UsageError("--compare-scratch runs from scratch already.", "Legal: either, not both.")
     if seeds and seed:
         raise UsageError(f"--seed {seed} and --seeds {seeds} contradict each other.", "Legal: one of them.")
-    o.checked([model], device)
+    models = model or ["vit-mini"]
+    if len(set(models)) < len(models):
+        raise UsageError("A model is named twice.", "Legal: different models.")
+    o.checked(models, device)
     variants = [False, True] if compare_scratch else [from_scratch]
     jobs = [
         make(
             task,
-            model=model,
+            model=name,
             recipe=loaded,
             overrides=fixed,
             data_dir=data_dir,
@@ -81,19 +88,30 @@ def finetune(
             limit=limit,
             per_class=per_class,
         )
+        for name in models
         for scratch in variants
     ]
+    if output is None:
+        folders = [run_folder(job) for job, _ in jobs]
+    else:
+        words = ("pretrained", "scratch") if compare_scratch else ("",)
+        folders = [own / word for own in beside(output, models) for word in words]
     runtime = Runtime(device, precision, micro_batch, workers, deterministic, save_weights)
     _advise(jobs[0][0])
-    results, folders = [], []
-    source = jobs[0][1]  # the same data for both variants
-    for job, _ in jobs:
-        own = output / ("scratch" if job.from_scratch else "pretrained") if output and compare_scratch else output
-        folders.append(own or run_folder(job))
-        results.append(run_in(job, source, folders[-1], runtime, resume=resume == "auto", overwrite=overwrite))
+    _openable(jobs, folders)
+    source = jobs[0][1]  # the same data for all of them
+    results = [
+        run_in(job, source, folder, runtime, resume=resume == "auto", overwrite=overwrite)
+        for (job, _), folder in zip(jobs, folders, strict=True)
+    ]
     payloads = [to_json(r) | {"folder": str(folder)} for r, folder in zip(results, folders, strict=True)]
-    payload: Any = payloads[0] if len(payloads) == 1 else {"results": payloads}
-    console.emit_table(payload, single.table(results), format)
+    payload: Any = payloads[0]
+    compared, notes = comparisons(list(zip(single.row_names(results), results, folders, strict=True)))
+    if len(payloads) > 1:
+        payload = {"results": payloads, "paired": [to_json(c) for c in compared]}
+    for note in notes:
+        console.note(note)
+    console.emit_table(payload, single.table(results, compared=compared), format)
     if format == "json":
         return
     for folder in folders:
@@ -130,6 +148,18 @@ def run_in(
             from vitft.engines.inline import run_job
 
             return run_job(job, source, folder, runtime, replace(shown, signal=signum))
+
+
+def _openable(jobs: "Sequence[tuple[Job, Source]]", folders: Sequence[Path]) -> None:
+    """Raise now what the last of several models would raise when the others are trained."""
+    if len({job.model for job, _ in jobs}) < 2:
+        return
+    from vitft.models import loading
+    from vitft.models.said import Said
+
+    for (job, _), folder in zip(jobs, folders, strict=True):
+        if not (folder / "result.json").exists():
+            loading.load(job.model, weights=False, said=Said.of(job.settings))
 
 
 def _advise(job: "Job") -> None:

@@ -15,14 +15,14 @@ Precision = Literal["auto", "float32", "bf16"]
 TaskArgument = Annotated[
     str, typer.Argument(metavar="TASK|PATH", help="A task's name ('vitft data ls'), or a folder of images.")
 ]
-ModelOption = Annotated[
-    str,
-    typer.Option(
-        "--model",
-        "-m",
-        help="Alias, timm:NAME, hf-hub:ORG/NAME, a .npz, .safetensors or .pth file, a run or hub folder; "
-        "FILE::KEY is one of a file's networks (x.pth::model), ADAPTER::base=MODEL a LoRA adapter on its base.",
-    ),
+_MODEL = (
+    "Alias, timm:NAME, hf-hub:ORG/NAME, a .npz, .safetensors or .pth file, a run or hub folder; "
+    "FILE::KEY is one of a file's networks (x.pth::model), ADAPTER::base=MODEL a LoRA adapter on its base."
+)
+ModelOption = Annotated[str, typer.Option("--model", "-m", help=_MODEL)]
+ModelsOption = Annotated[
+    list[str] | None,
+    typer.Option("--model", "-m", help=f"{_MODEL} May be repeated: all are run and compared. Default vit-mini."),
 ]
 RecipeOption = Annotated[str, typer.Option("--recipe", help="A shipped recipe ('vitft recipes ls'), or a TOML file.")]
 SetOption = Annotated[

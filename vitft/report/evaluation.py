@@ -35,15 +35,7 @@ def evaluation(
     parts: list[RenderableType] = [Text(title), _table(results)]
     parts += [Text(line) for line in footnotes(results)]
     short = dict(zip((r.model for r in results), model_titles([r.model for r in results]), strict=True))
-    for pair in compared:
-        low, high = pair.ci95
-        parts.append(
-            Text(
-                f"{short[pair.a]} - {short[pair.b]}: {100 * pair.difference:+.1f} points "
-                f"[{100 * low:+.1f}, {100 * high:+.1f}], paired on {pair.n:,} images "
-                f"({pair.a_only} and {pair.b_only} that only one of them has right), McNemar p = {pair.p:.2g}"
-            )
-        )
+    parts += [Text(said.paired_line(pair, short[pair.a], short[pair.b])) for pair in compared]
     for result, names in zip(results, class_names, strict=True):
         if result.per_class is not None:
             parts.append(_classes(result))

@@ -1,7 +1,7 @@
 """What a result's provenance says of its data, in the words of a footnote."""
 
 from vitft.data.subsets import absent_note as no_test_image
-from vitft.results.schema import Provenance
+from vitft.results.schema import Comparison, Provenance
 
 
 def of_data(p: Provenance) -> list[str]:
@@ -17,3 +17,13 @@ def of_data(p: Provenance) -> list[str]:
         lines.append(f"{p.overlap.n:,} images of {p.split} were trained or selected on, too, byte for byte: {where}")
     names = p.classes_without_test
     return [*lines, *[no_test_image(names)] * bool(names)]
+
+
+def paired_line(pair: Comparison, a: str, b: str) -> str:
+    """Say in a line how two models compare on the same images; `a` and `b` name them."""
+    low, high = pair.ci95
+    return (
+        f"{a} - {b}{'' if pair.seed is None else f', seed {pair.seed}'}: {100 * pair.difference:+.1f} points "
+        f"[{100 * low:+.1f}, {100 * high:+.1f}], paired on {pair.n:,} images "
+        f"({pair.a_only} and {pair.b_only} that only one of them has right), McNemar p = {pair.p:.2g}"
+    )

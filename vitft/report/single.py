@@ -11,7 +11,7 @@ from vitft.models.checkpoint import assumptions
 from vitft.report import formats, said
 from vitft.report.table import Column, Footnotes, Row, Table, Value
 from vitft.results.reading import load
-from vitft.results.schema import RunResult, TrainSize, side
+from vitft.results.schema import Comparison, RunResult, TrainSize, side
 
 _METHODS = {"full": "fine-tuned", "linear": "linear", "bias": "head and biases", "lora": "LoRA"}
 
@@ -81,12 +81,27 @@ def percent_half(interval: Sequence[float]) -> str:
     return f"±{100 * (interval[1] - interval[0]) / 2:.1f}"
 
 
-def table(results: Sequence[RunResult], published: Sequence[catalog.Published] | None = None) -> Table:
+def row_names(results: Sequence[RunResult]) -> list[str]:
+    """Return how each result's row is called: model and method, short where that still tells the models apart."""
+    models = {r.model for r in results}
+    short = {model: model_title(model) for model in models}
+    if len(set(short.values())) < len(models):
+        short = {model: model for model in models}
+    scratch = [" from scratch" if r.protocol.from_scratch else "" for r in results]
+    return [f"{short[r.model]}{s}, {method_title(r.method)}" for r, s in zip(results, scratch, strict=True)]
+
+
+def table(
+    results: Sequence[RunResult],
+    published: Sequence[catalog.Published] | None = None,
+    compared: Sequence[Comparison] = (),
+) -> Table:
     """Return one row a result, with its interval, and the published rows of the same weights and protocol.
 
     Args:
         results: of one task.
         published: rows to print below; None takes those that `catalog.published.for_result` finds.
+        compared: of the results on the same images, named as `row_names` does.
     """
     task = results[0].task
     columns = (
@@ -100,12 +115,12 @@ def table(results: Sequence[RunResult], published: Sequence[catalog.Published] |
     )
     notes = Footnotes()
     rows = []
-    for result in results:
+    names = row_names(results)
+    for name, result in zip(names, results, strict=True):
         metrics = result.metrics
-        scratch = " from scratch" if result.protocol.from_scratch else ""
         low, high = (100 * x for x in metrics.ci95)
         cells: dict[str, Value] = {
-            "model": f"{model_title(result.model)}{scratch}, {method_title(result.method)}",
+            "model": name,
             "top1": metrics.top1,
             "ci95": f"{low:.1f} – {high:.1f}" + (" (seeds)" if result.seeds else ""),
             "n": metrics.n,
@@ -118,12 +133,17 @@ def table(results: Sequence[RunResult], published: Sequence[catalog.Published] |
         origin = f"{row.source}; {row.protocol_text}." + (f" Differs: {', '.join(row.differs)}." if row.differs else "")
         cells = {"model": row.title, "top1": row.tasks[task] / 100, "resolution": str(row.resolution or "")}
         rows.append(Row(cells, "published", {"model": notes.mark([origin])}))
-    first = results[0]
-    tuned = [f"lr and the like chosen on val: {_point(first)}"] if first.point else []
-    caption = f"{task}: top-1 in percent on {first.provenance.split}, protocol {first.protocol.id}"
-    told = [note for r in results for note in (*r.checkpoint.notes, assumptions(r.checkpoint)) if note]
-    built = [f"{note[0].upper()}{note[1:]}." for note in told]
-    return Table(caption, columns, tuple(rows), tuple(notes.texts), (*tuned, *dict.fromkeys(built)))
+    several = len({r.model for r in results}) > 1
+    told: list[str] = []
+    for name, result in zip(names, results, strict=True):
+        lines = [f"lr and the like chosen on val: {_point(result)}"] if result.point else []
+        built = filter(None, (*result.checkpoint.notes, assumptions(result.checkpoint)))
+        lines += [f"{note[0].upper()}{note[1:]}." for note in built]
+        told += [f"{name}: {line}" if several else line for line in lines]
+    told += [said.paired_line(pair, pair.a, pair.b) for pair in compared]
+    protocols = ", ".join(dict.fromkeys(r.protocol.id for r in results))
+    caption = f"{task}: top-1 in percent on {results[0].provenance.split}, protocol {protocols}"
+    return Table(caption, columns, tuple(rows), tuple(notes.texts), tuple(dict.fromkeys(told)))
 
 
 def render(results: Sequence[RunResult], width: int = 100) -> str:

@@ -20,7 +20,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -52,6 +52,13 @@ def default_folder(task: str, model_slug: str, sha8: str, recipe: str, hash8: st
 def slug(text: str) -> str:
     """Return `text` as a file name: letters, digits, dot, dash and underscore."""
     return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-.") or "x"
+
+
+def beside(output: Path, names: Sequence[str]) -> list[Path]:
+    """Return where each of several models' files go below `--output`; `output` itself where there is one."""
+    if len(names) == 1:
+        return [output]
+    return [output / f"{i}-{slug(Path(name).stem)}" for i, name in enumerate(names, 1)]
 
 
 def claim(folder: Path, identity: Mapping[str, Any], *, overwrite: bool, resume: bool) -> None:

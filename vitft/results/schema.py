@@ -357,6 +357,7 @@ class Comparison(_Part):
 
     a: str
     b: str
+    seed: int | None = Field(None, description="of both, where there are several")
     n: int
     a_only: int = Field(description="images that only a has right")
     b_only: int
