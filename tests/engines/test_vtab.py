@@ -152,6 +152,50 @@ def test_shards_share_a_folder(vitft, data, small, tmp_path):
     assert vitft(*command, "--shard", "1/2", "--resume", "never")[0] == 2
 
 
+def test_shards_that_claim_at_once_wait_for_each_other_and_the_whole_command_for_them(
+    vitft, data, small, tmp_path, monkeypatch
+):
+    run = tmp_path / "run"
+    command = ["vtab", *small, "--tasks", "dmlab,svhn", "--data-dir", data / "all", "-o", run]
+
+    def holding(place, seconds):
+        place.mkdir(parents=True, exist_ok=True)
+        code = (
+            "import fcntl, sys, time\nf = open(sys.argv[1], 'a')\nfcntl.flock(f, fcntl.LOCK_EX)\n"
+            "print('held', flush=True)\ntime.sleep(float(sys.argv[2]))\n"
+        )
+        words = [sys.executable, "-c", code, str(place / ".lock"), str(seconds)]
+        process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
+        assert process.stdout.readline() == "held\n"
+        return process
+
+    with holding(run, 2):  # another shard's claim
+        code, _, err = vitft(*command, "--shard", "1/2")
+    assert code == 0 and "yet to do: dmlab" in " ".join(err.split())
+    with holding(run / "shards" / "2-of-2", 60) as other:
+        assert vitft(*command, "--overwrite")[0] == 2
+        assert vitft(*command, "--shard", "2/2")[0] == 2  # its place is taken
+        assert vitft(*command, "--shard", "1/2")[0] == 0
+        other.kill()
+    with holding(run / "shards" / "2-of-2", 2):
+        code, out, err = vitft(*command, "--format", "json")
+    assert code == 0 and "Shard 2/2 at work" in " ".join(err.split())
+    assert set(json.loads(out)["tasks"]) == {"dmlab", "svhn"}
+    monkeypatch.setattr("vitft.results.folders.CLAIM_S", 0.3)
+    with holding(run, 60) as other:  # a whole command at work
+        code, _, err = vitft(*command, "--shard", "1/2")
+        assert code == 2 and "Another vitft process" in err
+        other.kill()
+
+
+def test_a_dry_run_is_of_the_shard_and_looks_at_the_devices(vitft, data, small, tmp_path):
+    command = ["vtab", *small, "--data-dir", data / "all", "--tasks", "dmlab,svhn,dtd", "--dry-run"]
+    code, out, _ = vitft(*command, "--shard", "2/2", "--format", "json")
+    assert code == 0 and len(json.loads(out)["plan"]) == 1 and json.loads(out)["shard"] == "2/2"
+    assert "Plan of shard 1/2" in vitft(*command, "--shard", "1/2")[1]
+    assert vitft(*command, "--devices", "cpu,cuda:77")[0] == 2
+
+
 def test_the_table_in_every_format_and_nothing_for_a_dry_run(vitft, data, small, tmp_path):
     command = ["vtab", *small, "--data-dir", data / "all", "--tasks", "dmlab,svhn", "-o", tmp_path / "run"]
     code, out, _ = vitft(*command, "--dry-run")

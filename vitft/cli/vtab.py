@@ -1,7 +1,7 @@
 """`vitft vtab`: a whole suite, from 19 data sets to one table."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -102,8 +102,9 @@ def vtab(
     missing = dict(planned.missing)
     ready = _ready(asked, rows, missing)
     if dry_run:
-        _usable(model, device, asked.overrides)
-        payload, text = _dry(asked, rows, missing, planned.jobs, ready, folder)
+        _usable(model, _devices(devices) or (device,), asked.overrides)
+        jobs = [job for job in planned.jobs if job.name in part.tasks]
+        payload, text = _dry(asked, rows, missing, jobs, ready, folder, shard)
         console.emit(payload, text, "json" if format == "json" else "text")
         return
     if missing:
@@ -129,7 +130,7 @@ def vtab(
         resume=resume == "auto",
         overwrite=overwrite,
     )
-    _report(asked, folder, failed, missing, format)
+    _report(asked, folder, failed, missing, format, shard)
 
 
 def _run(
@@ -180,10 +181,13 @@ def _held(asked: "Asked", folder: Path, shard: str, *, resume: bool, overwrite: 
     import shutil
 
     from vitft.errors import CheckpointError, UsageError
-    from vitft.results.folders import claim, lock, nothing_left_behind
+    from vitft.results.folders import CLAIM_S, claim, lock, nothing_left_behind
 
     if not shard:
-        with lock(folder), nothing_left_behind(folder):
+        # Shards at work are waited for; what they leave is done then. Nothing of theirs is waited for to be deleted.
+        patient = resume and not overwrite
+        on_shards = console.note if patient else None
+        with lock(folder, wait=CLAIM_S * patient, on_shards=on_shards), nothing_left_behind(folder):
             claim(folder, asked.identity(), overwrite=overwrite, resume=resume)
             try:
                 yield
@@ -192,9 +196,10 @@ def _held(asked: "Asked", folder: Path, shard: str, *, resume: bool, overwrite: 
                 shutil.rmtree(folder / "logs", ignore_errors=True)
                 raise
         return
-    with lock(folder, shards=False):
-        claim(folder, asked.identity(), overwrite=False, resume=True)
-    with lock(folder / "shards" / shard.replace("/", "-of-")):
+    with ExitStack() as place:
+        with lock(folder, shards=False, wait=CLAIM_S):
+            claim(folder, asked.identity(), overwrite=False, resume=True)
+            place.enter_context(lock(folder / "shards" / shard.replace("/", "-of-")))
         yield
 
 
@@ -205,7 +210,9 @@ def _finished(asked: "Asked", folder: Path, missing: Mapping[str, str]) -> bool:
     return all((task, seed) in have for task in asked.tasks if task not in missing for seed in asked.seeds)
 
 
-def _report(asked: "Asked", folder: Path, failed: Mapping[str, str], missing: Mapping[str, str], format: str) -> None:
+def _report(
+    asked: "Asked", folder: Path, failed: Mapping[str, str], missing: Mapping[str, str], format: str, shard: str
+) -> None:
     """Write suite.json, print the table, and end with exit code 6 where a task failed."""
     from vitft.engines import suite as planning
     from vitft.errors import SuiteIncomplete
@@ -215,6 +222,15 @@ def _report(asked: "Asked", folder: Path, failed: Mapping[str, str], missing: Ma
 
     finals = planning.finals(asked, folder)
     why = {**missing, **{task: f"failed: {text}" for task, text in failed.items()}}
+    if shard:
+        have = {(r.task, r.seed) for r in finals}
+        left = [t for t in asked.tasks if t not in why and any((t, seed) not in have for seed in asked.seeds)]
+        why |= dict.fromkeys(left, "left to the other shards")
+        if left:
+            console.note(
+                f"Shard {shard} is done. The other shards have yet to do: {', '.join(left)}. "
+                "The last of them prints the whole table; so does this command without --shard."
+            )
     data = table.summarise(asked.suite, finals, shots=asked.shots, seeds=asked.seeds, failed=why)
     write_json(folder / "suite.json", to_json(data))
     if finals:
@@ -280,6 +296,7 @@ def _dry(
     jobs: "Sequence[Job]",
     ready: str,
     folder: Path,
+    shard: str,
 ) -> tuple[dict[str, Any], str]:
     from vitft.engines import suite as planning
     from vitft.protocol.units import tune_units
@@ -299,14 +316,17 @@ def _dry(
     payload = {
         "suite": asked.suite.name,
         "folder": str(folder),
+        "shard": shard,
         "data": [asdict(row) | {"usable": row.task not in missing} for row in rows],
         "plan": plan,
         "estimate": asdict(cost),
     }
+    own = ", ".join(job.name for job in jobs) or "no task"
     swept = ", ".join(sorted({key for job in jobs for key in job.sweep}))
     text = (
         f"{ready}\n"
-        f"Plan: recipe {asked.recipe.name}, tasks {len(jobs)}, fits {cost.units} "
+        f"Plan{f' of shard {shard} ({own})' if shard else ''}: "
+        f"recipe {asked.recipe.name}, tasks {len(jobs)}, fits {cost.units} "
         f"({f'{swept} tuned on val200' if swept else 'nothing tuned'}), seeds {', '.join(map(str, asked.seeds))}.\n"
         f"{cost.train_images:,} training images, {cost.test_images:,} to evaluate, "
         f"about {cost.flops:.0e} floating-point operations (a rough rule: parameters x patches, three passes a step).\n"
@@ -315,14 +335,15 @@ def _dry(
     return payload, text
 
 
-def _usable(model: str, device: str, overrides: Mapping[str, Any]) -> None:
+def _usable(model: str, on: Sequence[str], overrides: Mapping[str, Any]) -> None:
     """Raise what a run would raise of a model or a device that is not there, before anything is planned."""
     from vitft import device as devices
     from vitft.models import loading
     from vitft.models.said import Said
 
     loading.load(model, weights=False, said=Said.within(overrides))
-    devices.pick(device)
+    for device in on:
+        devices.pick(device)
 
 
 def _devices(text: str) -> tuple[str, ...]:

@@ -34,8 +34,9 @@ def comparisons(runs: Sequence[Named]) -> tuple[list[Comparison], list[str]]:
         if not seeds:
             notes.append(f"{a} and {b} have no stored predictions of the same seed: they are not compared in pairs.")
         for seed in seeds:
-            mine, theirs = (predictions.load(path).correct for path in (files[seed], others[seed]))
-            found.append(Comparison(a=a, b=b, seed=seed if len(files) > 1 else None, **asdict(paired(mine, theirs))))
+            right, rights = predictions.load(files[seed]).correct, predictions.load(others[seed]).correct
+            shown = seed if len(files) > 1 else None
+            found.append(Comparison(a=a, b=b, seed=shown, **asdict(paired(right, rights))))
     return found, notes
 
 

@@ -20,10 +20,11 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from vitft.errors import CheckpointError, RunFolderOccupied, UsageError, VitftError
 from vitft.results.files import cannot_write, damaged, read_json, write_json
@@ -134,36 +135,64 @@ def differing(known: Mapping[str, Any], wanted: Mapping[str, Any], prefix: str =
     return lines
 
 
+CLAIM_S = 30.0
+"""How long a shard waits for another to claim the folder, which takes a moment."""
+
+_LOOK_EVERY_S = 0.2
+
+
 @contextmanager
-def lock(folder: Path, *, shards: bool = True) -> Iterator[None]:
+def lock(
+    folder: Path, *, shards: bool = True, wait: float = 0.0, on_shards: Callable[[str], None] | None = None
+) -> Iterator[None]:
     """Hold a folder against a second vitft process; the kernel lets go of it when this one dies, however it dies.
 
     Args:
         shards: hold the places of all shards in it, too.
+        wait: seconds to wait for the folder itself.
+        on_shards: told once that shards are at work, whose end is then waited for; None = that is refused.
 
     Raises:
         UsageError: the folder is a file, or another process works there (exit code 2).
     """
     if folder.is_file():
         raise UsageError(f"--output '{folder}' is a file.", "Legal: a new folder, or one of an earlier run.")
-    with ExitStack() as held:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            files = [held.enter_context((folder / ".lock").open("a"))]
-            if shards:
-                files += [held.enter_context(path.open("a")) for path in sorted(folder.glob("shards/*/.lock"))]
-        except OSError as error:
-            raise cannot_write(folder, error) from None
-        try:
-            for file in files:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+    until, told = time.monotonic() + wait, False
+    while True:
+        with ExitStack() as held:
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                own = held.enter_context((folder / ".lock").open("a"))
+                places = sorted(folder.glob("shards/*/.lock")) if shards else []
+                files = [held.enter_context(path.open("a")) for path in places]
+            except OSError as error:
+                raise cannot_write(folder, error) from None
+            free = _held(own)
+            busy = [path.parent.name for path, file in zip(places, files, strict=True) if not _held(file)]
+            if free and not busy:
+                yield
+                return
+        if free and on_shards is not None:
+            # Let go of meanwhile, so that more shards can come.
+            until = time.monotonic() + wait
+            if not told:
+                on_shards(f"Shard {', '.join(busy).replace('-of-', '/')} at work in '{folder}': waiting for its end.")
+            told = True
+        elif time.monotonic() >= until:
             raise UsageError(
                 f"Another vitft process is at work in '{folder}'.",
-                "Legal: one process a run folder.",
+                "Legal: one process a run folder, or several with --shard.",
                 "Wait for it, or choose another folder with --output.",
-            ) from None
-        yield
+            )
+        time.sleep(_LOOK_EVERY_S)
+
+
+def _held(file: IO[str]) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
 
 
 @contextmanager
