@@ -469,3 +469,42 @@ def test_predict_tells_of_pixels_that_no_patch_covers(run: Run, folder: Path) ->
 def test_an_interval_over_seeds_stays_within_what_an_accuracy_can_be() -> None:
     low, high = frozen._row(fs.Row("ridge", 1, 0, 3, (0, 9, 10), 10, (0, 1, 2), 0, 0)).ci95
     assert (low, high) == (0.0, 1.0)
+
+
+def test_a_run_with_several_seeds_is_evaluated_with_all_of_them_or_says_which(
+    run: Run, folder: Path, tmp_path: Path
+) -> None:
+    from scipy import stats
+
+    seeds = (0, 1, 2)
+    args = ("--steps", 1, "-b", 4, "-r", 32, "--lr", 0.5, "--device", "cpu", "--seeds", "0,1,2")
+    run("finetune", folder, "-m", "vit-mini", *args, "-o", tmp_path / "run")
+    trained = json.loads((tmp_path / "run/result.json").read_text())
+    top1 = [trained["seeds"][str(seed)]["top1"] for seed in seeds]
+    command = ("eval", tmp_path / "run", folder, "--device", "cpu")
+    told = json.loads(run(*command, "--format", "json", "--confusion", "-o", tmp_path / "out").stdout)
+    assert [told["seeds"][str(seed)]["top1"] for seed in seeds] == top1
+    metrics = told["metrics"]
+    assert metrics["top1"] == pytest.approx(np.mean(top1)) and "correct" not in metrics
+    assert metrics["ci95_of"] == "the mean over seeds" and told["model"] == str(tmp_path / "run")
+    if len(set(top1)) > 1:
+        low, high = stats.t.interval(0.95, 2, loc=np.mean(top1), scale=stats.sem(top1))
+        assert metrics["ci95"] == pytest.approx([max(0, low), min(1, high)])
+    assert sum(map(sum, told["confusion"])) == 3 * metrics["n"]
+    assert {p.parent.name for p in tmp_path.glob("out/*/predictions.parquet")} == {"seed-0", "seed-1", "seed-2"}
+    parse(json.loads((tmp_path / "out/result.json").read_text()), EvalResult, "it")
+    shown = run(*command)
+    assert "all 3 seeds" in " ".join(shown.stderr.split()) and "mean over seeds" in " ".join(shown.stdout.split())
+
+    against = json.loads(run("eval", tmp_path / "run", tmp_path / "run/weights.safetensors", folder,
+                             "--device", "cpu", "--format", "json").stdout)  # fmt: skip
+    assert [pair["seed"] for pair in against["paired"]] == [0, 1, 2]
+    assert against["paired"][0]["difference"] == 0  # the run folder's own file is that of the first seed
+
+    (tmp_path / "run/units" / trained["units"][1] / "weights.safetensors").unlink()
+    found = run(*command, "--format", "json")
+    words = "seed 0 alone of the run's seeds 0, 1, 2"
+    assert words in " ".join(found.stderr.split())
+    alone = json.loads(found.stdout)
+    assert alone["metrics"]["top1"] == top1[0] and "seeds" not in alone
+    assert any(words in note for note in alone["checkpoint"]["notes"])

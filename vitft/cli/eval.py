@@ -1,5 +1,7 @@
 """`vitft eval`: one or more networks on every image of a test split, each image once."""
 
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -77,6 +79,7 @@ def eval_(
         source = find(task, data_dir)
         from vitft.data.subsets import absent_note
         from vitft.evaluation import evaluate as ev
+        from vitft.evaluation import seeds
         from vitft.evaluation.network import open_network
         from vitft.models.checkpoint import assumptions
         from vitft.report import evaluation as report
@@ -85,28 +88,42 @@ def eval_(
         what = ev.subject(source, with_real=real, limit=limit, complete=complete)
         if what.missing:
             console.note(f"Missing: {', '.join(what.missing)}.")
-        opened = _checked(models, what, fixed)
+        chosen = [seeds.members(name) for name in models]
+        opened = _checked([path for own, _ in chosen for path in own.values()], what, fixed)
         done, results = [], []
-        for name, folder in zip(models, folders, strict=True):
-            network = open_network(opened.pop(name, name), fixed, crop_pct=crop_pct, device=device, precision=precision)
-            unsaid = assumptions(network.info) if format == "json" else ""  # else a footnote says it
-            for note in filter(None, [*network.info.notes, unsaid]):
-                hooks.note(f"{name}: {note}")
-            found = ev.evaluate(network, what, batch_size=batch_size, workers=workers or machine.cores(), hooks=hooks)
-            network.net.to("cpu")  # the next one may need the room
-            done.append(found)
+        for name, folder, (own, choice) in zip(models, folders, chosen, strict=True):
+            if choice:
+                hooks.note(f"{name}: {choice}.")
+            of_seed: dict[seeds.Seed, Evaluation] = {}
+            answers: dict[seeds.Seed, EvalResult] = {}
+            for seed, path in own.items():
+                checkpoint = opened.pop(path, path)
+                network = open_network(checkpoint, fixed, crop_pct=crop_pct, device=device, precision=precision)
+                unsaid = assumptions(network.info) if format == "json" else ""  # else a footnote says it
+                for note in filter(None, [*network.info.notes, unsaid]) if not of_seed else ():
+                    hooks.note(f"{name}: {note}")
+                info = replace(network.info, name=name if seed is not None else network.info.name)
+                network = replace(network, info=info.with_notes(choice))
+                found = ev.evaluate(
+                    network, what, batch_size=batch_size, workers=workers or machine.cores(), hooks=hooks
+                )
+                network.net.to("cpu")  # the next one may need the room
+                of_seed[seed] = found
+                answers[seed] = ev.result(found, per_class=per_class_accuracy, with_confusion=confusion)
+            done.append((next(iter(answers.values())).model, of_seed))
             for line in filter(None, [absent_note(found.subject.classes_without_test)]):
                 hooks.note(f"{name}: {line}")
-            results.append(ev.result(found, per_class=per_class_accuracy, with_confusion=confusion))
+            results.append(seeds.combined(answers))
             if folder is not None:
-                _save(folder, results[-1], found)
-    compared = ev.comparisons(done) if len(done) > 1 else []
+                _save(folder, results[-1], of_seed)
+    compared = seeds.comparisons(done) if len(done) > 1 else []
     payloads = [to_json(r) for r in results]
     payload: Any = (
         payloads[0] if len(payloads) == 1 else {"results": payloads, "paired": [to_json(c) for c in compared]}
     )
-    names = [found.subject.split.class_names for found in done]
-    shown = "" if format == "json" else report.evaluation(ev.title(done[0].subject), results, compared, names)
+    subjects = [next(iter(of_seed.values())).subject for _, of_seed in done]
+    names = [subject.split.class_names for subject in subjects]
+    shown = "" if format == "json" else report.evaluation(ev.title(subjects[0]), results, compared, names)
     console.emit(payload, shown, format)
 
 
@@ -137,13 +154,13 @@ def _folders(output: Path | None, models: list[str], overwrite: bool) -> list[Pa
     return list(own)
 
 
-def _save(folder: Path, result: "EvalResult", found: "Evaluation") -> None:
+def _save(folder: Path, result: "EvalResult", done: "Mapping[int | None, Evaluation]") -> None:
     from vitft.evaluation import predictions
     from vitft.results.files import write_json
     from vitft.results.schema import to_json
 
-    split = found.subject.split
-    predictions.save(
-        folder / "predictions.parquet", split.keys, split.labels, found.predictions.logits, split.class_names
-    )
+    for seed, found in done.items():
+        split, logits = found.subject.split, found.predictions.logits
+        own = folder if seed is None else folder / f"seed-{seed}"
+        predictions.save(own / "predictions.parquet", split.keys, split.labels, logits, split.class_names)
     write_json(folder / "result.json", to_json(result))

@@ -2,7 +2,6 @@
 
 import time
 from dataclasses import asdict, dataclass, replace
-from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,7 @@ from vitft.data import official, subsets
 from vitft.data.split import Source, Split
 from vitft.errors import CheckpointError, DataError, DataMissing
 from vitft.evaluation import metrics, real
-from vitft.evaluation.intervals import paired, wilson
+from vitft.evaluation.intervals import wilson
 from vitft.evaluation.network import Network, computed, head_fits
 from vitft.evaluation.predict import Predictions, predict
 from vitft.images.batches import eval_batches
@@ -23,7 +22,6 @@ from vitft.progress import Hooks
 from vitft.recipes import digest
 from vitft.results.schema import (
     ClassAccuracy,
-    Comparison,
     Env,
     EvalProtocol,
     EvalResult,
@@ -229,14 +227,6 @@ def title(what: Subject) -> str:
         return f"{split.task}, {split.name}, {len(split):,} images"
     name = "ImageNet accuracy" if is_imagenet(split) else f"the accuracy on {split.task}"
     return f"{split.task}, {what.stamp}: not {name}"
-
-
-def comparisons(done: list[Evaluation]) -> list[Comparison]:
-    """Compare every two networks on the same images: "a" minus "b"."""
-    return [
-        Comparison(a=a.network.info.name, b=b.network.info.name, **asdict(paired(a.correct, b.correct)))
-        for a, b in combinations(done, 2)
-    ]
 
 
 def is_imagenet(split: Split) -> bool:

@@ -7,7 +7,7 @@ from vitft.catalog import published, tasks
 from vitft.data.sources.own_split import OWN
 from vitft.models.checkpoint import assumptions, cropping
 from vitft.report import said
-from vitft.report.single import model_titles
+from vitft.report.single import model_title, model_titles
 from vitft.results.schema import Comparison, EvalResult, FewshotResult
 
 if TYPE_CHECKING:
@@ -81,14 +81,19 @@ def _table(results: Sequence[EvalResult]) -> "RenderableType":
             "x".join(dict.fromkeys(str(side) for side in result.protocol.resolution)),
             percent(m.top1),
             span(m.ci95),
-            f"{m.correct:,}/{m.n:,}",
+            _right(m.correct, m.n),
         ]
         if five:
             cells.append(percent(m.top5))
         if real:
-            cells += [percent(m.real_top1), span(m.real_ci95), f"{m.real_correct:,}/{m.real_n:,}"]
+            cells += [percent(m.real_top1), span(m.real_ci95), _right(m.real_correct, m.real_n)]
         table.add_row(*cells)
     return table
+
+
+def _right(correct: int | None, n: int | None) -> str:
+    """Write how many of how many; a mean over seeds has no such count."""
+    return f"{correct:,}/{n:,}" if correct is not None else f"n {n:,}"
 
 
 def footnotes(results: Sequence[EvalResult | FewshotResult]) -> list[str]:
@@ -104,13 +109,20 @@ def footnotes(results: Sequence[EvalResult | FewshotResult]) -> list[str]:
             f"images: {r.protocol.resize}{crop}, {r.protocol.interpolation}, "
             f"mean {_short(pre.mean)}, std {_short(pre.std)}; {r.settings.precision}"
         )
-        lines += filter(None, [assumptions(r.checkpoint)])
+        lines += filter(None, [assumptions(r.checkpoint), *_seeds(r)])
     stamp = results[0].provenance
     own = stamp.completeness == "partial" and not tasks.canonical(results[0].task)
     where = f"data: {stamp.source}" + ("" if own else f", {stamp.completeness}")
     beside = [line for r in results if isinstance(r, EvalResult) for line in _published(r)]
     why = f", {stamp.why}" if stamp.why.startswith(OWN) else f" ({stamp.why})" if stamp.why else ""
     return [*dict.fromkeys(lines), where + why, *beside]
+
+
+def _seeds(result: EvalResult | FewshotResult) -> list[str]:
+    if not isinstance(result, EvalResult) or not result.seeds:
+        return []
+    each = ", ".join(f"seed {seed} {percent(m.top1)}" for seed, m in result.seeds.items())
+    return [f"{model_title(result.model)}: mean over seeds, 95 % of that mean (Student's t): {each}"]
 
 
 def _published(result: EvalResult) -> list[str]:

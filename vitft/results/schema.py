@@ -344,6 +344,7 @@ class EvalResult(_Result):
 
     kind: Literal["eval"] = "eval"
     metrics: Metrics
+    seeds: dict[str, Metrics] | None = Field(None, description="seed -> metrics, of a run with several")
     stamp: str = Field("", description='"" for a whole split, else "subset n"')
     missing: tuple[str, ...] = ()
     protocol: EvalProtocol

@@ -1,0 +1,95 @@
+"""A run with several seeds, evaluated: every seed's network, their mean, and comparisons seed by seed."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from itertools import combinations
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from vitft.evaluation.evaluate import Evaluation
+from vitft.evaluation.intervals import clipped, paired, t_interval
+from vitft.models import places
+from vitft.results.files import read_json
+from vitft.results.folders import unit_folder
+from vitft.results.schema import ClassAccuracy, Comparison, EvalResult, Metrics
+
+_WEIGHTS = "weights.safetensors"
+
+Seed = int | None
+
+
+def members(model: str) -> tuple[dict[Seed, str], str]:
+    """Return the networks of a model by their seeds, and what a reader must know of that choice.
+
+    A run with several seeds whose weights are all kept has one each; anything else is one network, without a seed.
+
+    Raises:
+        CheckpointError: the run's result.json is damaged (exit code 4).
+    """
+    path = Path(places.split(model)[0]).expanduser()
+    run = path if path.is_dir() else path.parent
+    if not (path.is_dir() or path.name == _WEIGHTS) or not (run / _WEIGHTS).is_file():
+        return {None: model}, ""
+    result = read_json(run / "result.json") or {}
+    seeds, units = result.get("seeds"), result.get("units")
+    if result.get("kind") != "finetune" or not isinstance(seeds, dict) or not isinstance(units, list | tuple):
+        return {None: model}, ""
+    files = {int(seed): unit_folder(run, unit) / _WEIGHTS for seed, unit in zip(seeds, units, strict=True)}
+    if path.is_dir() and all(file.is_file() for file in files.values()):
+        return {seed: str(file.parent) for seed, file in files.items()}, f"all {len(files)} seeds of the run"
+    why = "the file that was named" if not path.is_dir() else "the weights of the others are not all here"
+    return {None: model}, f"seed {next(iter(files))} alone of the run's seeds {', '.join(map(str, files))}: {why}"
+
+
+def combined(results: Mapping[Seed, EvalResult]) -> EvalResult:
+    """Return one result for all seeds: means over them, with Student's t interval; class counts are sums."""
+    first = next(iter(results.values()))
+    if len(results) == 1:
+        return first
+    found = [r.metrics for r in results.values()]
+    tops = [m.top1 for m in found]
+    fields: dict[str, Any] = {
+        "top1": fmean(tops),
+        "n": found[0].n,
+        "ci95": clipped(t_interval(tops)),
+        "ci95_of": "the mean over seeds",
+    }
+    fives, reals = (
+        [m.top5 for m in found if m.top5 is not None],
+        [m.real_top1 for m in found if m.real_top1 is not None],
+    )
+    if fives:
+        fields["top5"] = fmean(fives)
+    if reals:
+        fields |= {"real_top1": fmean(reals), "real_ci95": clipped(t_interval(reals)), "real_n": found[0].real_n}
+    changed: dict[str, Any] = {
+        "metrics": Metrics(**fields),
+        "seeds": {str(seed): r.metrics for seed, r in results.items()},
+    }
+    if first.per_class is not None:
+        columns = zip(*(r.per_class or () for r in results.values()), strict=True)
+        changed["per_class"] = tuple(_summed(rows) for rows in columns)
+    if first.confusion is not None:
+        tables = [r.confusion or () for r in results.values()]
+        changed["confusion"] = tuple(
+            tuple(sum(counts) for counts in zip(*rows, strict=True)) for rows in zip(*tables, strict=True)
+        )
+    return first.model_copy(update=changed)
+
+
+def _summed(rows: Sequence[ClassAccuracy]) -> ClassAccuracy:
+    correct, n = sum(row.correct for row in rows), sum(row.n for row in rows)
+    return ClassAccuracy(class_name=rows[0].class_name, correct=correct, n=n, accuracy=correct / n if n else None)
+
+
+def comparisons(done: Sequence[tuple[str, Mapping[Seed, Evaluation]]]) -> list[Comparison]:
+    """Compare every two models on the same images, seed by seed where both have them; else with each seed."""
+    found = []
+    for (a, ones), (b, others) in combinations(done, 2):
+        both = [(seed, seed) for seed in ones if seed in others]
+        pairs = both or [(x, y) for x in ones for y in others if x is None or y is None]
+        for x, y in pairs:
+            shown = x if x is not None else y
+            found.append(Comparison(a=a, b=b, seed=shown, **asdict(paired(ones[x].correct, others[y].correct))))
+    return found
