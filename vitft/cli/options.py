@@ -104,3 +104,11 @@ def parse_seeds(text: str) -> tuple[int, ...]:
     if not all(p.isdecimal() for p in parts) or len(set(parts)) < len(parts):
         raise UsageError(f"Seeds '{text}' are no list of different numbers.", "Legal: e.g. --seeds 0,1,2.")
     return tuple(int(p) for p in parts)
+
+
+def parse_devices(text: str) -> tuple[str, ...]:
+    """Turn "0,1" or "cpu,cuda:0" into the names of devices. Raises UsageError."""
+    words = [word.strip() for word in text.split(",") if word.strip()]
+    if text and not words:
+        raise UsageError(f"--devices '{text}' names none.", "Legal: 0,1 (CUDA), or cpu, cuda:0, ...")
+    return tuple(f"cuda:{word}" if word.isdecimal() else word for word in words)

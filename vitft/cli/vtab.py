@@ -82,7 +82,7 @@ def vtab(
     if shard and (overwrite or resume == "never"):
         flag = "--overwrite" if overwrite else "--resume never"
         raise UsageError(f"{flag} would delete what the other shards have done.", "Legal: either, not both.")
-    o.checked([model], device, *_devices(devices))
+    o.checked([model], device, *o.parse_devices(devices))
     asked = planning.Asked(
         chosen,
         suites.choose(chosen, tasks or "all"),
@@ -102,9 +102,9 @@ def vtab(
     missing = dict(planned.missing)
     ready = _ready(asked, rows, missing)
     if dry_run:
-        _usable(model, _devices(devices) or (device,), asked.overrides)
-        jobs = [job for job in planned.jobs if job.name in part.tasks]
-        payload, text = _dry(asked, rows, missing, jobs, ready, folder, shard)
+        _usable(model, o.parse_devices(devices) or (device,), asked.overrides)
+        mine = [job for job in planned.jobs if job.name in part.tasks]
+        payload, text = _dry(asked, rows, missing, mine, ready, folder, shard)
         console.emit(payload, text, "json" if format == "json" else "text")
         return
     if missing:
@@ -124,7 +124,7 @@ def vtab(
         planned,
         folder,
         runtime,
-        _devices(devices),
+        o.parse_devices(devices),
         shard,
         engine=engine,
         resume=resume == "auto",
@@ -178,22 +178,22 @@ def _run(
 @contextmanager
 def _held(asked: "Asked", folder: Path, shard: str, *, resume: bool, overwrite: bool) -> Iterator[None]:
     """Claim the run folder and hold it; shards hold a place of their own in it."""
-    import shutil
+    from shutil import rmtree
 
     from vitft.errors import CheckpointError, UsageError
     from vitft.results.folders import CLAIM_S, claim, lock, nothing_left_behind
 
     if not shard:
-        # Shards at work are waited for; what they leave is done then. Nothing of theirs is waited for to be deleted.
+        # Shards at work are waited for, but never to delete what they do.
         patient = resume and not overwrite
-        on_shards = console.note if patient else None
-        with lock(folder, wait=CLAIM_S * patient, on_shards=on_shards), nothing_left_behind(folder):
+        told = console.note if patient else None
+        with lock(folder, wait=CLAIM_S * patient, on_shards=told), nothing_left_behind(folder):
             claim(folder, asked.identity(), overwrite=overwrite, resume=resume)
             try:
                 yield
             except (UsageError, CheckpointError):
                 # The error says it all; the workers' logs add nothing.
-                shutil.rmtree(folder / "logs", ignore_errors=True)
+                rmtree(folder / "logs", ignore_errors=True)
                 raise
         return
     with ExitStack() as place:
@@ -321,11 +321,10 @@ def _dry(
         "plan": plan,
         "estimate": asdict(cost),
     }
-    own = ", ".join(job.name for job in jobs) or "no task"
     swept = ", ".join(sorted({key for job in jobs for key in job.sweep}))
     text = (
         f"{ready}\n"
-        f"Plan{f' of shard {shard} ({own})' if shard else ''}: "
+        f"Plan{f' of shard {shard} ({_few([job.name for job in jobs])})' if shard else ''}: "
         f"recipe {asked.recipe.name}, tasks {len(jobs)}, fits {cost.units} "
         f"({f'{swept} tuned on val200' if swept else 'nothing tuned'}), seeds {', '.join(map(str, asked.seeds))}.\n"
         f"{cost.train_images:,} training images, {cost.test_images:,} to evaluate, "
@@ -346,15 +345,6 @@ def _usable(model: str, on: Sequence[str], overrides: Mapping[str, Any]) -> None
         devices.pick(device)
 
 
-def _devices(text: str) -> tuple[str, ...]:
-    from vitft.errors import UsageError
-
-    words = [word.strip() for word in text.split(",") if word.strip()]
-    if text and not words:
-        raise UsageError(f"--devices '{text}' names none.", "Legal: 0,1 (CUDA), or cpu, cuda:0, ...")
-    return tuple(f"cuda:{word}" if word.isdecimal() else word for word in words)
-
-
-def _few(tasks: Mapping[str, str]) -> str:
+def _few(tasks: "Mapping[str, str] | Sequence[str]") -> str:
     names = list(tasks)
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
