@@ -30,7 +30,7 @@ from vitft.protocol.jobs import Runtime, make
 from vitft.protocol.run import run_unit
 from vitft.protocol.units import Job, Scheme, Unit, final_units
 from vitft.protocol.warm import Warm
-from vitft.results.schema import Seen
+from vitft.results.parts import Seen
 from vitft.settings import Settings
 
 CPU = Runtime(device="cpu")

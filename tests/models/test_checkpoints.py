@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from vitft.errors import CheckpointError, CheckpointUnsafe, DiskFull, UnknownName
 from vitft.models import loading
 from vitft.models.build import build, save_weights
-from vitft.results.schema import Architecture, CheckpointInfo
+from vitft.results.checkpoint import Architecture, CheckpointInfo
 from vitft.settings import Settings
 
 TINY = {"img_size": 32, "patch_size": 8, "embed_dim": 64, "depth": 2, "num_heads": 2, "num_classes": 5}

@@ -33,7 +33,7 @@ from vitft.protocol.guard import Guard
 from vitft.protocol.jobs import Runtime, make
 from vitft.protocol.run import _training_split, run_unit
 from vitft.protocol.units import DEV, Scheme, final_units, scheme, select, tune_units
-from vitft.results.schema import Seen
+from vitft.results.parts import Seen
 from vitft.settings import Settings
 
 MODEL = "timm:test_vit"

@@ -10,7 +10,7 @@ from vitft.cli import console
 from vitft.cli.options import FormatOption
 
 if TYPE_CHECKING:
-    from vitft.results.schema import CheckpointInfo
+    from vitft.results.checkpoint import CheckpointInfo
 
 app = typer.Typer(help="Checkpoints: list, describe, fetch.", no_args_is_help=True, rich_markup_mode=None)
 

@@ -19,7 +19,8 @@ from vitft.protocol.units import Job, Unit
 from vitft.protocol.warm import Warm
 from vitft.results.files import write_json
 from vitft.results.folders import SHOWN, unit_folder
-from vitft.results.schema import Metrics, RunResult, Tuned, UnitResult, to_json, worst_overlap
+from vitft.results.parts import Metrics
+from vitft.results.schema import RunResult, Tuned, UnitResult, to_json, worst_overlap
 
 
 def run_job(job: Job, source: Source, folder: Path, runtime: Runtime, hooks: Hooks | None = None) -> RunResult:

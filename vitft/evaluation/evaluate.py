@@ -20,15 +20,8 @@ from vitft.evaluation.predict import Predictions, predict
 from vitft.images.batches import eval_batches
 from vitft.progress import Hooks
 from vitft.recipes import digest
-from vitft.results.schema import (
-    ClassAccuracy,
-    Env,
-    EvalProtocol,
-    EvalResult,
-    Metrics,
-    Provenance,
-    Timing,
-)
+from vitft.results.parts import Env, EvalProtocol, Metrics, Provenance, Timing
+from vitft.results.schema import ClassAccuracy, EvalResult
 
 LISTED = 0.01
 """Missing names are listed when they are less than this share of the official images."""

@@ -20,7 +20,8 @@ from vitft.images.fingerprints import fingerprints
 from vitft.images.overlap import overlap
 from vitft.progress import Hooks
 from vitft.recipes import digest
-from vitft.results.schema import Env, FewshotProtocol, FewshotResult, FewshotRow, Provenance
+from vitft.results.parts import Env, FewshotProtocol, Provenance
+from vitft.results.schema import FewshotResult, FewshotRow
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,10 @@ from vitft.models import build as models
 from vitft.models import loading
 from vitft.models.checkpoint import Checkpoint
 from vitft.models.said import Said
+from vitft.results.checkpoint import CheckpointInfo
+from vitft.results.parts import Computed
 from vitft.results.reading import load
-from vitft.results.schema import CheckpointInfo, Computed, RunResult
+from vitft.results.schema import RunResult
 from vitft.settings import Preprocess, Settings
 
 _NORMALISE = {

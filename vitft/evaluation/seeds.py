@@ -12,7 +12,8 @@ from vitft.evaluation.intervals import clipped, paired, t_interval
 from vitft.models import places
 from vitft.results.files import read_json
 from vitft.results.folders import unit_folder
-from vitft.results.schema import ClassAccuracy, Comparison, EvalResult, Metrics
+from vitft.results.parts import Metrics
+from vitft.results.schema import ClassAccuracy, Comparison, EvalResult
 
 _WEIGHTS = "weights.safetensors"
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from vitft.data.split import Split
 from vitft.images import fingerprints
 from vitft.progress import Hooks
-from vitft.results.schema import Overlap
+from vitft.results.parts import Overlap
 
 
 def overlap(

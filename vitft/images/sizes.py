@@ -9,7 +9,7 @@ from PIL import Image, UnidentifiedImageError
 
 from vitft.data.split import Split
 from vitft.images.decode import unreadable
-from vitft.results.schema import Seen
+from vitft.results.parts import Seen
 
 MOST = 256
 """Images that are looked at, evenly spread over the split."""

@@ -14,7 +14,7 @@ from vitft.errors import CheckpointError
 from vitft.models.npz import stage_units
 from vitft.models.said import ACTIVATIONS
 from vitft.models.tags import closest_tag
-from vitft.results.schema import Architecture, Size
+from vitft.results.checkpoint import Architecture, Size
 
 State = Mapping[str, Tensor]
 

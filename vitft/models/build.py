@@ -17,7 +17,7 @@ from vitft.models.checkpoint import Checkpoint
 from vitft.models.loading import save_weights as save_weights
 from vitft.models.methods import head_names
 from vitft.models.said import ACTIVATIONS, Said
-from vitft.results.schema import Architecture, CheckpointInfo, Size, side
+from vitft.results.checkpoint import Architecture, CheckpointInfo, Size, side
 from vitft.settings import Settings
 
 # Parts of pre-training that a classifier has no place for.

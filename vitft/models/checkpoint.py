@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from vitft.results.schema import CheckpointInfo, Size
+from vitft.results.checkpoint import CheckpointInfo, Size
 from vitft.settings import CropMode, Preprocess
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from vitft.results.schema import Size
+from vitft.results.checkpoint import Size
 
 
 def vit_macs(

@@ -21,7 +21,7 @@ from vitft.models.choice import Chosen
 from vitft.models.methods import head_names
 from vitft.models.renaming import spelled
 from vitft.models.said import Said
-from vitft.results.schema import Architecture, CheckpointInfo
+from vitft.results.checkpoint import Architecture, CheckpointInfo
 
 # Arguments of timm's factory that read files or change what is loaded.
 _RESERVED = frozenset(

@@ -12,7 +12,7 @@ from vitft.models.architecture import Inferred, infer
 from vitft.models.checkpoint import Checkpoint
 from vitft.models.processor import pair, refused
 from vitft.models.said import ACTIVATIONS, Said
-from vitft.results.schema import CheckpointInfo, Size
+from vitft.results.checkpoint import CheckpointInfo, Size
 
 MODEL_TYPES = ("vit", "deit")
 """Model types of the library that are timm's under other names."""

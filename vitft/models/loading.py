@@ -27,7 +27,7 @@ from vitft.models.architecture import Inferred, infer
 from vitft.models.checkpoint import Checkpoint, crop_mode
 from vitft.models.renaming import heads_of_layout, spelled
 from vitft.models.said import Said, apply
-from vitft.results.schema import Architecture, CheckpointInfo, Triple
+from vitft.results.checkpoint import Architecture, CheckpointInfo, Triple
 
 WEIGHTS = "weights.safetensors"
 RESULT = "result.json"

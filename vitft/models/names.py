@@ -15,7 +15,7 @@ from vitft.catalog.models import MODELS, ModelAlias
 from vitft.catalog.stamps import MEAN_STD, STAMPS
 from vitft.errors import CheckpointError, UnknownName
 from vitft.models import kinds, places
-from vitft.results.schema import Architecture, CheckpointInfo
+from vitft.results.checkpoint import Architecture, CheckpointInfo
 
 _FLEXI_PATCH = 16  # of the files; another one is made of it when the network is built
 

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vitft.results.schema import Size
+from vitft.results.checkpoint import Size
 
 Mode = Literal["bilinear", "bicubic"]
 

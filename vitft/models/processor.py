@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from vitft.errors import CheckpointError
-from vitft.results.schema import Size, Triple, side
+from vitft.results.checkpoint import Size, Triple, side
 from vitft.settings import CropMode
 
 FILE = "preprocessor_config.json"

@@ -9,7 +9,7 @@ from torch import nn
 
 from vitft.errors import CheckpointError, UsageError
 from vitft.models.checkpoint import Checkpoint
-from vitft.results.schema import Size
+from vitft.results.checkpoint import Size
 from vitft.settings import CHECKPOINT_KEYS, Settings
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {

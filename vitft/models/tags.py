@@ -5,7 +5,7 @@ import re
 
 import timm
 
-from vitft.results.schema import Size
+from vitft.results.checkpoint import Size
 
 _SYNONYMS = {"i21k": "in21k", "imagenet21k": "in21k", "imagenet2012": "in1k", "i1k": "in1k", "aug": "augreg"}
 _DEFAULT_ORDER = ("augreg_in21k", "augreg_", "orig_", "fb_", "goog_", "lvd", "openai", "v2_webli")

@@ -12,7 +12,7 @@ from torch import nn
 
 from vitft.errors import CheckpointError
 from vitft.models.architecture import outline
-from vitft.results.schema import CheckpointInfo, side
+from vitft.results.checkpoint import CheckpointInfo, side
 from vitft.settings import Preprocess, larger
 
 CONFIG = "config.json"

@@ -18,7 +18,7 @@ from vitft.models import places
 from vitft.protocol.units import DEV, Job, Scheme, at_point, scheme, told, tune_units
 from vitft.recipes import Recipe
 from vitft.results.folders import default_folder, slug
-from vitft.results.schema import Seen
+from vitft.results.parts import Seen
 
 
 @dataclass(frozen=True)

@@ -33,22 +33,12 @@ from vitft.protocol.stamp import DataStamp
 from vitft.protocol.units import DEV, Unit
 from vitft.protocol.warm import Warm
 from vitft.recipes import digest
+from vitft.results.checkpoint import side
 from vitft.results.files import read_json, write_json
 from vitft.results.folders import finished_unit, unit_folder
+from vitft.results.parts import Computed, Cost, Env, Loss, Metrics, Provenance, Timing, UnitProtocol
 from vitft.results.reading import parse
-from vitft.results.schema import (
-    Computed,
-    Cost,
-    Env,
-    Loss,
-    Metrics,
-    Provenance,
-    Timing,
-    UnitProtocol,
-    UnitResult,
-    side,
-    to_json,
-)
+from vitft.results.schema import UnitResult, to_json
 from vitft.settings import CHECKPOINT_KEYS, Preprocess, Settings
 from vitft.training.fit import Compute, Fitted, fit
 

@@ -12,7 +12,7 @@ from vitft.images.overlap import overlap
 from vitft.progress import Hooks
 from vitft.results.files import write_atomic
 from vitft.results.folders import SEEN, slug, task_folder
-from vitft.results.schema import Completeness, Overlap
+from vitft.results.parts import Completeness, Overlap
 
 
 @dataclass(frozen=True)

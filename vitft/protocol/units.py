@@ -20,7 +20,8 @@ from vitft.errors import DataMissing, RecipeError
 from vitft.models import places
 from vitft.recipes import rescaled
 from vitft.results.folders import slug
-from vitft.results.schema import Phase, Scalar, Seen, UnitResult
+from vitft.results.parts import Phase, Scalar, Seen
+from vitft.results.schema import UnitResult
 from vitft.settings import Settings, contradictions
 
 DEV = "dev"

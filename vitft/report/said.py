@@ -1,7 +1,8 @@
 """What a result's provenance says of its data, in the words of a footnote."""
 
 from vitft.data.subsets import absent_note as no_test_image
-from vitft.results.schema import Comparison, Provenance
+from vitft.results.parts import Provenance
+from vitft.results.schema import Comparison
 
 
 def of_data(p: Provenance) -> list[str]:

@@ -10,8 +10,10 @@ from vitft.errors import CheckpointError
 from vitft.models.checkpoint import assumptions
 from vitft.report import formats, said
 from vitft.report.table import Column, Footnotes, Row, Table, Value
+from vitft.results.checkpoint import side
+from vitft.results.parts import TrainSize
 from vitft.results.reading import load
-from vitft.results.schema import Comparison, RunResult, TrainSize, side
+from vitft.results.schema import Comparison, RunResult
 
 _METHODS = {"full": "fine-tuned", "linear": "linear", "bias": "head and biases", "lora": "LoRA"}
 

@@ -14,6 +14,7 @@ from vitft.recipes import digest
 from vitft.report import said
 from vitft.report.single import method_title, model_title, percent_half
 from vitft.report.table import HOLE, Column, Footnotes, Row, Table, Value
+from vitft.results.checkpoint import side
 from vitft.results.schema import (
     OverSeeds,
     SuiteCheckpoint,
@@ -21,7 +22,6 @@ from vitft.results.schema import (
     SuiteResult,
     SuiteTask,
     UnitResult,
-    side,
     worst_overlap,
 )
 

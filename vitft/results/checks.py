@@ -12,8 +12,9 @@ from numpy.typing import ArrayLike, NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from vitft.results.files import damaged, write_json
+from vitft.results.parts import Interval, Share
 from vitft.results.reading import load
-from vitft.results.schema import Interval, Share, to_json
+from vitft.results.schema import to_json
 
 Outcome = Literal["held", "regressed", "outside", "void", "errored", "written"]
 RED = ("regressed", "outside")
