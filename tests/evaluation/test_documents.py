@@ -19,7 +19,7 @@ from tests.protocol.test_protocol import draw, job
 from vitft import __version__
 from vitft.data.sources.image_folder import ImageFolder
 from vitft.engines.inline import run_job
-from vitft.evaluation import evaluate
+from vitft.evaluation import evaluate, seeds
 from vitft.evaluation.asked import SETTABLE
 from vitft.evaluation.network import open_network
 from vitft.protocol.jobs import Runtime
@@ -116,12 +116,13 @@ def test_two_networks_are_compared_in_the_order_they_are_given(tmp_path):
     first = evaluate.evaluate(open_network(str(run), {}, device="cpu"), what, workers=1)
     wrong = dataclasses.replace(first.predictions, logits=-first.predictions.logits)
     second = dataclasses.replace(first, predictions=wrong)
-    (found,) = evaluate.comparisons([first, second])
+    named = [(e.network.info.name, {None: e}) for e in (first, second, first)]
+    (found,) = seeds.comparisons(named[:2])
     a, b = first.correct, second.correct
     assert found.a == found.b == first.network.info.name
     assert (found.n, found.a_only, found.b_only) == (24, int((a & ~b).sum()), int((b & ~a).sum()))
     assert found.difference == pytest.approx(a.mean() - b.mean()) and isinstance(to_json(found)["ci95"], list)
-    assert len(evaluate.comparisons([first, second, first])) == 3 and evaluate.comparisons([first]) == []
+    assert len(seeds.comparisons(named)) == 3 and seeds.comparisons(named[:1]) == []
 
 
 @pytest.mark.parametrize(
@@ -204,9 +205,7 @@ def test_few_shot_rows_say_what_was_drawn_and_chosen():
     assert where.tolist() == list(range(17))
     for classifier in fewshot.CLASSIFIERS:
         told: list[tuple[int, int]] = []
-        rows = fewshot.score(
-            classifier, (x, labels), where, labels, test, 3, asked, seeds, lambda a, b, told=told: told.append((a, b))
-        )
+        rows = fewshot.score(classifier, x, labels, test, 3, asked, seeds, lambda a, b, told=told: told.append((a, b)))
         assert told == [(i, 5) for i in range(1, 6)]
         by_count = {c: [r for r in rows if r.per_class == c] for c in asked}
         assert [r.examples for r in rows] == [{1: 3, 4: 10, fewshot.ALL: 17}[r.per_class] for r in rows]

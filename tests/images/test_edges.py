@@ -88,7 +88,9 @@ def test_pixels_are_kept_once_and_never_taken_for_others(tmp_path):
     again = cache.pixels(split, pp, 2)
     # The digests of an opened split are kept with it; another one reads its images for them.
     assert len(read) == 10 and np.array_equal(again, first) and isinstance(again, np.memmap)
-    assert isinstance(cache.pixels(dataclasses.replace(split), pp), np.memmap) and len(read) == 15
+    assert isinstance(cache.pixels(dataclasses.replace(split), pp), np.memmap) and len(read) == 10
+    opened_again = dataclasses.replace(rows(5, [0, 1, 0, 1, 0]), read=counting)
+    assert isinstance(cache.pixels(opened_again, pp), np.memmap) and len(read) == 15
     again[:] = 0  # what one run writes never reaches the file
     assert np.array_equal(cache.pixels(split, pp), first)
     prints = [hashlib.blake2b(data, digest_size=16).digest() for data in images]
