@@ -99,7 +99,7 @@ def test_runs_are_called_by_model_and_recipe(runs, tmp_path):
     assert model_titles([str(a), "x/y/net.safetensors"]) == ["vit-mini (quick)", "net.safetensors"]
     assert model_titles([str(a), str(b)]) == ["vit-mini (quick), 32 px", "vit-mini (quick), 40 px"]
     shown = vitft("eval", a, b, data, "--device", "cpu").stdout
-    assert "vit-mini (quick), 32 px - vit-mini (quick), 40 px:" in shown.replace("\n", " ")
+    assert "vit-mini (quick), 32 px - vit-mini (quick), 40 px, seed 4:" in shown.replace("\n", " ")
     assert "0f3a" not in shown and "77be12" not in shown
     # A run that began with a run; its result says the classes, and an evaluation's files too.
     again = vitft("finetune", data, "-m", b, "--steps", 1, "-b", 4, "--device", "cpu", "-o", tmp_path / "again")

@@ -81,7 +81,7 @@ def test_a_run_without_weights_keeps_its_head(tmp_path):
     run_unit(final_units(j, [])[0], tmp_path / "whole", Runtime(device="cpu"))
     run_unit(final_units(j, [])[0], tmp_path / "head", Runtime(device="cpu", save_weights=False))
     names = {part: {f.name for f in (tmp_path / part).rglob("*.*") if f.is_file()} for part in ("whole", "head")}
-    assert names["whole"] - names["head"] == {"weights.safetensors"}
+    assert names["whole"] - names["head"] == {"config.json", "weights.safetensors"}
     assert names["head"] - names["whole"] == {"head.safetensors"}
     whole, head = (
         load_file(next((tmp_path / p).rglob(f"{n}.safetensors"))) for p, n in (("whole", "weights"), ("head", "head"))

@@ -32,7 +32,7 @@ def show(
     recipe: Annotated[str, typer.Argument(help="A shipped recipe, a TOML file, or nothing to see every key.")] = "",
     format: FormatOption = "text",
 ) -> None:
-    """Print a recipe as it stands, or every key and table a recipe may have."""
+    """Print a recipe, or all keys and tables it may have."""
     from rich.console import Group
     from rich.table import Table
     from rich.text import Text
