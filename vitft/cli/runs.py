@@ -74,12 +74,13 @@ def clean(
 
     Results, metrics and predictions stay. A unit whose state is deleted starts from its beginning.
     """
+    from vitft.results.files import WEIGHTS
     from vitft.results.folders import lock
 
     _known(folder)
     freed, deleted = 0, []
     with lock(folder):
-        names = ["state.pt", *(["weights.safetensors", "config.json"] if weights else [])]
+        names = ["state.pt", *([WEIGHTS, "config.json"] if weights else [])]
         victims = [path for name in names for where in (name, f"units/*/*/{name}") for path in folder.glob(where)]
         victims += [*folder.glob("logs/*"), *folder.glob("units/*/*/.*.tmp"), *folder.glob(".*.tmp")]
         # A network may stand in two places by a hard link; its room is freed once.

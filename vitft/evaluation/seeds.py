@@ -10,12 +10,10 @@ from typing import Any
 from vitft.evaluation.evaluate import Evaluation
 from vitft.evaluation.intervals import clipped, paired, t_interval
 from vitft.models import places
-from vitft.results.files import read_json
+from vitft.results.files import WEIGHTS, read_json
 from vitft.results.folders import unit_folder
 from vitft.results.parts import Metrics
 from vitft.results.schema import ClassAccuracy, Comparison, EvalResult
-
-_WEIGHTS = "weights.safetensors"
 
 Seed = int | None
 
@@ -29,14 +27,14 @@ def members(model: str) -> tuple[dict[Seed, str], str]:
         CheckpointError: the run's result.json is damaged (exit code 4).
     """
     path = Path(places.split(model)[0]).expanduser()
-    run = path if path.is_dir() else path.parent
-    if not (path.is_dir() or path.name == _WEIGHTS) or not (run / _WEIGHTS).is_file():
+    run = places.run_folder(path)
+    if run is None:
         return {None: model}, ""
     result = read_json(run / "result.json") or {}
     seeds, units = result.get("seeds"), result.get("units")
     if result.get("kind") != "finetune" or not isinstance(seeds, dict) or not isinstance(units, list | tuple):
         return {None: model}, ""
-    files = {int(seed): unit_folder(run, unit) / _WEIGHTS for seed, unit in zip(seeds, units, strict=True)}
+    files = {int(seed): unit_folder(run, unit) / WEIGHTS for seed, unit in zip(seeds, units, strict=True)}
     if path.is_dir() and all(file.is_file() for file in files.values()):
         return {seed: str(file.parent) for seed, file in files.items()}, f"all {len(files)} seeds of the run"
     why = "the file that was named" if not path.is_dir() else "the weights of the others are not all here"

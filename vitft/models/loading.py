@@ -28,8 +28,8 @@ from vitft.models.checkpoint import Checkpoint, crop_mode
 from vitft.models.renaming import heads_of_layout, spelled
 from vitft.models.said import Said, apply
 from vitft.results.checkpoint import Architecture, CheckpointInfo, Triple
+from vitft.results.files import WEIGHTS
 
-WEIGHTS = "weights.safetensors"
 RESULT = "result.json"
 
 _HALF: Triple = (0.5, 0.5, 0.5)

@@ -11,6 +11,7 @@ from typing import Any
 
 from vitft import machine
 from vitft.errors import CheckpointError
+from vitft.results import files as run_files
 
 SEPARATOR = "::"
 WEIGHTS = ("model.safetensors", "pytorch_model.bin", "open_clip_model.safetensors")
@@ -110,18 +111,24 @@ def files(path: Path) -> list[Path]:
     try:
         file: Path | None = path
         if path.is_dir():
-            own = [path / "weights.safetensors", *(path / name for name in ADAPTERS)]
+            own = [path / run_files.WEIGHTS, *(path / name for name in ADAPTERS)]
             file = next((one for one in own if one.is_file()), None) or weights_in(path)
         if file is None or not file.is_file():
             return []
         found = _all(file) if file.name.endswith(INDEX) else [file]
-        if file.name == "weights.safetensors":
+        if file.name == run_files.WEIGHTS:
             return found
         found += [folder / name for name in _CONFIGS if (folder / name).is_file()]
         base = adapter_base(folder) if file.name in ADAPTERS else None
         return found + (files(base) if base is not None and base.resolve() != folder.resolve() else [])
     except (CheckpointError, OSError):
         return []
+
+
+def run_folder(path: Path) -> Path | None:
+    """Return the run that a path is the folder or the network of; None where it is none."""
+    folder = path.parent if path.name == run_files.WEIGHTS else path
+    return folder if (folder / run_files.WEIGHTS).is_file() else None
 
 
 def adapter_base(folder: Path) -> Path | None:

@@ -34,7 +34,7 @@ from vitft.protocol.units import DEV, Unit
 from vitft.protocol.warm import Warm
 from vitft.recipes import digest
 from vitft.results.checkpoint import side
-from vitft.results.files import read_json, write_json
+from vitft.results.files import HEAD, WEIGHTS, read_json, write_json
 from vitft.results.folders import finished_unit, unit_folder
 from vitft.results.parts import Computed, Cost, Env, Loss, Metrics, Provenance, Timing, UnitProtocol
 from vitft.results.reading import parse
@@ -118,7 +118,7 @@ def _save(own: Path, done: "_Done", weights: bool, hooks: Hooks) -> None:
     predictions.save(own / "predictions.parquet", split.keys, split.labels, done.answers.logits, split.class_names)
     assumed = tuple(name for name in info.assumed if name != "interpolation")  # the recipe says it
     seen = replace(info, mean=pp.mean, std=pp.std, interpolation=pp.interpolation, assumed=assumed)
-    name = "weights.safetensors" if weights else "head.safetensors"
+    name = WEIGHTS if weights else HEAD
     save_weights(own / name, done.built.net, seen, split.class_names, head_only=not weights)
     if not weights:
         return

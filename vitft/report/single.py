@@ -7,6 +7,7 @@ from vitft.catalog import published as catalog
 from vitft.catalog import tasks
 from vitft.data.sources import own_split
 from vitft.errors import CheckpointError
+from vitft.models import places
 from vitft.models.checkpoint import assumptions
 from vitft.report import formats, said
 from vitft.report.table import Column, Footnotes, Row, Table, Value
@@ -36,9 +37,8 @@ def model_title(model: str | None) -> str:
 
 def run_of(model: str) -> RunResult | None:
     """Return the result of the run that a model's name is the folder or the weights of; None where it is no run."""
-    path = Path(model).expanduser()
-    folder = path.parent if path.name == "weights.safetensors" else path
-    if not (folder / "weights.safetensors").is_file():
+    folder = places.run_folder(Path(model).expanduser())
+    if folder is None:
         return None
     try:
         return load(folder / "result.json", RunResult)

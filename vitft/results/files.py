@@ -10,6 +10,9 @@ from typing import IO, Any
 
 from vitft.errors import CheckpointError, DiskFull
 
+WEIGHTS, HEAD = "weights.safetensors", "head.safetensors"
+"""A run's network, and the head alone where the network is not kept."""
+
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """What the kernel says of a disk, or a quota, that takes no more."""
 

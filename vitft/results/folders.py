@@ -27,13 +27,13 @@ from pathlib import Path
 from typing import IO, Any
 
 from vitft.errors import CheckpointError, RunFolderOccupied, UsageError, VitftError
-from vitft.results.files import cannot_write, damaged, read_json, write_json
+from vitft.results.files import HEAD, WEIGHTS, cannot_write, damaged, read_json, write_json
 from vitft.results.reading import load
 from vitft.results.schema import SCHEMA_VERSION, UnitResult
 from vitft.settings import Settings
 
 # What a run leaves at the top of its folder, besides run.json.
-SHOWN = ("weights.safetensors", "head.safetensors", "config.json", "predictions.parquet")
+SHOWN = (WEIGHTS, HEAD, "config.json", "predictions.parquet")
 """A unit's files that its run folder shows too."""
 
 _ANSWERS = ("result.json", "suite.json", *SHOWN)
