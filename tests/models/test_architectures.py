@@ -26,11 +26,6 @@ VITS = [
 BITS = ["resnetv2_50x1_bit", "resnetv2_50x3_bit", "resnetv2_101x1_bit", "resnetv2_152x2_bit", "resnetv2_152x4_bit"]
 
 
-def empty(name: str, **kwargs: Any) -> Any:
-    with torch.device("meta"):
-        return timm.create_model(name, **kwargs)
-
-
 def stages_of(net: Any) -> tuple[int, ...] | None:
     trunk = getattr(net.patch_embed, "backbone", None)
     return None if trunk is None else tuple(len(s.blocks) for s in getattr(trunk, "stages", ()) if hasattr(s, "blocks"))
@@ -42,7 +37,7 @@ def shapes(net: Any) -> dict[str, tuple[int, ...]]:
 
 @pytest.mark.parametrize("name", VITS)
 def test_a_transformer_is_built_again_from_its_tensors(name):
-    net = empty(name)
+    net = outline(name)
     found = infer(net.state_dict(), hint=name, stages=stages_of(net))
     made = outline(
         found.architecture.name,
@@ -71,7 +66,7 @@ def test_a_transformer_is_built_again_from_its_tensors(name):
 
 @pytest.mark.parametrize("name", BITS)
 def test_a_resnet_is_built_again_from_its_tensors(name):
-    net = empty(name)
+    net = outline(name)
     found = infer(net.state_dict(), hint=name)
     assert found.architecture.name == name and found.tag.split(".")[0] == name
     assert shapes(outline(name, **found.architecture.kwargs)) == shapes(net)
@@ -80,7 +75,7 @@ def test_a_resnet_is_built_again_from_its_tensors(name):
 
 @pytest.mark.parametrize(("name", "width"), [("resnetv2_50x1_bit", 32), ("resnetv2_101x1_bit", 32)])
 def test_a_resnet_of_another_width_keeps_its_widths(name, width):
-    net = empty(name, stem_chs=width, channels=[4 * width, 8 * width, 16 * width, 32 * width])
+    net = outline(name, stem_chs=width, channels=[4 * width, 8 * width, 16 * width, 32 * width])
     found = infer(net.state_dict())
     assert shapes(outline(found.architecture.name, **found.architecture.kwargs)) == shapes(net)
 
@@ -105,7 +100,7 @@ def test_a_resnet_of_another_width_keeps_its_widths(name, width):
 def test_each_trait_is_seen(kwargs, says):
     size = (64, 128) if "patch_size" in kwargs else (64, 64)
     plain = {"img_size": size, "patch_size": 8, "embed_dim": 128, "depth": 3, "num_heads": 2, "num_classes": 7}
-    net = empty("vit_tiny_patch16_224", **{**plain, **kwargs})
+    net = outline("vit_tiny_patch16_224", **{**plain, **kwargs})
     found = infer(net.state_dict())
     kept = {k: v for k, v in found.architecture.kwargs.items() if k != "pos_embed" or v}
     made = outline(found.architecture.name, num_classes=7, img_size=size, **kept)
@@ -117,10 +112,10 @@ def test_each_trait_is_seen(kwargs, says):
 
 
 def test_what_the_caller_knows_is_not_told_from_the_tensors():
-    net = empty("vit_tiny_patch16_224", embed_dim=192, num_heads=6, depth=2, num_classes=0)
+    net = outline("vit_tiny_patch16_224", embed_dim=192, num_heads=6, depth=2, num_classes=0)
     found = infer(net.state_dict(), num_heads=6)
     assert found.architecture.kwargs["num_heads"] == 6 and "num_heads" not in found.assumed
-    square = empty("vit_tiny_patch16_224", img_size=64, depth=1)  # 17 rows: one and sixteen
+    square = outline("vit_tiny_patch16_224", img_size=64, depth=1)  # 17 rows: one and sixteen
     assert infer(square.state_dict(), no_embed_class=False).grid == (4, 4)
     with pytest.raises(CheckpointError, match=re.escape("17 position embeddings (1 prefix tokens) form no square")):
         infer(square.state_dict(), no_embed_class=True)
@@ -128,7 +123,7 @@ def test_what_the_caller_knows_is_not_told_from_the_tensors():
 
 @pytest.mark.parametrize("gone", ["patch_embed.proj.weight", "blocks.0.norm1.weight"])
 def test_what_is_no_transformer_is_refused(gone):
-    state = empty("test_vit").state_dict()
+    state = outline("test_vit").state_dict()
     del state[gone]
     with pytest.raises(CheckpointError, match="no Vision Transformer"):
         infer(state)
@@ -136,22 +131,22 @@ def test_what_is_no_transformer_is_refused(gone):
 
 @pytest.mark.parametrize("gone", ["blocks.0.mlp.fc1.weight", "blocks.0.mlp.fc2.weight", "blocks.0.attn.qkv.weight"])
 def test_other_blocks_are_refused(gone):
-    state = empty("test_vit").state_dict()
+    state = outline("test_vit").state_dict()
     del state[gone]
     with pytest.raises(CheckpointError, match="no 'attn\\.qkv'"):
         infer(state)
     with pytest.raises(CheckpointError, match="No hybrid"):
-        infer(empty("test_vit").state_dict(), stages=(3, 3))
+        infer(outline("test_vit").state_dict(), stages=(3, 3))
 
 
 def test_a_resnet_that_is_no_bit_model_is_refused():
     with pytest.raises(CheckpointError, match=re.escape("[2, 2, 2, 2]")):
-        infer(empty("resnetv2_18").state_dict())
-    state = empty("resnetv2_50").state_dict()  # batch norm
+        infer(outline("resnetv2_18").state_dict())
+    state = outline("resnetv2_50").state_dict()  # batch norm
     with pytest.raises(CheckpointError, match="no BiT model"):
         infer(state)
     with pytest.raises(CheckpointError):
-        infer({k: v for k, v in empty("resnetv2_50x1_bit").state_dict().items() if not k.startswith("stages.0")})
+        infer({k: v for k, v in outline("resnetv2_50x1_bit").state_dict().items() if not k.startswith("stages.0")})
 
 
 @pytest.mark.parametrize(

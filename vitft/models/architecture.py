@@ -9,6 +9,7 @@ from typing import Any
 import timm
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from vitft.errors import CheckpointError
 from vitft.models.npz import stage_units
@@ -288,13 +289,21 @@ def _resnet(state: State, hint: str) -> Inferred:
 def outline(name: str, **kwargs: Any) -> Any:
     """Build a timm network without storage for its weights; with, where an older timm cannot do without."""
     try:
-        with torch.random.fork_rng(devices=[]), torch.device("meta"):
+        with torch.random.fork_rng(devices=[]), torch.device("meta"), _RangesOnCpu():
             return timm.create_model(name, pretrained=False, **kwargs)
     except RuntimeError as error:
         if "meta" not in str(error):
             raise
     with torch.random.fork_rng(devices=[]):
         return timm.create_model(name, pretrained=False, **kwargs)
+
+
+class _RangesOnCpu(TorchFunctionMode):
+    """Keep what torch.linspace gives in memory: timm 1.0.20 reads depths' drop rates from it while it builds."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        said = {"device": "cpu"} if func is torch.linspace else {}
+        return func(*args, **{**(kwargs or {}), **said})
 
 
 def geometry(net: Any, size: Size) -> tuple[Size, Size, Size]:
