@@ -18,8 +18,8 @@ KINDS = {
 }  # fmt: skip
 SAID = {"title", "description", "default", "$defs", "$schema"}
 KNOWN = {
-    "$ref", "anyOf", "type", "const", "enum", "properties", "required", "additionalProperties", "items", "prefixItems",
-    "minItems", "maxItems", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum",
+    "$ref", "allOf", "anyOf", "type", "const", "enum", "properties", "required", "additionalProperties", "items",
+    "prefixItems", "minItems", "maxItems", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum",
 }  # fmt: skip
 
 
@@ -32,6 +32,8 @@ def faults(value: Any, schema: Any, root: dict[str, Any], at: str = "") -> Itera
     assert schema.keys() <= SAID | KNOWN, f"not known to this test: {schema.keys() - SAID - KNOWN}"
     if "$ref" in schema:
         yield from faults(value, root["$defs"][schema["$ref"].removeprefix("#/$defs/")], root, at)
+    for one in schema.get("allOf", ()):
+        yield from faults(value, one, root, at)
     if "anyOf" in schema and all(any(faults(value, one, root, at)) for one in schema["anyOf"]):
         yield f"{at}: none of {len(schema['anyOf'])}"
     kind = schema.get("type")

@@ -17,11 +17,11 @@ _ANSWERS = "predictions.parquet"
 
 def told(folder: Path) -> None:
     """Say in two lines what can be done with a finished run, and how timm loads it."""
-    from vitft.results.files import read_json
+    from vitft.results.files import WEIGHTS, read_json
 
     run = shlex.quote(str(folder))
     looked = f"vitft runs mistakes {run}"
-    if not (folder / "weights.safetensors").is_file():
+    if not (folder / WEIGHTS).is_file():
         console.note(f"Next: {looked}")
         console.note("The network was not kept: for vitft predict and timm run again with --save-weights --overwrite.")
         return
@@ -33,7 +33,7 @@ def told(folder: Path) -> None:
     differs = "; ".join(config.get("vitft", {}).get("differs", ()))
     name = repr(f"local-dir:{folder.resolve()}")
     console.note(
-        f"timm: timm.create_model({name}, pretrained=True)"
+        f"timm (1.0.27 or later): timm.create_model({name}, pretrained=True)"
         + (f"; its own transform is not quite the run's: {differs}" if differs else "; its own transform is the run's")
     )
 

@@ -1,6 +1,7 @@
 """What timm needs to load a run's folder by itself: `config.json`, as `timm.create_model("local-dir:RUN")` reads it.
 
-timm takes the one safetensors file of a folder whatever its name is, so the weights stand there once.
+timm takes the one safetensors file of a folder whatever its name is, so the weights stand there once. Before its
+version 1.0.27 it read such a file as a pickle and failed.
 """
 
 import math
