@@ -22,7 +22,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from types import CodeType, FrameType, ModuleType
 from typing import Any
@@ -40,6 +40,11 @@ pydantic.functional_validators pydantic.fields pydantic.type_adapter pydantic.ro
 h5py cv2 PIL.Image safetensors.torch hypothesis.strategies hypothesis.extra.numpy _hypothesis_pytestplugin
 huggingface_hub.hf_api
 """.split()  # noqa: SIM905
+
+
+@cache
+def _words(line: str) -> tuple[str, ...]:
+    return tuple(re.findall(r"\w+", line.split("|", 2)[2]))
 
 
 @dataclass(frozen=True)
@@ -60,11 +65,7 @@ class Test:
     @cached_property
     def words(self) -> frozenset[str]:
         """All names in the lines it ran."""
-        return frozenset(re.findall(r"\w+", " ".join(line.split("|", 2)[2] for line in self.lines)))
-
-    def mentions(self, name: str) -> bool:
-        """Tell whether it ran a line that names something."""
-        return name in self.words
+        return frozenset(word for line in self.lines for word in _words(line))
 
     def cost(self, name: str) -> float:
         """Seconds by how much of the test is about a file: a short test of much else finds little there."""

@@ -114,3 +114,11 @@ def test_equally_near_examples_vote_in_their_order():
     labels = np.array([2] * 5 + [0] * 4 + [1] * 51)
     votes = knn.votes(features, labels, features[:3], 3, 10)
     np.testing.assert_allclose(votes, np.tile([0.4, 0.1, 0.5], (3, 1)))
+
+
+def test_an_image_that_came_twice_is_named_where_none_is_missing():
+    flat = torch.nn.Flatten()
+    batches = [(torch.arange(3), torch.zeros(3, 3, 2, 2)), (torch.tensor([1]), torch.zeros(1, 3, 2, 2))]
+    with pytest.raises(VitftError, match="1 came more than once: 1"):
+        gather(flat, flat, batches, 3, "logits")
+    assert real.is_validation(["ILSVRC2012_val_00000001.JPEG"])

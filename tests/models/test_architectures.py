@@ -20,7 +20,8 @@ VITS = [
     "vit_giant_patch14_clip_224", "vit_gigantic_patch14_clip_224", "vit_small_patch14_reg4_dinov2",
     "vit_base_patch14_dinov2", "deit3_small_patch16_224", "deit3_base_patch16_384", "deit_tiny_distilled_patch16_224",
     "deit_base_distilled_patch16_384", "vit_base_patch16_siglip_224", "vit_base_patch16_siglip_gap_224",
-    "vit_base_patch16_clip_224", "flexivit_small", "vit_tiny_r_s16_p8_224",
+    "vit_base_patch16_clip_224", "flexivit_small", "vit_base_patch32_siglip_256", "vit_base_patch16_clip_quickgelu_224",
+    "vit_tiny_r_s16_p8_224",
     "vit_small_r26_s32_224", "vit_base_r50_s16_384", "vit_large_r50_s32_224",
 ]  # fmt: skip
 BITS = ["resnetv2_50x1_bit", "resnetv2_50x3_bit", "resnetv2_101x1_bit", "resnetv2_152x2_bit", "resnetv2_152x4_bit"]
@@ -54,6 +55,11 @@ def test_a_transformer_is_built_again_from_its_tensors(name):
     assert [type(m).__name__ for m in made.modules() if not isinstance(m, torch.nn.Identity)] == kinds
     assert found.tag.split(".")[0] == name and found.tag in timm.list_pretrained()
     assert found.grid == net.patch_embed.grid_size
+    act = net.blocks[0].mlp.act
+    word = {"GELU": "gelu", "GELUTanh": "gelu_tanh", "QuickGELU": "quick_gelu", "SiLU": "silu"}[type(act).__name__]
+    tanh = getattr(act, "approximate", "") == "tanh"
+    assert found.architecture.activation == ("gelu_tanh" if tanh else word)
+    assert found.architecture.norm_eps == net.blocks[0].norm1.eps
     own = net.patch_embed.patch_size
     if stages_of(net) is None:
         assert found.architecture.kwargs["patch_size"] == own[0] == own[1]
@@ -142,6 +148,9 @@ def test_other_blocks_are_refused(gone):
 def test_a_resnet_that_is_no_bit_model_is_refused():
     with pytest.raises(CheckpointError, match=re.escape("[2, 2, 2, 2]")):
         infer(outline("resnetv2_18").state_dict())
+    state = outline("resnetv2_50x1_bit").state_dict()
+    with pytest.raises(CheckpointError, match=re.escape("[3, 4, 5, 3]")):
+        infer({k: v for k, v in state.items() if not k.startswith("stages.2.blocks.5.")})
     state = outline("resnetv2_50").state_dict()  # batch norm
     with pytest.raises(CheckpointError, match="no BiT model"):
         infer(state)

@@ -1,14 +1,20 @@
 """Checkpoints at their edges: other spellings, what does not fit, what is missing."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 
 from tests.layouts import refused
+from tests.protocol.test_protocol import draw, job
 from vitft.errors import CheckpointError
 from vitft.models import renaming
 from vitft.models.build import build
+from vitft.protocol.jobs import Runtime
+from vitft.protocol.run import run_unit
+from vitft.protocol.units import final_units
 from vitft.settings import Settings
 
 
@@ -47,6 +53,8 @@ def test_a_misfit_counts_what_does_not_fit(tmp_path):
         error = refused(
             lambda: build(str(tmp_path / "a.safetensors"), 3, Settings(resolution=32)), says, kind=CheckpointError
         )
+        kind = "of these shapes" if "shape" in says else "every one" if "missing" in says else "and no others"
+        assert f"Legal: the tensors of that architecture, {kind}." in str(error)
         assert (f"(and {more} more)" in str(error)) == bool(more) and ("more)" in str(error)) == bool(more)
 
 
@@ -71,3 +79,50 @@ def test_gelu_becomes_the_approximation_where_it_is_exact():
     tanh = build("timm:test_vit", 3, Settings(resolution=32, gelu="tanh"), from_scratch=True).net
     kinds = [[m.approximate for m in net.modules() if isinstance(m, nn.GELU)] for net in (exact, tanh)]
     assert set(kinds[0]) == {"none"} and set(kinds[1]) == {"tanh"} and len(kinds[0]) == len(kinds[1]) > 0
+
+
+def test_a_distillation_token_without_a_head_of_its_own_is_a_register():
+    kernel, token = torch.zeros(2, 3, 4, 4), torch.ones(1, 1, 2)
+    base = {"patch_embed.proj.weight": kernel, "dist_token": token}
+    assert "dist_token" in renaming.spelled(base)  # features alone
+    assert renaming.spelled({**base, "head.weight": token})["reg_token"] is token
+    both = renaming.spelled({**base, "head.weight": token, "head_dist.weight": token})
+    assert both["dist_token"] is token and "reg_token" not in both
+
+
+def test_a_new_head_has_no_names_of_the_old_one(tmp_path):
+    j, _ = job(draw(tmp_path / "d"), overrides={"lr": 0.1, "steps": 1})
+    unit = final_units(j, [])[0]
+    run_unit(unit, tmp_path / "run", Runtime(device="cpu"))
+    file = str(next((tmp_path / "run").rglob("weights.safetensors")))
+    assert build(file, None, Settings(resolution=32)).class_names == ("a", "b", "c")
+    assert build(file, 5, Settings(resolution=32)).class_names == ()
+
+
+def test_what_is_tanh_already_is_not_made_so():
+    from torch import nn
+
+    from vitft.models.build import _approximate
+
+    net = nn.Sequential(nn.GELU(), nn.ReLU(), nn.GELU("tanh"))
+    assert _approximate(net) and [m.approximate for m in (net[0], net[2])] == ["tanh", "tanh"]
+    assert not _approximate(net) and not _approximate(nn.ReLU())
+
+
+@pytest.mark.parametrize(
+    ("model", "kind", "tag", "google"),
+    [
+        ("a/b.npz", "npz", "", True),
+        ("a/b.pth", "file", "vit_base_patch16_224.augreg_in21k", False),  # only its tensors look like it
+        ("timm:vit_base_patch16_224.augreg_in21k", "timm", "vit_base_patch16_224.augreg_in21k", True),
+        ("hf-hub:timm/vit_base_patch16_224.augreg_in21k", "hub", "vit_base_patch16_224.augreg_in21k", True),
+        ("timm:flexivit_base.600ep_in1k", "timm", "flexivit_base.600ep_in1k", True),
+        ("timm:deit_base_patch16_224.fb_in1k", "timm", "deit_base_patch16_224.fb_in1k", False),
+        ("timm:vit_base_patch16_224.dino", "timm", "vit_base_patch16_224.dino", False),
+    ],
+)
+def test_whose_code_trained_the_weights(model, kind, tag, google):
+    from vitft.models.build import _from_google
+
+    info = build("timm:test_vit", 2, Settings(resolution=32), from_scratch=True).info
+    assert _from_google(model, dataclasses.replace(info, kind=kind, timm_name=tag)) is google

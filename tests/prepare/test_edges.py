@@ -7,6 +7,7 @@ import struct
 import numpy as np
 import pytest
 
+from tests.data import test_label_rules as label_rules
 from tests.data.test_label_rules import picture, put
 from tests.layouts import refused
 from tests.prepare.test_collections import opened
@@ -149,3 +150,33 @@ def test_images_of_another_type_are_no_smallnorb(tmp_path):
     refused(lambda: dict(opened("smallnorb", tmp_path).read("train", [0])), file.name, kind=DataDamaged)
     file.write_bytes(head + rest[:-5])
     refused(lambda: dict(opened("smallnorb", tmp_path).read("train", [1])), "1 whole images", kind=DataDamaged)
+
+
+def test_a_kitti_label_file_may_hold_blank_lines():
+    from vitft.prepare.collections import kitti
+
+    line = "Car " + " ".join(["0"] * 12) + " 7.5 0"
+    assert kitti.nearest_vehicle(f"\n{line}\n\n  \n", "f") == 7.5
+
+
+@pytest.mark.parametrize(
+    "text", ["", "image,level\n", "image,level\n10_left,\n", "image\n10_left\n", "image,level\n,3\n"]
+)
+def test_a_table_of_the_retinas_that_lacks_a_value_is_named(tmp_path, text):
+    label_rules.diabetic_retinopathy_detection(tmp_path)
+    put(tmp_path / "trainLabels.csv", text)
+    refused(lambda: opened("diabetic_retinopathy_detection", tmp_path), "trainLabels.csv", kind=DataDamaged)
+
+
+@pytest.mark.parametrize("owner", label_rules.DRAWN, ids=lambda owner: owner.__name__)
+def test_an_owners_files_may_lie_deeper(tmp_path, owner):
+    owner(tmp_path / "flat")
+    owner(tmp_path / "deep" / "er" / "still")
+    flat, deep = opened(owner.__name__, tmp_path / "flat"), opened(owner.__name__, tmp_path / "deep")
+    for salt, keys in flat.keys.items():
+        assert list(deep.keys[salt]) == list(keys)
+        assert {task: of[salt].tolist() for task, of in deep.labels.items()} == {
+            task: of[salt].tolist() for task, of in flat.labels.items()
+        }
+        everything = list(range(len(keys)))
+        assert dict(deep.read(salt, everything)) == dict(flat.read(salt, everything))

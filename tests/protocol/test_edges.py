@@ -7,7 +7,11 @@ import json
 import pytest
 import torch
 
+from tests.data.test_edges import Owner
+from tests.data.test_label_rules import picture
+from tests.layouts import refused
 from tests.protocol.test_protocol import draw, job
+from vitft.errors import CheckpointError
 from vitft.protocol.jobs import Runtime
 from vitft.protocol.run import run_unit
 from vitft.protocol.units import final_units, told
@@ -143,3 +147,149 @@ def test_a_micro_batch_holds_about_3200_tokens_on_a_cpu():
     plain = Runtime()
     assert (plain.device, plain.precision, plain.micro_batch, plain.workers) == ("auto", "auto", 0, 0)
     assert not plain.deterministic and plain.save_weights
+
+
+def test_tuning_never_sees_test_whatever_the_scheme_says(tmp_path):
+    from vitft.data.sources.image_folder import ImageFolder
+    from vitft.errors import ProtocolBreach
+    from vitft.protocol.guard import Guard
+    from vitft.protocol.units import Scheme, tune_units
+
+    source = ImageFolder(draw(tmp_path / "d", ("train", "test"), 2), "d")
+    j, _ = job(tmp_path / "d", overrides={"steps": 1})
+    for scheme in (Scheme("train", "test", "train", "test"), Scheme("test", "train", "train", "test")):
+        guard = Guard(source, tune_units(dataclasses.replace(j, scheme=scheme))[0])
+        guard.trained()
+        with pytest.raises(ProtocolBreach):
+            guard.open("test")
+
+
+@pytest.mark.parametrize("gone", ["device_kind", "precision"])
+def test_what_a_begun_unit_must_say_is_missed_by_name(tmp_path, gone):
+    j, _ = job(draw(tmp_path / "d"), overrides={"lr": 0.1, "steps": 1})
+    unit = final_units(j, [])[0]
+    run_unit(unit, tmp_path / "run", Runtime(device="cpu"))
+    own = tmp_path / "run" / "units" / unit.id
+    (own / "result.json").unlink()
+    begun = json.loads((own / "begun.json").read_text())
+    assert set(begun) == {"device_kind", "precision", "micro_batch", "threads"}
+    (own / "begun.json").write_text(json.dumps({k: v for k, v in begun.items() if k != gone}))
+    refused(lambda: run_unit(unit, tmp_path / "run", Runtime(device="cpu")), "begun.json", gone, kind=CheckpointError)
+
+
+def test_a_warm_network_is_never_one_that_was_drawn_or_of_another_resize(tmp_path):
+    from safetensors.torch import load_file
+
+    from vitft.protocol.jobs import make
+    from vitft.protocol.run import Warm
+
+    data = draw(tmp_path / "d", per_class=3)
+    first, _ = job(data, overrides={"lr": 0.1, "steps": 1, "resolution": 32})
+    run_unit(final_units(first, [])[0], tmp_path / "own", Runtime(device="cpu"))
+    model = str(next((tmp_path / "own").rglob("weights.safetensors")))
+    keys = {"lr": 0.05, "steps": 1, "resolution": 64}
+    points = [(False, {"posembed_resize": "bilinear"}), (False, {"posembed_resize": "bicubic"}), (True, {}),
+              (False, {}),
+              (False, {"method": "lora"}), (False, {})]  # fmt: skip
+
+    def weights(at: str, warm: Warm, n: int) -> dict[str, torch.Tensor]:
+        scratch, change = points[n]
+        from tests.protocol.test_protocol import recipe
+
+        j, _ = make(str(data), model=model, recipe=recipe(), overrides={**keys, **change}, from_scratch=scratch)
+        folder = tmp_path / at / str(n)
+        run_unit(final_units(j, [])[0], folder, Runtime(device="cpu"), None, warm)
+        return load_file(next(folder.rglob("weights.safetensors")))
+
+    warm = Warm()
+    for n in range(len(points)):
+        together, alone = weights("warm", warm, n), weights("alone", Warm(), n)
+        assert together.keys() == alone.keys()
+        assert all(torch.equal(together[k], alone[k]) for k in alone), points[n]
+
+
+def test_a_units_folder_keeps_its_name_between_versions(tmp_path):
+    import re
+
+    j, _ = job(draw(tmp_path / "d"), overrides={"lr": 0.1})
+    assert re.fullmatch(r"d/final-[0-9a-f]{10}-seed0", final_units(j, [])[0].id)
+    blank = type(j)("t", "t", "m", "", "r", "", j.settings, j.scheme)
+    assert not blank.from_scratch and blank.seeds == (0,) and blank.limit is blank.per_class is None
+
+
+def test_a_units_words_name_task_phase_point_and_seed(tmp_path):
+    from vitft.protocol.jobs import told_resolution
+    from vitft.results.parts import Seen
+
+    j, _ = job(draw(tmp_path / "d"), overrides={"lr": 0.1}, seeds=(3,))
+    unit = final_units(j, [])[0]
+    assert unit.title == "d: final, seed 3"
+    point = {"lr": 0.001, "steps": 500}
+    assert dataclasses.replace(unit, point=point, phase="tune").title == "d: tune (lr 0.001, steps 500), seed 3"
+    assert told_resolution(j) == ""
+    keys = {"resolution": 128, "crop_from": 160}
+    seen = Seen(pixels=1024, of=50)
+    for crop, larger_ in (("random", " from 160"), ("none", "")):
+        told_ = told_resolution(
+            dataclasses.replace(j, seen=seen, settings=j.settings.model_copy(update={**keys, "crop": crop}))
+        )
+        assert told_ == f"Resolution 128{larger_}: the median of 50 training images has 1,024 pixels."
+    plain = told_resolution(
+        dataclasses.replace(
+            j, seen=seen, settings=j.settings.model_copy(update={**keys, "crop": "random", "crop_from": 0})
+        )
+    )
+    assert plain.startswith("Resolution 128: ")
+
+
+@pytest.mark.parametrize("warning", ["", "it diverged"])
+def test_a_fit_that_diverged_is_said_once_and_written_down(tmp_path, monkeypatch, warning):
+    from vitft.progress import Hooks
+    from vitft.protocol import diverged
+    from vitft.protocol.units import tune_units
+
+    monkeypatch.setattr(diverged, "warning", lambda metrics, classes: warning)
+    j, _ = job(draw(tmp_path / "d"), overrides={"steps": 1})
+    for unit in (tune_units(j)[0], final_units(j, [])[0]):
+        notes: list[str] = []
+        result = run_unit(unit, tmp_path / "run", Runtime(device="cpu"), Hooks(note=notes.append))
+        assert to_json(result)["warnings"] == ([warning] if warning else [])
+        said = [note for note in notes if note.startswith("Warning")]
+        assert said == ([f"Warning: {warning}."] if warning and unit.phase == "final" else [])
+
+
+def test_the_stamp_of_a_run_says_which_part_it_saw():
+    from vitft.progress import Hooks
+    from vitft.protocol.stamp import stamp
+
+    whole, test = (Owner("svhn", {"train": 73257, "test": 40}, completeness="full").open(n) for n in ("train", "test"))
+    few = whole.select(range(30))
+    for limited, completeness in ((False, "full"), (True, "partial")):
+        got = stamp(few, whole, test, ("z",), {}, limited, Hooks())
+        assert (got.completeness, got.split_completeness, got.train_official) == (completeness, "full", None)
+        assert (got.split, got.split_digest, got.train_split) == ("test", test.digest, "train")
+        assert (got.train_n, got.train_whole, got.train_digest) == (30, 73257, few.digest)
+        assert got.classes_without_test == ("z",)
+    for said, completeness in (("partial", "partial"), ("declared", "full")):
+        short = Owner("svhn", {"train": 500}, completeness=said).open("train")
+        got = stamp(few, short, test, (), {}, False, Hooks())
+        assert (got.train_official, got.train_whole, got.completeness) == (73257, 500, completeness)
+
+
+def test_what_is_known_of_images_goes_when_the_data_changes(tmp_path):
+    from vitft.data.sources.image_folder import ImageFolder
+    from vitft.protocol import unchanged
+    from vitft.results.folders import SEEN, task_folder
+
+    source = ImageFolder(draw(tmp_path / "d", per_class=2), "d")
+    folder = tmp_path / "run"
+    own = task_folder(folder, "d")
+    own.mkdir(parents=True)
+    unchanged.hold(folder, source, lambda note: None)
+    seen = own / f"{SEEN}-train"
+    seen.write_text("x")
+    unchanged.hold(folder, source, lambda note: None)
+    assert seen.exists()
+    (tmp_path / "d" / "train" / "a" / "9.png").write_bytes(picture(1, "PNG"))
+    unchanged.hold(folder, ImageFolder(tmp_path / "d", "d"), lambda note: None)
+    assert not seen.exists()

@@ -160,3 +160,28 @@ def test_what_all_tasks_share_is_said_once():
         **{r["task"]: [line] for r in (results[0], results[2])},
     }
     assert _summarise(suite, [])["footnotes"] == {"": []}
+
+
+def test_a_caption_says_up_to_where_one_task_has_fewer_examples():
+    suite = SUITES["vtab"]
+    results = suite_results((0,))
+    data = _summarise(suite, results)
+    data["tasks"][results[3]["task"]]["provenance"]["train_official"] = 1000
+    assert ", up to 1,000 training examples a task," in _table(suite, data).caption
+
+
+def test_a_suite_has_the_notes_that_all_its_networks_have():
+    results = suite_results((0,))
+    for i, r in enumerate(results):
+        r["checkpoint"] = {**r["checkpoint"], "notes": ["EMA weights", f"own {i}"]}
+    assert _summarise(SUITES["vtab"], results)["checkpoint"]["notes"] == ["EMA weights"]
+    results[4]["checkpoint"] = {**results[4]["checkpoint"], "notes": []}
+    assert _summarise(SUITES["vtab"], results)["checkpoint"]["notes"] == []
+
+
+def test_what_a_checkpoint_does_not_say_stands_below_the_table():
+    suite = SUITES["vtab"]
+    data = _summarise(suite, suite_results((0,)))
+    data["checkpoint"] |= {"notes": ["weights were halved"], "assumptions": "assumed: mean"}
+    notes = _table(suite, data).notes
+    assert notes[:2] == ("Weights were halved.", "Assumed: mean.") and len(notes) == 3
