@@ -12,6 +12,7 @@ import importlib.machinery
 import json
 import os
 import re
+import resource
 import shutil
 import signal
 import sys
@@ -248,20 +249,32 @@ class _Keys:
 
 @dataclass
 class Work:
+    """What a forked process runs.
+
+    Attributes:
+        limit: seconds of its own computing, after which it ends by SIGXCPU; five times as many by the clock, so that
+            a busy machine stops nothing that a quiet one would not.
+        then: told of the exit status (None for one that the clock stopped) and of its folder.
+    """
+
     run: Callable[[Path], int]
     limit: float
-    then: Callable[[int | None, Path], None]  # the exit status, None for one stopped at its limit; its folder
+    then: Callable[[int | None, Path], None]
 
 
 def run_all(works: list[Work], jobs: int) -> None:
-    """Run works in forked processes, `jobs` at once, each for at most its limit."""
+    """Run works in forked processes, `jobs` at once, each within its limits."""
     waiting, running = works[::-1], dict[int, tuple[Work, float, Path]]()
     while waiting or running:
         while waiting and len(running) < jobs:
             work = waiting.pop()
             folder = Path(tempfile.mkdtemp(prefix="mutate-"))
-            pid = _forked(lambda work=work, folder=folder: work.run(folder), folder / "log")  # type: ignore[misc]
-            running[pid] = (work, time.monotonic() + work.limit, folder)
+
+            def run(work: Work = work, folder: Path = folder) -> int:
+                resource.setrlimit(resource.RLIMIT_CPU, (int(work.limit), int(work.limit) + 5))
+                return work.run(folder)
+
+            running[_forked(run, folder / "log")] = (work, time.monotonic() + 5 * work.limit, folder)
         time.sleep(0.02)
         for pid, (work, end, folder) in list(running.items()):
             done, status = os.waitpid(pid, os.WNOHANG)

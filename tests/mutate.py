@@ -46,7 +46,7 @@ DECIDING = (
     "models/renaming.py", "engines/inline.py", "report/vtab.py",
 )  # fmt: skip
 _FIRST = 8
-NOTICED, SURVIVED, IN_TIME = "noticed", "survived", "survived within its time"
+NOTICED, SURVIVED, IN_TIME, STOPPED = "noticed", "survived", "survived within its time", "stopped by the clock"
 
 Found = tuple[ast.Module, Mutant]
 Told = Callable[[Mutant, dict[str, str], str], None]
@@ -146,11 +146,12 @@ def work(tree: ast.Module, mutant: Mutant, tests: list[Test], budget: float, tol
         return status
 
     def then(status: int | None, folder: Path) -> None:
-        # 0 all passed, 5 none was there to run; anything else is a failure, a crash or a hang.
+        # 0 all passed, 5 none was there to run; a crash has no test that fails, nor has what computes for ever.
+        by = "".join(failed(folder)[:1])
         unnoticed = SURVIVED if len(met) == len(all_of_them) else IN_TIME
-        entry = {"id": mutant.id, "outcome": unnoticed if status in (0, 5) else NOTICED, "by": failed(folder)[:1]}
+        outcome = STOPPED if status is None else unnoticed if status in (0, 5) else NOTICED
         words = (folder / "log").read_text(errors="replace") if (folder / "log").exists() else ""
-        told(mutant, {**entry, "by": "".join(entry["by"])}, words)
+        told(mutant, {"id": mutant.id, "outcome": NOTICED if by else outcome, "by": by, "status": str(status)}, words)
 
     return Work(run, 60 + 2 * spent, then)
 
