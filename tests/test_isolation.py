@@ -52,8 +52,7 @@ def test_on_a_machine_with_a_card_no_test_touches_it(machine: dict[str, str], tm
 def test_nothing_of_this_machine_reaches_a_test() -> None:
     import torch
 
-    from vitft import device, machine
-    from vitft.models import hub_files
+    from vitft import device, hub, machine
     from vitft.results.folders import runs_root
 
     assert not torch.cuda.is_available() and device.pick("auto").type == "cpu"
@@ -61,7 +60,7 @@ def test_nothing_of_this_machine_reaches_a_test() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
     ours = {name for name in os.environ if name.startswith(("VITFT_", "HF_"))}
     assert ours == {"VITFT_CACHE", "VITFT_RUNS", "VITFT_DATA", "HF_HOME", "HF_HUB_OFFLINE"}
-    for place in (machine.cache(), runs_root(), machine.data(), *hub_files.caches()):
+    for place in (machine.cache(), runs_root(), machine.data(), *hub.caches()):
         assert not place.exists() and place.is_relative_to(Path(os.environ["VITFT_CACHE"]).parent)
 
 

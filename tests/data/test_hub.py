@@ -13,6 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.layouts import alone, arrow_folder, hub_snapshot, number_of, parquet_folder, refused, table  # noqa: F401
+from vitft import hub as client
+from vitft import machine
 from vitft.data import lists
 from vitft.data.find import find
 from vitft.data.sources import hub, hub_cache
@@ -61,7 +63,7 @@ class TestHub:
     def test_without_a_network_it_says_so_at_once(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv("HF_HUB_OFFLINE")
         # A network that swallows everything: the question is never answered.
-        monkeypatch.setattr(hub, "PROBE_SECONDS", 0.2)
+        monkeypatch.setattr(client, "PATIENCE_S", 0.2)
         monkeypatch.setenv("HF_ENDPOINT", "http://192.0.2.1")
         importlib.import_module("huggingface_hub.hf_api")  # its second on a busy machine is not what is timed
         start = time.monotonic()
@@ -162,6 +164,7 @@ class TestOnline:
         assert [number_of(test.read(i)) for i in range(3)] == [0, 1, 2]
         assert test.provenance.revision == own_hub.commit
         assert not [asked for asked in own_hub.asked if "train" in asked]
+        assert next((machine.cache() / "hub").glob("datasets--org--toy/snapshots/*/data/test.parquet")).is_file()
 
         own_hub.asked.clear()
         assert find("hf:org/toy").open("test").digest == test.digest
@@ -179,6 +182,10 @@ class TestOnline:
         find("hf:org/toy").open("test")
         monkeypatch.setenv("HF_HUB_OFFLINE", "1")
         refused(lambda: find("hf:org/toy").open("train"), "train-0000", "forbids the network", "hf download org/toy")
+        monkeypatch.delenv("HF_HUB_OFFLINE")
+        monkeypatch.setenv("HF_DATASETS_OFFLINE", "1")
+        refused(lambda: find("hf:org/toy").open("train"), "HF_DATASETS_OFFLINE forbids the network")
+        assert not client.offline(), "weights may still be fetched"
 
     @pytest.mark.parametrize(
         ("code", "status", "words"),

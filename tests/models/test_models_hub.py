@@ -13,9 +13,10 @@ from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 from tests import library
+from vitft import hub as client
 from vitft.cli import models as cli
 from vitft.errors import CheckpointError, CheckpointUnsafe
-from vitft.models import hub, hub_files
+from vitft.models import hub
 from vitft.models.build import build
 from vitft.settings import Settings
 
@@ -191,7 +192,7 @@ def test_a_hub_that_never_answers_costs_two_seconds(cache, monkeypatch):
 
 def test_offline_asks_nobody(cache, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setattr(hub_files, "probe", lambda *_: pytest.fail("the network was asked"))
+    monkeypatch.setattr(client, "status", lambda *_: pytest.fail("the network was asked"))
     assert "HF_HUB_OFFLINE is set" in errors("timm:test_vit")[0]
 
 
@@ -204,11 +205,11 @@ def test_a_refusing_hub_is_told_from_a_silent_one(cache, monkeypatch):
         raise OSError("gated")
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", refused)
-    monkeypatch.setattr(hub_files, "probe", lambda *_: 403)
+    monkeypatch.setattr(client, "status", lambda *_: 403)
     assert "refuses 'timm/test_vit.r160_in1k' (403)" in errors("timm:test_vit")[0]
-    monkeypatch.setattr(hub_files, "probe", lambda *_: 302)
+    monkeypatch.setattr(client, "status", lambda *_: 302)
     assert "could not be fetched: gated" in errors("timm:test_vit")[0]
-    monkeypatch.setattr(hub_files, "probe", lambda *_: 404)
+    monkeypatch.setattr(client, "status", lambda *_: 404)
     with pytest.raises(CheckpointError, match="holds none of"):
         build("timm:test_vit", 2, AT160)
 
@@ -219,11 +220,11 @@ def test_fetch_names_the_folder_to_copy(cache, monkeypatch):
         return str(put(cache_dir, page, model__safetensors={"a": torch.zeros(1)}) / name)
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
-    monkeypatch.setattr(hub_files, "probe", lambda *_: 302)
+    monkeypatch.setattr(client, "status", lambda *_: 302)
     for _ in range(2):  # the second time from the cache
         result = CliRunner().invoke(cli.app, ["fetch", "vit-s16", "--format", "json"], catch_exceptions=False)
         payload = json.loads(result.stdout)
         assert payload["folder"] == str(cache / "models--timm--vit_small_patch16_224.augreg_in21k")
         assert payload["path"].endswith("/model.safetensors")
         assert len(payload["sha256"]) == 64
-        monkeypatch.setattr(hub_files, "probe", lambda *_: pytest.fail("the network was asked"))
+        monkeypatch.setattr(client, "status", lambda *_: pytest.fail("the network was asked"))

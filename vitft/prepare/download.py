@@ -4,7 +4,6 @@ import hashlib
 import http.client
 import os
 import socket
-import threading
 import urllib.error
 import urllib.request
 from collections.abc import Callable
@@ -12,7 +11,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from vitft import __version__
+from vitft import __version__, hub
 from vitft.errors import DataDamaged, DataMissing, DiskFull
 from vitft.prepare.archives import need_space
 from vitft.prepare.collections.raw import Collection, File
@@ -25,7 +24,6 @@ def silent(*_: object) -> None:
     """Tell nobody."""
 
 
-_PATIENCE = 3.0  # seconds until an address counts as out of reach
 _STALL = 60.0  # seconds without a byte
 _ATTEMPTS = 5  # in a row without a new byte
 _CHUNK = 1 << 20
@@ -192,21 +190,10 @@ def _reach(file: File, folder: Path) -> None:
     if proxy and not urllib.request.proxy_bypass(url.hostname or ""):
         url = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
     host, port = url.hostname or "", url.port or (443 if url.scheme == "https" else 80)
-    failed = ["no answer"]
-
-    def connect() -> None:
-        try:
-            socket.create_connection((host, port), timeout=_PATIENCE).close()
-            failed.clear()
-        except OSError as error:
-            failed[:] = [str(error)]
-
-    # A name look-up knows no timeout of its own, so a thread does it that nobody waits for.
-    thread = threading.Thread(target=connect, daemon=True)
-    thread.start()
-    thread.join(_PATIENCE * 0.8)
-    if failed:
-        raise _out_of_reach(file, folder, failed[0])
+    answer = hub.within(hub.PATIENCE_S, lambda: socket.create_connection((host, port), timeout=hub.PATIENCE_S))
+    if not isinstance(answer, socket.socket):
+        raise _out_of_reach(file, folder, str(answer or "no answer"))
+    answer.close()
 
 
 def _out_of_reach(file: File, folder: Path, why: str) -> DataMissing:

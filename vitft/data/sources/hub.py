@@ -1,28 +1,25 @@
 """Data sets of the Hugging Face hub: from its caches first, from the network when it answers within two seconds.
 
-Left to themselves the hub's clients retry for 20 to 50 seconds without a network; here one question is asked. What was
-downloaded once is found again without any, at the commit it was downloaded at; `@<commit>` pins another.
+What was downloaded once is found again without a network, at the commit it was downloaded at; `@<commit>` pins another.
 """
 
 import errno
 import json
-import threading
 from collections import defaultdict
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
+from vitft import hub
 from vitft.catalog import tasks
 from vitft.data import official
 from vitft.data.sources import imagenet, parquet
 from vitft.data.sources.files import is_debris, is_image, refuse
-from vitft.data.sources.hub_cache import Repo, cached, caches, endpoint, listing, offline, remember, snapshots
+from vitft.data.sources.hub_cache import Repo, cached, listing, remember, snapshots
 from vitft.data.split import Split
 from vitft.errors import DataDamaged, DataError, DataMissing, DiskFull
 
-PROBE_SECONDS = 2.0
 _SPLITS = (("train", "train"), ("val", "val"), ("test", "test"))
 # The tables called test have no labels: the world's ImageNet test set is the validation set.
 _IMAGENET = (("train", "train"), ("val", "test"))
@@ -69,8 +66,8 @@ class Hub:
     @property
     def place(self) -> Path | None:
         """Where its tables are, as far as they are here."""
-        folder = self.folder or snapshots(self.repo) / self.commit
-        return self._table(folder).path if folder.is_dir() else None
+        folders = [self.folder] if self.folder else snapshots(self.repo, self.commit)
+        return next((self._table(folder).path for folder in folders if folder.is_dir()), None)
 
     def open(self, split: str) -> Split:
         """Open one split, downloading its files first where no cache holds them.
@@ -103,38 +100,32 @@ class Hub:
 
     def _download(self, split: str) -> Path:
         """Bring the files of a split into the hub's cache and return the folder of its tables."""
-        folder = snapshots(self.repo) / self.commit
         wanted = dict(self.files)[next(name for name, out in self._take if out == split)]
-        absent = [file for file in wanted if not (folder / file).is_file()]
-        if not absent:
-            return folder
-        if offline() or _probe(self.repo) is None:
-            why = "HF_HUB_OFFLINE forbids the network" if offline() else "the hub does not answer"
+        places = snapshots(self.repo, self.commit)
+        for folder in places:
+            if all((folder / file).is_file() for file in wanted):
+                return folder
+        why = _no_network()
+        if why or _ask(self.repo) is None:
+            absent = next(file for file in wanted if not (places[0] / file).is_file())
+            why = why or "the hub does not answer"
             raise DataMissing(
-                f"'{absent[0]}' of '{self.repo.name}' is not in '{folder}', and {why}.",
+                f"'{absent}' of '{self.repo.name}' is not in '{places[0]}', and {why}.",
                 "Legal: every file of the split there.",
                 f"With a network, run: {self.repo.command}",
             )
-        from huggingface_hub import hf_hub_download
-
         try:
-            for file in absent:
-                hf_hub_download(
-                    self.repo.name,
-                    file,
-                    repo_type="dataset",
-                    revision=self.commit,
-                    cache_dir=caches()[0],
-                    endpoint=endpoint(),
-                )
-        except Exception as error:  # the client raises its own kinds for every answer of the server
+            for file in wanted:
+                hub.download(self.repo.name, file, self.commit, "dataset")
+        except Exception as error:  # the library raises its own kinds for every answer of the server
             if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-                where = str(caches()[0])
+                where = str(hub.caches()[0])
+                setting = "VITFT_CACHE" if len(hub.caches()) > 1 else "HF_HOME"
                 raise DiskFull(
-                    f"No room in '{where}' for {self.repo.name}.", "", "Set HF_HOME to a larger disk."
+                    f"No room in '{where}' for {self.repo.name}.", "", f"Set {setting} to a larger disk."
                 ) from None
             raise _failed(self.repo, error) from None
-        return folder
+        return places[0]
 
 
 def task_of(repo: Repo) -> tuple[Repo, str]:
@@ -154,11 +145,11 @@ def find(repo: Repo, task: str) -> Hub | str:
     here = cached(repo)
     if here is not None:
         return _known(repo, task, here[0]) or Hub(repo, task, *here)
-    hub_cache, datasets_cache = caches()
-    places = f"the Hugging Face caches ('{hub_cache}', '{datasets_cache}')"
-    if offline():
-        return f"{places}; HF_HUB_OFFLINE forbids the network"
-    answer = _probe(repo)
+    places = ", ".join(f"'{place}'" for place in (*hub.caches(), hub.datasets_cache()))
+    places = f"the Hugging Face caches ({places})"
+    if why := _no_network():
+        return f"{places}; {why}"
+    answer = _ask(repo)
     if answer is None:
         return f"{places}; the hub does not answer"
     if isinstance(answer, Exception):
@@ -226,36 +217,23 @@ def _prepared(repo: Repo, commit: str) -> Path:
     return Path(builder.cache_dir)
 
 
-T = TypeVar("T")
+def _no_network() -> str:
+    """Say which environment variable forbids the network, "" where none does."""
+    name = hub.offline("HF_DATASETS_OFFLINE")
+    return f"{name} forbids the network" if name else ""
 
 
-def _probe(repo: Repo) -> Any:
+def _ask(repo: Repo) -> Any:
     """Ask the hub once. Returns its answer, its refusal as an exception, or None where it did not answer in time."""
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError
 
     def ask() -> Any:
-        api = HfApi(endpoint=endpoint())
-        return api.dataset_info(repo.name, revision=repo.revision or None, timeout=PROBE_SECONDS)
+        api = HfApi(endpoint=hub.endpoint())
+        return api.dataset_info(repo.name, revision=repo.revision or None, timeout=hub.PATIENCE_S)
 
-    answer = _within(PROBE_SECONDS, ask)
+    answer = hub.within(hub.PATIENCE_S, ask)
     return answer if not isinstance(answer, Exception) or isinstance(answer, HfHubHTTPError) else None
-
-
-def _within(seconds: float, call: Callable[[], T]) -> T | Exception | None:
-    """Return what `call` returns or raises, None when it takes longer; looking up a name cannot be given a limit."""
-    result: list[T | Exception] = []
-
-    def run() -> None:
-        try:
-            result.append(call())
-        except Exception as error:  # handed to the caller
-            result.append(error)
-
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    thread.join(seconds)
-    return result[0] if result else None
 
 
 def _refused(repo: Repo, error: Exception) -> DataMissing:

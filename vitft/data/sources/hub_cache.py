@@ -1,4 +1,4 @@
-"""What the caches of the Hugging Face clients hold, without importing either client."""
+"""Which data sets the caches of the hub's libraries hold, without importing either library."""
 
 import json
 import os
@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from vitft import machine
+from vitft import hub, machine
 from vitft.data.sources import parquet
 from vitft.errors import UsageError
 
@@ -45,38 +45,23 @@ def parse(text: str) -> Repo:
     return Repo(match["repo"], match["config"] or "", match["revision"] or "")
 
 
-def offline() -> bool:
-    """Tell whether HF_HUB_OFFLINE or HF_DATASETS_OFFLINE forbids the network."""
-    values = (os.environ.get(name, "") for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE"))
-    return any(value.upper() in ("1", "ON", "YES", "TRUE") for value in values)
-
-
-def caches() -> tuple[Path, Path]:
-    """Return the folders in which the hub's client and its `datasets` keep what they downloaded."""
-    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    home = Path(os.environ.get("HF_HOME") or root / "huggingface").expanduser()
-    hub = os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE") or home / "hub"
-    return Path(hub).expanduser(), Path(os.environ.get("HF_DATASETS_CACHE") or home / "datasets").expanduser()
-
-
 def cached(repo: Repo) -> tuple[str, Path] | None:
     """Return (commit, folder) of what a cache holds: the pinned commit, else that of main, else the newest."""
     return _cached(repo) or (_cached(replace(repo, name=repo.formerly)) if repo.formerly else None)
 
 
 def _cached(repo: Repo) -> tuple[str, Path] | None:
-    datasets_cache = caches()[1]
-    root = snapshots(repo).parent
-    wanted = repo.revision or "main"
-    commit = wanted if _COMMIT.match(wanted) else _text(root / "refs" / wanted)
-    folders = [root / "snapshots" / commit] if commit else []
-    if not repo.revision:
-        folders += _newest(root / "snapshots")
-    for folder in folders:
-        tables = parquet.Parquet(folder / repo.config if (folder / repo.config).is_dir() else folder, repo.name)
-        if folder.is_dir() and parquet.detect(tables.path) and tables.splits:
-            return folder.name, folder
-    prepared = datasets_cache / repo.name.replace("/", "___")
+    for root in _roots(repo):
+        wanted = repo.revision or "main"
+        commit = wanted if _COMMIT.match(wanted) else _text(root / "refs" / wanted)
+        folders = [root / "snapshots" / commit] if commit else []
+        if not repo.revision:
+            folders += _newest(root / "snapshots")
+        for folder in folders:
+            tables = parquet.Parquet(folder / repo.config if (folder / repo.config).is_dir() else folder, repo.name)
+            if folder.is_dir() and parquet.detect(tables.path) and tables.splits:
+                return folder.name, folder
+    prepared = hub.datasets_cache() / repo.name.replace("/", "___")
     for folder in _newest(prepared, depth=3):  # config/version/commit
         config, commit = folder.parent.parent.name, folder.name if _COMMIT.match(folder.name) else ""
         right = repo.config in ("", "data", config) and repo.revision in ("", commit)
@@ -85,8 +70,13 @@ def _cached(repo: Repo) -> tuple[str, Path] | None:
     return None
 
 
-def snapshots(repo: Repo) -> Path:
-    return caches()[0] / f"datasets--{repo.name.replace('/', '--')}" / "snapshots"
+def snapshots(repo: Repo, commit: str) -> list[Path]:
+    """Return where the files of a commit may lie: a folder of each cache, the one that is downloaded to first."""
+    return [root / "snapshots" / commit for root in _roots(repo)]
+
+
+def _roots(repo: Repo) -> list[Path]:
+    return [cache / f"datasets--{repo.name.replace('/', '--')}" for cache in hub.caches()]
 
 
 def listing(repo: Repo, commit: str) -> Path:
@@ -119,7 +109,3 @@ def _text(file: Path) -> str:
         return file.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError):
         return ""
-
-
-def endpoint() -> str | None:
-    return os.environ.get("HF_ENDPOINT") or None
