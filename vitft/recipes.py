@@ -12,16 +12,18 @@ Precedence: recipe < `[size.N]` < `[pixels.N]` < what the task forbids < `[for.T
 import hashlib
 import json
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from vitft import recipe_faults
 from vitft.catalog.tasks import by_name
 from vitft.errors import RecipeError, UnknownName, UsageError
-from vitft.settings import Method, Settings, contradictions
+from vitft.recipe_faults import MEASURED, rescaled
+from vitft.settings import Scalar, Settings
 
 _DEFAULT = "quick"
 
@@ -51,27 +53,6 @@ class Expect(BaseModel):
     split_digest: str = ""
 
 
-# What a sweep may list: what is chosen on val must not change which numbers are comparable.
-SWEEPABLE = ("lr", "steps", "weight_decay", "lora_alpha", "drop_path", "layer_decay")
-
-
-SECTIONS = {
-    "[sweep]": f"lists to choose from on val, e.g. lr = [0.01, 0.03]; keys: {', '.join(SWEEPABLE)}",
-    "[for.TASK]": "any keys for one task, e.g. [for.cifar10]; a sweep of its own: [for.TASK.sweep]",
-    "[method.NAME]": f"any keys for one of {', '.join(get_args(Method))}; a sweep of its own: [method.NAME.sweep]",
-    "[size.N]": "any keys where fewer than N training examples are there, e.g. [size.20000]; the smallest N counts",
-    "[pixels.N]": "any keys where the median training image has fewer than N pixels (height x width)",
-    "[expect]": "a number it should reproduce: task, value (0 to 1), tolerance, source; model, device",
-}
-"""The tables a recipe may have besides its keys, and what they are for."""
-
-# What a recipe says of itself; `method` as a string, where `[method.NAME]` tables stand, is `default_method`.
-_HEAD = ("name", "title", "source", "default_method")
-
-# Tables whose names are numbers: what is below them is meant.
-_MEASURED = {"size": "for_size", "pixels": "for_pixels"}
-
-
 class Recipe(BaseModel):
     """A named protocol: base settings, its variations, what may be tuned, what it should give."""
 
@@ -80,17 +61,17 @@ class Recipe(BaseModel):
     name: str
     title: str
     source: str
-    settings: dict[str, Any]
-    sweep: dict[str, list[Any]] = {}
-    for_task: dict[str, dict[str, Any]] = {}
-    for_method: dict[str, dict[str, Any]] = {}
-    for_size: dict[str, dict[str, Any]] = {}
-    for_pixels: dict[str, dict[str, Any]] = {}
+    settings: dict[str, object]
+    sweep: dict[str, list[object]] = {}
+    for_task: dict[str, dict[str, object]] = {}
+    for_method: dict[str, dict[str, object]] = {}
+    for_size: dict[str, dict[str, object]] = {}
+    for_pixels: dict[str, dict[str, object]] = {}
     expect: list[Expect] = []
     text: str = Field("", exclude=True, repr=False)
 
     def resolve(
-        self, task: str = "", overrides: Mapping[str, Any] | None = None, examples: int = 0, pixels: int = 0
+        self, task: str = "", overrides: Mapping[str, object] | None = None, examples: int = 0, pixels: int = 0
     ) -> Settings:
         """Return the settings for one task, with the user's overrides on top.
 
@@ -116,19 +97,20 @@ class Recipe(BaseModel):
         keys = {key for table in self.for_pixels.values() for key in table}
         return not keys <= set(self.for_task.get(task, {}))
 
-    def digest(self, overrides: Mapping[str, Any]) -> str:
+    def digest(self, overrides: Mapping[str, object]) -> str:
         """Return 8 hexadecimal digits that change with any value of the document or any override."""
         said = self.model_dump(mode="json", exclude={"expect", "title", "source"})
         # A kind of table that came later and that the document does not have leaves its digest as it was.
         later = {key for key in ("for_pixels",) if not said[key]}
         return digest({**{key: value for key, value in said.items() if key not in later}, "overrides": overrides})
 
-    def sweep_for(self, task: str, settings: Settings, overrides: Mapping[str, Any]) -> dict[str, list[Any]]:
+    def sweep_for(self, task: str, settings: Settings, overrides: Mapping[str, object]) -> dict[str, list[Scalar]]:
         """Return what is tuned on val; a key the user has fixed is no longer swept."""
-        sweep = dict(self.sweep)
-        sweep.update(self.for_task.get(task, {}).get("sweep", {}))
-        sweep.update(self.for_method.get(settings.method, {}).get("sweep", {}))
-        return {k: v for k, v in sweep.items() if k not in overrides and v}
+        own = (self.for_task.get(task, {}), self.for_method.get(settings.method, {}))
+        sweep = self.sweep | _lists(own[0].get("sweep")) | _lists(own[1].get("sweep"))
+        # Only numbers are swept, as `parse` has seen to.
+        numbers = {key: [value for value in values if isinstance(value, int | float)] for key, values in sweep.items()}
+        return {key: list(values) for key, values in numbers.items() if key not in overrides and values}
 
 
 def names() -> list[str]:
@@ -175,10 +157,10 @@ def load(name_or_path: str = _DEFAULT) -> Recipe:
     return parse(data, path.stem, text)
 
 
-def parse(data: dict[str, Any], name: str, text: str = "") -> Recipe:
+def parse(data: dict[str, object], name: str, text: str = "") -> Recipe:
     """Build a recipe from parsed TOML and check every variation of it. Raises RecipeError."""
     data = dict(data)
-    head: dict[str, Any] = {
+    head: dict[str, object] = {
         "name": data.pop("name", name),
         "title": data.pop("title", ""),
         "source": data.pop("source", ""),
@@ -187,7 +169,7 @@ def parse(data: dict[str, Any], name: str, text: str = "") -> Recipe:
     expect = data.pop("expect", [])
     head["expect"] = expect if isinstance(expect, list) else [expect]
     problems = []
-    for key, field in (("sweep", "sweep"), ("for", "for_task"), ("method", "for_method"), *_MEASURED.items()):
+    for key, field in (("sweep", "sweep"), ("for", "for_task"), ("method", "for_method"), *MEASURED.items()):
         # `method` is both a key (a string) and a table of variations.
         if key == "method" and not isinstance(data.get(key), dict):
             continue
@@ -200,67 +182,38 @@ def parse(data: dict[str, Any], name: str, text: str = "") -> Recipe:
         data["method"] = method
     head["settings"] = data
     recipe = _sound(head, problems)
-    problems += _problems(recipe.settings)
-    problems += _sweep_problems("sweep", recipe.sweep, recipe.settings)
+    problems += recipe_faults.problems(recipe.settings)
+    problems += recipe_faults.in_sweep("sweep", recipe.sweep, recipe.settings)
     tables = {"for": recipe.for_task, "method": recipe.for_method, "size": recipe.for_size, "pixels": recipe.for_pixels}
     for table, variations in tables.items():
         for variant, keys in variations.items():
-            problems += _variation_problems(table, variant, keys, recipe.settings)
+            problems += recipe_faults.in_variation(table, variant, keys, recipe.settings)
     if problems:
         raise RecipeError(f"Recipe '{name}': " + "; ".join(dict.fromkeys(problems)))
     return recipe
 
 
-def _variation_problems(table: str, variant: str, keys: dict[str, Any], settings: dict[str, Any]) -> Iterator[str]:
-    """Yield what is wrong with one table of variations, e.g. [for.TASK]."""
-    if table in _MEASURED and (not variant.isdecimal() or str(int(variant)) != variant):
-        of, example = ("training examples", 20000) if table == "size" else ("pixels (height x width)", 9216)
-        yield f"{table}.{variant}: the name is a number of {of}, e.g. [{table}.{example}]"
-    if table in _MEASURED and "sweep" in keys:
-        yield f"{table}.{variant}.sweep: a sweep stands alone, or below [for.TASK] or [method.NAME]"
-    if table == "method" and variant not in get_args(Method):
-        yield f"method.{variant}: {', '.join(get_args(Method))}"
-    own = {k: v for k, v in keys.items() if k != "sweep"}
-    yield from (f"{table}.{variant}.{p}" for p in _problems({**settings, **own}, own))
-    yield from _sweep_problems(f"{table}.{variant}.sweep", keys.get("sweep", {}), settings)
-
-
-def _sweep_problems(where: str, sweep: Any, settings: dict[str, Any]) -> Iterator[str]:
-    """Yield what is wrong with one table of values to choose among."""
-    if not isinstance(sweep, dict):
-        yield f"{where}: a table, not {sweep!r}"
-        return
-    for key, values in sweep.items():
-        if key not in SWEEPABLE:
-            yield f"{where}.{key}: only {', '.join(SWEEPABLE)} may be swept"
-        elif not isinstance(values, list) or not values or any(values.count(value) > 1 for value in values):
-            yield f"{where}.{key}: a list of different values, not {values!r}"
-        else:
-            for value in values:
-                point = {**settings, **rescaled(settings, {key: value}), key: value}
-                yield from (f"{where}.{p}" for p in _problems(point, {key: value}))
-
-
-def _sound(head: dict[str, Any], problems: list[str]) -> Recipe:
+def _sound(head: dict[str, object], problems: list[str]) -> Recipe:
     """Build a recipe of what is sound in it, and add what is not to `problems`: the rest is to be looked at, too."""
     try:
-        return Recipe(**head)
+        return Recipe.model_validate(head)
     except ValidationError as error:
         tables = {"for_task": "for", "for_method": "method", "for_size": "size", "for_pixels": "pixels"}
-        for _, text in _field_faults(error):
+        for _, text in recipe_faults.of_validation(error):
             first, dot, rest = text.partition(".")
             problems.append(f"{tables.get(first, first)}{dot}{rest}")
         kept = dict(head)
         for where in {item["loc"][:2] for item in error.errors()}:
             field = str(where[0])
-            if isinstance(kept.get(field), dict) and len(where) > 1:
-                kept[field] = {key: value for key, value in kept[field].items() if key != where[1]}
+            table = kept.get(field)
+            if isinstance(table, dict) and len(where) > 1:
+                kept[field] = {key: value for key, value in table.items() if key != where[1]}
             else:
                 kept[field] = [] if field == "expect" else ""
-        return Recipe(**kept)
+        return Recipe.model_validate(kept)
 
 
-def parse_override(text: str) -> tuple[str, Any]:
+def parse_override(text: str) -> tuple[str, object]:
     """Parse one `--set key=value`; the value is TOML, or a bare word.
 
     Raises UsageError when there is no '=' and UnknownName for a key no recipe has.
@@ -277,33 +230,24 @@ def parse_override(text: str) -> tuple[str, Any]:
         return key, raw.strip()
 
 
-def digest(settings: Settings | Mapping[str, Any]) -> str:
+def digest(settings: Settings | Mapping[str, object]) -> str:
     """Return 8 hexadecimal digits that change with any setting."""
     data = settings.model_dump(mode="json") if isinstance(settings, Settings) else dict(settings)
     return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:8]
 
 
-def rescaled(own: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """Shorten or stretch warmup and staircase with steps other than planned: a warmup of 500 would swallow 20."""
-    steps, planned = overrides.get("steps"), own.get("steps", Settings.model_fields["steps"].default)
-    if type(steps) is not int or type(planned) is not int or steps < 0 or planned < 1:
-        return {}
-    try:
-        return {
-            "warmup_steps": max(0, min(round(own.get("warmup_steps", 0) * steps / planned), steps - 1)),
-            "decay_steps": [round(step * steps / planned) for step in own.get("decay_steps", ())],
-        }
-    except TypeError:  # wrong values in the recipe: they are told of where all are
-        return {}
+def _lists(table: object) -> dict[str, list[object]]:
+    """Return a table of lists; nothing where there is none."""
+    return {key: values for key, values in table.items() if isinstance(values, list)} if isinstance(table, dict) else {}
 
 
-def _below(tables: Mapping[str, dict[str, Any]], n: int) -> dict[str, Any]:
+def _below(tables: Mapping[str, dict[str, object]], n: int) -> dict[str, object]:
     """Return the table of the smallest N above `n`; none where `n` is not known (0)."""
     above = sorted(int(limit) for limit in tables if int(limit) > n)
     return tables[str(above[0])] if above and n else {}
 
 
-def _forbidden(task: str) -> dict[str, Any]:
+def _forbidden(task: str) -> dict[str, object]:
     """Return the settings that switch off what would change the labels of a known task."""
     known = by_name(task)
     if known is None:
@@ -311,8 +255,8 @@ def _forbidden(task: str) -> dict[str, Any]:
     return ({} if known.crop else {"crop": "none"}) | ({} if known.flip else {"flip": False})
 
 
-def _validated(name: str, values: dict[str, Any], overrides: Mapping[str, Any]) -> Settings:
-    faults = _faults(values)
+def _validated(name: str, values: dict[str, object], overrides: Mapping[str, object]) -> Settings:
+    faults = recipe_faults.faults(values)
     if faults:
         # A recipe was checked when it was loaded: what is wrong only now was set over it.
         users = any(keys & set(overrides) for keys, _ in faults)
@@ -322,39 +266,4 @@ def _validated(name: str, values: dict[str, Any], overrides: Mapping[str, Any]) 
             "",
             "Run 'vitft recipes show' for every key and what it means.",
         )
-    return Settings(**values)
-
-
-def _problems(values: dict[str, Any], only: Mapping[str, Any] | None = None) -> list[str]:
-    return [text for keys, text in _faults(values) if only is None or keys & set(only)]
-
-
-def _faults(values: Mapping[str, Any]) -> list[tuple[set[str], str]]:
-    """Return all that is wrong with the values of a recipe's keys, and which keys each fault is of."""
-    faults: list[tuple[set[str], str]] = []
-    try:
-        Settings(**values)
-    except ValidationError as error:
-        faults += [fault for fault in _field_faults(error) if fault[0]]
-    wrong = {key for keys, _ in faults for key in keys}
-    defaults = {key: field.default for key, field in Settings.model_fields.items()}
-    legal = {**defaults, **{key: value for key, value in values.items() if key not in wrong}}
-    faults += [(set(keys), text) for keys, text in contradictions(legal) if not wrong & set(keys)]
-    return faults
-
-
-def _field_faults(error: ValidationError) -> list[tuple[set[str], str]]:
-    import difflib
-
-    found: dict[str, set[str]] = {}
-    for item in error.errors():
-        key = ".".join(str(part) for part in item["loc"])
-        message = item["msg"].removeprefix("Value error, ")
-        if item["type"] == "extra_forbidden":
-            tables = [section.strip("[]").split(".")[0] for section in SECTIONS]
-            near = difflib.get_close_matches(key, [*Settings.model_fields, *tables, *_HEAD], n=1, cutoff=0.6)
-            message = "unknown key" + (f", did you mean '{near[0]}'?" if near else "")
-        elif key:
-            message = f"{message}, not {item['input']!r}"
-        found[f"{key}: {message}" if key else message] = {str(part) for part in item["loc"][:1]}
-    return [(keys, text) for text, keys in found.items()]
+    return Settings.model_validate(values)

@@ -17,6 +17,9 @@ Resize = Literal["squash", "resize-small", "squash-crop", "checkpoint"]
 Interpolation = Literal["bilinear", "bicubic", "area"]
 LoraTarget = Literal["qkv", "q", "k", "v", "proj", "fc1", "fc2"]
 
+Scalar = bool | int | float | str | tuple[int, ...] | tuple[str, ...] | None
+"""What a key may hold."""
+
 CHECKPOINT_KEYS = ("num_heads", "norm_eps", "activation", "pool", "grid")
 """The keys that say what a checkpoint's tensors do not tell."""
 

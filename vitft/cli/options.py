@@ -69,15 +69,14 @@ def parse_resolution(text: str) -> Any:
     return int(parts[0]) if len(parts) == 1 else [int(p) for p in parts]
 
 
-def overrides(settings: list[str] | None, resolution: str | None, **flags: str | float | None) -> dict[str, Any]:
+def overrides(settings: list[str] | None, resolution: str | None, **flags: str | float | None) -> dict[str, object]:
     """Collect what the user fixed: --set first, then flags, which win. Raises UsageError or UnknownName."""
     from vitft import recipes
 
     fixed = dict(recipes.parse_override(text) for text in settings or [])
-    if isinstance(fixed.get("resolution"), str):
-        fixed["resolution"] = parse_resolution(fixed["resolution"])
-    if resolution is not None:
-        fixed["resolution"] = parse_resolution(resolution)
+    said = resolution if resolution is not None else fixed.get("resolution")
+    if isinstance(said, str):
+        fixed["resolution"] = parse_resolution(said)
     fixed.update({key: value for key, value in flags.items() if value is not None})
     return fixed
 

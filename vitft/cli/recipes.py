@@ -1,7 +1,7 @@
 """`vitft recipes`: the shipped protocols, to list, read, copy and check."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -38,6 +38,7 @@ def show(
     from rich.text import Text
 
     from vitft import recipes
+    from vitft.recipe_faults import SECTIONS
     from vitft.settings import Settings, legal
 
     if recipe:
@@ -45,15 +46,15 @@ def show(
         console.emit(loaded.model_dump(mode="json"), loaded.text, format)
         return
     table = Table("key", "default", "meaning, and what is legal", box=None, pad_edge=False)
-    keys: dict[str, Any] = {}
+    keys: dict[str, dict[str, object]] = {}
     for key, field in Settings.model_fields.items():
         words = legal(field)
         keys[key] = {"default": field.default, "meaning": field.description, "legal": words}
         table.add_row(key, str(field.default), Text(f"{field.description} -- legal: {words}"))
     sections = Table("table", "what it holds", box=None, pad_edge=False)
-    for name, meaning in recipes.SECTIONS.items():
+    for name, meaning in SECTIONS.items():
         sections.add_row(Text(name), Text(meaning))
-    console.emit({"keys": keys, "sections": recipes.SECTIONS}, Group(table, "", sections), format)
+    console.emit({"keys": keys, "sections": SECTIONS}, Group(table, "", sections), format)
 
 
 @app.command("cp")

@@ -18,11 +18,11 @@ from vitft.data.sources import own_split
 from vitft.data.subsets import JOINED
 from vitft.errors import DataMissing, RecipeError
 from vitft.models import places
-from vitft.recipes import rescaled
+from vitft.recipe_faults import rescaled
 from vitft.results.folders import slug
-from vitft.results.parts import Phase, Scalar, Seen
+from vitft.results.parts import Phase, Seen
 from vitft.results.schema import UnitResult
-from vitft.settings import Settings, contradictions
+from vitft.settings import Scalar, Settings, contradictions
 
 DEV = "dev"
 """Name of the end of the training split, held out while tuning where the data has no val of its own."""

@@ -12,7 +12,6 @@ from vitft.settings import CropMode
 
 Interval = tuple[float, float]
 Share = Annotated[float, Field(ge=0, le=1)]
-Scalar = bool | int | float | str | tuple[int, ...] | tuple[str, ...] | None
 Phase = Literal["tune", "final"]
 Completeness = Literal["full", "declared", "partial"]
 

@@ -23,13 +23,12 @@ from vitft.results.parts import (
     Part,
     Phase,
     Provenance,
-    Scalar,
     Share,
     Timing,
     TrainSize,
     UnitProtocol,
 )
-from vitft.settings import Method, Preprocess, Settings
+from vitft.settings import Method, Preprocess, Scalar, Settings
 
 SCHEMA_VERSION = 2
 """Of the files below; version 1 (resolutions as words) is still read, see `results.upgrade`."""
