@@ -5,10 +5,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic.fields import FieldInfo
 
-from vitft.errors import RecipeError
+from vitft.errors import RecipeError, UsageError
 
 Method = Literal["full", "linear", "bias", "lora"]
 Normalise = Literal["checkpoint", "imagenet", "half", "none"]
@@ -202,6 +202,16 @@ class Settings(BaseModel):
                 f"Legal: 0, or {max(size)} and more.",
             )
         return self.model_copy(update={"resolution": size[0] if size[0] == size[1] else size})
+
+
+def checked(values: Mapping[str, object]) -> Settings:
+    """Return keys that a user has set, for work that no recipe describes. Raises UsageError for an impossible value."""
+    try:
+        return Settings.model_validate(dict(values))
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = str(first["loc"][0]) if first["loc"] else "setting"
+        raise UsageError(f"{key} '{first['input']}' is not possible.", f"Legal: {first['msg']}.") from None
 
 
 def contradictions(values: Mapping[str, Any]) -> list[tuple[tuple[str, ...], str]]:

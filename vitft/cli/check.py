@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vitft.cli import console
+from vitft.cli import console, signals
 from vitft.cli import options as o
 from vitft.errors import Interrupted, OutsideTolerance, UsageError, VitftError
 
@@ -309,11 +309,14 @@ def _void_here(expect: "Expect", device: str) -> str:
 
 def _result(job: "tuple[Job, Source] | VitftError", how: _How, folder: Path | None) -> tuple["RunResult", Path]:
     """Bring one task to its number, or take the stored one. Raises the error that stands for a job, too."""
-    from vitft.cli.finetune import run_in
+    from vitft.engines import single
     from vitft.protocol.jobs import Runtime, run_folder
 
     if isinstance(job, VitftError):
         raise job
     at = folder or run_folder(job[0])
     runtime = Runtime(how.device, how.precision, workers=how.workers, save_weights=False)
-    return run_in(*job, at, runtime, resume=True, overwrite=how.overwrite), at
+    result = single.in_folder(
+        *job, at, runtime, resume=True, overwrite=how.overwrite, note=console.note, watched=signals.watched
+    )
+    return result, at

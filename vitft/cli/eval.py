@@ -1,9 +1,8 @@
 """`vitft eval`: one or more networks on every image of a test split, each image once."""
 
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -13,9 +12,8 @@ from vitft.cli import options as o
 from vitft.errors import UsageError
 
 if TYPE_CHECKING:
-    from vitft.evaluation.evaluate import Evaluation, Subject
-    from vitft.models.checkpoint import Checkpoint
-    from vitft.results.schema import EvalResult
+    from vitft.evaluation.several import Evaluated
+    from vitft.results.schema import Comparison
 
 Resize = Literal["checkpoint", "squash", "resize-small", "squash-crop"]
 
@@ -77,66 +75,47 @@ def eval_(
     folders = _folders(output, models, overwrite)
     with console.display() as hooks:
         source = find(task, data_dir)
-        from vitft.data.subsets import absent_note
         from vitft.evaluation import evaluate as ev
-        from vitft.evaluation import seeds
-        from vitft.evaluation.network import open_network
-        from vitft.models.checkpoint import assumptions
-        from vitft.report import evaluation as report
-        from vitft.results.schema import to_json
+        from vitft.evaluation import several
 
         what = ev.subject(source, with_real=real, limit=limit, complete=complete)
         if what.missing:
             console.note(f"Missing: {', '.join(what.missing)}.")
-        chosen = [seeds.members(name) for name in models]
-        opened = _checked([path for own, _ in chosen for path in own.values()], what, fixed)
-        done, results = [], []
-        for name, folder, (own, choice) in zip(models, folders, chosen, strict=True):
-            if choice:
-                hooks.note(f"{name}: {choice}.")
-            of_seed: dict[seeds.Seed, Evaluation] = {}
-            answers: dict[seeds.Seed, EvalResult] = {}
-            for seed, path in own.items():
-                checkpoint = opened.pop(path, path)
-                network = open_network(checkpoint, fixed, crop_pct=crop_pct, device=device, precision=precision)
-                unsaid = assumptions(network.info) if format == "json" else ""  # else a footnote says it
-                for note in filter(None, [*network.info.notes, unsaid]) if not of_seed else ():
-                    hooks.note(f"{name}: {note}")
-                info = replace(network.info, name=name if seed is not None else network.info.name)
-                network = replace(network, info=info.with_notes(choice))
-                found = ev.evaluate(
-                    network, what, batch_size=batch_size, workers=workers or machine.cores(), hooks=hooks
-                )
-                network.net.to("cpu")  # the next one may need the room
-                of_seed[seed] = found
-                answers[seed] = ev.result(found, per_class=per_class_accuracy, with_confusion=confusion)
-            done.append((next(iter(answers.values())).model, of_seed))
-            for line in filter(None, [absent_note(found.subject.classes_without_test)]):
-                hooks.note(f"{name}: {line}")
-            results.append(seeds.combined(answers))
+        how = several.How(
+            fixed,
+            crop_pct,
+            device,
+            precision,
+            batch_size,
+            workers or machine.cores(),
+            per_class_accuracy,
+            confusion,
+        )
+        done = []
+        for folder, one in zip(folders, several.evaluate_all(models, what, how, hooks), strict=True):
+            done.append(one)
             if folder is not None:
-                _save(folder, results[-1], of_seed)
-    compared = seeds.comparisons(done) if len(done) > 1 else []
-    payloads = [to_json(r) for r in results]
-    payload: Any = (
-        payloads[0] if len(payloads) == 1 else {"results": payloads, "paired": [to_json(c) for c in compared]}
-    )
-    subjects = [next(iter(of_seed.values())).subject for _, of_seed in done]
-    names = [subject.split.class_names for subject in subjects]
-    shown = "" if format == "json" else report.evaluation(ev.title(subjects[0]), results, compared, names)
-    console.emit(payload, shown, format)
+                one.save(folder)
+    _print(done, several.comparisons(done), format)
 
 
-def _checked(models: list[str], what: "Subject", fixed: dict[str, Any]) -> dict[str, "Checkpoint"]:
-    """Open several models and raise now what the last would raise when the others' results would be lost."""
-    from vitft.evaluation.network import head_fits
-    from vitft.models import loading
-    from vitft.models.said import Said
+def _print(done: "Sequence[Evaluated]", compared: "Sequence[Comparison]", format: str) -> None:
+    """Print one result, or several with their comparisons."""
+    from vitft.evaluation import evaluate as ev
+    from vitft.models.checkpoint import assumptions
+    from vitft.report import evaluation as report
+    from vitft.results.schema import to_json
 
-    opened = {name: loading.load(name, said=Said.within(fixed)) for name in models} if len(models) > 1 else {}
-    for checkpoint in opened.values():
-        head_fits(checkpoint, what.split)
-    return opened
+    results = [one.result for one in done]
+    if format == "json":
+        for result in results:
+            if unsaid := assumptions(result.checkpoint):  # in a table a footnote says it
+                console.note(f"{result.model}: {unsaid}")
+        paired = {"results": [to_json(r) for r in results], "paired": [to_json(c) for c in compared]}
+        console.emit(to_json(results[0]) if len(results) == 1 else paired, "", format)
+        return
+    names = [one.subject.split.class_names for one in done]
+    console.emit(None, report.evaluation(ev.title(done[0].subject), results, compared, names))
 
 
 def _folders(output: Path | None, models: list[str], overwrite: bool) -> list[Path | None]:
@@ -152,15 +131,3 @@ def _folders(output: Path | None, models: list[str], overwrite: bool) -> list[Pa
             f"'{taken}' holds a result already.", "Legal: a new folder.", "Choose another, or replace it: --overwrite."
         )
     return list(own)
-
-
-def _save(folder: Path, result: "EvalResult", done: "Mapping[int | None, Evaluation]") -> None:
-    from vitft.evaluation import predictions
-    from vitft.results.files import write_json
-    from vitft.results.schema import to_json
-
-    for seed, found in done.items():
-        split, logits = found.subject.split, found.predictions.logits
-        own = folder if seed is None else folder / f"seed-{seed}"
-        predictions.save(own / "predictions.parquet", split.keys, split.labels, logits, split.class_names)
-    write_json(folder / "result.json", to_json(result))

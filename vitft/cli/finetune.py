@@ -11,9 +11,7 @@ from vitft.cli import options as o
 
 if TYPE_CHECKING:
     from vitft.data.split import Source
-    from vitft.protocol.jobs import Runtime
     from vitft.protocol.units import Job
-    from vitft.results.schema import RunResult
 
 
 def finetune(
@@ -58,6 +56,7 @@ def finetune(
     Several models (-m A -m B) are run one after the other and compared on the same test images.
     """
     from vitft import recipes
+    from vitft.engines.single import in_folder
     from vitft.errors import UsageError
     from vitft.evaluation.stored import comparisons
     from vitft.protocol.jobs import Runtime, make, run_folder
@@ -101,7 +100,16 @@ def finetune(
     _openable(jobs, folders)
     source = jobs[0][1]  # the same data for all of them
     results = [
-        run_in(job, source, folder, runtime, resume=resume == "auto", overwrite=overwrite)
+        in_folder(
+            job,
+            source,
+            folder,
+            runtime,
+            resume=resume == "auto",
+            overwrite=overwrite,
+            note=console.note,
+            watched=signals.watched,
+        )
         for (job, _), folder in zip(jobs, folders, strict=True)
     ]
     payloads = [to_json(r) | {"folder": str(folder)} for r, folder in zip(results, folders, strict=True)]
@@ -117,37 +125,6 @@ def finetune(
     for folder in folders:
         console.note(f"Run folder: {folder}")
         after.told(folder)
-
-
-def run_in(
-    job: "Job", source: "Source", folder: Path, runtime: "Runtime", *, resume: bool, overwrite: bool
-) -> "RunResult":
-    """Run a job in its folder; a finished one answers at once, without torch."""
-    from vitft.protocol import unchanged
-    from vitft.protocol.jobs import told_resolution
-    from vitft.protocol.look import look
-    from vitft.results.folders import claim, lock, nothing_left_behind
-    from vitft.results.reading import load
-    from vitft.results.schema import RunResult
-
-    with lock(folder), nothing_left_behind(folder):
-        claim(folder, job.identity(), overwrite=overwrite, resume=resume)
-        finished = load(folder / "result.json", RunResult)
-        if finished is not None:
-            unchanged.hold(folder, source, console.note)
-            console.note("Finished before: this is the stored result; nothing was run or looked at again.")
-            return finished
-        for line in look(job, source):
-            console.note(f"Note: {line}.")
-        with console.display() as shown, signals.caught() as signum:
-            console.note(f"vitft {job.name} with {job.model}, recipe {job.recipe} -> {folder}")
-            if line := told_resolution(job):
-                console.note(line)
-            from dataclasses import replace
-
-            from vitft.engines.inline import run_job
-
-            return run_job(job, source, folder, runtime, replace(shown, signal=signum))
 
 
 def _openable(jobs: "Sequence[tuple[Job, Source]]", folders: Sequence[Path]) -> None:

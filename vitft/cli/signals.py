@@ -4,7 +4,18 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from types import FrameType
+
+from vitft.cli import console
+from vitft.progress import Hooks
+
+
+@contextmanager
+def watched() -> Iterator[Hooks]:
+    """Show what long work does and let both signals stop it."""
+    with console.display() as hooks, caught() as signum:
+        yield replace(hooks, signal=signum)
 
 
 @contextmanager

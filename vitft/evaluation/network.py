@@ -22,7 +22,7 @@ from vitft.results.checkpoint import CheckpointInfo
 from vitft.results.parts import Computed
 from vitft.results.reading import load
 from vitft.results.schema import RunResult
-from vitft.settings import Preprocess, Settings
+from vitft.settings import Preprocess, Settings, checked
 
 _NORMALISE = {
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
@@ -88,7 +88,7 @@ class Network:
 
 def open_network(
     model: str | Checkpoint,
-    fixed: Mapping[str, Any],
+    fixed: Mapping[str, object],
     *,
     crop_pct: float | None = None,
     device: str = "auto",
@@ -123,10 +123,10 @@ def open_network(
     return Network(built.net, built.info, built.class_names, settings, pp, where, precision, built.descriptions)
 
 
-def settings_for(info: CheckpointInfo, fixed: Mapping[str, Any]) -> Settings:
+def settings_for(info: CheckpointInfo, fixed: Mapping[str, object]) -> Settings:
     """Return an evaluation's settings: what is fixed, else the checkpoint's (or the run's) own. Raises UsageError."""
     own = own_preprocess(info)
-    values: dict[str, Any] = {"resolution": "native", "resize": "checkpoint"}
+    values: dict[str, object] = {"resolution": "native", "resize": "checkpoint"}
     if own is not None:
         values |= {"resize": own.resize, "interpolation": own.interpolation, "antialias": own.antialias}
     values |= dict(fixed)
@@ -134,7 +134,7 @@ def settings_for(info: CheckpointInfo, fixed: Mapping[str, Any]) -> Settings:
         # The paper's squash and big_vision's resize-small are bilinear; a checkpoint's own resize is as it says.
         bilinear = values["resize"] != "checkpoint" or info.interpolation == "bilinear"
         values["interpolation"] = "bilinear" if bilinear else "bicubic"
-    return asked.settings(values).at(info.native, info.patch)
+    return checked(values).at(info.native, info.patch)
 
 
 def own_preprocess(info: CheckpointInfo) -> Preprocess | None:

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 from timm import layers
 from torch import nn
@@ -10,7 +9,7 @@ from torch import nn
 from vitft.errors import CheckpointError, UsageError
 from vitft.models.checkpoint import Checkpoint
 from vitft.results.checkpoint import Size
-from vitft.settings import CHECKPOINT_KEYS, Settings
+from vitft.settings import CHECKPOINT_KEYS, Settings, checked
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "gelu": nn.GELU,
@@ -47,17 +46,9 @@ class Said:
         return Said(settings.num_heads, settings.norm_eps, activation, settings.pool.replace("checkpoint", ""), grid)
 
     @staticmethod
-    def within(fixed: Mapping[str, Any]) -> "Said":
+    def within(fixed: Mapping[str, object]) -> "Said":
         """Take it from the keys a user has fixed. Raises UsageError for a value that is not possible."""
-        from pydantic import ValidationError
-
-        try:
-            return Said.of(Settings(**{key: value for key, value in fixed.items() if key in CHECKPOINT_KEYS}))
-        except ValidationError as error:
-            first = error.errors()[0]
-            raise UsageError(
-                f"{first['loc'][0]} '{first['input']}' is not possible.", f"Legal: {first['msg']}."
-            ) from None
+        return Said.of(checked({key: value for key, value in fixed.items() if key in CHECKPOINT_KEYS}))
 
 
 def apply(checkpoint: Checkpoint, said: Said) -> Checkpoint:

@@ -1,0 +1,56 @@
+"""One job in its run folder: finished before, gone on with, or begun. No torch until something is run."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+from vitft.data.split import Source
+from vitft.progress import Hooks
+from vitft.protocol import unchanged
+from vitft.protocol.jobs import Runtime, told_resolution
+from vitft.protocol.look import look
+from vitft.protocol.units import Job
+from vitft.results.folders import claim, lock, nothing_left_behind
+from vitft.results.reading import load
+from vitft.results.schema import RunResult
+
+
+def in_folder(
+    job: Job,
+    source: Source,
+    folder: Path,
+    runtime: Runtime,
+    *,
+    resume: bool,
+    overwrite: bool,
+    note: Callable[[str], None],
+    watched: Callable[[], AbstractContextManager[Hooks]],
+) -> RunResult:
+    """Run a job in its folder; a finished one answers at once.
+
+    Args:
+        source: of the job's data.
+        resume, overwrite: see `results.folders.claim`.
+        note: told, a line each, what the user should know before anything runs.
+        watched: opens what shows progress and catches signals while the job runs.
+
+    Raises:
+        UsageError: another run lives in the folder, or is at work there (exit code 2).
+        See also `unchanged.hold` and `inline.run_job`.
+    """
+    with lock(folder), nothing_left_behind(folder):
+        claim(folder, job.identity(), overwrite=overwrite, resume=resume)
+        finished = load(folder / "result.json", RunResult)
+        if finished is not None:
+            unchanged.hold(folder, source, note)
+            note("Finished before: this is the stored result; nothing was run or looked at again.")
+            return finished
+        for line in look(job, source):
+            note(f"Note: {line}.")
+        with watched() as hooks:
+            note(f"vitft {job.name} with {job.model}, recipe {job.recipe} -> {folder}")
+            if line := told_resolution(job):
+                note(line)
+            from vitft.engines.inline import run_job
+
+            return run_job(job, source, folder, runtime, hooks)

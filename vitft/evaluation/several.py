@@ -1,0 +1,116 @@
+"""Several models on one test split: each opened and evaluated once, all seeds of a run, all on the same images."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from vitft.data.subsets import absent_note
+from vitft.evaluation import evaluate as ev
+from vitft.evaluation import predictions, seeds
+from vitft.evaluation.network import head_fits, open_network
+from vitft.evaluation.seeds import Seed
+from vitft.models import loading
+from vitft.models.checkpoint import Checkpoint
+from vitft.models.said import Said
+from vitft.progress import Hooks
+from vitft.results.files import write_json
+from vitft.results.schema import Comparison, EvalResult, to_json
+
+
+@dataclass(frozen=True)
+class How:
+    """How networks are opened and what is counted.
+
+    Attributes:
+        fixed, crop_pct, device, precision: see `open_network`.
+        batch_size, workers: see `evaluate`.
+        per_class, confusion: the accuracy of each class and which was taken for which, too.
+    """
+
+    fixed: Mapping[str, object] = field(default_factory=dict)
+    crop_pct: float | None = None
+    device: str = "auto"
+    precision: str = "auto"
+    batch_size: int = 0
+    workers: int = 2
+    per_class: bool = False
+    confusion: bool = False
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """One model: its result, a mean over seeds where a run has several, and what each seed's network answered."""
+
+    result: EvalResult
+    of_seed: Mapping[Seed, ev.Evaluation]
+
+    @property
+    def subject(self) -> ev.Subject:
+        return next(iter(self.of_seed.values())).subject
+
+    def save(self, folder: Path) -> None:
+        """Write result.json and predictions.parquet, those of each seed in a folder of its own."""
+        for seed, found in self.of_seed.items():
+            split, logits = found.subject.split, found.predictions.logits
+            own = folder if seed is None else folder / f"seed-{seed}"
+            predictions.save(own / "predictions.parquet", split.keys, split.labels, logits, split.class_names)
+        write_json(folder / "result.json", to_json(self.result))
+
+
+def evaluate_all(models: Sequence[str], what: ev.Subject, how: How, hooks: Hooks) -> Iterator[Evaluated]:
+    """Evaluate one model after the other; of several, all are opened before the first is evaluated.
+
+    Raises:
+        CheckpointError: one of them cannot be read, or does not answer in the task's classes (exit code 4); see also
+            `open_network` and `evaluate`.
+    """
+    members = [seeds.members(name) for name in models]
+    opened = _opened([path for own, _ in members for path in own.values()], what, how)
+    for name, (own, choice) in zip(models, members, strict=True):
+        if choice:
+            hooks.note(f"{name}: {choice}.")
+        of_seed: dict[Seed, ev.Evaluation] = {}
+        for seed, path in own.items():
+            of_seed[seed] = _evaluated(name, seed, opened.pop(path, path), choice, what, how, hooks, bool(of_seed))
+        answers = {
+            seed: ev.result(found, per_class=how.per_class, with_confusion=how.confusion)
+            for seed, found in of_seed.items()
+        }
+        done = Evaluated(seeds.combined(answers), of_seed)
+        if absent := absent_note(done.subject.classes_without_test):
+            hooks.note(f"{name}: {absent}")
+        yield done
+
+
+def _evaluated(
+    name: str,
+    seed: Seed,
+    checkpoint: str | Checkpoint,
+    choice: str,
+    what: ev.Subject,
+    how: How,
+    hooks: Hooks,
+    quiet: bool,
+) -> ev.Evaluation:
+    """Evaluate one network of a model; `quiet` for the second seed on, which says what the first has said."""
+    network = open_network(checkpoint, how.fixed, crop_pct=how.crop_pct, device=how.device, precision=how.precision)
+    for note in () if quiet else network.info.notes:
+        hooks.note(f"{name}: {note}")
+    info = replace(network.info, name=name if seed is not None else network.info.name)
+    network = replace(network, info=info.with_notes(choice))
+    found = ev.evaluate(network, what, batch_size=how.batch_size, workers=how.workers, hooks=hooks)
+    network.net.to("cpu")  # the next one may need the room
+    return found
+
+
+def _opened(models: Sequence[str], what: ev.Subject, how: How) -> dict[str, Checkpoint]:
+    """Open several models and raise now what the last would raise when the others' results would be lost."""
+    opened = {name: loading.load(name, said=Said.within(how.fixed)) for name in models} if len(models) > 1 else {}
+    for checkpoint in opened.values():
+        head_fits(checkpoint, what.split)
+    return opened
+
+
+def comparisons(done: Sequence[Evaluated]) -> list[Comparison]:
+    """Compare every two models on the same images."""
+    return seeds.comparisons([(one.result.model, one.of_seed) for one in done])
