@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from vitft.cli import runs
 from vitft.cli.app import app
+from vitft.results import listing
 from vitft.results.files import write_json
 from vitft.results.folders import lock
 
@@ -90,8 +90,8 @@ def test_who_is_at_work_is_asked_without_writing(tmp_path, monkeypatch):
             return real(self, mode, *args, **kwargs)
 
         monkeypatch.setattr(Path, "open", read_only)
-        assert runs._at_work(folder)
-    assert not runs._at_work(folder)
+        assert listing.at_work(folder)
+    assert not listing.at_work(folder)
     assert json.loads(vitft("runs", "status", folder, "--format", "json").stdout)["at_work"] is False
 
 
