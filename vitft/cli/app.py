@@ -148,13 +148,14 @@ def _root(version: bool = typer.Option(False, "--version", callback=_version, is
 
 
 def _register() -> None:
-    from vitft.cli import data, doctor, eval, fewshot, finetune, models, predict, recipes, runs, vtab
+    from vitft.cli import data, doctor, eval, fewshot, finetune, models, predict, recipes, report, runs, vtab
 
     app.command("finetune")(finetune.finetune)
     app.command("vtab")(vtab.vtab)
     app.command("eval")(eval.eval_)
     app.command("fewshot")(fewshot.fewshot)
     app.command("predict")(predict.predict)
+    app.command("report")(report.report)
     app.add_typer(data.app, name="data")
     app.add_typer(models.app, name="models")
     app.add_typer(recipes.app, name="recipes")

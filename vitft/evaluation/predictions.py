@@ -94,3 +94,20 @@ def load(path: Path) -> Saved:
         )
     except (OSError, pa.ArrowException, KeyError, ValueError) as error:
         raise DataDamaged(f"'{path}' holds no predictions ({str(error).splitlines()[0][:120]}).") from None
+
+
+def load_correct(path: Path) -> NDArray[np.bool_]:
+    """Read which images were answered rightly, (N,), and nothing else: a table of many runs reads many files.
+
+    Raises DataDamaged as `load`.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        table = pq.read_table(path, columns=["label", "top5"], use_threads=False).combine_chunks()
+        lists = table["top5"].combine_chunks()
+        first = lists.flatten().to_numpy()[lists.offsets.to_numpy()[:-1] - lists.offsets[0].as_py()]
+        return np.asarray(first == table["label"].to_numpy(), dtype=bool)
+    except (OSError, pa.ArrowException, KeyError, ValueError, IndexError) as error:
+        raise DataDamaged(f"'{path}' holds no predictions ({str(error).splitlines()[0][:120]}).") from None

@@ -12,15 +12,14 @@ from vitft.report.table import HOLE, Column, Row, Table, shown
 
 _GAP = 2
 _RAISED = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
+_SIGNS = {"best": "*", "tie": "≈"}
 
 
 def text(table: Table, width: int = 80) -> str:
     """Return the table for a terminal, wrapped to `width` columns: block after block, the label repeated."""
     label, *others = table.columns
     cells = {
-        (i, c.key): shown(row.cells.get(c.key), c) + _raised(row, c.key)
-        for i, row in enumerate(table.rows)
-        for c in table.columns
+        (i, c.key): _signed(row, c) + _raised(row, c.key) for i, row in enumerate(table.rows) for c in table.columns
     }
     indent = {"result": "", "published": "", "detail": "  "}
     labels = [indent[row.kind] + cells[i, label.key] for i, row in enumerate(table.rows)]
@@ -56,7 +55,7 @@ def markdown(table: Table) -> str:
     rule = [":--" if c.kind == "text" else "--:" for c in table.columns]
     lines = [f"**{_md(table.caption)}**", "", _pipes([_md(c.title) for c in table.columns]), _pipes(rule)]
     for row in table.rows:
-        cells = [_md(shown(row.cells.get(c.key), c)) + _raised(row, c.key, "<sup>{}</sup>", ",") for c in table.columns]
+        cells = [_md(_signed(row, c)) + _raised(row, c.key, "<sup>{}</sup>", ",") for c in table.columns]
         lines.append(_pipes(cells))
     lines += [f"\n<sup>{i}</sup> {_md(note)}" for i, note in enumerate(table.footnotes, 1)]
     lines += [f"\n{_md(note)}" for note in table.notes]
@@ -74,7 +73,8 @@ def csv(table: Table) -> str:
             value = row.cells.get(column.key)
             number = column.kind == "percent" and isinstance(value, float)
             values.append("" if value in (None, HOLE) else f"{100 * value:.10g}" if number else str(value))
-        notes = [
+        notes = [f"{c.title}: {row.signs[c.key]}" for c in table.columns if c.key in row.signs]
+        notes += [
             f"{c.title}: {table.footnotes[i - 1]}" if c is not table.columns[0] else table.footnotes[i - 1]
             for c in table.columns
             for i in row.marks.get(c.key, ())
@@ -98,10 +98,7 @@ def latex(table: Table) -> str:
         if row.kind == "published" and before != "published":
             lines.append("\\midrule")
         before = row.kind
-        cells = [
-            _tex(shown(row.cells.get(c.key), c)) + _raised(row, c.key, "\\textsuperscript{{{}}}", ",")
-            for c in table.columns
-        ]
+        cells = [_tex(_signed(row, c)) + _raised(row, c.key, "\\textsuperscript{{{}}}", ",") for c in table.columns]
         lines.append(" & ".join(cells) + " \\\\")
     lines += ["\\bottomrule", "\\end{tabular}"]
     lines += [f"\n\\textsuperscript{{{i}}} {_tex(note)}" for i, note in enumerate(table.footnotes, 1)]
@@ -121,6 +118,12 @@ FORMATS: dict[str, Callable[[Table], str]] = {
     "latex": latex,
     "json": json,
 }
+
+
+def _signed(row: Row, column: Column) -> str:
+    """Return a cell with what the tests found of it."""
+    sign = row.signs.get(column.key)
+    return shown(row.cells.get(column.key), column) + (_SIGNS[sign] if sign else "")
 
 
 def _raised(row: Row, key: str, pattern: str = "", between: str = "") -> str:
@@ -189,7 +192,10 @@ def _part(
         titles = []
         for block, run in _blocks(part):
             wide = sum(widths[c.key] for c in run) + _GAP * (len(run) - 1)
-            titles.append(f" {block} ".center(wide, "─")[:wide] if len(block) + 2 <= wide else block[:wide].ljust(wide))
+            drawn = (
+                f" {block} ".center(wide, "─")[:wide] if block and len(block) + 2 <= wide else block[:wide].ljust(wide)
+            )
+            titles.append(drawn)
         lines.append(gap.join([" " * label_width, *titles]).rstrip())
     deep = max(len(heads[c.key]) for c in part)
     for level in range(deep):
@@ -217,8 +223,15 @@ def _md(line: str) -> str:
     return re.sub(r"([|*_<>`\\])", r"\\\1", line)
 
 
-_TEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "—": "--"}
+_TEX = {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "±": r"$\pm$",
+    "—": "--",
+    "≈": r"$\approx$",
+}
 
 
 def _tex(line: str) -> str:
-    return re.sub(r"[\\~^±—&%$#_{}]", lambda found: _TEX.get(found[0], "\\" + found[0]), line)
+    return re.sub(r"[\\~^±—≈&%$#_{}]", lambda found: _TEX.get(found[0], "\\" + found[0]), line)

@@ -6,6 +6,8 @@ from typing import Literal
 
 Value = str | int | float | None
 
+Sign = Literal["best", "tie"]
+
 HOLE = "—"
 """What stands where a number should be and is not."""
 
@@ -36,11 +38,13 @@ class Row:
         cells: column key -> value; None and absent keys are holes. A str is shown as it stands in any column.
         kind: "result" was measured here, "published" by others, "detail" belongs to the row above it.
         marks: column key -> numbers (from 1) of the footnotes that belong to that cell.
+        signs: column key -> "best" (separated by a test from all other rows) or "tie" (not separated from the highest).
     """
 
     cells: Mapping[str, Value]
     kind: Literal["result", "published", "detail"] = "result"
     marks: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    signs: Mapping[str, Sign] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,31 @@
+"""`vitft report`: one table of any runs, suites, evaluations and few-shot results."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from vitft.cli import console
+from vitft.cli.options import TableFormatOption
+
+
+def report(
+    folders: Annotated[list[Path], typer.Argument(metavar="DIR...", help="Run folders, or folders with such in them.")],
+    by: Annotated[
+        Literal["model", "recipe", "method"], typer.Option("--by", help="What rows are called and ordered by.")
+    ] = "model",
+    format: TableFormatOption = "text",
+) -> None:
+    """Put many results into one table. Rows are models, columns tasks and their means; nothing is run.
+
+    The best of a column is marked only where a paired test on stored predictions separates it from all others.
+    Unlike protocols are separate rows, and what differs is named.
+    """
+    from vitft.report import gather, summary, summary_table
+    from vitft.results.schema import to_json
+
+    found = gather.gather(folders)
+    for folder in found.unfinished:
+        console.note(f"Unfinished, not in the table: '{folder}'.")
+    made = summary.summarise(found.numbers, by=by)
+    console.emit_table(to_json(made), summary_table.table(made), format)

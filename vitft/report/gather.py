@@ -1,0 +1,156 @@
+"""Every result below some folders, whatever left it there. No torch."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from vitft.errors import CheckpointError, DataMissing
+from vitft.report import measured
+from vitft.report.measured import Measured
+from vitft.results.files import read_json
+from vitft.results.reading import parse
+from vitft.results.schema import EvalResult, FewshotResult, RunResult, SuiteResult, UnitResult
+
+_SHOWN = 3
+_DEPTH = 8
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """What lies below some folders.
+
+    Attributes:
+        numbers: of all results, in the order of the folders.
+        folders: how many runs, suites, evaluations and few-shot results they are from.
+        unfinished: run folders that have no result yet.
+    """
+
+    numbers: tuple[Measured, ...]
+    folders: int
+    unfinished: tuple[Path, ...]
+
+
+def gather(places: Sequence[Path]) -> Gathered:
+    """Read every result at or below some folders; a folder that is named twice counts once.
+
+    Raises:
+        DataMissing: there is no such folder, or no result below one (exit code 3).
+        CheckpointError: result files are damaged; all of them are told at once (exit code 4).
+    """
+    numbers: list[Measured] = []
+    seen: set[Path] = set()
+    damaged: list[CheckpointError] = []
+    unfinished: list[Path] = []
+    empty: list[str] = []
+    for place in places:
+        if not place.is_dir():
+            raise DataMissing(
+                f"There is no folder '{place}'.",
+                "Legal: folders with runs, suites, evaluations or few-shot results in them.",
+                "Run 'vitft runs ls' to list your runs.",
+            )
+        found = list(_folders(place, _DEPTH))
+        for folder in found:
+            if folder.resolve() in seen:
+                continue
+            seen.add(folder.resolve())
+            own, wrong = _read(folder)
+            numbers += own
+            damaged += wrong
+            if not own and not wrong:
+                unfinished.append(folder)
+        if not found:
+            empty.append(f"'{place}'")
+    if damaged:
+        raise _all_damaged(damaged)
+    if empty or not numbers:
+        begun = f"; unfinished: '{unfinished[0]}'" if unfinished else ""
+        where = empty or [f"'{place}'" for place in places]
+        raise DataMissing(
+            f"No results in {', '.join(where)}{begun}.",
+            "Legal: folders of 'vitft finetune', 'vtab', 'suite', and of 'eval' and 'fewshot' with --output.",
+            "Run 'vitft runs ls' to list your runs.",
+        )
+    return Gathered(tuple(numbers), len(seen) - len(unfinished), tuple(unfinished))
+
+
+def _folders(root: Path, depth: int) -> Iterator[Path]:
+    """Yield the folders of results at or below `root`, not looking inside of runs."""
+    names = {path.name for path in root.iterdir()} if depth else set()
+    if names & {"run.json", "result.json", "suite.json"}:
+        yield root
+    if names & {"run.json", "units"}:
+        # A suite of several models may keep a run folder for each of them.
+        names -= {"units", "logs", "shards"}
+    for name in sorted(names):
+        path = root / name
+        if path.is_dir() and not path.is_symlink():
+            yield from _folders(path, depth - 1)
+
+
+def _read(folder: Path) -> tuple[list[Measured], list[CheckpointError]]:
+    """Return the numbers of one folder, or what is wrong with its files."""
+    damaged: list[CheckpointError] = []
+    units: list[tuple[UnitResult, Path]] = []
+    for path in sorted((folder / "units").glob("**/result.json")):
+        try:
+            units.append((parse(_json(path), UnitResult, f"'{path}'"), path.parent))
+        except CheckpointError as error:
+            damaged.append(error)
+    finals = [unit for unit, _ in units if unit.phase == "final"]
+    try:
+        return ([] if damaged else _numbers(folder, units) if finals else _top(folder)), damaged
+    except CheckpointError as error:
+        return [], [*damaged, error]
+
+
+def _numbers(folder: Path, units: Sequence[tuple[UnitResult, Path]]) -> list[Measured]:
+    run = read_json(folder / "run.json") or {}
+    recipes = {unit.protocol.recipe_digest for unit, _ in units}
+    # A suite with several recipes is one protocol: what its document says of each column.
+    suite = _suite(run) if run.get("kind") == "suite" and len(recipes) > 1 else ""
+    return [_at(measured.of_unit(unit, place, suite), place) for unit, place in units]
+
+
+def _suite(run: dict[str, Any]) -> str:
+    skipped = {"kind", "schema_version", "model", "model_sha256", "models", "data_dir", "suite", "seeds"}
+    rest = ", ".join(f"{key} {value}" for key, value in sorted(run.items()) if key not in skipped and value)
+    return f"{run.get('suite')}" + f" ({rest})" * bool(rest)
+
+
+def _top(folder: Path) -> list[Measured]:
+    """Read result.json or suite.json of a folder without units, or of an evaluation."""
+    result = folder / "result.json"
+    if not result.is_file():
+        suite = folder / "suite.json"
+        if not suite.is_file():
+            return []
+        return [_at(one, folder) for one in measured.of_suite(parse(_json(suite), SuiteResult, f"'{suite}'"))]
+    value, where = _json(result), f"'{result}'"
+    match value.get("kind"):
+        case "eval":
+            found = list(measured.of_eval(parse(value, EvalResult, where), folder))
+        case "fewshot":
+            found = list(measured.of_fewshot(parse(value, FewshotResult, where)))
+        case _:
+            found = list(measured.of_run(parse(value, RunResult, where), folder))
+    return [_at(one, folder) for one in found]
+
+
+def _at(one: Measured, place: Path) -> Measured:
+    return replace(one, file=str(place))
+
+
+def _json(path: Path) -> dict[str, Any]:
+    value = read_json(path)
+    assert value is not None, path
+    return value
+
+
+def _all_damaged(errors: Sequence[CheckpointError]) -> CheckpointError:
+    if len(errors) == 1:
+        return errors[0]
+    first = "; ".join(error.lines[0].removesuffix(".") for error in errors[:_SHOWN])
+    more = f"; and {len(errors) - _SHOWN} more" if len(errors) > _SHOWN else ""
+    return CheckpointError(f"{len(errors)} result files are damaged: {first}{more}.", *errors[0].lines[1:])

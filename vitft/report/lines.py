@@ -1,0 +1,208 @@
+"""Numbers into the rows of a table: only what is equal stands together, and what differs is named."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from vitft.catalog import void
+from vitft.report.measured import Measured
+from vitft.report.single import method_title
+from vitft.results.checkpoint import side
+from vitft.results.summary import By, Described
+
+_KEYS_SHOWN = 6
+
+
+@dataclass
+class Line:
+    """One row before it is summed up.
+
+    Attributes:
+        first: any of its numbers.
+        of: column -> its numbers, one a seed, by seed.
+        void: column -> why results were left out.
+        tuning: units that chose settings; they count as cost only.
+        label: how the row is called.
+        differs: what is unlike the first row of the same model (or recipe, or method).
+    """
+
+    first: Measured
+    of: dict[str, tuple[Measured, ...]] = field(default_factory=dict)
+    void: dict[str, str] = field(default_factory=dict)
+    tuning: tuple[Measured, ...] = ()
+    label: str = ""
+    differs: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def numbers(self) -> list[Measured]:
+        """All numbers of the row."""
+        return [one for own in self.of.values() for one in own]
+
+    @property
+    def what(self) -> Described:
+        """What the row is, joined over its numbers."""
+        whats = [one.what for one in self.numbers] or [self.first.what]
+
+        def joined(key: str) -> str:
+            return ", ".join(dict.fromkeys(filter(None, (str(getattr(w, key)) for w in whats))))
+
+        sizes = tuple(sorted({size for w in whats for size in w.resolutions}))
+        texts = {key: joined(key) for key in ("architecture", "pretraining", "method", "recipe", "examples", "device")}
+        selected = {w.selected for w in whats}
+        worst = next((word for word in ("best on test", "best on val", "last") if word in selected), "")
+        return whats[0].model_copy(update={**texts, "resolutions": sizes, "selected": worst})
+
+
+def lines(numbers: Iterable[Measured], by: By = "model") -> list[Line]:
+    """Return rows in the order of their first number, those of one model (recipe, method) together, named.
+
+    Results that count no more become holes; of two results of the same seed the later one stays.
+    """
+    rows: dict[Any, list[Measured]] = {}
+    for one in numbers:
+        rows.setdefault(one.row, []).append(one)
+    found = [line for own in rows.values() for line in _variants(own)]
+    heads = list(dict.fromkeys(_fields(line, by)[0] for line in found))
+    found.sort(key=lambda line: (heads.index(_fields(line, by)[0]), _many(line.what.examples)))
+    _name(found, by)
+    _differ(found, by)
+    return found
+
+
+def _variants(numbers: Sequence[Measured]) -> list[Line]:
+    """Return one row, or more where a task's results are of unlike protocols or test images."""
+    kept: dict[str, dict[Any, dict[int | None, Measured]]] = {}
+    holes: dict[str, str] = {}
+    notes: list[str] = []
+    for one in numbers:
+        if one.tuning:
+            continue
+        if why := void.why(one.task, one.n):
+            holes[one.column] = why
+            continue
+        of_seed = kept.setdefault(one.column, {}).setdefault((one.protocol, one.split_digest, one.n), {})
+        other = of_seed.get(one.seed)
+        if other is not None:
+            seed = "" if one.seed is None else f", seed {one.seed}"
+            notes.append(f"{one.task}{seed}: of several results the latest is shown")
+        if other is None or other.finished <= one.finished:
+            of_seed[one.seed] = one
+    out = []
+    for i in range(max([1, *map(len, kept.values())])):
+        line = Line(numbers[0])
+        for column, variants in kept.items():
+            if i < len(variants):
+                own = list(variants.values())[i]
+                line.of[column] = tuple(own[seed] for seed in sorted(own, key=lambda s: -1 if s is None else s))
+        if not line.of and not (i == 0 and holes):
+            continue  # nothing but tune units
+        line.first = line.numbers[0] if line.of else numbers[0]
+        if i == 0:
+            line.void = {c: why for c, why in holes.items() if c not in line.of}
+            line.tuning = tuple(one for one in numbers if one.tuning)
+            line.notes = tuple(dict.fromkeys(notes))
+        out.append(line)
+    return out
+
+
+def _fields(line: Line, by: By) -> list[str]:
+    """Return the words that may tell rows apart, the one that they are ordered by first."""
+    w = line.what
+    size = f"{'/'.join(side(s) for s in w.resolutions)} px" if w.resolutions else ""
+    examples = (
+        w.examples if w.examples.endswith(("a class", "drawn")) else f"{w.examples} examples" if w.examples else ""
+    )
+    method, recipe = method_title(w.method), w.recipe
+    match by:
+        case "model":
+            first = [w.model, method, recipe]
+        case "recipe":
+            first = [recipe or method, w.model, method]
+        case "method":
+            first = [method, w.model, recipe]
+    return [*first, examples, size]
+
+
+def _name(rows: Sequence[Line], by: By) -> None:
+    """Name each row by its first field, and by others only where that is needed to tell rows apart."""
+    fields = [_fields(line, by) for line in rows]
+    labels = [own[0] or "unnamed" for own in fields]
+    for i in range(1, len(fields[0]) if fields else 0):
+        values: dict[str, set[str]] = {}
+        for label, own in zip(labels, fields, strict=True):
+            values.setdefault(label, set()).add(own[i])
+        labels = [
+            f"{label}, {own[i]}" if own[i] and len(values[label]) > 1 else label
+            for label, own in zip(labels, fields, strict=True)
+        ]
+    for i, (line, label) in enumerate(zip(rows, labels, strict=True)):
+        earlier = [j for j in range(i) if labels[j] == label]
+        unlike = differing(line, rows[earlier[0]]) if earlier else ()
+        line.label = f"{label}, {unlike[0].partition(', not ')[0]}" if unlike else label
+    seen: list[str] = []
+    for line in rows:
+        if line.label in seen:
+            line.label = f"{line.label} ({seen.count(line.label) + 1})"
+        seen.append(line.label)
+
+
+def _differ(rows: Sequence[Line], by: By) -> None:
+    first: dict[str, Line] = {}
+    for line in rows:
+        other = first.setdefault(_fields(line, by)[0], line)
+        if other is not line:
+            line.differs = differing(line, other)
+
+
+def differing(line: Line, other: Line) -> tuple[str, ...]:
+    """Name the keys in which two rows are unlike, e.g. "lr 0.01, not 0.03"."""
+    a, b = dict(line.first.row), dict(other.first.row)
+    told = [
+        f"{key} {_shown(key, a.get(key))}, not {_shown(key, b.get(key))}"
+        for key in dict.fromkeys((*a, *b))
+        if key not in ("settings", "model") and a.get(key) != b.get(key)
+    ]
+    if a.get("model") != b.get("model") and line.what.model == other.what.model:
+        told.append(f"other weights of the same name (sha256 {line.what.sha256[:8]}, not {other.what.sha256[:8]})")
+    both = [column for column in line.of if column in other.of]
+    x, y = (own.of[both[0]][0] if both else own.first for own in (line, other))
+    if (x.protocol, x.split_digest) != (y.protocol, y.split_digest) and both:
+        if x.split_digest != y.split_digest:
+            told.append(f"other test images or labels of {x.task} ({x.n:,}, not {y.n:,})")
+        elif x.what.resolutions != y.what.resolutions:
+            told.append(f"resolution {_size(x)}, not {_size(y)}")
+        elif not told and a.get("settings") == b.get("settings"):
+            told.append(f"protocol {x.protocol}, not {y.protocol}")
+    if a.get("settings") != b.get("settings"):
+        told += _settings(x.settings, y.settings, x.point | y.point)
+    return tuple(told)
+
+
+def _settings(a: Mapping[str, Any], b: Mapping[str, Any], chosen: frozenset[str]) -> list[str]:
+    keys = [key for key in a if key in b and a[key] != b[key] and key not in (*chosen, "method")]
+    shown = [f"{key} {_value(a[key])}, not {_value(b[key])}" for key in keys[:_KEYS_SHOWN]]
+    more = [f"and {len(keys) - _KEYS_SHOWN} more settings"] if len(keys) > _KEYS_SHOWN else []
+    return [*shown, *more] or ["settings"] * (not a or not b)
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return "x".join(map(_value, value)) or "none"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _shown(key: str, value: str | None) -> str:
+    if key == "method":
+        return method_title(value)
+    return value or "none"
+
+
+def _size(one: Measured) -> str:
+    return "/".join(side(size) for size in one.what.resolutions)
+
+
+def _many(examples: str) -> float:
+    """Order "5 a class", "100" and "all" by how many they are."""
+    digits = "".join(c for c in examples.split(" ")[0] if c.isdecimal())
+    return float(digits) if digits else float("inf") if examples == "all" else -1.0

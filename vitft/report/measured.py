@@ -1,0 +1,295 @@
+"""Results of any kind as single numbers, each with what must be equal for others to stand in its row. No torch."""
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from vitft.catalog.pretraining import pretraining
+from vitft.catalog.tasks import canonical
+from vitft.data.sources import own_split
+from vitft.report import said
+from vitft.report.layout import REAL
+from vitft.report.single import model_title
+from vitft.results.checkpoint import CheckpointInfo
+from vitft.results.parts import Interval, Metrics, Provenance
+from vitft.results.schema import EvalResult, FewshotResult, RunResult, SuiteResult, UnitResult
+from vitft.results.summary import Described
+
+Signature = tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One accuracy of one seed.
+
+    Attributes:
+        column: key of the column, the task's name but for ReaL.
+        seed: None for what has none (a checkpoint as it is).
+        row: what must be equal for numbers to stand in one row, key by key, in words.
+        what: the row as a reader knows it.
+        settings: every key of the recipe as it was run, to name what differs; `point` were chosen on val.
+        predictions: file of the answers; None where there is none.
+        cost: (training FLOPs, device-seconds), each None where it is not known.
+        given: an interval that the result itself holds, where `correct` is not known.
+        tuning: it is a tune unit: no number for the table, but a cost.
+        finished: when, as an ISO date.
+    """
+
+    column: str
+    task: str
+    seed: int | None
+    top1: float
+    n: int
+    correct: int | None
+    row: Signature
+    what: Described
+    protocol: str
+    split_digest: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    point: frozenset[str] = frozenset()
+    predictions: Path | None = None
+    cost: tuple[float | None, float | None] = (None, None)
+    macs: float | None = None
+    given: Interval | None = None
+    tuning: bool = False
+    finished: str = ""
+    notes: tuple[str, ...] = ()
+    file: str = ""
+
+
+def of_unit(result: UnitResult, folder: Path | None = None, suite: str = "") -> Measured:
+    """Return a fine-tune's number.
+
+    Args:
+        folder: of the unit, for its predictions.
+        suite: names what all results of a row share besides the model, where that is a suite with several recipes.
+    """
+    p, train, info = result.protocol, result.protocol.train, result.checkpoint
+    examples = _examples(result.provenance, train.per_class, train.limit)
+    what = Described(
+        model=model_title(result.model) + " from scratch" * p.from_scratch,
+        sha256="" if p.from_scratch else info.sha256,
+        architecture=architecture(info),
+        pretraining=_pretraining(result.model, info.timm_name, p.from_scratch),
+        method=result.method,
+        recipe=result.recipe,
+        resolutions=(p.resolution,),
+        examples=examples,
+        selected="last" if p.selection == "none" else "best on val",
+        device=_device(result),
+    )
+    row = {"model": _identity(result.model, info, p.from_scratch), "method": result.method}
+    if suite:
+        row["suite"] = suite
+    else:
+        row |= {"recipe": result.recipe, "settings": p.recipe_digest, "examples": examples}
+        row |= {"normalise": p.normalise, "GELU": p.gelu or ""}
+    timing = result.timing
+    seconds = timing.total_s if timing.total_s is not None else (timing.train_s or 0.0) + timing.evaluate_s
+    return Measured(
+        column=result.task,
+        task=result.task,
+        seed=result.seed,
+        top1=result.metrics.top1,
+        n=result.metrics.n,
+        correct=result.metrics.correct,
+        row=tuple(row.items()),
+        what=what,
+        protocol=p.id,
+        split_digest=result.provenance.split_digest,
+        settings=result.recipe_settings.model_dump(mode="json"),
+        point=frozenset(result.point),
+        predictions=_file(folder),
+        cost=(result.cost.train_flops, seconds),
+        macs=result.cost.macs_per_image,
+        tuning=result.phase == "tune",
+        finished=result.env.finished,
+        notes=(*_notes(result.provenance, result.task), *result.warnings),
+    )
+
+
+def of_run(result: RunResult, folder: Path | None = None) -> Iterator[Measured]:
+    """Yield a number for each seed of a run whose units are not here."""
+    one = of_unit(result, folder)
+    for seed, metrics in (result.seeds or {str(result.seed): result.metrics}).items():
+        alone = not result.seeds or len(result.seeds) == 1
+        yield _with(one, metrics, int(seed), one.predictions if alone else None)
+
+
+def of_eval(result: EvalResult, folder: Path | None = None) -> Iterator[Measured]:
+    """Yield what a checkpoint answers as it is, for ImageNet under the ReaL labels too."""
+    p, info = result.protocol, result.checkpoint
+    what = Described(
+        model=model_title(result.model),
+        sha256=info.sha256,
+        architecture=architecture(info),
+        pretraining=_pretraining(result.model, info.timm_name, False),
+        method="as it is",
+        resolutions=(p.resolution,),
+        device=_device(result),
+    )
+    row = {"model": _identity(result.model, info, False), "method": "as it is", "normalise": p.normalise}
+    row |= {"GELU": p.gelu or "", "position embeddings": p.posembed_resize}
+    own = [(None, result.metrics)] if result.seeds is None else [(int(s), m) for s, m in result.seeds.items()]
+    for seed, metrics in own:
+        place = folder if folder is None or seed is None else folder / f"seed-{seed}"
+        one = Measured(
+            column=result.task,
+            task=result.task,
+            seed=seed,
+            top1=metrics.top1,
+            n=metrics.n,
+            correct=metrics.correct,
+            row=tuple(row.items()),
+            what=what,
+            protocol=p.id,
+            split_digest=result.provenance.split_digest,
+            predictions=_file(place),
+            cost=(None, result.timing.evaluate_s),
+            finished=result.env.finished,
+            notes=(*([result.stamp] if result.stamp else []), *_notes(result.provenance, result.task)),
+        )
+        yield one
+        if metrics.real_top1 is not None and metrics.real_n:
+            yield _real(one, metrics)
+
+
+def of_fewshot(result: FewshotResult) -> Iterator[Measured]:
+    """Yield a number for each number of examples and draw."""
+    p, info = result.protocol, result.checkpoint
+    for row in result.rows:
+        examples = "all" if row.per_class == "all" else f"{row.per_class} a class"
+        method = f"frozen, {result.classifier}" + (f" k={row.k}" if row.k else "")
+        what = Described(
+            model=model_title(result.model),
+            sha256=info.sha256,
+            architecture=architecture(info),
+            pretraining=_pretraining(result.model, info.timm_name, False),
+            method=method,
+            resolutions=(p.resolution,),
+            examples=examples,
+            selected="best on val" if row.C else "last",
+            device=_device(result),
+        )
+        key = {"model": _identity(result.model, info, False), "method": method, "examples": examples}
+        key |= {"normalise": p.normalise, "GELU": p.gelu or "", "pool": p.pool}
+        short = f"{row.short_classes} classes have fewer than {row.per_class} examples" if row.short_classes else ""
+        for seed, top1, correct in zip(row.seeds, row.values, row.correct, strict=True):
+            yield Measured(
+                column=result.task,
+                task=result.task,
+                seed=seed,
+                top1=top1,
+                n=row.n,
+                correct=correct,
+                row=tuple(key.items()),
+                what=what,
+                protocol=p.id,
+                split_digest=result.provenance.split_digest,
+                finished=result.env.finished,
+                notes=(*([short] if short else []), *_notes(result.provenance, result.task)),
+            )
+
+
+def of_suite(result: SuiteResult) -> Iterator[Measured]:
+    """Yield the numbers of a suite.json whose units are not here: without predictions, cost or settings."""
+    scratch = bool(result.protocol.from_scratch)
+    weights = result.checkpoint
+    for task, entry in result.tasks.items():
+        train = result.protocol.train
+        examples = _examples(entry.provenance, train.per_class if train else None, train.limit if train else None)
+        what = Described(
+            model=model_title(result.model) + " from scratch" * scratch,
+            sha256=weights.sha256 or "",
+            pretraining=_pretraining(result.model or "", weights.timm_name or "", scratch),
+            method=result.method or "",
+            recipe=result.recipe or "",
+            resolutions=(entry.resolution,),
+            examples=examples,
+            selected="best on val" if entry.point else "last",
+        )
+        row = {"model": weights.sha256 or result.model or "", "method": result.method or ""}
+        row |= {"recipe": result.recipe or "", "settings": result.protocol.recipe_digest or "", "examples": examples}
+        row |= {"normalise": result.protocol.normalise or "", "GELU": result.protocol.gelu or ""}
+        for seed, top1 in entry.seeds.items():
+            yield Measured(
+                column=task,
+                task=task,
+                seed=int(seed),
+                top1=top1,
+                n=entry.n,
+                correct=round(top1 * entry.n),
+                row=tuple(row.items()),
+                what=what,
+                protocol=entry.protocol_id,
+                split_digest=entry.provenance.split_digest,
+                notes=(*_notes(entry.provenance, task), *entry.warnings),
+            )
+
+
+def architecture(info: CheckpointInfo) -> str:
+    """Return timm's name of an architecture without the size of its images, with what makes it another."""
+    name = re.sub(r"_\d+$", "", info.architecture.name)
+    skipped = ("img_size", "num_classes", "global_pool")
+    own = [f"{k}={v}" for k, v in sorted(info.architecture.kwargs.items()) if k not in skipped]
+    return f"{name} ({', '.join(own)})" if own else name
+
+
+def _real(one: Measured, metrics: Metrics) -> Measured:
+    assert metrics.real_top1 is not None and metrics.real_n
+    return replace(
+        one,
+        column=REAL,
+        top1=metrics.real_top1,
+        n=metrics.real_n,
+        correct=metrics.real_correct,
+        given=metrics.real_ci95,
+        predictions=None,
+        cost=(None, None),
+    )
+
+
+def _with(one: Measured, metrics: Metrics, seed: int, predictions: Path | None) -> Measured:
+    return replace(one, seed=seed, top1=metrics.top1, n=metrics.n, correct=metrics.correct, predictions=predictions)
+
+
+def _identity(model: str, info: CheckpointInfo, from_scratch: bool) -> str:
+    """Name a checkpoint by its content where it is a file: the same one may lie in two places."""
+    if from_scratch:
+        return f"{architecture(info)} from scratch"
+    return f"{info.sha256}{info.part}" if info.sha256 else model
+
+
+def _pretraining(model: str, timm_name: str, from_scratch: bool) -> str:
+    if model == "vit-mini" and not from_scratch:
+        return "CIFAR-10"
+    return pretraining(timm_name, from_scratch)
+
+
+def _examples(p: Provenance, per_class: int | None, limit: int | None) -> str:
+    """Say how many training examples a task had."""
+    if per_class is not None:
+        return f"{per_class:,} a class"
+    if limit is not None:
+        return f"{limit:,}, drawn"
+    found = re.fullmatch(r"train800val200(?:\[:(\d+)\])?", p.train_split or "")
+    return f"{int(found[1] or 1000):,}" if found else "800" if p.train_split == "train800" else "all"
+
+
+def _device(result: UnitResult | EvalResult | FewshotResult) -> str:
+    name = result.env.device
+    return name if name and name.lower() != result.settings.device_kind else result.settings.device_kind
+
+
+def _file(folder: Path | None) -> Path | None:
+    path = folder / "predictions.parquet" if folder is not None else None
+    return path if path is not None and path.is_file() else None
+
+
+def _notes(p: Provenance, task: str) -> list[str]:
+    lines = [] if p.reference or not p.why else [own_split.footnote(p.why)]
+    if p.completeness == "partial" and canonical(task) and p.train_official is None:
+        lines.append("partial: not all images of the official split")
+    return [*lines, *said.of_data(p)]

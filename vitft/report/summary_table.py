@@ -1,0 +1,135 @@
+"""A typed summary drawn as the one table that every format knows."""
+
+from collections.abc import Sequence
+
+from vitft.report.single import method_title
+from vitft.report.table import HOLE, Column, Footnotes, Row, Sign, Table, Value
+from vitft.results.checkpoint import side
+from vitft.results.summary import Cell, Described, Summary, SummaryRow
+
+_TITLES = {
+    "pretraining": "pretrained on", "method": "method", "recipe": "recipe", "resolutions": "px",
+    "examples": "examples", "selected": "selected", "device": "device",
+}  # fmt: skip
+
+
+def table(summary: Summary, details: bool = True) -> Table:
+    """Return the table of a summary.
+
+    Args:
+        details: rows for intervals, seeds, n and the least difference below each row.
+    """
+    feet = Footnotes()
+    results = [row for row in summary.rows if row.kind == "result"]
+    varying = [key for key in _TITLES if _varies(results, key)]
+    columns = [Column("row", "")]
+    columns += [Column(c.key, c.title, "percent", c.group) for c in summary.columns]
+    columns += [Column(key, _TITLES[key], block="how") for key in varying]
+    columns += [Column(key, key, block="cost") for key in ("FLOPs", "seconds") if _known(results, key)]
+    rows = []
+    for i, row in enumerate(summary.rows):
+        rows.append(_row(row, feet))
+        if details and row.kind != "published":
+            after = [other for other in summary.rows[i + 1 :] if other.kind == "result"]
+            rows += _details(row, summary, last=not after)
+    caption = f"{summary.title}; {_shared(results, varying)}".rstrip("; ")
+    return Table(caption, tuple(columns), tuple(rows), tuple(feet.texts), summary.notes)
+
+
+def _row(row: SummaryRow, feet: Footnotes) -> Row:
+    cells: dict[str, Value] = {"row": row.label, **_described(row.what)}
+    cells |= {"FLOPs": _flops(row.flops), "seconds": _seconds(row.seconds)}
+    marks: dict[str, tuple[int, ...]] = {}
+    signs: dict[str, Sign] = {}
+    told = [f"differs: {'; '.join(row.differs)}"] if row.differs else []
+    if row.source:
+        told = [f"{row.source}. Differs: {', '.join(row.differs) or 'nothing known'}"]
+    if not row.reproducible:
+        told.append("not reproducible: the weights were never released")
+    marks["row"] = feet.mark([*told, *row.notes])
+    for key, cell in row.cells.items():
+        cells[key] = cell.value if cell.value is not None else HOLE
+        why = [cell.why] if cell.value is None and cell.why not in ("", "not run") and not cell.n else []
+        why = [text for text in why if not text.startswith("no mean over holes")]
+        if found := feet.mark([*why, *cell.notes]):
+            marks[key] = found
+        if cell.mark:
+            signs[key] = cell.mark
+    if row.kind == "published":
+        cells = {key: value for key, value in cells.items() if value != HOLE}
+    return Row(cells, "published" if row.kind == "published" else "result", marks, signs)
+
+
+def _details(row: SummaryRow, summary: Summary, last: bool) -> list[Row]:
+    """Return the rows below a result: half the interval, the least difference, n (once where it is that of all)."""
+    cells = row.cells.items()
+    half: dict[str, Value] = {key: _half(c) for key, c in cells if c.ci95}
+    least: dict[str, Value] = {key: f"{100 * c.least:.1f}" for key, c in cells if c.least is not None}
+    n: dict[str, Value] = {key: c.n for key, c in cells if c.n}
+    seeds = {c.seeds for c in row.cells.values() if c.seeds}
+    counts = {len(own) for own in seeds}
+    over = f" over {counts.pop()} seeds" if len(counts) == 1 and counts != {1} else ""
+    out = [Row({"row": f"± 95 %{over}", **half}, "detail")] if half else []
+    out += [Row({"row": "least", **least}, "detail")] if least else []
+    if not _same_n(summary):
+        out.append(Row({"row": "n", **n}, "detail"))
+    elif last:
+        every = {key: c.n for r in summary.rows if r.kind == "result" for key, c in r.cells.items() if c.n}
+        out.append(Row({"row": "n", **every}, "detail"))
+    return out
+
+
+def _same_n(summary: Summary) -> bool:
+    results = [row for row in summary.rows if row.kind == "result"]
+    return all(
+        len({r.cells[c.key].n for r in results if c.key in r.cells and r.cells[c.key].n}) < 2 for c in summary.columns
+    )
+
+
+def _half(cell: Cell) -> str:
+    assert cell.ci95 is not None
+    return f"±{50 * (cell.ci95[1] - cell.ci95[0]):.1f}"
+
+
+def _described(what: Described) -> dict[str, Value]:
+    return {
+        "pretraining": what.pretraining,
+        "method": method_title(what.method),
+        "recipe": what.recipe,
+        "resolutions": ", ".join(side(size) for size in what.resolutions),
+        "examples": what.examples,
+        "selected": what.selected,
+        "device": what.device,
+    }
+
+
+def _varies(rows: Sequence[SummaryRow], key: str) -> bool:
+    """Tell whether a column is needed: rows differ in it, or it is how numbers were selected."""
+    return len({getattr(row.what, key) for row in rows}) > 1 or key == "selected"
+
+
+def _known(rows: Sequence[SummaryRow], key: str) -> bool:
+    return any((row.flops if key == "FLOPs" else row.seconds) is not None for row in rows)
+
+
+def _shared(rows: Sequence[SummaryRow], varying: Sequence[str]) -> str:
+    """Say what all rows have in common."""
+    if not rows:
+        return ""
+    what = _described(rows[0].what)
+    words = {"resolutions": "{} px", "examples": "{} training examples", "device": "on {}", "recipe": "recipe {}"}
+    words |= {"pretraining": "pretrained on {}"}
+    said = [words.get(key, "{}").format(what[key]) for key in _TITLES if key not in varying and what[key]]
+    seeds = {c.seeds for row in rows for c in row.cells.values() if c.seeds}
+    if len(seeds) == 1:
+        own = next(iter(seeds))
+        said.append(f"seed{'s' * (len(own) > 1)} {', '.join(map(str, own))}")
+    return ", ".join(said)
+
+
+def _flops(value: float | None) -> str:
+    return "" if not value else f"{value:.1e}".replace("e+", "e")
+
+
+def _seconds(value: float | None) -> str:
+    return "" if value is None else f"{value:,.0f}"
