@@ -30,7 +30,8 @@ def told(folder: Path) -> None:
     if config is None:
         console.note("timm: there is no config.json, so timm cannot load this folder by itself; vitft can.")
         return
-    differs = "; ".join(config.get("vitft", {}).get("differs", ()))
+    own = config.get("vitft")
+    differs = "; ".join(own.get("differs", ())) if isinstance(own, dict) else ""
     name = repr(f"local-dir:{folder.resolve()}")
     console.note(
         f"timm (1.0.27 or later): timm.create_model({name}, pretrained=True)"
@@ -116,6 +117,7 @@ def _seeds(run: Path) -> None:
     from vitft.results.files import read_json
 
     result = read_json(run / "result.json") or {}
-    if len(result.get("seeds") or ()) > 1:
-        others = ", ".join(f"{run}/units/{unit}" for unit in result.get("units", ())[1:])
+    units = result.get("units")
+    if isinstance(units, list) and len(units) > 1:
+        others = ", ".join(f"{run}/units/{unit}" for unit in units[1:])
         console.note(f"These are the answers of seed {result.get('seed')}; of the others: {others}")

@@ -6,7 +6,6 @@ import platform
 import shutil
 import sys
 from pathlib import Path
-from typing import Any
 
 from vitft import __version__, machine
 from vitft.cli import console
@@ -20,7 +19,11 @@ def doctor(format: FormatOption = "text") -> None:
     """Check the installation. Versions, devices, folders, room on disk, the default checkpoint."""
     from rich.table import Table
 
-    facts: dict[str, Any] = {"vitft": __version__, "python": platform.python_version(), "platform": platform.platform()}
+    facts = {
+        "vitft": __version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+    }
     for package in _PACKAGES:
         try:
             facts[package] = importlib.metadata.version(package)
@@ -38,7 +41,7 @@ def doctor(format: FormatOption = "text") -> None:
         sys.exit(1)
 
 
-def _devices() -> dict[str, Any]:
+def _devices() -> dict[str, str]:
     try:
         import torch
     except ImportError as error:

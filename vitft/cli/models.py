@@ -1,16 +1,16 @@
 """`vitft models`: the checkpoints it knows by name, what one is and expects, and fetching it for later."""
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from vitft import machine
-from vitft.catalog.models import MODELS, ModelAlias
+from vitft.catalog.models import MODELS
 from vitft.cli import console
 from vitft.cli.options import FormatOption
 
 if TYPE_CHECKING:
-    from vitft.results.checkpoint import CheckpointInfo
+    from vitft.models.described import Described
 
 app = typer.Typer(help="Checkpoints: list, describe, fetch.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -29,12 +29,14 @@ def ls(
     """List the models known by a short name."""
     from rich.table import Table
 
+    from vitft.models.described import alias_row
+
     table = Table("model", "what it is", "pixels", "patch", "params", "licence", box=None, pad_edge=False)
     rows = []
     for alias in MODELS.values():
         if not all(word.lower() in f"{alias.name} {alias.title}".lower() for word in words or ()):
             continue
-        rows.append(_row(alias))
+        rows.append(alias_row(alias))
         sizes = (f"{value or '-'}" for value in (alias.resolution, alias.patch_size))
         params = f"{alias.params:.0f}M" if alias.params else "-"
         table.add_row(alias.name, alias.title, *sizes, params, alias.licence)
@@ -47,8 +49,10 @@ def show(model: ModelArgument, format: FormatOption = "text") -> None:
 
     A hub model is described without fetching it; a file is read, and what it does not say is marked `assumed`.
     """
-    payload, info = describe(model)
-    console.emit(payload, _lines(payload, info), format)
+    from vitft.models.described import describe
+
+    found = describe(model)
+    console.emit(found.to_dict(), _lines(found), format)
 
 
 @app.command("fetch")
@@ -69,62 +73,10 @@ def fetch(model: ModelArgument, format: FormatOption = "text") -> None:
     console.emit(payload, told, format)
 
 
-def describe(model: str) -> tuple[dict[str, Any], "CheckpointInfo"]:
-    """Return everything known of a model without using the network, as JSON has it, and its checkpoint.
-
-    Raises:
-        UnknownName, CheckpointError: see `models.checkpoints.load`.
-    """
-    from vitft.catalog import published
-    from vitft.models import names
-
-    names.check(model)
-    alias = MODELS.get(model)
-    remote = (alias is not None and alias.file is None) or model.startswith(("timm:", "hf-hub:", "hf_hub:"))
-    if alias is not None:
-        info = names.alias_info(alias)
-    else:
-        from vitft.models import loading
-
-        info = loading.load(model, weights=not remote).info
-    payload: dict[str, Any] = {"model": model}
-    if alias is not None:
-        payload |= _row(alias)
-    payload["checkpoint"] = info.to_dict()
-    if remote:
-        payload["cached"] = _cached(alias, info)
-    # A file that is only taken for a tag is not held to that tag's numbers.
-    tag = info.timm_name if remote else ""
-    payload["published"] = [
-        {"title": row.title, "tasks": dict(row.tasks), "resolution": row.resolution, "source": row.source}
-        for row in published.rows()
-        if tag and tag in row.weights
-    ]
-    payload["notes"] = [*(alias.note if alias is not None else ()), *info.notes]
-    return payload, info
-
-
-def _row(alias: ModelAlias) -> dict[str, Any]:
-    keys = ("name", "timm", "title", "resolution", "patch_size", "normalisation", "licence", "params", "source")
-    return {key: getattr(alias, key) for key in keys}
-
-
-def _cached(alias: ModelAlias | None, info: "CheckpointInfo") -> str:
-    if alias is not None:
-        from vitft.models import names
-
-        found = names.alias_file(alias)
-    else:
-        from vitft.models import hub
-
-        found = hub.cached_tag(info.timm_name)
-    return str(found) if found is not None else ""
-
-
-def _lines(payload: dict[str, Any], info: "CheckpointInfo") -> str:
+def _lines(found: "Described") -> str:
     from vitft.models.checkpoint import assumptions, cropping
 
-    arch = info.architecture
+    info, arch, alias = found.info, found.info.architecture, found.alias
     told = ("embed_dim", "depth", "num_heads", "mlp_ratio", "reg_tokens", "channels")
     kwargs = ", ".join(f"{key} {value}" for key, value in arch.kwargs.items() if key in told and value)
     kwargs += f", norm_eps {arch.norm_eps:g}" if arch.norm_eps else ""
@@ -135,7 +87,7 @@ def _lines(payload: dict[str, Any], info: "CheckpointInfo") -> str:
         return name, text + (" (assumed)" if name in assumed else "")
 
     rows = [
-        ("what", payload.get("title", "")),
+        ("what", alias.title if alias else ""),
         ("timm", info.timm_name or "no tag of this shape"),
         ("architecture", arch.name + (f" ({kwargs})" if kwargs else "")),
         ("resolution", " x ".join(map(str, info.native))),
@@ -148,17 +100,17 @@ def _lines(payload: dict[str, Any], info: "CheckpointInfo") -> str:
         stamp("interpolation", info.interpolation),
         ("channels", f"{info.channels}: cannot be used, vitft's images have 3" if info.channels != 3 else ""),
         ("also assumed", ", ".join(sorted(assumed - {"mean", "std", "crop_pct", "interpolation"}))),
-        ("licence", payload.get("licence", "")),
-        ("source", payload.get("source", "")),
-        ("file", info.path or payload.get("cached", "")),
+        ("licence", alias.licence if alias else ""),
+        ("source", alias.source if alias else ""),
+        ("file", info.path or found.file or ""),
         ("part", info.part),
         ("sha256", info.sha256),
     ]
-    if "cached" in payload and not payload["cached"]:
-        rows.append(("file", f"not in the local cache: vitft models fetch {payload['model']}"))
-    lines = [payload["model"], *(f"  {name:<13} {text}" for name, text in rows if text)]
-    lines += [f"note: {note}" for note in filter(None, [*payload["notes"], assumptions(info)])]
-    for row in payload["published"]:
-        numbers = ", ".join(f"{task} {value:g}" for task, value in row["tasks"].items())
-        lines.append(f"published: {numbers} at {row['resolution']} px ({row['source']})")
+    if found.file == "":
+        rows.append(("file", f"not in the local cache: vitft models fetch {found.model}"))
+    lines = [found.model, *(f"  {name:<13} {text}" for name, text in rows if text)]
+    lines += [f"note: {note}" for note in filter(None, [*found.notes, assumptions(info)])]
+    for row in found.published:
+        numbers = ", ".join(f"{task} {value:g}" for task, value in row.tasks.items())
+        lines.append(f"published: {numbers} at {row.resolution} px ({row.source})")
     return "\n".join(lines)

@@ -2,7 +2,6 @@
 
 import time
 from dataclasses import asdict, dataclass, replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -125,16 +124,23 @@ class Evaluation:
     def metrics(self) -> Metrics:
         """Counts and shares, as they stand in result.json."""
         n, correct = len(self.subject.split), int(self.correct.sum())
-        found: dict[str, Any] = {"top1": correct / n, "correct": correct, "n": n, "ci95": wilson(correct, n)}
+        among = right = judged = None
         if self.subject.split.num_classes > 5:
             among = int(metrics.top5(self.predictions.logits, self.subject.split.labels).sum())
-            found |= {"top5": among / n, "top5_correct": among}
         if self.subject.real is not None:
             right, judged = self.subject.real.correct(self.predictions.answers)
-            found |= {"real_correct": right, "real_n": judged}
-            if judged:
-                found |= {"real_top1": right / judged, "real_ci95": wilson(right, judged)}
-        return Metrics(**found)
+        return Metrics(
+            top1=correct / n,
+            correct=correct,
+            n=n,
+            ci95=wilson(correct, n),
+            top5=among / n if among is not None else None,
+            top5_correct=among,
+            real_top1=right / judged if right is not None and judged else None,
+            real_correct=right,
+            real_n=judged,
+            real_ci95=wilson(right, judged) if right is not None and judged else None,
+        )
 
 
 def evaluate(
@@ -188,7 +194,7 @@ def result(done: Evaluation, *, per_class: bool = False, with_confusion: bool = 
         metrics=done.metrics,
         stamp=done.subject.stamp,
         missing=done.subject.missing,
-        protocol=EvalProtocol(id=digest(network.protocol), **network.protocol),
+        protocol=EvalProtocol.model_validate({"id": digest(network.protocol), **network.protocol}),
         provenance=Provenance(
             **{**asdict(stamp), "completeness": "partial" if done.subject.stamp else stamp.completeness},
             split=split.name,

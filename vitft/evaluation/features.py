@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,8 +40,8 @@ class Identity:
     """
 
     checkpoint: str
-    network: dict[str, Any]
-    preprocess: dict[str, Any]
+    network: dict[str, object]
+    preprocess: dict[str, object]
     split: str
     images: str
     precision: str
@@ -54,7 +53,7 @@ class Identity:
         return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
-def identity(checkpoint: str, network: dict[str, Any], pp: Preprocess, split: Split, precision: str) -> Identity:
+def identity(checkpoint: str, network: dict[str, object], pp: Preprocess, split: Split, precision: str) -> Identity:
     """Return the identity of a split's features. It reads every encoded image once, so a changed file is seen."""
     images = f"{fingerprints.encoded_digest(split)}{'+exif' if split.exif else ''}"
     return Identity(checkpoint, network, json.loads(json.dumps(asdict(pp))), split.digest, images, precision)

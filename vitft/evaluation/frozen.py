@@ -118,7 +118,7 @@ def run(
 def _protocol(network: Network, classifier: Classifier, pool: str) -> FewshotProtocol:
     fixed: dict[str, float] = {"ridge": {"l2": ridge.L2}, "knn": {"temperature": knn.TEMPERATURE}}.get(classifier, {})
     what = {"classifier": classifier, **fixed, "pool": pool, **network.protocol}
-    return FewshotProtocol(id=digest(what), **what)
+    return FewshotProtocol.model_validate({"id": digest(what), **what})
 
 
 def _features(network: Network, split: Split, batch_size: int, workers: int, hooks: Hooks) -> NDArray[np.float32]:

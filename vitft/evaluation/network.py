@@ -54,7 +54,7 @@ class Network:
     descriptions: tuple[str, ...] = ()
 
     @property
-    def made_of(self) -> dict[str, Any]:
+    def made_of(self) -> dict[str, object]:
         """What was made of the checkpoint's tensors, for the identity of cached features."""
         arch = self.info.architecture
         return {
@@ -68,8 +68,8 @@ class Network:
         }
 
     @property
-    def protocol(self) -> dict[str, Any]:
-        """What must be equal for two evaluations to be comparable."""
+    def protocol(self) -> dict[str, object]:
+        """What must be equal for two evaluations to be comparable; the id of a protocol is its digest."""
         pp, s = self.preprocess, self.settings
         crop_pct = pp.crop_pct if pp.resize == "checkpoint" else None
         return {

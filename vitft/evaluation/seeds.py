@@ -5,7 +5,6 @@ from dataclasses import asdict
 from itertools import combinations
 from pathlib import Path
 from statistics import fmean
-from typing import Any
 
 from vitft.evaluation.evaluate import Evaluation
 from vitft.evaluation.intervals import clipped, paired, t_interval
@@ -48,22 +47,22 @@ def combined(results: Mapping[Seed, EvalResult]) -> EvalResult:
         return first
     found = [r.metrics for r in results.values()]
     tops = [m.top1 for m in found]
-    fields: dict[str, Any] = {
-        "top1": fmean(tops),
-        "n": found[0].n,
-        "ci95": clipped(t_interval(tops)),
-        "ci95_of": "the mean over seeds",
-    }
     fives, reals = (
         [m.top5 for m in found if m.top5 is not None],
         [m.real_top1 for m in found if m.real_top1 is not None],
     )
-    if fives:
-        fields["top5"] = fmean(fives)
-    if reals:
-        fields |= {"real_top1": fmean(reals), "real_ci95": clipped(t_interval(reals)), "real_n": found[0].real_n}
-    changed: dict[str, Any] = {
-        "metrics": Metrics(**fields),
+    mean = Metrics(
+        top1=fmean(tops),
+        n=found[0].n,
+        ci95=clipped(t_interval(tops)),
+        ci95_of="the mean over seeds",
+        top5=fmean(fives) if fives else None,
+        real_top1=fmean(reals) if reals else None,
+        real_ci95=clipped(t_interval(reals)) if reals else None,
+        real_n=found[0].real_n if reals else None,
+    )
+    changed: dict[str, object] = {
+        "metrics": mean,
         "seeds": {str(seed): r.metrics for seed, r in results.items()},
     }
     if first.per_class is not None:

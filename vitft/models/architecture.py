@@ -126,7 +126,7 @@ def _transformer(
     pre_norm, quick = "norm_pre.weight" in state, False
     num_heads, assumed = _heads(state, width, num_heads)
     pooled = "map" if "attn_pool.latent" in state else "token" if classed and "fc_norm.weight" not in state else "avg"
-    kwargs: dict[str, Any] = {
+    kwargs: dict[str, object] = {
         "patch_size": patch[0] if patch[0] == patch[1] else patch,
         **{"embed_dim": width, "depth": depth, "num_heads": num_heads, "mlp_ratio": _ratio(hidden, width)},
         **{"qkv_bias": "blocks.0.attn.qkv.bias" in state, "global_pool": pooled},
@@ -185,7 +185,7 @@ def _mlp(state: State) -> tuple[int, bool]:
     return hidden.shape[0], back.shape[1] * 2 == hidden.shape[0]
 
 
-def _blocks(state: State) -> dict[str, Any]:
+def _blocks(state: State) -> dict[str, object]:
     """Return timm's arguments for the norms and scales that the tensors show."""
     own = {"fc_norm": "fc_norm.weight" in state, "qk_norm": "blocks.0.attn.q_norm.weight" in state}
     return own | ({"init_values": 1e-5} if "blocks.0.ls1.gamma" in state else {})
@@ -210,7 +210,7 @@ def _heads(state: State, width: int, known: int) -> tuple[int, tuple[str, ...]]:
     return _HEADS.get(width, max(1, width // 64)), ("num_heads",)
 
 
-def _own(base: str, kwargs: Mapping[str, Any]) -> tuple[float, str]:
+def _own(base: str, kwargs: Mapping[str, object]) -> tuple[float, str]:
     """Return the epsilon and the activation that a timm function has of itself; what has no word in timm is ""."""
     net = outline(base, **{**kwargs, "depth": 1})
     act = net.blocks[0].mlp.act
@@ -273,7 +273,7 @@ def _resnet(state: State, hint: str) -> Inferred:
         )
     stem = state["stem.conv.weight"].shape[0]
     name = f"resnetv2_{_RESNETS[units]}x{stem // 64}_bit"
-    kwargs: dict[str, Any] = {}
+    kwargs: dict[str, object] = {}
     if stem % 64 or not timm.is_model(name):
         name = f"resnetv2_{_RESNETS[units]}x1_bit"
         channels = [state[f"stages.{i}.blocks.0.conv3.weight"].shape[0] for i in range(len(units))]

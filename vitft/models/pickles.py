@@ -231,7 +231,7 @@ class _Unpickler(pickle.Unpickler):
     def __init__(self, file: IO[bytes], seen: _Seen, storage: Callable[..., Tensor] | None = None) -> None:
         super().__init__(file, encoding="latin1")
         self._seen, self._storage = seen, storage
-        self._kinds: dict[str, Any] = {}
+        self._kinds: dict[str, object] = {}
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) in _compat_pickle.NAME_MAPPING:  # Python 2's names, which protocol 2 writes

@@ -72,7 +72,7 @@ def parts(index: Path) -> list[Path]:
     return [index.parent / name for name in names]
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, object]:
     """Return a JSON object. Raises CheckpointError for anything else."""
     try:
         data = json.loads(path.read_text(encoding="utf-8"))

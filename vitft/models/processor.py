@@ -74,7 +74,7 @@ class Stamp:
     notes: tuple[str, ...] = ()
 
 
-def read(said: Mapping[str, Any], model_type: str, native: Size, asked: str) -> Stamp:
+def read(said: Mapping[str, object], model_type: str, native: Size, asked: str) -> Stamp:
     """Read a preprocessor_config.json, key by key.
 
     Args:
@@ -95,9 +95,10 @@ def read(said: Mapping[str, Any], model_type: str, native: Size, asked: str) -> 
         "do_normalize": True,
     }
     for key in flags:
-        if not isinstance(said.get(key, True), bool):
-            raise refused(asked, FILE, key, said[key], "Legal: true or false.")
-        flags[key] = said.get(key, flags[key])
+        value = said.get(key, flags[key])
+        if not isinstance(value, bool):
+            raise refused(asked, FILE, key, value, "Legal: true or false.")
+        flags[key] = value
     strange = sorted(key for key in said if key not in _KNOWN | _IDLE and said[key] is not False)
     unknown = next((key for key in strange if key.startswith("do_") or key == "rescale_offset"), "")
     if unknown:
@@ -132,7 +133,7 @@ def read(said: Mapping[str, Any], model_type: str, native: Size, asked: str) -> 
     )
 
 
-def _processor(said: Mapping[str, Any], model_type: str, asked: str) -> _Processor:
+def _processor(said: Mapping[str, object], model_type: str, asked: str) -> _Processor:
     """Return the defaults of the processor that the file names, or of the model's own."""
     key = next((key for key in ("image_processor_type", "feature_extractor_type") if key in said), "")
     name = str(said.get(key, {"deit": "DeiT"}.get(model_type, "ViT")))
@@ -151,7 +152,7 @@ def _processor(said: Mapping[str, Any], model_type: str, asked: str) -> _Process
 
 
 def _geometry(
-    said: Mapping[str, Any], default: _Processor, flags: Mapping[str, bool], native: Size, asked: str
+    said: Mapping[str, object], default: _Processor, flags: Mapping[str, bool], native: Size, asked: str
 ) -> tuple[CropMode, Size, Size]:
     """Return the mode of the resize, the size before the crop, and the size after it."""
     shorter, size = _size(said.get("size", default.size), default.square, asked)
@@ -178,7 +179,7 @@ def _geometry(
     return mode, before, native
 
 
-def _convnext(said: Mapping[str, Any], default: _Processor, size: Size, asked: str) -> tuple[CropMode, Size, Size]:
+def _convnext(said: Mapping[str, object], default: _Processor, size: Size, asked: str) -> tuple[CropMode, Size, Size]:
     """Below 384 pixels the shorter side becomes size / crop_pct and the centre is cut; from there on all is kept."""
     share = said.get("crop_pct", default.crop_pct)
     if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share <= 1:
@@ -189,7 +190,7 @@ def _convnext(said: Mapping[str, Any], default: _Processor, size: Size, asked: s
 
 
 def _normalisation(
-    said: Mapping[str, Any], default: _Processor, flags: Mapping[str, bool], asked: str
+    said: Mapping[str, object], default: _Processor, flags: Mapping[str, bool], asked: str
 ) -> tuple[Triple, Triple]:
     """Return mean and std for pixels in [0, 1]: the library's own are for pixels times rescale_factor."""
     mean, std = (

@@ -6,7 +6,6 @@ version 1.0.27 it read such a file as a pickle and failed.
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 import timm
 from torch import nn
@@ -21,7 +20,7 @@ CONFIG = "config.json"
 _IDLE = ("Dropout", "DropPath", "PatchDropout", "Identity")  # nothing to an evaluation
 
 
-def config(net: nn.Module, info: CheckpointInfo, pp: Preprocess, class_names: Sequence[str]) -> dict[str, Any]:
+def config(net: nn.Module, info: CheckpointInfo, pp: Preprocess, class_names: Sequence[str]) -> dict[str, object]:
     """Return what config.json holds for a network and the images it was evaluated on.
 
     What timm's own transform does otherwise than the run is named at "vitft" / "differs", which timm does not read.
@@ -58,7 +57,7 @@ def config(net: nn.Module, info: CheckpointInfo, pp: Preprocess, class_names: Se
     }
 
 
-def _arguments(net: nn.Module, info: CheckpointInfo) -> dict[str, Any]:
+def _arguments(net: nn.Module, info: CheckpointInfo) -> dict[str, object]:
     """Return arguments with which timm's factory builds this very network. Raises CheckpointError."""
     wanted, why = _described(net), "timm refuses its arguments"
     for args in _candidates(info):
@@ -74,7 +73,7 @@ def _arguments(net: nn.Module, info: CheckpointInfo) -> dict[str, Any]:
     raise CheckpointError(f"timm's factory cannot be told to build this {info.architecture.name}: {why}.")
 
 
-def _candidates(info: CheckpointInfo) -> Iterator[dict[str, Any]]:
+def _candidates(info: CheckpointInfo) -> Iterator[dict[str, object]]:
     arch = info.architecture
     own = dict(arch.kwargs)
     size = {"img_size": list(info.resolution)}
@@ -103,7 +102,7 @@ def _described(net: nn.Module) -> dict[str, str]:
     return told
 
 
-def _transform(pp: Preprocess) -> tuple[Mapping[str, Any], list[str]]:
+def _transform(pp: Preprocess) -> tuple[Mapping[str, object], list[str]]:
     """Return timm's words for an evaluation's pixels, and what its transform does otherwise."""
     differs: list[str] = []
     interpolation: str = pp.interpolation

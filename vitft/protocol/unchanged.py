@@ -55,6 +55,9 @@ def hold(folder: Path, source: Source, note: Callable[[str], None]) -> None:
 def _read(file: Path) -> listing.Listing | None:
     """Read a listing. Raises CheckpointError where it is damaged."""
     found = read_json(file)
-    if found is not None and not all(isinstance(entry, list) for entry in found.values()):
+    if found is None:
+        return None
+    entries = {name: entry for name, entry in found.items() if isinstance(entry, list)}
+    if len(entries) < len(found):
         raise damaged(f"'{file}' is damaged: it is no listing", "Start anew with --overwrite.")
-    return found
+    return entries

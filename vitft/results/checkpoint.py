@@ -25,7 +25,7 @@ class Architecture:
     """
 
     name: str
-    kwargs: Mapping[str, Any] = field(default_factory=dict)
+    kwargs: Mapping[str, object] = field(default_factory=dict)
     pre_logits: int = 0
     gelu: str = "exact"
     norm_eps: float = 0.0
@@ -84,7 +84,7 @@ class CheckpointInfo:
     notes: tuple[str, ...] = ()
     part: str = ""
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Return plain JSON-able data."""
         return asdict(replace(self, architecture=replace(self.architecture, kwargs=dict(self.architecture.kwargs))))
 

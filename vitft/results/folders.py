@@ -24,7 +24,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from vitft.errors import CheckpointError, RunFolderOccupied, UsageError, VitftError
 from vitft.results.files import HEAD, WEIGHTS, cannot_write, damaged, read_json, write_json
@@ -62,7 +62,7 @@ def beside(output: Path, names: Sequence[str]) -> list[Path]:
     return [output / f"{i}-{slug(Path(name).stem)}" for i, name in enumerate(names, 1)]
 
 
-def claim(folder: Path, identity: Mapping[str, Any], *, overwrite: bool, resume: bool) -> None:
+def claim(folder: Path, identity: Mapping[str, object], *, overwrite: bool, resume: bool) -> None:
     """Make a folder this run's own: new, or the same run's to go on with.
 
     Args:
@@ -98,16 +98,17 @@ def claim(folder: Path, identity: Mapping[str, Any], *, overwrite: bool, resume:
         write_json(folder / "run.json", wanted)
 
 
-def _today(known: Mapping[str, Any]) -> dict[str, Any]:
+def _today(known: Mapping[str, object]) -> dict[str, object]:
     """Return what an earlier vitft has written as this one would: a setting that came since had its default."""
     out = {**known, "schema_version": SCHEMA_VERSION}
-    if isinstance(known.get("settings"), dict):
-        out["settings"] = {**Settings().model_dump(mode="json"), **known["settings"]}
+    settings = known.get("settings")
+    if isinstance(settings, dict):
+        out["settings"] = {**Settings().model_dump(mode="json"), **settings}
         out.setdefault("seen", {})
     return out
 
 
-def _known(path: Path, overwrite: bool) -> dict[str, Any] | None:
+def _known(path: Path, overwrite: bool) -> dict[str, object] | None:
     """Read run.json; a damaged one is nobody's where the run starts anew."""
     try:
         known = read_json(path)
@@ -121,7 +122,7 @@ def _known(path: Path, overwrite: bool) -> dict[str, Any] | None:
         raise damaged(error.lines[0].removesuffix("."), anew) from None
 
 
-def differing(known: Mapping[str, Any], wanted: Mapping[str, Any], prefix: str = "") -> list[str]:
+def differing(known: Mapping[str, object], wanted: Mapping[str, object], prefix: str = "") -> list[str]:
     """Return "key: there -> here" for every leaf that differs."""
     lines: list[str] = []
     for key in sorted({*known, *wanted}):

@@ -89,7 +89,9 @@ def run(folder: Path) -> Run:
     if result is None:
         return _run(folder, said)
     if said.get("kind") == "suite":
-        return _run(folder, said, complete=bool(result.get("complete")), top1=result.get("mean_of_tasks"))
+        mean = result.get("mean_of_tasks")
+        mean = float(mean) if isinstance(mean, int | float) else None
+        return _run(folder, said, complete=bool(result.get("complete")), top1=mean)
     return _run(folder, said, complete=True, top1=_top1(result, answer))
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
 
@@ -26,7 +26,7 @@ def load(path: Path, kind: type[T]) -> T | None:
     return None if value is None else parse(value, kind, f"'{path}'")
 
 
-def parse(value: Mapping[str, Any], kind: type[T], where: str, action: str | None = None) -> T:
+def parse(value: Mapping[str, object], kind: type[T], where: str, action: str | None = None) -> T:
     """Turn a JSON object into a `kind`.
 
     Args:
@@ -64,31 +64,34 @@ def _expected(message: str) -> str:
     return message[0].lower() + message[1:]
 
 
-def upgrade(value: Mapping[str, Any]) -> dict[str, Any]:
+def upgrade(value: Mapping[str, object]) -> dict[str, object]:
     """Return a result of schema version 1 as one of version 2; anything else as it is.
 
     Version 1 wrote resolutions as "384" or "224x320", and nulls for what an evaluation does not have.
     """
-    out = dict(value)
-    if out.get("schema_version") != 1 or not isinstance(out.get("protocol"), dict):
+    out, protocol, seeds = dict(value), value.get("protocol"), value.get("seeds")
+    if out.get("schema_version") != 1 or not isinstance(protocol, dict):
         return out
     out["schema_version"] = SCHEMA_VERSION
-    out["protocol"] = _sized(out["protocol"])
+    out["protocol"] = _sized(protocol)
     if out.get("kind") == "suite":
-        out["resolutions"] = {task: _size(size) for task, size in out.get("resolutions", {}).items()}
-        out["tasks"] = {task: _sized(entry) for task, entry in out.get("tasks", {}).items()}
+        sizes, tasks = out.get("resolutions", {}), out.get("tasks", {})
+        out["resolutions"] = {t: _size(size) for t, size in sizes.items()} if isinstance(sizes, dict) else sizes
+        out["tasks"] = {t: _sized(entry) for t, entry in tasks.items()} if isinstance(tasks, dict) else tasks
     if out.get("kind") == "eval":
         out = {key: inner for key, inner in out.items() if key not in _EMPTY}
-    if isinstance(out.get("seeds"), dict) and out.get("kind") != "suite":
-        out["seeds"] = {str(seed): metrics for seed, metrics in out["seeds"].items()}
+    if isinstance(seeds, dict) and out.get("kind") != "suite":
+        out["seeds"] = {str(seed): metrics for seed, metrics in seeds.items()}
     return out
 
 
-def _sized(part: Mapping[str, Any]) -> dict[str, Any]:
-    return {**part, "resolution": _size(part["resolution"])} if "resolution" in part else dict(part)
+def _sized(part: object) -> object:
+    if not isinstance(part, dict) or "resolution" not in part:
+        return part
+    return {**part, "resolution": _size(part["resolution"])}
 
 
-def _size(value: Any) -> Any:
+def _size(value: object) -> object:
     if not isinstance(value, str):
         return value
     sides = [int(side) if side.isdecimal() else side for side in value.split("x")]

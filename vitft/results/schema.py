@@ -5,7 +5,7 @@ means nothing for a result is absent from its file. `vitft runs schema` prints t
 """
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
@@ -228,12 +228,12 @@ def worst_overlap(finals: Sequence[UnitResult]) -> Overlap | None:
 Result = UnitResult | RunResult | EvalResult | FewshotResult | SuiteResult
 
 
-def to_json(value: BaseModel) -> dict[str, Any]:
+def to_json(value: BaseModel) -> dict[str, object]:
     """Return a result as its file holds it: what is absent is left out."""
     return value.model_dump(mode="json", exclude_none=True, by_alias=True)
 
 
-def json_schema() -> dict[str, Any]:
+def json_schema() -> dict[str, object]:
     """Return the JSON Schema of all result files."""
     dialect = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "Results of vitft"}
     return dialect | TypeAdapter(Result).json_schema(by_alias=True)
