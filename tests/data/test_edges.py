@@ -146,3 +146,31 @@ def test_a_vals_owner_decides_whether_it_is_train():
     assert not val_is_train(Sized("oxford_iiit_pet", {"train": 2944, "test": 3669}))
     assert not val_is_train(Sized("digits", {"train": 10, "val": 5, "test": 5}))  # known, without a val
     assert not val_is_train(Sized("dtd", {"train": 1880, "val": 1880, "test": 1880}))  # its owner's own val
+
+
+def plain(name: str) -> dict[str, str]:
+    return dict.fromkeys(("train", "validation", "test", "extra"), name)
+
+
+@pytest.mark.parametrize(
+    ("collection", "ends"),
+    [
+        ("patch_camelyon", {"train": "train_{}", "validation": "valid_{}", "test": "test_{}"}),
+        ("clevr", {split: f"CLEVR_{owners}_{{:06d}}.png" for split, owners in
+                   (("train", "train"), ("validation", "val"), ("test", "test"))}),
+        ("cifar100", plain("{}")), ("svhn_cropped", plain("{}")), ("dsprites", plain("{}")),
+    ],
+)  # fmt: skip
+def test_each_raw_split_has_the_owners_keys(collection, ends):
+    from vitft.data import official_splits
+
+    task = next(t for t in tasks.TASKS if t.collection == collection)
+    for raw_split, n in task.sizes.items():
+        keys = official_splits.raw_keys(task, raw_split)
+        assert keys is not None and len(keys) == n
+        assert [keys[0], keys[7], keys[-1]] == [ends[raw_split].format(i) for i in (0, 7, n - 1)], raw_split
+    folders = {"eurosat": ("AnnualCrop_AnnualCrop_1.jpg", "SeaLake_SeaLake_3000.jpg"),
+               "resisc45": ("airplane_airplane_001.jpg", "wetland_wetland_700.jpg")}  # fmt: skip
+    for name, (first, last) in folders.items():
+        keys = official_splits.raw_keys(tasks.get(name), "train")
+        assert keys is not None and (keys[0], keys[-1]) == (first, last)

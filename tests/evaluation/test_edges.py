@@ -122,3 +122,130 @@ def test_an_image_that_came_twice_is_named_where_none_is_missing():
     with pytest.raises(VitftError, match="1 came more than once: 1"):
         gather(flat, flat, batches, 3, "logits")
     assert real.is_validation(["ILSVRC2012_val_00000001.JPEG"])
+
+
+def test_files_are_answered_in_their_order_batch_by_batch_and_broken_ones_are_told(tmp_path):
+    from pathlib import Path
+
+    from tests.data.test_label_rules import picture
+    from vitft.evaluation.files import answers
+    from vitft.evaluation.network import open_network
+
+    net = build("timm:test_vit", 3, Settings(resolution=32), from_scratch=True)
+    network = open_network("vit-mini", {}, device="cpu")
+    head: torch.nn.Linear = network.net.head  # type: ignore[assignment]
+    names = tuple(f"n{i}" for i in range(head.out_features))
+    assert net.net is not network.net
+    paths = []
+    for i in range(5):
+        paths.append(tmp_path / f"{i}.png")
+        paths[-1].write_bytes(b"broken" if i in (1, 4) else picture(40 * i, "PNG", (20, 30, 3)))
+    broken: list[Path] = []
+    done: list[int] = []
+
+    def asked(some: list[Path], size: int, top: int = 2):
+        return list(answers(network, some, names, top=top, batch_size=size, on_broken=lambda p, e: broken.append(p),
+                            on_progress=done.append))  # fmt: skip
+
+    found = asked(paths, 2)
+    assert [a.path for a in found] == [str(paths[i]) for i in (0, 2, 3)]
+    assert broken == [paths[1], paths[4]] and done == [2, 4, 5]
+    for answer in found:
+        (first, name, chance), (second, _, less) = answer.top
+        assert name == f"n{first}" and first != second and 1 >= chance >= less > 0
+    alone = [asked([path], 7)[0] for path in (paths[0], paths[2], paths[3])]
+    for one, other in zip(alone, found, strict=True):
+        assert [t[:2] for t in one.top] == [t[:2] for t in other.top]
+        assert [t[2] for t in one.top] == pytest.approx([t[2] for t in other.top], abs=1e-5)
+    everything = asked([paths[0]], 1, top=len(names))[0].top
+    assert sum(t[2] for t in everything) == pytest.approx(1, abs=1e-5) and len(everything) == len(names)
+
+
+def test_what_means_nothing_without_training_is_refused_before_anything_is_opened():
+    from vitft.errors import UsageError
+    from vitft.evaluation import asked
+
+    asked.check({"resolution": 64, "gelu": "tanh"}, 1.0)
+    asked.check({}, 0.001)
+    for crop in (0.0, -0.5, 1.001):
+        refused(lambda c=crop: asked.check({}, c), f"--crop-pct {crop:g}", kind=UsageError)
+    refused(lambda: asked.check({"steps": 3, "lr": 0.1}), "'lr' means nothing without training", kind=UsageError)
+    refused(lambda: asked.check({"interpolation": "nearest"}), "interpolation 'nearest'", kind=UsageError)
+    for name in ("auto", "cpu", "cuda", "cuda:1", "mps", "xpu:0", "hpu"):
+        asked.device(name)
+    for name in ("gpu", "cuda:", "cuda:x", "cpu ", "acuda", ""):
+        refused(lambda n=name: asked.device(n), kind=UsageError)
+
+
+def test_a_loss_counts_as_diverged_above_twice_that_of_a_guess_over_its_last_updates(tmp_path):
+    import json
+    import math
+
+    from vitft.protocol import diverged
+
+    def warned(*losses: float) -> str:
+        (tmp_path / "m").write_text("".join(json.dumps({"loss": x}) + "\n" for x in losses) + "\n")
+        return diverged.warning(tmp_path / "m", 4)
+
+    guess = math.log(4)
+    assert warned(*[2 * guess] * 30) == "" and warned() == "" and warned(2 * guess) == ""
+    assert "last 1 updates is 99 " in warned(99.0) and "(ln 4)" in warned(99.0) and "1.39" in warned(99.0)
+    assert "last 10 updates" in warned(*[0.0] * 20, *[99.0] * 10) and "last 4 updates" in warned(*[99.0] * 9)
+    assert warned(*[99.0] * 20, *[0.0] * 10) == ""
+    assert warned(*[0.0] * 19, 20 * guess) == "" and warned(*[0.0] * 19, 20.1 * guess) != ""
+
+
+def test_images_in_both_splits_count_once_in_the_first_that_has_them():
+    from vitft.images.overlap import overlap
+    from vitft.progress import Hooks
+
+    split = dataclasses.replace(rows(6, [0, 1, 0, 1, 0, 1]), read=lambda i: bytes([i // 2]))  # three images, twice each
+
+    def prints(*values: int) -> set[bytes]:
+        return {fingerprint(bytes([v])) for v in values}
+
+    from vitft.images.fingerprints import fingerprint
+
+    got = overlap(split, {"train": prints(0, 9)}, {"val": prints(0, 2), "train": prints(1)}, Hooks())
+    assert got.n == 6 and got.splits == {"train": 4, "val": 2}
+    assert overlap(split, {"train": prints(7)}, {}, Hooks()).splits == {}
+    assert overlap(split, {}, {"val": prints(1)}, Hooks()).n == 2
+
+
+def test_a_network_that_computes_in_bf16_says_so(tmp_path):
+    from vitft.evaluation.network import computed, open_network
+
+    for asked, expected in (("bf16", "bf16"), ("float32", "float32"), ("auto", "float32")):
+        network = open_network("vit-mini", {}, device="cpu", precision=asked)
+        said = computed(network)
+        assert (said.precision, said.device_kind, said.threads) == (expected, "cpu", torch.get_num_threads())
+        assert said.micro_batch is None and not network.net.training
+
+
+@pytest.mark.parametrize(("micro_batch", "batch"), [(None, 4), (1, 4), (7, 28), (64, 256), (100, 256)])
+def test_a_unit_is_evaluated_in_batches_of_four_micro_batches(monkeypatch, micro_batch, batch):
+    from vitft.progress import Hooks
+    from vitft.protocol import run
+    from vitft.results.parts import Computed
+    from vitft.settings import Preprocess
+
+    seen: list[int] = []
+
+    def batches(split: object, pp: object, size: int, *rest: object) -> list[object]:
+        seen.append(size)
+        return []
+
+    monkeypatch.setattr(run, "eval_batches", batches)
+    begun = Computed(device_kind="cpu", precision="float32", micro_batch=micro_batch)
+    with pytest.raises(VitftError):  # no image came
+        run._evaluate(
+            torch.nn.Flatten(), rows(3, [0, 1, 0]), Preprocess((4, 4)), torch.device("cpu"), 1, begun, Hooks()
+        )
+    assert seen == [batch]
+
+
+def test_intervals_end_at_what_a_difference_can_be():
+    from vitft.evaluation.intervals import paired
+
+    assert paired([True] * 2, [False] * 2).ci95[1] == 1.0 and paired([False] * 2, [True] * 2).ci95[0] == -1.0
+    assert paired([True] * 2, [True] * 2).p == 1.0

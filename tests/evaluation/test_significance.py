@@ -89,7 +89,9 @@ def test_over_seeds_it_is_students_test_where_the_seeds_vary_more_than_images():
     want = stats.ttest_ind(old.mean(1), new.mean(1), alternative="greater").pvalue
     assert s.seeds(old, new) == pytest.approx(want)
     found = s.compare(old, new)
-    assert (found.p, found.drop) == (pytest.approx(want), pytest.approx(0.86 - 0.77)) and "over seeds" in found.test
+    assert (found.p, found.drop) == (pytest.approx(want), pytest.approx(0.86 - 0.77))
+    assert found.test == "t-test over seeds, 4 against 2, 4 degrees of freedom" and found.least == s.MARGIN
+    assert s.compare(old, new, 0.02).least == 0.02
 
 
 def test_equal_counts_of_a_baseline_do_not_make_a_few_images_red():
@@ -118,8 +120,10 @@ def test_one_seed_is_mcnemars_exact_test_with_its_floor(lost: int, won: int):
     new[:lost], new[100 - won :] = False, True
     found = s.compare(old[None], new[None], 0.001)
     assert found.p == pytest.approx(mcnemar(lost, won)) and found.least == s.IMAGES_FLOOR
-    assert "images only" in found.test and found.drop == pytest.approx((lost - won) / 100)
+    assert found.test == "images only: exact McNemar, 1 seed" and found.drop == pytest.approx((lost - won) / 100)
     two = s.compare(np.stack([old, new]), new[None])
+    assert two.test == "images only: exact McNemar, 2 seeds"
+    assert s.compare(old[None], new[None], 0.03).least == 0.03
     assert two.p == 1.0, "of two seeds both must tell: the second is the new run itself"
 
 
@@ -138,5 +142,13 @@ def test_holm_equals_closed_testing():
 
 
 def test_other_numbers_of_images_are_refused():
-    with pytest.raises(ValueError, match="the same images"):
-        s.compare(np.ones((3, 5)), np.ones((1, 6)))
+    for old, new in (
+        ((3, 5), (1, 6)),
+        ((5,), (1, 5)),
+        ((3, 5), (5,)),
+        ((0, 5), (1, 5)),
+        ((3, 5), (0, 5)),
+        ((3, 0), (1, 0)),
+    ):
+        with pytest.raises(ValueError, match="the same images"):
+            s.compare(np.ones(old), np.ones(new))

@@ -128,3 +128,16 @@ def test_the_enlarged_side_is_that_of_the_published_pairs():
         40,
         20,
     )
+
+
+def test_reading_for_digests_is_told_every_thousand_images_and_stops_when_asked(monkeypatch):
+    from vitft.errors import Interrupted
+    from vitft.progress import Hooks
+
+    told: list[tuple[str, int, int]] = []
+    split = dataclasses.replace(rows(2500, [i % 2 for i in range(2500)]), read=lambda i: str(i).encode())
+    found = fingerprints.fingerprints(split, Hooks(phase=lambda what, done, of: told.append((what, done, of))))
+    assert told == [("read drawn train", 1000, 2500), ("read drawn train", 2000, 2500)] and len(found) == 2500
+    asked = dataclasses.replace(rows(3, [0, 1, 0]), read=lambda i: b"x")
+    with pytest.raises(Interrupted):
+        fingerprints.fingerprints(asked, Hooks(signal=lambda: 15))

@@ -166,6 +166,8 @@ def test_each_key_of_a_units_result_is_what_it_says(tmp_path, asked, method, pha
     times = got["timing"]
     assert 0 < times["train_s"] + times["evaluate_s"] <= times["total_s"] + 0.002 <= elapsed + 0.004
     assert times["train_images_per_s"] == pytest.approx(24 / times["train_s"], rel=0.05)
+    digits = {"train_s": 3, "evaluate_s": 3, "total_s": 3, "train_images_per_s": 2}  # milliseconds say enough
+    assert {k: round(times[k], n) for k, n in digits.items()} == times
 
 
 def test_a_probe_of_features_computed_once_counts_what_it_computed(tmp_path):

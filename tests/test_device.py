@@ -1,0 +1,56 @@
+"""Where torch computes: what each word means on this machine and on ones that are played."""
+
+import pytest
+import torch
+
+from tests.layouts import refused
+from vitft import device
+from vitft.errors import UsageError
+
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+
+
+@pytest.mark.parametrize(
+    ("asked", "where", "expected"),
+    [("auto", CPU, "float32"), ("auto", CUDA, "bf16"), ("bf16", CPU, "bf16"), ("bf16", CUDA, "bf16"),
+     ("float32", CPU, "float32"), ("float32", CUDA, "float32")],
+)  # fmt: skip
+def test_a_precision_is_what_was_asked_for_or_the_devices_own(asked, where, expected):
+    assert device.precision(asked, where) == expected
+
+
+def test_bf16_is_what_products_are_computed_in_and_float32_what_they_are_without():
+    a = torch.randn(4, 4)
+    for asked, kind in (("bf16", torch.bfloat16), ("float32", torch.float32), ("auto", torch.float32)):
+        with device.autocast(CPU, asked):
+            assert (a @ a).dtype == kind and a.dtype == torch.float32
+
+
+def test_a_device_that_is_not_here_is_refused(monkeypatch):
+    assert device.pick("auto") == device.pick("cpu") == CPU
+    for name in ("cuda", "no such", "mps:7"):
+        refused(lambda n=name: device.pick(n), f"Device '{name}' is not here", "auto, cpu.", kind=UsageError)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    for name in ("auto", "cuda:99"):
+        refused(lambda n=name: device.pick(n), "auto, cpu, cuda.", kind=UsageError)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a card")
+    assert (device.name("cuda"), device.name("cpu"), device.name("mps")) == ("a card", "cpu", "mps")
+
+
+@pytest.mark.parametrize(
+    ("error", "short"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory."), True),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling"), True),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
+        (ValueError("can't allocate memory"), False),
+        (OSError("ALLOC_FAILED"), False),
+    ],
+)
+def test_memory_that_ran_out_is_told_from_other_errors(error, short):
+    assert device.out_of_memory(error) is short
+
+
+def test_a_device_evaluates_as_many_images_at_once_as_it_has_room_for():
+    assert [device.evaluation_batch(torch.device(d)) for d in ("cpu", "mps", "cuda", "xpu")] == [16, 64, 256, 16]
