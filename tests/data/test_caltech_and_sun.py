@@ -73,8 +73,8 @@ def test_the_whole_of_caltech101_is_3060_and_6084_in_the_order_of_the_rule(share
     assert list(source.open("train").keys) + list(source.open("val").keys) == expected["train"]
     test = source.open("test")
     assert [test.class_names[label] for label in test.labels] == [key.split("/")[0].lower() for key in test.keys]
-    assert (manifest["completeness"], manifest["reference"]) == ("full", False)
-    assert "listing" in manifest["why"]  # what remains unknown: the order in which the file system gave the names
+    assert (manifest.completeness, manifest.reference) == ("full", False)
+    assert "listing" in manifest.why  # what remains unknown: the order in which the file system gave the names
     assert not [fault for found in verify.verify(source) for fault in found.faults]
 
 
@@ -86,7 +86,7 @@ def test_what_is_no_jpg_stands_in_the_draw_and_is_dropped_after_it(tmp_path: Pat
     assert owners_draw(NAMES) != expected
     assert [*source.open("train").keys, *source.open("val").keys] == expected["train"]
     assert list(source.open("test").keys) == expected["test"]
-    assert all(any(f"'{name}'" in note for note in manifest["notes"]) for name in more)
+    assert all(any(f"'{name}'" in note for note in manifest.notes) for name in more)
     assert len(expected["train"]) + len(expected["test"]) == sum(NAMES.values())
 
 
@@ -109,11 +109,11 @@ def test_data_of_the_earlier_rule_is_refused_by_name_and_prepared_anew(tmp_path:
     archive = caltech(tmp_path / "101_ObjectCategories.tar.gz", NAMES)
     source, manifest = prepared(tmp_path, archive, allow_partial=True)
     file = source.path / "manifest.json"
-    file.write_text(json.dumps({key: value for key, value in manifest.items() if key != "rule"}))
+    file.write_text(json.dumps({key: value for key, value in manifest.to_json().items() if key != "rule"}))
     with pytest.raises(DataDamaged, match="earlier rule"):
         find.find(str(source.path)).open("test")
     again, _ = prepared(tmp_path, archive, allow_partial=True)
-    assert again.manifest["rule"]
+    assert again.manifest.rule
     assert again.open("test").keys
 
 
@@ -159,6 +159,6 @@ def test_the_badly_encoded_image_of_sun397_does_not_end_the_preparation(tmp_path
     folder, manifest = prepare.prepare("sun397", tmp_path / "in", tmp_path / "out", "full", allow_partial=True)
     train = Prepared(folder, "sun397").open("train")
     assert list(train.keys) == ["/a/abbey/sun_aaa.jpg"]
-    assert any(bad in note for note in manifest["notes"])
+    assert any(bad in note for note in manifest.notes)
     assert bad in train.provenance.source
     assert official.counts("sun397", "train") == (76128, 76127)

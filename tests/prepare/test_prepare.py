@@ -17,6 +17,7 @@ from PIL import Image
 
 from vitft.catalog import tasks
 from vitft.data import find, official, official_splits
+from vitft.data.manifest import Manifest, StoredSplit
 from vitft.data.sources import prepared, tfds, wds
 from vitft.data.split import Split
 from vitft.errors import DataDamaged, DataError, DataMissing, DiskFull, UsageError
@@ -55,7 +56,7 @@ def test_a_prepared_task_opens_everywhere_with_the_same_keys_labels_and_pixels(s
         split = source.open(raw_split)
         assert list(split.keys) == [str(e["key"]) for e in examples[raw_split]["examples"]]
         assert split.labels.tolist() == [e["labels"]["label"] for e in examples[raw_split]["examples"]]
-        assert split.digest == manifest["splits"][raw_split]["digest"]
+        assert split.digest == manifest.splits[raw_split].digest
         assert split.provenance.completeness == "partial"
         assert not split.provenance.reference
     import datasets
@@ -76,9 +77,9 @@ def test_every_sample_prepares_and_verifies(samples: Path, tmp_path: Path) -> No
         if task.collection in ("kitti", "diabetic_retinopathy_detection"):
             continue
         _, manifest = prepare.prepare(task.name, samples, tmp_path / "data" / task.name, "full", allow_partial=True)
-        assert manifest["completeness"] == "partial", task.name
-        assert manifest["why"], task.name
-        assert [s["n"] for s in manifest["splits"].values() if s["n"]], task.name
+        assert manifest.completeness == "partial", task.name
+        assert manifest.why, task.name
+        assert [s.n for s in manifest.splits.values() if s.n], task.name
         source = find.find(task.name)
         if task.name in ("oxford_iiit_pet", "clevr_distance"):  # the samples' own labels run from -1
             with pytest.raises(DataDamaged, match="label -1"):
@@ -232,7 +233,7 @@ def test_changed_files_throw_away_what_was_gathered(samples: Path, tmp_path: Pat
     assert not (tmp_path / "out").exists()
     image.write_bytes(good)
     _, manifest = prepare.prepare("dtd", raw, tmp_path / "out", "full", True)
-    assert sum(manifest["splits"][name]["n"] for name in ("train", "val", "test")) == 6
+    assert sum(manifest.splits[name].n for name in ("train", "val", "test")) == 6
 
 
 def test_a_file_with_another_checksum_is_refused_or_noted(samples: Path, tmp_path: Path) -> None:
@@ -241,8 +242,8 @@ def test_a_file_with_another_checksum_is_refused_or_noted(samples: Path, tmp_pat
     assert "39,077,296,924" in str(caught.value)
     assert not (tmp_path / "out").exists()
     _, manifest = prepare.prepare("sun397", samples / "sun397", tmp_path / "out", allow_partial=True)
-    assert manifest["notes"] == ["SUN397.tar.gz does not have its owner's checksum"]
-    assert [item["official"] for item in manifest["source"] if "official" in item] == [False]
+    assert manifest.notes == ("SUN397.tar.gz does not have its owner's checksum",)
+    assert [item.official for item in manifest.source if item.sha256] == [False]
 
 
 def test_a_full_disk_is_said_and_the_second_start_goes_on(samples: Path, tmp_path: Path, monkeypatch: Any) -> None:
@@ -256,7 +257,7 @@ def test_a_full_disk_is_said_and_the_second_start_goes_on(samples: Path, tmp_pat
     assert caught.value.exit_code == 1
     assert visible(tmp_path) == []
     monkeypatch.setattr(prepare, "decode", full)  # not needed any more: all was gathered
-    assert prepare.prepare("dtd", samples / "dtd", tmp_path / "dtd", allow_partial=True)[1]["splits"]["test"]["n"] == 3
+    assert prepare.prepare("dtd", samples / "dtd", tmp_path / "dtd", allow_partial=True)[1].splits["test"].n == 3
 
 
 def test_other_peoples_folders_are_left_alone(samples: Path, tmp_path: Path) -> None:
@@ -356,14 +357,16 @@ def test_verify_names_what_is_wrong(samples: Path, tmp_path: Path) -> None:
         _ = prepared.Prepared(folder, "dtd").splits
 
 
-def rewrite(folder: Path, manifest: Any, name: str, keys: list[str], labels: list[int], images: list[bytes]) -> None:
-    names = manifest["class_names"]
+def rewrite(
+    folder: Path, manifest: Manifest, name: str, keys: list[str], labels: list[int], images: list[bytes]
+) -> None:
+    names = manifest.class_names
     values = np.asarray(labels)
     described = write_split(folder / f"{name}.parquet", names, keys, values, lambda i: images[i], silent)
     source = prepared.Prepared(folder, "dtd")
     split = Split("dtd", name, tuple(names), keys, values, lambda i: b"", source._provenance())
-    stored = {**manifest["splits"], name: {"n": len(keys), "digest": split.digest, "keys_sha256": "", **described}}
-    (folder / "manifest.json").write_text(json.dumps({**manifest, "splits": stored}))
+    stored = StoredSplit(n=len(keys), digest=split.digest, **described.model_dump())
+    manifest.model_copy(update={"splits": {**manifest.splits, name: stored}}).write(folder)
 
 
 def test_a_whole_collection_is_the_reference_with_the_golden_splits(tmp_path: Path, monkeypatch: Any) -> None:
@@ -378,11 +381,11 @@ def test_a_whole_collection_is_the_reference_with_the_golden_splits(tmp_path: Pa
         rows.tofile(folder / f"{name}.bin")
     monkeypatch.setitem(prepare._STORED, "1000", ("train800", "val200"))  # the test images would take seconds
     _, manifest = prepare.prepare("cifar100", folder)
-    assert manifest["completeness"] == "full"
-    assert manifest["reference"]
-    assert not manifest["why"]
-    assert manifest["splits"]["train800"]["keys_sha256"].startswith("5b25ee0661c3bc4a")
-    assert manifest["splits"]["val200"]["keys_sha256"].startswith("93377e439662509b")
+    assert manifest.completeness == "full"
+    assert manifest.reference
+    assert not manifest.why
+    assert manifest.splits["train800"].keys_sha256.startswith("5b25ee0661c3bc4a")
+    assert manifest.splits["val200"].keys_sha256.startswith("93377e439662509b")
     split = find.find("cifar100").open("train800val200")
     for i in (0, 500, 900):
         pixels = decode(split.read(i), "x")

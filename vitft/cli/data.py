@@ -139,14 +139,13 @@ def prepare(
         folder, manifest = prepare.prepare(
             task, source, output, shots, source is not None and not complete, hooks.phase
         )
-    if manifest["why"]:
-        console.note(f"note: {manifest['completeness']}, not the reference splits: {manifest['why']}")
-    for note in manifest["notes"]:
+    if manifest.why:
+        console.note(f"note: {manifest.completeness}, not the reference splits: {manifest.why}")
+    for note in manifest.notes:
         console.note(f"note: {note}")
-    lines = [
-        f"{name}: {split['n']:,} images, {split['bytes'] / 1e6:.1f} MB" for name, split in manifest["splits"].items()
-    ]
-    console.emit({"path": str(folder), **manifest}, "\n".join([f"{manifest['task']} -> {folder}", *lines]), format)
+    lines = [f"{name}: {split.n:,} images, {split.bytes / 1e6:.1f} MB" for name, split in manifest.splits.items()]
+    payload = {"path": str(folder), **manifest.to_json()}
+    console.emit(payload, "\n".join([f"{manifest.task} -> {folder}", *lines]), format)
 
 
 @app.command("verify")

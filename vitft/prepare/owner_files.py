@@ -7,12 +7,12 @@ from fnmatch import fnmatch
 from importlib import metadata
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 from vitft import machine
 from vitft.catalog import tasks
 from vitft.catalog.tasks import Task
 from vitft.data import find, official, official_splits
+from vitft.data.manifest import SourceFile
 from vitft.data.sources import prepared, tfds
 from vitft.errors import DataError
 from vitft.prepare import archives, collections, download
@@ -40,16 +40,15 @@ def located(collection: Collection, task: Task, source: Path) -> Path:
 
 def opened(
     collection: Collection, folder: Path, work: Path, any_files: bool = False, progress: Progress = silent
-) -> tuple[Raw, archives.Tree, list[dict[str, Any]]]:
+) -> tuple[Raw, archives.Tree, list[SourceFile]]:
     """Open a collection's files and compare those that have a known checksum.
 
     Returns:
-        (keys, labels and reader; the files; what they are: {name, size, sha256, official} each, unpacked ones in one
-        line). "official" says whether the checksum is the owner's, None where that is not known.
+        (keys, labels and reader; the files; what they are).
     """
     official = {file.filename: file for file in collection.files}
     progress(f"list {folder.name}", 0, 1)
-    described: list[dict[str, Any]] = []
+    described: list[SourceFile] = []
     candidates = [folder] if folder.is_file() else sorted(p for p in folder.glob("*") if p.is_file())
     for path in candidates:
         file = official.get(path.name)
@@ -60,14 +59,14 @@ def opened(
         else:
             digest = download.sha256(path, progress)
         same = digest == file.sha256 if file is not None and file.sha256 else None
-        described.append({"name": path.name, "size": path.stat().st_size, "sha256": digest, "official": same})
+        described.append(SourceFile(name=path.name, size=path.stat().st_size, sha256=digest, official=same))
     tree = archives.open_tree(folder, [*official, *collection.archives], work)
     raw = collection.open(tree)
     progress(f"list {folder.name}", 1, 1)
-    checked = {str(item["name"]) for item in described}
+    checked = {item.name for item in described}
     loose = [n for name, n in tree.sizes.items() if tree.path(name) is not None and name not in checked]
     if loose:
-        described.append({"name": "unpacked files", "files": len(loose), "size": sum(loose)})
+        described.append(SourceFile(name="unpacked files", files=len(loose), size=sum(loose)))
     if not any(len(keys) for keys in raw.keys.values()):
         raise tree.missing(next(iter(raw.absent.values()), collection.files[0].filename))
     return raw, tree, described

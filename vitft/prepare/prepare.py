@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +15,9 @@ from vitft import machine
 from vitft.catalog import tasks
 from vitft.catalog.tasks import Task
 from vitft.data import labels as label_names
+from vitft.data import manifest as manifests
 from vitft.data import official_splits
+from vitft.data.manifest import KIND, Manifest, Shots, SourceFile, StoredSplit, TableFile
 from vitft.data.split import Provenance, Split
 from vitft.errors import DataDamaged, DataMissing, UsageError
 from vitft.images.decode import decode
@@ -36,12 +37,9 @@ from vitft.prepare.owner_files import (
 )
 from vitft.prepare.spool import Spool
 from vitft.prepare.table_writer import write_split
-from vitft.results.files import cannot_write, write_json
+from vitft.results.files import cannot_write
 from vitft.results.folders import lock
 
-KIND = "vitft-prepared"
-SCHEMA_VERSION = 1
-Shots = Literal["1000", "full"]
 _STORED: dict[Shots, tuple[str, ...]] = {
     "1000": ("train800", "val200", "test"),
     "full": ("train800", "val200", "train", "val", "test"),
@@ -64,7 +62,7 @@ def prepare(
     shots: Shots = "1000",
     allow_partial: bool = False,
     progress: Progress = silent,
-) -> tuple[Path, dict[str, Any]]:
+) -> tuple[Path, Manifest]:
     """Prepare one task; the same call again continues what was cut off, or returns at once what is complete.
 
     Args:
@@ -111,7 +109,7 @@ def prepare(
             written = _written(build, found, chosen, spool, progress)
         manifest = _manifest(found, collection, raw, shots, partial_why, chosen, written, files)
         (build / "README.md").write_text(card(found, collection, manifest), encoding="utf-8")
-        write_json(build / "manifest.json", manifest)  # last: what has one is whole
+        manifest.write(build)  # last: what has one is whole
         if out.exists():
             out.rename(hidden / "old")
         build.rename(out)
@@ -127,9 +125,9 @@ def _partial(task: Task, collection: Collection, folder: Path, why: str) -> Data
     )
 
 
-def _refuse_other_files(collection: Collection, files: Sequence[Mapping[str, Any]]) -> None:
+def _refuse_other_files(collection: Collection, files: Sequence[SourceFile]) -> None:
     """Refuse what has the official counts and is not of the owner's files. Raises DataDamaged."""
-    wrong = [str(file["name"]) for file in files if file.get("official") is False]
+    wrong = [file.name for file in files if file.official is False]
     if wrong:
         raise DataDamaged(
             f"'{wrong[0]}' does not have its owner's checksum.",
@@ -140,7 +138,7 @@ def _refuse_other_files(collection: Collection, files: Sequence[Mapping[str, Any
 
 def _written(
     build: Path, task: Task, chosen: Mapping[str, Selected], spool: Spool, progress: Progress
-) -> dict[str, dict[str, Any]]:
+) -> dict[str, TableFile]:
     """Write a file for each split that has images; return what they are."""
     return {
         name: write_split(
@@ -243,24 +241,22 @@ def gather(
             )
 
 
-def _complete(out: Path, shots: Shots, allow_partial: bool) -> dict[str, Any] | None:
+def _complete(out: Path, shots: Shots, allow_partial: bool) -> Manifest | None:
     """Return the manifest of a finished folder that holds what is asked for. Raises UsageError over someone's files."""
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         if out.exists():
             out.rmdir()
         return None
-    from vitft.data.sources.prepared import outdated, read_manifest
-
-    manifest = read_manifest(out) if (out / "manifest.json").is_file() else None
+    manifest = manifests.read(out) if (out / manifests.FILE).is_file() else None
     if manifest is None:
         raise UsageError(
             f"'{out}' holds other files.",
             "Legal: a new folder, or one that 'vitft data prepare' made.",
             "Choose another with --output, or remove it.",
         )
-    enough = set(_STORED[shots]) <= set(_STORED[manifest["shots"]])
-    whole = all((out / split["file"]).is_file() for split in manifest["splits"].values()) and not outdated(manifest)
-    return manifest if enough and whole and (allow_partial or manifest["completeness"] == "full") else None
+    enough = set(_STORED[shots]) <= set(_STORED[manifest.shots])
+    whole = all((out / split.file).is_file() for split in manifest.splits.values()) and not manifest.outdated
+    return manifest if enough and whole and (allow_partial or manifest.completeness == "full") else None
 
 
 def decoder() -> str:
@@ -278,9 +274,9 @@ def _manifest(
     shots: Shots,
     partial_why: str,
     chosen: Mapping[str, Selected],
-    written: Mapping[str, dict[str, Any]],
-    files: Sequence[Mapping[str, Any]],
-) -> dict[str, Any]:
+    written: Mapping[str, TableFile],
+    files: Sequence[SourceFile],
+) -> Manifest:
     why = partial_why or task.non_reference
     names = label_names.class_names(task.name)
     stored = {}
@@ -288,32 +284,30 @@ def _manifest(
         part = chosen[name]
         split = Split(task.name, name, names, part.keys, part.labels, lambda _: b"", Provenance(KIND))
         keys = official_splits.keys_digest(part.keys)
-        stored[name] = {"n": len(part.keys), "digest": split.digest, "keys_sha256": keys, **described}
-    return {
-        "schema_version": SCHEMA_VERSION,
-        "kind": KIND,
-        "task": task.name,
-        "collection": collection.name,
-        "title": collection.title,
-        "licence": collection.licence,
-        "page": collection.page,
-        "shots": shots,
-        "completeness": "partial" if partial_why else "full",
-        "reference": not why,
-        "why": why,
-        "notes": [
+        stored[name] = StoredSplit(n=len(part.keys), digest=split.digest, keys_sha256=keys, **described.model_dump())
+    return Manifest(
+        task=task.name,
+        collection=collection.name,
+        title=collection.title,
+        licence=collection.licence,
+        page=collection.page,
+        shots=shots,
+        completeness="partial" if partial_why else "full",
+        reference=not why,
+        why=why,
+        notes=(
             *raw.notes,
-            *(f"{f['name']} does not have its owner's checksum" for f in files if f.get("official") is False),
-        ],
-        "images": collection.processing or ("arrays as PNG" if raw.drawn else "the owner's bytes"),
-        "rule": collection.rule,
-        "decoder": decoder(),
-        "versions": versions(collection),
-        "source": list(files),
-        "raw_counts": {raw_split: len(keys) for raw_split, keys in raw.keys.items()},
-        "class_names": list(names),
-        "splits": stored,
-    }
+            *(f"{f.name} does not have its owner's checksum" for f in files if f.official is False),
+        ),
+        images=collection.processing or ("arrays as PNG" if raw.drawn else "the owner's bytes"),
+        rule=collection.rule,
+        decoder=decoder(),
+        versions=versions(collection),
+        source=tuple(files),
+        raw_counts={raw_split: len(keys) for raw_split, keys in raw.keys.items()},
+        class_names=tuple(names),
+        splits=stored,
+    )
 
 
 def readme_table() -> str:

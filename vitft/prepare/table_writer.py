@@ -5,12 +5,13 @@ import json
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
+
+from vitft.data.manifest import TableFile
 
 _GROUP_ROWS = 256
 _GROUP_BYTES = 8 << 20
@@ -39,7 +40,7 @@ def write_split(
     labels: NDArray[np.int64],
     read: Callable[[int], bytes],
     progress: Callable[[int, int], None],
-) -> dict[str, Any]:
+) -> TableFile:
     """Write one parquet file, holding at most one row group (8 MiB) of images at a time.
 
     Args:
@@ -49,14 +50,11 @@ def write_split(
         labels: (N,).
         read: index -> encoded image.
         progress: called with (done, total).
-
-    Returns:
-        {file, bytes, sha256} of the file.
     """
     columns = schema(class_names)
     # Encoded images do not shrink further.
     with pq.ParquetWriter(path, columns, compression={"image.bytes": "none", "key": "zstd"}) as writer:
-        images: list[dict[str, Any]] = []
+        images: list[dict[str, bytes | str]] = []
         size = 0
         for i, key in enumerate(keys):
             data = read(i)
@@ -75,7 +73,7 @@ def write_split(
     with path.open("rb+") as file:
         os.fsync(file.fileno())
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return {"file": path.name, "bytes": path.stat().st_size, "sha256": digest}
+    return TableFile(file=path.name, bytes=path.stat().st_size, sha256=digest)
 
 
 def _file_name(key: str, data: bytes) -> str:

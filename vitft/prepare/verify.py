@@ -13,7 +13,7 @@ also looked for in val, on which choices are made. They are a fault
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from vitft import machine
 from vitft.catalog import tasks
@@ -118,7 +118,7 @@ def _whole(checked: Checked, seen: Mapping[str, list[_Image]]) -> Checked:
     return replace(checked, faults=(*checked.faults, fault))
 
 
-def report(task: str, checked: list[Checked]) -> dict[str, Any]:
+def report(task: str, checked: list[Checked]) -> dict[str, object]:
     """Return what `vitft data verify --format json` prints."""
     return {"task": task, "ok": not any(c.faults for c in checked), "splits": [asdict(c) for c in checked]}
 
@@ -152,9 +152,9 @@ def _file(source: Source, name: str) -> list[str]:
     """Compare the file of a prepared split with the checksum in its manifest."""
     if not isinstance(source, Prepared):
         return []
-    stated = source.manifest["splits"][name]
-    digest = machine.sha256(source.path / stated["file"])
-    return [f"{stated['file']} does not have the sha256 of its manifest"] if digest != stated["sha256"] else []
+    stated = source.manifest.splits[name]
+    digest = machine.sha256(source.path / stated.file)
+    return [f"{stated.file} does not have the sha256 of its manifest"] if digest != stated.sha256 else []
 
 
 def _labels(split: Split) -> list[str]:

@@ -1,59 +1,29 @@
 """What `vitft data prepare` wrote: one parquet a split and a manifest that says what must be in them."""
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from vitft.data import official, reader
+from vitft.data import manifest as manifests
+from vitft.data import reader
+from vitft.data.manifest import AGAIN, Manifest
 from vitft.data.sources.tables import Table, open_table
-from vitft.data.split import Completeness, Provenance, Split
+from vitft.data.split import Provenance, Split
 from vitft.errors import DataDamaged, DataMissing
 
-_KIND = "vitft-prepared"
 _PARTS = {"train800val200": ("train800", "val200")}
-_AGAIN = "Remove the folder and run 'vitft data prepare' again."
 
 
 def detect(path: Path) -> bool:
     """Tell whether `path` is a folder with such a manifest."""
     try:
-        return bool(json.loads((path / "manifest.json").read_bytes()).get("kind") == _KIND)
+        return bool(json.loads((path / manifests.FILE).read_bytes()).get("kind") == manifests.KIND)
     except (OSError, ValueError, AttributeError):
         return False
-
-
-def read_manifest(path: Path) -> dict[str, Any] | None:
-    """Return the manifest of a prepared folder, None where its manifest is of another kind.
-
-    Raises:
-        DataDamaged: it is no JSON, or lacks what every manifest has.
-    """
-    file = path / "manifest.json"
-    try:
-        manifest = json.loads(file.read_bytes())
-        if not isinstance(manifest, dict) or manifest.get("kind") != _KIND:
-            return None
-        needed = {"task", "shots", "completeness", "reference", "why", "class_names", "splits", "decoder", "versions"}
-        lacks = needed - manifest.keys()
-        for name, split in manifest.get("splits", {}).items():
-            lacks |= {f"splits.{name}.{key}" for key in {"n", "digest", "file", "bytes", "sha256"} - split.keys()}
-    except (OSError, ValueError, AttributeError) as error:
-        raise DataDamaged(f"'{file}' cannot be read ({error}).", "Legal: a whole manifest.", _AGAIN) from None
-    if lacks:
-        raise DataDamaged(f"'{file}' lacks '{min(lacks)}'.", "Legal: a whole manifest.", _AGAIN)
-    return manifest
-
-
-def outdated(manifest: dict[str, Any]) -> str:
-    """Say by which other rule a prepared folder was split than its collection has now; empty where by the same."""
-    rule = official.SPLIT_RULES.get(str(manifest.get("collection")), "")
-    if manifest.get("rule", "") == rule:
-        return ""
-    return f"split by an earlier rule of vitft ('{manifest.get('rule') or 'unnamed'}'), not by '{rule}'"
 
 
 @dataclass(frozen=True)
@@ -69,12 +39,12 @@ class Prepared:
     task: str
 
     @cached_property
-    def manifest(self) -> dict[str, Any]:
+    def manifest(self) -> Manifest:
         """What the preparation stated. Raises DataDamaged."""
-        manifest = read_manifest(self.path)
+        manifest = manifests.read(self.path)
         if manifest is None:
             raise DataMissing(f"'{self.path}' is no prepared data set.", "", "Run 'vitft data prepare'.")
-        if why := outdated(manifest):
+        if why := manifest.outdated:
             raise DataDamaged(
                 f"'{self.path}' was {why}: its examples are others.",
                 "Legal: data that this vitft prepared.",
@@ -84,12 +54,12 @@ class Prepared:
 
     @property
     def splits(self) -> tuple[str, ...]:
-        stored = tuple(self.manifest["splits"])
+        stored = tuple(self.manifest.splits)
         return stored + tuple(name for name, parts in _PARTS.items() if set(parts) <= set(stored))
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        return tuple(self.manifest["class_names"])
+        return self.manifest.class_names
 
     def open(self, split: str) -> Split:
         """Open one split.
@@ -129,26 +99,26 @@ class Prepared:
         return self._parts[name]
 
     def _part(self, name: str) -> Split:
-        stated = self.manifest["splits"][name]
-        file = self.path / stated["file"]
+        stated = self.manifest.splits[name]
+        file = self.path / stated.file
         if not file.is_file():
-            raise DataMissing(f"'{file}' is missing.", "Legal: every file that manifest.json names.", _AGAIN)
-        if file.stat().st_size != stated["bytes"]:
+            raise DataMissing(f"'{file}' is missing.", "Legal: every file that manifest.json names.", AGAIN)
+        if file.stat().st_size != stated.bytes:
             raise DataDamaged(
                 f"'{file}' has {file.stat().st_size:,} bytes.",
-                f"Legal: {stated['bytes']:,}, as its manifest says.",
-                _AGAIN,
+                f"Legal: {stated.bytes:,}, as its manifest says.",
+                AGAIN,
             )
         table = open_table([file])
         keys = [str(key) for key in table.column("key")]
         labels = np.asarray(table.column("label"), dtype=np.int64)
         k = len(self.class_names)
         split = Split(self.task, name, self.class_names, keys, labels, _reader(table, file), self._provenance())
-        if len(keys) != stated["n"] or split.digest != stated["digest"]:
+        if len(keys) != stated.n or split.digest != stated.digest:
             raise DataDamaged(
-                f"'{file}' holds other examples than its manifest states ({len(keys):,} of {stated['n']:,}).",
+                f"'{file}' holds other examples than its manifest states ({len(keys):,} of {stated.n:,}).",
                 "Legal: the keys and labels that were written.",
-                _AGAIN,
+                AGAIN,
             )
         if len(labels) and not 0 <= labels.min() <= labels.max() < k:
             raise DataDamaged(
@@ -158,17 +128,15 @@ class Prepared:
 
     def _provenance(self) -> Provenance:
         m = self.manifest
-        version = m["versions"].get("vitft", "")
-        found = "; ".join([f"prepared from the owner's files ({m['collection']})", m["decoder"], *m.get("notes", ())])
-        completeness: Completeness = "full" if m["completeness"] == "full" else "partial"
-        return Provenance(found, bool(m["reference"]), str(m["why"]), completeness, f"vitft {version}")
+        found = "; ".join([f"prepared from the owner's files ({m.collection})", m.decoder, *m.notes])
+        return Provenance(found, m.reference, m.why, m.completeness, f"vitft {m.versions.get('vitft', '')}")
 
 
-def _reader(table: Table, file: Path) -> Any:
+def _reader(table: Table, file: Path) -> Callable[[int], bytes]:
     def read(i: int) -> bytes:
         data, _ = table.image("image", i)
         if not data:
-            raise DataDamaged(f"Row {i} of '{file}' holds no image.", "Legal: the bytes that were written.", _AGAIN)
+            raise DataDamaged(f"Row {i} of '{file}' holds no image.", "Legal: the bytes that were written.", AGAIN)
         return data
 
     return read
