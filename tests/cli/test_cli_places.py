@@ -43,7 +43,7 @@ def run(folder: Path, result: object = RESULT, **more: object) -> Path:
 
 def test_a_listed_folder_can_be_given_back_whole(tmp_path):
     long = run(tmp_path / "runs" / ("a-rather-long-name-" * 5) / "vit-mini-412a5d07" / "quick-01234567")
-    (line,) = vitft("runs", "ls").stdout.splitlines()[1:]
+    (line,) = vitft("runs", "ls").stdout.splitlines()[2:]
     assert line.endswith(f"  {long}")
     write_json(long / "units" / ("unit-" * 30) / "seed-0" / "result.json", RESULT)
     assert ("unit-" * 30 + "/seed-0") in vitft("runs", "status", line.split()[-1]).stdout

@@ -16,7 +16,6 @@ from tests.report.test_report import _result, _summarise
 from vitft.catalog.suites import SUITES
 from vitft.catalog.tasks import VTAB
 from vitft.evaluation import fewshot, intervals, metrics, predictions, real
-from vitft.report.single import percent_half
 
 accuracies = st.lists(st.floats(0, 1), min_size=2, max_size=6)
 
@@ -155,4 +154,3 @@ def test_means_of_a_suite_weigh_tasks_or_groups_alike_and_their_intervals_are_ov
         entry = data["tasks"][name]
         assert entry["top1"] == pytest.approx(row.mean())
         assert entry["ci95_over_seeds"] == pytest.approx(stats.t.interval(0.95, 2, row.mean(), stats.sem(row)))
-    assert percent_half([0.412, 0.436]) == "±1.2"

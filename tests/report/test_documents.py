@@ -63,7 +63,7 @@ def test_a_table_shows_each_number_in_its_place():
         results = suite_results(seeds)
         data = _summarise(suite, results, shots=1000)
         table = _table(suite, data)
-        model, half, count = table.rows
+        model, bottom, top, count = table.rows
         for task in suite.tasks:
             values = [r["metrics"]["top1"] for r in results if r["task"] == task]
             assert model.cells[task] == pytest.approx(np.mean(values))
@@ -72,12 +72,12 @@ def test_a_table_shows_each_number_in_its_place():
                 if len(seeds) == 1
                 else student(values)
             )
-            assert half.cells[task] == f"±{50 * (high - low):.1f}"
+            assert bottom.cells[task] == pytest.approx(max(0, low)) and top.cells[task] == pytest.approx(min(1, high))
             assert count.cells[task] == next(r["metrics"]["n"] for r in results if r["task"] == task)
         for name in (*suite.groups, "mean_of_tasks", "mean_of_groups"):
             assert model.cells[name] == pytest.approx(data.get(name, data["groups"].get(name)))
-            assert (name in half.cells) == (len(seeds) > 1)
-        assert half.cells["model"] == ("± 95 % over 2 seeds" if len(seeds) > 1 else "± 95 % (Wilson)")
+            assert (name in bottom.cells) == (name in top.cells) == (len(seeds) > 1)
+        assert bottom.cells["model"] == "95 % low" + " (over 2 seeds)" * (len(seeds) > 1)
         said = "seeds 0, 2" if len(seeds) > 1 else "seed 0"
         assert table.caption == (
             f"VTAB-1k: top-1 in percent; recipe vtab-vit, 384 px, 1,000 training examples a task, {said}, "

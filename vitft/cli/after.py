@@ -22,10 +22,10 @@ def told(folder: Path) -> None:
     run = shlex.quote(str(folder))
     looked = f"vitft runs mistakes {run}"
     if not (folder / WEIGHTS).is_file():
-        console.note(f"Next: {looked}")
+        console.note(f"Next: {looked}", uncut=True)
         console.note("The network was not kept: for vitft predict and timm run again with --save-weights --overwrite.")
         return
-    console.note(f"Next: vitft predict {run} IMAGE..., {looked}")
+    console.note(f"Next: vitft predict {run} IMAGE..., {looked}", uncut=True)
     config = read_json(folder / "config.json")
     if config is None:
         console.note("timm: there is no config.json, so timm cannot load this folder by itself; vitft can.")
@@ -35,7 +35,8 @@ def told(folder: Path) -> None:
     name = repr(f"local-dir:{folder.resolve()}")
     console.note(
         f"timm (1.0.27 or later): timm.create_model({name}, pretrained=True)"
-        + (f"; its own transform is not quite the run's: {differs}" if differs else "; its own transform is the run's")
+        + (f"; its own transform is not quite the run's: {differs}" if differs else "; its own transform is the run's"),
+        uncut=True,
     )
 
 

@@ -122,7 +122,7 @@ def _nowhere() -> io.TextIOWrapper:
 
 def _complain(lines: Sequence[str]) -> None:
     for prefix, line in zip(["error: "] + [""] * len(lines), lines, strict=False):
-        console.note(prefix + line)
+        console.note(prefix + line, uncut=True)
 
 
 app = typer.Typer(

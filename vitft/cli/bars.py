@@ -12,6 +12,8 @@ from rich.text import Text
 from vitft.progress import Hooks, StepReport
 
 _LONGEST, _SHORTEST = 24, 6
+_READABLE = 30
+"""Columns of a title that a bar does not take from it."""
 
 
 @contextmanager
@@ -54,7 +56,8 @@ def hooks(progress: Progress) -> Hooks:
 def line(task: Task, width: int, stroke: str = "━") -> Text:
     """Return one bar in at most `width` columns.
 
-    What does not fit goes in this order: the bar, the learning rate, the time passed, the middle of the title.
+    What does not fit goes in this order: the bar's length, the learning rate, the time passed, the middle of the
+    title, and the bar only where the title would not be readable.
     """
     report = task.fields.get("report")
     whole = f"{int(task.total or 0)}"
@@ -66,13 +69,14 @@ def line(task: Task, width: int, stroke: str = "━") -> Text:
         told = [count, loss, f"lr {report.lr:.2g}", speed, spent, left]
     title = task.description
     for lesser in ("lr ", spent):
-        if len("  ".join([title, *told])) > width:
+        if len("  ".join([title, *told])) + _SHORTEST + 2 > width:
             told = [piece for piece in told if not piece.startswith(lesser)]
     after = "  ".join(told)
-    room = width - len(title) - len(after) - 4
-    if room < _SHORTEST:
+    room = width - len(after) - 4
+    if room - min(len(title), _READABLE) < _SHORTEST:
         return Text(f"{_cut(title, width - len(after) - 2)}  {after}", no_wrap=True)
-    long = min(room, _LONGEST)
+    title = _cut(title, room - _SHORTEST)
+    long = min(room - len(title), _LONGEST)
     full = round(long * min(1.0, task.completed / task.total)) if task.total else 0
     drawn = Text.assemble((stroke * full, "bar.complete"), (stroke * (long - full), "bar.back"))
     return Text("  ", no_wrap=True).join([Text(title), drawn, Text(after)])

@@ -1,9 +1,9 @@
 """Where vitft prints: results on stdout, everything else on stderr."""
 
-import io
 import json
 import os
 import sys
+import textwrap
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from vitft.report.table import Table
 
 FORMATS = ("text", "json")
+
+_UNCUT = 10_000
 
 
 class _Console(Console):
@@ -45,13 +47,6 @@ def emit(payload: Any, renderable: RenderableType, fmt: str = "text") -> None:
     else:
         with _delivered():
             stdout().print(renderable)
-
-
-def uncut(table: RenderableType) -> str:
-    """Return a table as plain lines as long as they need to be: a path in it can be copied, or read by a script."""
-    out = io.StringIO()
-    Console(file=out, width=10_000, highlight=False, color_system=None, force_terminal=False).print(table)
-    return "\n".join(line.rstrip() for line in out.getvalue().splitlines())
 
 
 def write(text: str) -> None:
@@ -82,17 +77,31 @@ def silence(*streams: TextIO) -> None:
                 os.dup2(nowhere.fileno(), stream.fileno())
 
 
-def emit_table(payload: Any, table: "Table", fmt: str) -> None:
-    """Print a result: its payload for "json", else its table in that format, as text as wide as the terminal."""
+def emit_table(payload: Any, table: "Table", fmt: str, *, listing: bool = False) -> None:
+    """Print a result: its payload for "json", else its table in that format, as text as wide as the terminal.
+
+    Args:
+        listing: a row is a line where no terminal is, however long, so that a script can read it.
+    """
     from vitft.report import formats
 
-    text = formats.text(table, stdout().width) if fmt == "text" else formats.FORMATS[fmt](table)
+    text = formats.text(table, width(listing=listing)) if fmt == "text" else formats.FORMATS[fmt](table)
     emit(payload, text, fmt)
 
 
-def note(text: str) -> None:
-    """Print one line to stderr."""
-    stderr().print(text, markup=False, soft_wrap=True)
+def width(*, listing: bool = False) -> int:
+    """Return how many columns a table may have; one whose rows are lines has all it needs where no terminal is."""
+    return _UNCUT if listing and not sys.stdout.isatty() else stdout().width
+
+
+def note(text: str, *, uncut: bool = False) -> None:
+    """Print one line to stderr, on a terminal broken at words; `uncut`: it holds a command to be copied."""
+    console = stderr()
+    if console.is_terminal and not uncut:
+        text = textwrap.fill(
+            text, max(20, console.width), subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
+        )
+    console.print(text, markup=False, soft_wrap=True)
 
 
 @contextmanager

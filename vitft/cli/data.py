@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from vitft.cli import console
-from vitft.cli.options import DataDirOption, FormatOption
+from vitft.cli.options import DataDirOption, FormatOption, TableFormatOption
 
 app = typer.Typer(help="Data sets: list, splits, prepare, verify.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -18,20 +18,27 @@ _Shots = Annotated[
 
 
 @app.command("ls")
-def ls(data_dir: DataDirOption = None, format: FormatOption = "text") -> None:
+def ls(data_dir: DataDirOption = None, format: TableFormatOption = "text") -> None:
     """List the tasks and where their data is. Ready, to be fetched, or to be fetched by a person."""
     from dataclasses import asdict
 
-    from rich.table import Table
-
     from vitft.prepare.inventory import inventory
     from vitft.prepare.prepare import size_text
+    from vitft.report.table import Column, Row, Table
 
     rows = inventory(data_dir)
-    table = Table("task", "status", "size", "where, or what to do", box=None, pad_edge=False)
-    for row in rows:
-        table.add_row(row.task, row.status, size_text(row.size or 0), row.where)
-    console.emit({"tasks": [asdict(row) for row in rows]}, console.uncut(table), format)
+    columns = (
+        Column("task", "task"),
+        Column("status", "status"),
+        Column("size", "size"),
+        Column("where", "where, or what to do", "path"),
+    )
+    cells = [
+        Row({"task": row.task, "status": row.status, "size": size_text(row.size or 0), "where": row.where})
+        for row in rows
+    ]
+    payload = {"tasks": [asdict(row) for row in rows]}
+    console.emit_table(payload, Table("", columns, tuple(cells)), format, listing=True)
 
 
 @app.command("splits")

@@ -7,7 +7,7 @@ import typer
 from vitft import machine
 from vitft.catalog.models import MODELS
 from vitft.cli import console
-from vitft.cli.options import FormatOption
+from vitft.cli.options import FormatOption, TableFormatOption
 
 if TYPE_CHECKING:
     from vitft.models.described import Described
@@ -24,23 +24,31 @@ def ls(
     words: Annotated[
         list[str] | None, typer.Argument(metavar="[WORD...]", help="Only names or titles with these.")
     ] = None,
-    format: FormatOption = "text",
+    format: TableFormatOption = "text",
 ) -> None:
     """List the models known by a short name."""
-    from rich.table import Table
-
     from vitft.models.described import alias_row
+    from vitft.report.table import Column, Row, Table
 
-    table = Table("model", "what it is", "pixels", "patch", "params", "licence", box=None, pad_edge=False)
-    rows = []
-    for alias in MODELS.values():
-        if not all(word.lower() in f"{alias.name} {alias.title}".lower() for word in words or ()):
-            continue
-        rows.append(alias_row(alias))
-        sizes = (f"{value or '-'}" for value in (alias.resolution, alias.patch_size))
-        params = f"{alias.params:.0f}M" if alias.params else "-"
-        table.add_row(alias.name, alias.title, *sizes, params, alias.licence)
-    console.emit({"models": rows}, table, format)
+    columns = (
+        Column("name", "model"),
+        Column("title", "what it is", "prose"),
+        Column("resolution", "pixels", "count"),
+        Column("patch_size", "patch", "count"),
+        Column("params", "params", "count"),
+        Column("licence", "licence"),
+    )
+    chosen = [
+        alias
+        for alias in MODELS.values()
+        if all(word.lower() in f"{alias.name} {alias.title}".lower() for word in words or ())
+    ]
+    rows = [
+        Row({c.key: f"{alias.params:.0f}M" if c.key == "params" else getattr(alias, c.key) for c in columns})
+        for alias in chosen
+    ]
+    payload = {"models": [alias_row(alias) for alias in chosen]}
+    console.emit_table(payload, Table("", columns, tuple(rows)), format, listing=True)
 
 
 @app.command("show")

@@ -89,7 +89,7 @@ def _print(found: "list[Answer]", broken: list[str], format: str, checkpoint: di
     import csv
     import io
 
-    from rich.table import Table
+    from vitft.report.table import Column, Row, Table
 
     if format == "csv":
         lines = io.StringIO()
@@ -103,8 +103,10 @@ def _print(found: "list[Answer]", broken: list[str], format: str, checkpoint: di
         payload = {"predictions": [_entry(answer) for answer in found], "broken": broken, "checkpoint": checkpoint}
         console.emit(payload, "", "json")
     elif format == "text" and found:
-        table = Table("image", "class", "%", box=None, pad_edge=False)
-        for answer in found:
-            for rank, (_, name, chance) in enumerate(answer.top):
-                table.add_row("" if rank else answer.path, name, f"{100 * chance:.1f}")
-        console.emit(None, console.uncut(table))
+        columns = (Column("image", "image"), Column("class", "class"), Column("chance", "%", "percent"))
+        rows = [
+            Row({"image": "" if rank else answer.path, "class": name, "chance": chance})
+            for answer in found
+            for rank, (_, name, chance) in enumerate(answer.top)
+        ]
+        console.emit_table(None, Table("", columns, tuple(rows)), "text", listing=True)

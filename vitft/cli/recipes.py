@@ -1,30 +1,28 @@
 """`vitft recipes`: the shipped protocols, to list, read, copy and check."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from vitft.cli import check, console
-from vitft.cli.options import FormatOption
+from vitft.cli.options import FormatOption, TableFormatOption
 from vitft.errors import DiskFull, UsageError
 
 app = typer.Typer(help="Protocols as documents: list, read, copy, check.", no_args_is_help=True, rich_markup_mode=None)
 
 
 @app.command("ls")
-def ls(format: FormatOption = "text") -> None:
+def ls(format: TableFormatOption = "text") -> None:
     """List the shipped recipes."""
-    from rich.table import Table
-
     from vitft import recipes
+    from vitft.report.table import Column, Row, Table
 
     loaded = [recipes.load(name) for name in recipes.names()]
-    table = Table("recipe", "what it is", "source", box=None, pad_edge=False)
-    for recipe in loaded:
-        table.add_row(recipe.name, recipe.title, recipe.source)
+    columns = (Column("name", "recipe"), Column("title", "what it is", "prose"), Column("source", "source", "prose"))
     rows = [{"name": r.name, "title": r.title, "source": r.source} for r in loaded]
-    console.emit({"recipes": rows}, table, format)
+    table = Table("", columns, tuple(Row(dict(row)) for row in rows))
+    console.emit_table({"recipes": rows}, table, format, listing=True)
 
 
 @app.command("show")
@@ -33,28 +31,40 @@ def show(
     format: FormatOption = "text",
 ) -> None:
     """Print a recipe, or all keys and tables it may have."""
-    from rich.console import Group
-    from rich.table import Table
-    from rich.text import Text
-
     from vitft import recipes
     from vitft.recipe_faults import SECTIONS
+    from vitft.report.table import Column, Row, Table
     from vitft.settings import Settings, legal
 
     if recipe:
         loaded = recipes.load(recipe)
         console.emit(loaded.model_dump(mode="json"), loaded.text, format)
         return
-    table = Table("key", "default", "meaning, and what is legal", box=None, pad_edge=False)
-    keys: dict[str, dict[str, object]] = {}
-    for key, field in Settings.model_fields.items():
-        words = legal(field)
-        keys[key] = {"default": field.default, "meaning": field.description, "legal": words}
-        table.add_row(key, str(field.default), Text(f"{field.description} -- legal: {words}"))
-    sections = Table("table", "what it holds", box=None, pad_edge=False)
-    for name, meaning in SECTIONS.items():
-        sections.add_row(Text(name), Text(meaning))
-    console.emit({"keys": keys, "sections": SECTIONS}, Group(table, "", sections), format)
+    keys: dict[str, Any] = {
+        key: {"default": field.default, "meaning": field.description, "legal": legal(field)}
+        for key, field in Settings.model_fields.items()
+    }
+    payload = {"keys": keys, "sections": SECTIONS}
+    prose = (Column("default", "default"), Column("meaning", "meaning, and what is legal", "prose"))
+    told = [
+        Row({"key": key, "default": _toml(of["default"]), "meaning": f"{of['meaning']} -- legal: {of['legal']}"})
+        for key, of in keys.items()
+    ]
+    sections = [Row({"key": key, "meaning": text}) for key, text in SECTIONS.items()]
+    if format == "json":
+        console.emit(payload, "", format)
+        return
+    console.emit_table(payload, Table("", (Column("key", "key"), *prose), tuple(told)), format)
+    console.write("\n")
+    tables = (Column("key", "table"), Column("meaning", "what it holds", "prose"))
+    console.emit_table(payload, Table("", tables, tuple(sections)), format)
+
+
+def _toml(value: Any) -> str:
+    """Return a default as a recipe's file has it."""
+    if isinstance(value, tuple):
+        return "[" + ", ".join(map(_toml, value)) + "]"
+    return str(value).lower() if isinstance(value, bool) else f'"{value}"' if isinstance(value, str) else str(value)
 
 
 @app.command("cp")

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from vitft.cli import after, console
-from vitft.cli.options import FormatOption
+from vitft.cli.options import FormatOption, TableFormatOption
 
 app = typer.Typer(help="Runs: list, status, clean, mistakes, schema.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -17,12 +17,11 @@ _Dir = Annotated[Path, typer.Argument(metavar="DIR", help="A run folder, as 'vit
 @app.command("ls")
 def ls(
     root: Annotated[Path | None, typer.Argument(metavar="[DIR]", help="Where to look; default $VITFT_RUNS.")] = None,
-    format: FormatOption = "text",
+    format: TableFormatOption = "text",
 ) -> None:
-    """List the runs below the runs folder, the newest first."""
-    from rich.table import Table
-
+    """List the runs below the runs folder, the newest first. What tells them apart has a column."""
     from vitft.errors import UsageError
+    from vitft.report import runs as report
     from vitft.results import listing
     from vitft.results.folders import runs_root
 
@@ -30,41 +29,32 @@ def ls(
     if root is not None and not root.is_dir():
         raise UsageError(f"There is no folder '{root}'.", "Legal: a folder with runs in it, or none for $VITFT_RUNS.")
     runs = listing.runs(where)
-    table = Table("task", "model", "recipe", "units", "top-1", "changed", "folder", box=None, pad_edge=False)
-    for run in runs:
-        state = " (damaged)" if run.damaged else "" if run.complete else " (unfinished)"
-        table.add_row(
-            run.task + state, run.model, run.recipe, str(run.units), _percent(run.top1), run.changed, run.folder
-        )
-    told = console.uncut(table) if runs else f"No runs in '{where}'."
-    console.emit({"root": str(where), "runs": [asdict(run) for run in runs]}, told, format)
+    payload = {"root": str(where), "runs": [asdict(run) for run in runs]}
+    if runs or format != "text":
+        console.emit_table(payload, report.table(runs), format, listing=True)
+    else:
+        console.emit(payload, f"No runs in '{where}'.")
     for run in runs:
         if run.damaged:
             console.note(f"note: {run.damaged}")
 
 
 @app.command("status")
-def status(folder: _Dir, format: FormatOption = "text") -> None:
+def status(folder: _Dir, format: TableFormatOption = "text") -> None:
     """Say what of a run is finished, and how far the rest is."""
-    from rich.table import Table
-
+    from vitft.report import runs as report
     from vitft.results import listing
 
     run, units, busy = listing.run(folder), listing.units(folder), listing.at_work(folder)
-    table = Table("unit", "status", "step", "top-1", "changed", box=None, pad_edge=False)
-    for unit in units:
-        table.add_row(unit.unit, unit.status, str(unit.step or "-"), _percent(unit.top1), unit.changed)
     payload = {**asdict(run), "at_work": busy, "units": [asdict(unit) for unit in units]}
-    told = console.uncut(table) if units else f"Nothing has been begun in '{folder}'."
-    console.emit(payload, told, format)
+    if units or format != "text":
+        console.emit_table(payload, report.status(units), format, listing=True)
+    else:
+        console.emit(payload, f"Nothing has been begun in '{folder}'.")
     if format == "text":
         work = "a vitft process is at work on it" if busy else "nobody is at work on it"
         done = "finished" if run.complete else "unfinished"
         console.note(f"{run.task} with {run.model}, recipe {run.recipe}: {done}; {work}.")
-
-
-def _percent(top1: float | None) -> str:
-    return f"{100 * top1:.1f}" if top1 is not None else "-"
 
 
 @app.command("clean")

@@ -266,7 +266,7 @@ def _ready(asked: "Asked", rows: "Sequence[Row]", missing: Mapping[str, str]) ->
     from vitft.report.table import Column, Row, Table
 
     columns = [Column(key, key) for key in ("task", "group", "data", "size")] + [
-        Column("where", "where, or what to do")
+        Column("where", "where, or what to do", "path")
     ]
     lines = [
         Row({
@@ -277,7 +277,7 @@ def _ready(asked: "Asked", rows: "Sequence[Row]", missing: Mapping[str, str]) ->
     ]  # fmt: skip
     there = len(rows) - len(missing)
     caption = f"{asked.suite.title}: {there} of {len(rows)} tasks ready. {_looked(asked.data_dir)}"
-    return formats.text(Table(caption, tuple(columns), tuple(lines)), 10_000)
+    return formats.text(Table(caption, tuple(columns), tuple(lines)), console.width(listing=True))
 
 
 def _looked(data_dir: Path | None) -> str:

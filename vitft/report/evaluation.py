@@ -8,6 +8,7 @@ from vitft.data.sources.own_split import OWN
 from vitft.models.checkpoint import assumptions, cropping
 from vitft.report import said
 from vitft.report.single import model_title, model_titles
+from vitft.report.table import span
 from vitft.results.schema import Comparison, EvalResult, FewshotResult
 
 if TYPE_CHECKING:
@@ -143,11 +144,6 @@ def _published(result: EvalResult) -> list[str]:
 def percent(share: float | None) -> str:
     """Write a share in [0, 1] as a percentage with one decimal."""
     return "" if share is None else f"{100 * share:.1f}"
-
-
-def span(interval: tuple[float, float] | None) -> str:
-    """Write an interval of shares as percentages."""
-    return "" if interval is None else f"[{100 * interval[0]:.1f}, {100 * interval[1]:.1f}]"
 
 
 def _short(values: Sequence[float]) -> str:

@@ -4,6 +4,9 @@ from vitft.data.subsets import absent_note as no_test_image
 from vitft.results.parts import Provenance
 from vitft.results.schema import Comparison
 
+OVER_SEEDS = ("95 %: of the mean, Student's t over the seeds.", "95 %: Wilson; over several seeds Student's t.")
+"""What is said of intervals over seeds: where all are, and where some are of one seed."""
+
 
 def of_data(p: Provenance) -> list[str]:
     """Return a line for too few training images, for test images that were seen before, and for absent classes.

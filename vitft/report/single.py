@@ -78,11 +78,6 @@ def method_title(method: str | None) -> str:
     return _METHODS.get(method or "", method or "")
 
 
-def percent_half(interval: Sequence[float]) -> str:
-    """Return half the width of an interval in percent, with one decimal."""
-    return f"±{100 * (interval[1] - interval[0]) / 2:.1f}"
-
-
 def row_names(results: Sequence[RunResult]) -> list[str]:
     """Return how each result's row is called: model and method, short where that still tells the models apart."""
     models = {r.model for r in results}
@@ -109,7 +104,7 @@ def table(
     columns = (
         Column("model", f"{task}"),
         Column("top1", "top-1", "percent"),
-        Column("ci95", "95 % interval"),
+        Column("ci95", "95 %", "interval"),
         Column("n", "n", "count"),
         Column("resolution", "px"),
         Column("recipe", "recipe"),
@@ -120,11 +115,10 @@ def table(
     names = row_names(results)
     for name, result in zip(names, results, strict=True):
         metrics = result.metrics
-        low, high = (100 * x for x in metrics.ci95)
         cells: dict[str, Value] = {
             "model": name,
             "top1": metrics.top1,
-            "ci95": f"{low:.1f} – {high:.1f}" + (" (seeds)" if result.seeds else ""),
+            "ci95": metrics.ci95,
             "n": metrics.n,
             "resolution": side(result.protocol.resolution),
             "recipe": result.recipe,
@@ -136,12 +130,14 @@ def table(
         cells = {"model": row.title, "top1": row.tasks[task] / 100, "resolution": str(row.resolution or "")}
         rows.append(Row(cells, "published", {"model": notes.mark([origin])}))
     several = len({r.model for r in results}) > 1
+    over = {bool(r.seeds) for r in results}
     told: list[str] = []
     for name, result in zip(names, results, strict=True):
         lines = [f"lr and the like chosen on val: {_point(result)}"] if result.point else []
         built = filter(None, (*result.checkpoint.notes, assumptions(result.checkpoint)))
         lines += [f"{note[0].upper()}{note[1:]}." for note in built]
         told += [f"{name}: {line}" if several else line for line in lines]
+    told += [said.OVER_SEEDS[len(over) > 1]] * (True in over)
     told += [said.paired_line(pair, pair.a, pair.b) for pair in compared]
     protocols = ", ".join(dict.fromkeys(r.protocol.id for r in results))
     caption = f"{task}: top-1 in percent on {results[0].provenance.split}, protocol {protocols}"

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 
 from vitft.report.single import method_title
-from vitft.report.table import HOLE, Column, Footnotes, Row, Sign, Table, Value
+from vitft.report.table import HOLE, Column, Footnotes, Row, Sign, Table, Value, ends
 from vitft.results.checkpoint import side
-from vitft.results.summary import Cell, Described, Summary, SummaryRow
+from vitft.results.summary import Described, Summary, SummaryRow
 
 _TITLES = {
     "pretraining": "pretrained on", "method": "method", "recipe": "recipe", "resolutions": "px",
@@ -61,15 +61,14 @@ def _row(row: SummaryRow, feet: Footnotes) -> Row:
 
 
 def _details(row: SummaryRow, summary: Summary, last: bool) -> list[Row]:
-    """Return the rows below a result: half the interval, the least difference, n (once where it is that of all)."""
+    """Return the rows below a result: its intervals, the least difference, n (once where it is that of all)."""
     cells = row.cells.items()
-    half: dict[str, Value] = {key: _half(c) for key, c in cells if c.ci95}
     least: dict[str, Value] = {key: f"{100 * c.least:.1f}" for key, c in cells if c.least is not None}
     n: dict[str, Value] = {key: c.n for key, c in cells if c.n}
     seeds = {c.seeds for c in row.cells.values() if c.seeds}
     counts = {len(own) for own in seeds}
-    over = f" over {counts.pop()} seeds" if len(counts) == 1 and counts != {1} else ""
-    out = [Row({"row": f"± 95 %{over}", **half}, "detail")] if half else []
+    over = f"{counts.pop()} seeds" if len(counts) == 1 and counts != {1} else ""
+    out = ends("row", over, {key: c.ci95 for key, c in cells})
     out += [Row({"row": "least", **least}, "detail")] if least else []
     if not _same_n(summary):
         out.append(Row({"row": "n", **n}, "detail"))
@@ -84,11 +83,6 @@ def _same_n(summary: Summary) -> bool:
     return all(
         len({r.cells[c.key].n for r in results if c.key in r.cells and r.cells[c.key].n}) < 2 for c in summary.columns
     )
-
-
-def _half(cell: Cell) -> str:
-    assert cell.ci95 is not None
-    return f"±{50 * (cell.ci95[1] - cell.ci95[0]):.1f}"
 
 
 def _described(what: Described) -> dict[str, Value]:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-Value = str | int | float | None
+Value = str | int | float | tuple[float, float] | None
 
 Sign = Literal["best", "tie"]
 
@@ -19,14 +19,15 @@ class Column:
     Attributes:
         key: name in CSV and JSON, e.g. "cifar100".
         title: head in text, markdown and LaTeX.
-        kind: "percent" is held as a share in [0, 1] (float) and shown with one decimal; an int is a count in any
-            column and shown with thousands separators.
+        kind: "percent" is held as a share in [0, 1] (float) and shown with one decimal; "interval" is a pair of
+            shares; an int is a count in any column and shown with thousands separators. "prose" is text that a narrow
+            terminal breaks at words; "path" is never broken: where it does not fit it stands on a line of its own.
         block: heading over neighbouring columns of the same block, which text never tears apart where they fit.
     """
 
     key: str
     title: str
-    kind: Literal["text", "percent", "count"] = "text"
+    kind: Literal["text", "percent", "count", "interval", "prose", "path"] = "text"
     block: str = ""
 
 
@@ -81,10 +82,43 @@ class Footnotes:
         return tuple(numbers)
 
 
+def span(interval: tuple[float, float] | None) -> str:
+    """Return an interval of shares in percent by both its ends, as everywhere; "" where there is none."""
+    return "" if interval is None else f"[{100 * interval[0]:.1f}, {100 * interval[1]:.1f}]"
+
+
+def ends(label: str, over: str, intervals: Mapping[str, tuple[float, float] | None]) -> list[Row]:
+    """Return intervals as two rows below a result, where columns are too narrow for both ends side by side.
+
+    Args:
+        label: key of the column of labels.
+        over: what the intervals are over, e.g. "3 seeds"; "" = the images.
+        intervals: column key -> interval.
+    """
+    known = {key: of for key, of in intervals.items() if of is not None}
+    if not known:
+        return []
+    low: dict[str, Value] = {key: max(0.0, of[0]) for key, of in known.items()}
+    high: dict[str, Value] = {key: min(1.0, of[1]) for key, of in known.items()}
+    title = f"95 % low (over {over})" if over else "95 % low"
+    return [Row({label: title, **low}, "detail"), Row({label: "95 % high", **high}, "detail")]
+
+
+_SIGNS = {"best": "*", "tie": "≈"}
+
+
+def signed(row: Row, column: Column) -> str:
+    """Return a cell as text, without marks, with what the tests found of it."""
+    sign = row.signs.get(column.key)
+    return shown(row.cells.get(column.key), column) + (_SIGNS[sign] if sign else "")
+
+
 def shown(value: Value, column: Column) -> str:
     """Return a cell as text, without marks: percentages with one decimal, "" for a hole."""
     if value is None:
         return ""
+    if isinstance(value, tuple):
+        return span(value)
     if isinstance(value, str):
         return value
     if isinstance(value, int):

@@ -12,8 +12,8 @@ from vitft.errors import UsageError
 from vitft.models.checkpoint import assumptions
 from vitft.recipes import digest
 from vitft.report import said
-from vitft.report.single import method_title, model_title, percent_half
-from vitft.report.table import HOLE, Column, Footnotes, Row, Table, Value
+from vitft.report.single import method_title, model_title
+from vitft.report.table import HOLE, Column, Footnotes, Row, Table, Value, ends
 from vitft.results.checkpoint import side
 from vitft.results.schema import (
     OverSeeds,
@@ -204,14 +204,10 @@ def _details(data: SuiteResult) -> list[Row]:
     if not tasks:
         return []
     several = len(data.seeds) > 1
-    half: dict[str, Value] = {}
-    for task, entry in tasks.items():
-        half[task] = percent_half((entry.ci95_over_seeds if several else entry.ci95) or (0.0, 0.0))
-    for name, over in (data.over_seeds or {}).items():
-        half[name] = percent_half(over.ci95)
-    title = f"± 95 % over {len(data.seeds)} seeds" if several else "± 95 % (Wilson)"
+    spans = {task: entry.ci95_over_seeds if several else entry.ci95 for task, entry in tasks.items()}
+    spans |= {name: over.ci95 for name, over in (data.over_seeds or {}).items()}
     return [
-        Row({"model": title, **half}, "detail"),
+        *ends("model", f"{len(data.seeds)} seeds" * several, spans),
         Row({"model": "n test images", **{t: e.n for t, e in tasks.items()}}, "detail"),
     ]
 

@@ -2,9 +2,9 @@
 
 import fcntl
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Literal
@@ -14,6 +14,9 @@ from vitft.results.files import WEIGHTS, damaged, read_json
 from vitft.results.folders import lock
 
 _DEPTH = 4
+
+TELLING = ("lr", "resolution", "method", "steps", "batch_size", "per_class", "limit", "from_scratch")
+"""What may tell runs of one task and recipe apart."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,9 @@ class Run:
         task: or the suite's name.
         units: finished ones.
         top1: in [0, 1], over all seeds or tasks; None while there is none.
+        settings: those that may tell runs of one task apart, by their keys; a resolution as "384" or "384x512".
+        seeds: of the run.
+        ci95, n: of top1; None where there is none, or of a suite.
         damaged: which of its files is damaged, in one line.
         changed: date and time, to the minute.
     """
@@ -33,9 +39,13 @@ class Run:
     task: str
     model: str
     recipe: str
+    settings: dict[str, str]
+    seeds: tuple[int, ...]
     units: int
     complete: bool
     top1: float | None
+    ci95: tuple[float, float] | None
+    n: int | None
     damaged: str
     changed: str
     folder: str
@@ -92,7 +102,13 @@ def run(folder: Path) -> Run:
         mean = result.get("mean_of_tasks")
         mean = float(mean) if isinstance(mean, int | float) else None
         return _run(folder, said, complete=bool(result.get("complete")), top1=mean)
-    return _run(folder, said, complete=True, top1=_top1(result, answer))
+    one = _run(folder, said, complete=True, top1=_top1(result, answer))
+    metrics, settings = _part(result, "metrics"), dict(one.settings)
+    # What a sweep chose, and what a word like "higher" came to.
+    settings |= _settings(_part(result, "recipe_settings")) | _settings(_part(result, "protocol"))
+    ci95, n = metrics.get("ci95"), metrics.get("n")
+    pair = (float(ci95[0]), float(ci95[1])) if isinstance(ci95, list) and len(ci95) == 2 else None
+    return replace(one, settings=settings, ci95=pair, n=n if isinstance(n, int) else None)
 
 
 def refuse_other(folder: Path) -> None:
@@ -114,13 +130,32 @@ def _run(
         task=str(said.get("suite" if kind == "suite" else "name", "?")),
         model=str(said.get("model", "?")),
         recipe=str(said.get("recipe", "?")),
+        settings=_settings(_part(said, "settings")) | _settings(said),
+        seeds=tuple(seeds) if isinstance(seeds := said.get("seeds"), list) else (),
         units=sum(1 for _ in folder.glob("units/*/*/result.json")),
         complete=complete,
         top1=top1,
+        ci95=None,
+        n=None,
         damaged=damaged,
         changed=_changed(folder),
         folder=str(folder),
     )
+
+
+def _part(of: Mapping[str, object], key: str) -> dict[str, object]:
+    found = of.get(key)
+    return found if isinstance(found, dict) else {}
+
+
+def _settings(of: Mapping[str, object]) -> dict[str, str]:
+    return {key: _said(value) for key in TELLING if (value := of.get(key)) not in (None, False)}
+
+
+def _said(value: object) -> str:
+    if isinstance(value, list):
+        return "x".join(dict.fromkeys(map(str, value)))
+    return "yes" if value is True else f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _top1(result: dict[str, object], file: Path) -> float:
