@@ -85,12 +85,22 @@ class Recipe(BaseModel):
             RecipeError: for unknown keys and bad values, all of them at once (exit code 2).
         """
         overrides = dict(overrides or {})
+        return _validated(self.name, self._under(task, overrides, examples, pixels), overrides)
+
+    def faults(self, task: str, overrides: Mapping[str, object]) -> list[str]:
+        """Return all that `resolve` would complain of, a line each."""
+        return [text for _, text in recipe_faults.faults(self._under(task, overrides))]
+
+    def _under(
+        self, task: str, overrides: Mapping[str, object], examples: int = 0, pixels: int = 0
+    ) -> dict[str, object]:
+        """Return the values of all keys that are said, with the user's on top."""
         for_task = {k: v for k, v in self.for_task.get(task, {}).items() if k != "sweep"}
         method = overrides.get("method", for_task.get("method", self.settings.get("method", "full")))
         for_method = {k: v for k, v in self.for_method.get(str(method), {}).items() if k != "sweep"}
         measured = {**_below(self.for_size, examples), **_below(self.for_pixels, pixels)}
         own = {**self.settings, **measured, **_forbidden(task), **for_task, **for_method}
-        return _validated(self.name, {**own, **rescaled(own, overrides), **overrides}, overrides)
+        return {**own, **rescaled(own, overrides), **overrides}
 
     def looks_at_images(self, task: str) -> bool:
         """Tell whether the size of the training images decides something that `[for.TASK]` does not."""

@@ -63,6 +63,7 @@ def wrong(data: Path):
         yield ("fewshot", data, "-m", model), code, said
         yield ("predict", model, data), code, said
         yield ("finetune", data, "-m", model), code, said
+        yield ("sweep", data, "--lr", "0.1,0.2", "-m", model), code, said
         yield ("vtab", "--suite", "mini", "-m", model), code, said
         yield ("vtab", "--suite", "mini", "-m", model, "--dry-run"), code, said
         yield ("models", "show", model), code, said
@@ -80,7 +81,22 @@ def wrong(data: Path):
         yield (*verb, "-r", "38O"), 2, "38O"
         yield (*verb, "--device", "cudda"), 2, "cudda"
         yield (*verb, "--precision", "half"), 2, "half"
-    for verb in (("finetune", data), ("vtab", "--suite", "mini")):
+    for said in ("'stepz'", "'x'", "'maybe'", "resolution 4 is smaller", "0.1,0.1", "select_on", "Resolution '38O'"):
+        grid = (
+            "--set",
+            "stepz=3,4",
+            "--set",
+            "weight_decay=x,0.1",
+            "--set",
+            "flip=maybe",
+            "--set",
+            "select_on=val,dev",
+        )
+        yield ("sweep", data, *grid, "--lr", "0.1,0.1", "-r", "4,32,38O"), 2, said  # all of them at once
+    yield ("sweep", data), 2, "one setting"
+    yield ("sweep", data, "--set", "lr"), 2, "key=value"
+    yield ("sweep", data, "--lr", "0.1,0.2", "-m", "vit-mini", "-m", "vit-mini"), 2, "named twice"
+    for verb in (("finetune", data), ("sweep", data, "--lr", "0.1,0.2"), ("vtab", "--suite", "mini")):
         yield (*verb, "--recipe", "vit-papr"), 2, "Did you mean 'vit-paper'"
         yield (*verb, "--recipe", "gone.toml"), 2, "gone.toml"
         yield (*verb, "--set", "stepz=3"), 2, "Did you mean 'steps'"

@@ -97,7 +97,7 @@ def finetune(
         folders = [own / word for own in beside(output, models) for word in words]
     runtime = Runtime(device, precision, micro_batch, workers, deterministic, save_weights)
     _advise(jobs[0][0])
-    _openable(jobs, folders)
+    openable(jobs, folders)
     source = jobs[0][1]  # the same data for all of them
     results = [
         in_folder(
@@ -127,7 +127,7 @@ def finetune(
         after.told(folder)
 
 
-def _openable(jobs: "Sequence[tuple[Job, Source]]", folders: Sequence[Path]) -> None:
+def openable(jobs: "Sequence[tuple[Job, Source]]", folders: Sequence[Path]) -> None:
     """Raise now what the last of several models would raise when the others are trained."""
     if len({job.model for job, _ in jobs}) < 2:
         return

@@ -1,4 +1,4 @@
-"""The engine of one job in this process: tune on val, retrain, test once, over all seeds."""
+"""The engine of one job in this process: tune on val, retrain, test once, over all seeds; or a whole grid on test."""
 
 import os
 import shutil
@@ -9,18 +9,18 @@ from typing import Any
 
 from vitft.data.split import Source
 from vitft.engines.plan import Plan
-from vitft.errors import DataError
+from vitft.errors import DataError, NonFiniteLoss
 from vitft.evaluation.intervals import clipped, t_interval
 from vitft.progress import Hooks
 from vitft.protocol import unchanged
 from vitft.protocol.jobs import Runtime
 from vitft.protocol.run import run_unit
-from vitft.protocol.units import Job, Unit
+from vitft.protocol.units import Job, Unit, by_point, points, select
 from vitft.protocol.warm import Warm
 from vitft.results.files import write_json
 from vitft.results.folders import SHOWN, unit_folder
 from vitft.results.parts import Metrics
-from vitft.results.schema import RunResult, Tuned, UnitResult, to_json, worst_overlap
+from vitft.results.schema import Lost, RunResult, Tuned, UnitResult, to_json, worst_overlap
 
 
 def run_job(job: Job, source: Source, folder: Path, runtime: Runtime, hooks: Hooks | None = None) -> RunResult:
@@ -31,20 +31,38 @@ def run_job(job: Job, source: Source, folder: Path, runtime: Runtime, hooks: Hoo
 
     Raises:
         DataError: the data changed since one of its units was finished (exit code 3).
-        Any VitftError of a unit; finished units stay, and the same call goes on from there.
+        Any VitftError of a unit; finished units stay, and the same call goes on from there. Of a grid, a point whose
+        training diverges is out of the choice instead.
     """
     hooks = hooks or Hooks()
     unchanged.hold(folder, source, hooks.note)
     plan, warm = Plan((job,), folder), Warm(source=source)
     while ready := plan.ready():
-        hooks.unit(ready[0].title, *plan.counts())
-        run_unit(ready[0], folder, runtime, hooks, warm)
+        unit = ready[0]
+        hooks.unit(unit.title, *plan.counts())
+        try:
+            run_unit(unit, folder, runtime, hooks, warm)
+        except NonFiniteLoss as error:
+            if not _spared(unit):
+                raise
+            warm = Warm(source=source)  # its network may hold anything
+            plan.lose(unit, error)
+            hooks.note(f"{unit.title}: {error.lines[0]} The other settings go on.")
     tuning, finals = plan.units(job)
+    scored = plan.scored(job)
+    if job.on == "test":
+        finals = [unit for unit in finals if unit.point == select(scored).point]
     for name in SHOWN:
         _share(unit_folder(folder, finals[0].id) / name, folder / name)
-    result = summary(finals, [plan.needed(unit) for unit in finals], [plan.needed(unit) for unit in tuning])
+    lost = [gone for unit in tuning or plan.units(job)[1] if (gone := plan.lost(unit)) is not None]
+    result = summary(finals, [plan.needed(unit) for unit in finals], scored, lost)
     write_json(folder / "result.json", to_json(result))
     return result
+
+
+def _spared(unit: Unit) -> bool:
+    """Tell whether a run goes on where this unit diverges: it is one of several settings of a grid."""
+    return bool(unit.job.grid) and (unit.phase == "tune" or unit.job.on == "test") and len(points(unit.job)) > 1
 
 
 def _share(file: Path, at: Path) -> None:
@@ -58,7 +76,9 @@ def _share(file: Path, at: Path) -> None:
         shutil.copyfile(file, at)
 
 
-def summary(units: Sequence[Unit], finals: Sequence[UnitResult], tuned: Sequence[UnitResult]) -> RunResult:
+def summary(
+    units: Sequence[Unit], finals: Sequence[UnitResult], scored: Sequence[UnitResult], lost: Sequence[Lost] = ()
+) -> RunResult:
     """Return one result for the final units of a job: that of the one seed, or the mean over all seeds.
 
     Over several seeds `metrics.top1` is the mean, `ci95` Student's t interval over the seeds, clipped to [0, 1], and
@@ -80,7 +100,8 @@ def summary(units: Sequence[Unit], finals: Sequence[UnitResult], tuned: Sequence
         "provenance": first.provenance.model_copy(update={"overlap": overlap}),
         "warnings": tuple(dict.fromkeys(w for r in finals for w in r.warnings)),
         "unit": units[0].id,
-        "tuned": tuple(Tuned(point=t.point, top1=t.metrics.top1, n=t.metrics.n) for t in tuned),
+        "tuned": tuple(_score(of_point) for of_point in by_point(scored)),
+        "lost": tuple(lost),
     }
     if len(finals) > 1:
         values = [r.metrics.top1 for r in finals]
@@ -95,3 +116,17 @@ def summary(units: Sequence[Unit], finals: Sequence[UnitResult], tuned: Sequence
             "units": tuple(unit.id for unit in units),
         }
     return RunResult(**fields)
+
+
+def _score(results: Sequence[UnitResult]) -> Tuned:
+    """Return the score of one point, over its seeds."""
+    first, values = results[0], [r.metrics.top1 for r in results]
+    several = len(results) > 1
+    return Tuned(
+        point=first.point,
+        top1=fmean(values),
+        n=first.metrics.n,
+        ci95=clipped(t_interval(values)) if several else first.metrics.ci95,
+        seeds={str(r.seed): r.metrics.top1 for r in results} if several else None,
+        warnings=tuple(dict.fromkeys(w for r in results for w in r.warnings)),
+    )

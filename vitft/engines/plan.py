@@ -2,13 +2,15 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from vitft.catalog.tasks import by_name
-from vitft.protocol.units import Job, Unit, final_units, tune_units
-from vitft.results.folders import finished_unit
-from vitft.results.schema import UnitResult
+from vitft.errors import NonFiniteLoss
+from vitft.protocol.units import Job, Unit, counts, final_units, points, tune_units
+from vitft.results.files import write_json
+from vitft.results.folders import LOST, finished_unit, lost_unit, unit_folder
+from vitft.results.schema import Lost, UnitResult, to_json
 
 
 @dataclass
@@ -23,6 +25,7 @@ class Plan:
     folder: Path
     failed: dict[str, str] = field(default_factory=dict)
     _finished: dict[str, UnitResult] = field(default_factory=dict)
+    _lost: dict[str, Lost | None] = field(default_factory=dict)
 
     def result(self, unit: Unit) -> UnitResult | None:
         if unit.id not in self._finished:
@@ -38,13 +41,46 @@ class Plan:
         assert found is not None, unit.id
         return found
 
+    def lost(self, unit: Unit) -> Lost | None:
+        """Return why a unit of a grid came to nothing, None where it did not."""
+        if unit.id not in self._lost:
+            self._lost[unit.id] = lost_unit(self.folder, unit.id) if unit.job.grid else None
+        return self._lost[unit.id]
+
+    def lose(self, unit: Unit, error: NonFiniteLoss) -> None:
+        """Remember that a unit of a grid diverged; the other points go on without its own."""
+        lost = Lost(point=unit.point, seed=unit.seed, why=error.lines[0])
+        write_json(unit_folder(self.folder, unit.id) / LOST, to_json(lost))
+        self._lost[unit.id] = lost
+
+    def over(self, unit: Unit) -> bool:
+        """Tell whether there is nothing more to do for a unit: a point that lost a seed needs no other one."""
+        seeds = (replace(unit, seed=seed) for seed in unit.job.seeds)
+        return self.result(unit) is not None or any(self.lost(one) is not None for one in seeds)
+
+    def scored(self, job: Job) -> list[UnitResult]:
+        """Return the results that a choice is made on, of the points that have all of theirs.
+
+        Raises:
+            NonFiniteLoss: no point has.
+        """
+        units = final_units(job, []) if job.on == "test" else tune_units(job)
+        gone = [lost.point for unit in units if (lost := self.lost(unit)) is not None]
+        whole = [self.needed(unit) for unit in units if unit.point not in gone]
+        if units and not whole:
+            raise NonFiniteLoss(
+                f"Each of the {len(points(job))} settings diverged: no number is left to choose by.",
+                "",
+                "Try smaller values of lr, or more warmup_steps.",
+            )
+        return whole
+
     def units(self, job: Job) -> tuple[list[Unit], list[Unit]]:
-        """Return the tune units and, as soon as those are finished, the final units."""
+        """Return the tune units and, as soon as those are finished, the final units. Raises as `scored`."""
         tuning = tune_units(job)
-        tuned = [self.result(unit) for unit in tuning]
-        if any(result is None for result in tuned):
+        if not all(self.over(unit) for unit in tuning):
             return tuning, []
-        return tuning, final_units(job, [result for result in tuned if result is not None])
+        return tuning, final_units(job, self.scored(job) if tuning else [])
 
     def ready(self) -> list[Unit]:
         """Return the units that can run now, in the order of the jobs."""
@@ -53,7 +89,7 @@ class Plan:
             if job.name in self.failed:
                 continue
             tuning, finals = self.units(job)
-            ready += [unit for unit in (finals or tuning) if self.result(unit) is None]
+            ready += [unit for unit in (finals or tuning) if not self.over(unit)]
         return ready
 
     def done(self) -> bool:
@@ -64,9 +100,9 @@ class Plan:
         done = total = 0
         for job in self.jobs:
             tuning, finals = self.units(job)
-            of_job = len(tuning) + len(job.seeds)
+            of_job = sum(counts(job))
             total += of_job
-            finished = sum(self.result(unit) is not None for unit in tuning + finals)
+            finished = sum(self.over(unit) for unit in tuning + finals)
             done += of_job if job.name in self.failed else finished
         return done, total
 
@@ -82,9 +118,9 @@ class Plan:
         for job in self.jobs:
             tuning, finals = self.units(job)
             cost = _cost(job)
-            total += cost * (len(tuning) + len(job.seeds))
+            total += cost * sum(counts(job))
             whole = job.name in self.failed
-            done += cost * sum(whole or self.result(unit) is not None for unit in tuning + finals)
+            done += cost * sum(whole or self.over(unit) for unit in tuning + finals)
         return done, total
 
     def results(self) -> dict[str, list[UnitResult]]:

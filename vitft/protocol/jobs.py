@@ -1,11 +1,12 @@
 """From what a user asks for to a job with every setting decided. No torch."""
 
 import hashlib
+import itertools
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypedDict, Unpack, cast
+from typing import Any, Literal, TypedDict, Unpack, cast
 
 from vitft import machine
 from vitft.catalog.models import MODELS
@@ -15,10 +16,11 @@ from vitft.data.split import Opened, Source
 from vitft.data.subsets import JOINED
 from vitft.images import sizes
 from vitft.models import places
-from vitft.protocol.units import DEV, Job, Scheme, at_point, scheme, told, tune_units
+from vitft.protocol.units import DEV, Job, Point, Scheme, at_point, points, scheme, told
 from vitft.recipes import Recipe
 from vitft.results.folders import default_folder, slug
 from vitft.results.parts import Seen
+from vitft.settings import Settings
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,7 @@ class Rest(TypedDict, total=False):
     from_scratch: bool
     limit: int | None
     per_class: int | None
+    on: Literal["val", "test"]
 
 
 def make(
@@ -59,11 +62,16 @@ def make(
     model: str,
     recipe: Recipe,
     overrides: Mapping[str, Any],
+    axes: Mapping[str, Sequence[Any]] | None = None,
     data_dir: Path | None = None,
     shots: Shots | None = None,
     **rest: Unpack[Rest],
 ) -> tuple[Job, Source]:
     """Find the data, decide every setting and choose the splits; the source's splits are opened once.
+
+    Args:
+        axes: key -> several values: every combination is a point of a grid, with what the recipe itself sweeps.
+            None = no grid, but what the recipe itself chooses.
 
     Raises:
         UnknownName, RecipeError: exit code 2.
@@ -78,33 +86,71 @@ def make(
     splits = scheme(source.splits, said, shots or "", carve.val_is_train(source))
     examples = _examples(source, splits, rest.get("limit"), rest.get("per_class")) if recipe.for_size else 0
     seen = _seen(source, splits) if recipe.looks_at_images(source.task) else None
-    settings = recipe.resolve(source.task, overrides, examples, seen.pixels if seen else 0)
+    document = _Document(recipe, source.task, overrides, examples, seen.pixels if seen else 0)
+    several = {key: list(values) for key, values in (axes or {}).items()}
+    crossed = [dict(zip(several, values, strict=True)) for values in itertools.product(*several.values())]
+    settings = document.settings(crossed[0])
     if settings.select_on == "dev":
         # Of what the final run trains on, so that its train_fraction leaves out the same images.
         splits = replace(splits, tune_train=splits.final_train, tune_val=DEV)
-    sweep = recipe.sweep_for(source.task, settings, overrides)
-    job = Job(
+    base = Job(
         task=task,
         name=source.task,
         model=model,
         model_sha256="" if rest.get("from_scratch") else model_sha256(model),
         recipe=recipe.name,
-        recipe_digest=recipe.digest(overrides),
+        recipe_digest=recipe.digest({**overrides, **several}),
         settings=settings,
         scheme=splits,
-        sweep=sweep,
         data_dir=str(data_dir or ""),
         shots=shots or "",
-        given=tuple(sorted(overrides)),
+        given=tuple(sorted({**overrides, **several})),
         seen=seen,
         **rest,
     )
-    # A single value is no choice: it is a setting.
-    fixed = {k: v[0] for k, v in sweep.items() if len(v) == 1}
-    choices = {k: v for k, v in sweep.items() if k not in fixed}
-    job = replace(job, settings=at_point(job, fixed), sweep=choices)
-    tune_units(job)  # every point of it goes together, before the first is run
-    return job, source
+    if axes is None:
+        job = document.swept(base, {})
+        points(job)  # every point of it goes together, before the first is run
+        return job, source
+    grid = [
+        Point({**{key: getattr(point.settings, key) for key in chosen}, **point.values}, point.settings)
+        for chosen in crossed
+        for point in points(document.swept(base, chosen))
+    ]
+    return replace(base, grid=tuple(grid), sweep=_values(grid)), source
+
+
+@dataclass(frozen=True)
+class _Document:
+    """A recipe for one task and its data, with what the user has set over it."""
+
+    recipe: Recipe
+    task: str
+    overrides: Mapping[str, Any]
+    examples: int
+    pixels: int
+
+    def settings(self, chosen: Mapping[str, Any]) -> Settings:
+        """Return the settings with these values set, too. Raises RecipeError."""
+        return self.recipe.resolve(self.task, {**self.overrides, **chosen}, self.examples, self.pixels)
+
+    def swept(self, base: Job, chosen: Mapping[str, Any]) -> Job:
+        """Return a job with these values set, and with what the recipe sweeps there; a single value is a setting."""
+        own = self.settings(chosen)
+        sweep = self.recipe.sweep_for(self.task, own, {**self.overrides, **chosen})
+        fixed = {k: v[0] for k, v in sweep.items() if len(v) == 1}
+        job = replace(base, settings=own)
+        return replace(job, settings=at_point(job, fixed), sweep={k: v for k, v in sweep.items() if k not in fixed})
+
+
+def _values(grid: Sequence[Point]) -> dict[str, list[Any]]:
+    """Return key -> the different values it has in a grid, in their order."""
+    found: dict[str, list[Any]] = {}
+    for point in grid:
+        for key, value in point.values.items():
+            if value not in found.setdefault(key, []):
+                found[key].append(value)
+    return found
 
 
 def source_of(job: Job) -> Source:
@@ -157,4 +203,4 @@ def run_folder(job: Job) -> Path:
     name = job.model if known else Path(told(job.model, job.model_sha256)).stem
     digest = hashlib.sha256(json.dumps(job.identity(), sort_keys=True).encode()).hexdigest()
     model = slug(name) + "-scratch" * job.from_scratch
-    return default_folder(job.name, model, job.model_sha256[:8], job.recipe, digest[:8])
+    return default_folder(job.name, model, job.model_sha256[:8], job.recipe + "-sweep" * bool(job.grid), digest[:8])

@@ -307,10 +307,14 @@ def _protocol(done: _Done) -> UnitProtocol:
 
 
 def _selection(unit: Unit) -> str:
-    if not unit.job.sweep:
+    job = unit.job
+    if not job.sweep:
         return "none"
-    beyond = "" if unit.job.per_class is None else ", labels beyond --per-class"
-    return f"{unit.scheme.tune_val}, best top1, ties to the smaller lr{beyond}"
+    if job.on == "test":
+        return f"{unit.scheme.test}, best of {len(job.grid)} settings by top1 on the test split itself"
+    beyond = "" if job.per_class is None else ", labels beyond --per-class"
+    over = f" over seeds {', '.join(map(str, job.seeds))}" if job.grid and len(job.seeds) > 1 else ""
+    return f"{unit.scheme.tune_val}, best top1{over}, ties to the smaller lr{beyond}"
 
 
 def _train_flops(settings: Settings, fitted: Fitted, per_image: float) -> float:

@@ -8,9 +8,10 @@ import hashlib
 import itertools
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from statistics import fmean
+from typing import Any, Literal
 
 from pydantic import TypeAdapter
 
@@ -46,6 +47,14 @@ class Scheme:
 
 
 @dataclass(frozen=True)
+class Point:
+    """One of the settings that are compared: the values that tell it from the others, and all of its settings."""
+
+    values: dict[str, Scalar]
+    settings: Settings
+
+
+@dataclass(frozen=True)
 class Job:
     """One task to bring to its number, as asked for on the command line.
 
@@ -64,6 +73,9 @@ class Job:
         per_class: so many training examples of each class; None = all.
         given: the keys that the user has set.
         seen: of the training images, where their size decides settings.
+        grid: what `vitft sweep` compares, each point resolved by itself; empty = the product of `sweep`. A grid is
+            compared over all seeds, a recipe's sweep with one.
+        on: "val": the best of the grid there is tested; "test": all of it is tested, and the choice has seen test.
     """
 
     task: str
@@ -83,11 +95,14 @@ class Job:
     per_class: int | None = None
     given: tuple[str, ...] = ()
     seen: Seen | None = None
+    grid: tuple[Point, ...] = ()
+    on: Literal["val", "test"] = "val"
 
     def identity(self) -> dict[str, Any]:
         """Return what decides the numbers, for the run folder."""
-        fields = {k: v for k, v in _plain(self).items() if k != "scheme"}
-        return {"kind": "finetune", **fields, "model": told(self.model, self.model_sha256)}
+        fields = {k: v for k, v in _plain(self).items() if k not in ("scheme", *_OF_GRID)}
+        kind = {"kind": "sweep", "on": self.on} if self.grid else {"kind": "finetune"}
+        return {**kind, **fields, "model": told(self.model, self.model_sha256)}
 
     def splits(self) -> list[str]:
         """Return the names of the splits that the units will open, but for dev."""
@@ -103,6 +118,8 @@ def told(model: str, sha256: str) -> str:
         word = ""  # the digest is of both
     return f"{Path(name).name}{places.SEPARATOR if word else ''}{word}" if sha256 else model
 
+
+_OF_GRID = ("grid", "on")
 
 # A unit's own settings stand in its id; where the data and the model lie does not change what it is.
 _NOT_IN_ID = ("seeds", "sweep", "settings", "scheme", "data_dir", "task", "model", "recipe_digest", "given", "seen")
@@ -131,7 +148,7 @@ class Unit:
     def id(self) -> str:
         """A folder name that is the same in every process: `<task>/<phase>-<digest>-seed<n>`."""
         what = {
-            "job": {k: v for k, v in _plain(self.job).items() if k not in _NOT_IN_ID},
+            "job": {k: v for k, v in _plain(self.job).items() if k not in (*_NOT_IN_ID, *_OF_GRID)},
             "phase": self.phase,
             "settings": self.settings.model_dump(mode="json"),
             "scheme": asdict(self.scheme),
@@ -161,7 +178,7 @@ _UNIT = TypeAdapter(Unit)
 def _plain(job: Job) -> dict[str, Any]:
     """Return a job as JSON has it."""
     seen = job.seen.model_dump() if job.seen else {}
-    return {**asdict(job), "settings": job.settings.model_dump(mode="json"), "seen": seen}
+    return {**asdict(replace(job, grid=())), "settings": job.settings.model_dump(mode="json"), "seen": seen}
 
 
 def scheme(splits: tuple[str, ...], task: str, shots: str = "", val_is_train: bool = False) -> Scheme:
@@ -203,25 +220,42 @@ def scheme(splits: tuple[str, ...], task: str, shots: str = "", val_is_train: bo
 
 
 TUNE_SEED = 0
-"""Of every tune unit, so that what is chosen does not depend on which seeds are asked for, or in which order."""
+"""Of the tune units of a recipe's sweep: what is chosen does not depend on which seeds are asked for."""
+
+
+def points(job: Job) -> list[Point]:
+    """Return what there is to choose from, one point where that is nothing."""
+    if job.grid:
+        return list(job.grid)
+    products = [dict(zip(job.sweep, values, strict=True)) for values in itertools.product(*job.sweep.values())]
+    return [Point(values, at_point(job, values)) for values in products]
 
 
 def tune_units(job: Job) -> list[Unit]:
-    """Return one unit for each point of the sweep; none where there is nothing to choose."""
-    points = [dict(zip(job.sweep, values, strict=True)) for values in itertools.product(*job.sweep.values())]
-    if len(points) < 2:
+    """Return the units that are compared on val, the seeds of a point together; none where there is no choice."""
+    compared = points(job)
+    if job.on == "test" or len(compared) < 2:
         return []
-    return [Unit(job, "tune", TUNE_SEED, at_point(job, point), point) for point in points]
+    seeds = job.seeds if job.grid else (TUNE_SEED,)
+    return [Unit(job, "tune", seed, point.settings, point.values) for point in compared for seed in seeds]
 
 
 def final_units(job: Job, tuned: Sequence[UnitResult]) -> list[Unit]:
-    """Return the final units, one a seed, with the point that was best on val.
+    """Return the final units: one a seed with the point that was best on val, or with every point of a grid on test.
 
     Args:
         tuned: the results of all tune units, empty where there were none.
     """
-    point = select(tuned).point if tuned else {k: v[0] for k, v in job.sweep.items()}
-    return [Unit(job, "final", seed, at_point(job, point), point) for seed in job.seeds]
+    finals = points(job)
+    if job.on == "val":
+        best = select(tuned).point if tuned else finals[0].values
+        finals = [point for point in finals if point.values == best]
+    return [Unit(job, "final", seed, point.settings, point.values) for point in finals for seed in job.seeds]
+
+
+def counts(job: Job) -> tuple[int, int]:
+    """Return how many tune units and how many final units a job has."""
+    return len(tune_units(job)), len(job.seeds) * (len(job.grid) if job.on == "test" else 1)
 
 
 def at_point(job: Job, point: Mapping[str, Any]) -> Settings:
@@ -240,6 +274,29 @@ def at_point(job: Job, point: Mapping[str, Any]) -> Settings:
     return settings
 
 
-def select(tuned: Sequence[UnitResult]) -> UnitResult:
-    """Return the result with the highest top1 on val; of equals the smaller lr, then the fewer steps."""
-    return min(tuned, key=lambda r: (-r.metrics.top1, r.recipe_settings.lr, r.recipe_settings.steps))
+def by_point(results: Sequence[UnitResult]) -> list[list[UnitResult]]:
+    """Return the results of each point together, in the order of their first ones."""
+
+    def same(a: UnitResult, b: UnitResult) -> bool:
+        return (a.point, a.recipe_settings) == (b.point, b.recipe_settings)
+
+    found: list[list[UnitResult]] = []
+    for result in results:
+        of_point = next((group for group in found if same(group[0], result)), None)
+        if of_point is None:
+            found.append([result])
+        else:
+            of_point.append(result)
+    return found
+
+
+def select(scored: Sequence[UnitResult]) -> UnitResult:
+    """Return the first result of the point with the highest top1, the mean over its seeds.
+
+    Of equals the one with the smaller lr, then with fewer steps, then the earlier one.
+    """
+    best = min(
+        by_point(scored),
+        key=lambda of: (-fmean(r.metrics.top1 for r in of), of[0].recipe_settings.lr, of[0].recipe_settings.steps),
+    )
+    return best[0]

@@ -11,6 +11,7 @@ from vitft.models import places
 from vitft.models.checkpoint import assumptions
 from vitft.report import formats, said
 from vitft.report.table import Column, Footnotes, Row, Table, Value
+from vitft.results import choice
 from vitft.results.checkpoint import side
 from vitft.results.parts import TrainSize
 from vitft.results.reading import load
@@ -124,7 +125,7 @@ def table(
             "recipe": result.recipe,
             "seeds": ", ".join(result.seeds) if result.seeds else str(result.seed),
         }
-        rows.append(Row(cells, marks={"n": notes.mark(_said(result))}))
+        rows.append(Row(cells, marks={"n": notes.mark(footnotes(result))}))
     for row in _published(results) if published is None else published:
         origin = f"{row.source}; {row.protocol_text}." + (f" Differs: {', '.join(row.differs)}." if row.differs else "")
         cells = {"model": row.title, "top1": row.tasks[task] / 100, "resolution": str(row.resolution or "")}
@@ -133,7 +134,7 @@ def table(
     over = {bool(r.seeds) for r in results}
     told: list[str] = []
     for name, result in zip(names, results, strict=True):
-        lines = [f"lr and the like chosen on val: {_point(result)}"] if result.point else []
+        lines = [line[0].upper() + line[1:]] if (line := choice.line(result)) else []
         built = filter(None, (*result.checkpoint.notes, assumptions(result.checkpoint)))
         lines += [f"{note[0].upper()}{note[1:]}." for note in built]
         told += [f"{name}: {line}" if several else line for line in lines]
@@ -167,11 +168,8 @@ def _published(results: Sequence[RunResult]) -> list[catalog.Published]:
     return list(found.values())
 
 
-def _point(result: RunResult) -> str:
-    return ", ".join(f"{k} {v:g}" if isinstance(v, float) else f"{k} {v}" for k, v in result.point.items())
-
-
-def _said(result: RunResult) -> list[str]:
+def footnotes(result: RunResult) -> list[str]:
+    """Return what must be said beside a result's number: of its data, and what went wrong."""
     p = result.provenance
     lines = []
     if not p.reference:

@@ -13,6 +13,7 @@
     head.safetensors            the head alone, where the network is not kept
     predictions.parquet         key, label, best five classes, their probabilities, names, of the final evaluation
     result.json                 the unit's answer; its presence is the truth
+    lost.json                   of a unit of a grid: why its training came to nothing
 """
 
 import fcntl
@@ -29,7 +30,7 @@ from typing import IO
 from vitft.errors import CheckpointError, RunFolderOccupied, UsageError, VitftError
 from vitft.results.files import HEAD, WEIGHTS, cannot_write, damaged, read_json, write_json
 from vitft.results.reading import load
-from vitft.results.schema import SCHEMA_VERSION, UnitResult
+from vitft.results.schema import SCHEMA_VERSION, Lost, UnitResult
 from vitft.settings import Settings
 
 # What a run leaves at the top of its folder, besides run.json.
@@ -232,6 +233,15 @@ def unit_folder(folder: Path, unit_id: str) -> Path:
 def finished_unit(folder: Path, unit_id: str) -> UnitResult | None:
     """Return a unit's result, or None while it is not finished. Raises CheckpointError: it is damaged."""
     return load(unit_folder(folder, unit_id) / "result.json", UnitResult)
+
+
+LOST = "lost.json"
+"""A unit's file that says why it has no result and will have none."""
+
+
+def lost_unit(folder: Path, unit_id: str) -> Lost | None:
+    """Return why a unit came to nothing, or None where it did not. Raises CheckpointError: it is damaged."""
+    return load(unit_folder(folder, unit_id) / LOST, Lost)
 
 
 def collect(folder: Path) -> list[UnitResult]:

@@ -67,11 +67,22 @@ class UnitResult(_Result):
 
 
 class Tuned(Part):
-    """One point of the sweep and its score on val."""
+    """One point of the sweep and its score on what the choice was made on: a mean where it was made over seeds."""
 
     point: dict[str, Scalar]
     top1: Share
     n: int
+    ci95: Interval | None = Field(None, description="Wilson on n; Student's t over seeds; absent in older files")
+    seeds: dict[str, Share] | None = Field(None, description="seed -> top1, where the choice was made over several")
+    warnings: tuple[str, ...] = ()
+
+
+class Lost(Part):
+    """One point of a grid that has no score, as its training came to nothing."""
+
+    point: dict[str, Scalar]
+    seed: int
+    why: str
 
 
 class RunResult(UnitResult):
@@ -79,6 +90,7 @@ class RunResult(UnitResult):
 
     unit: str | None = None
     tuned: tuple[Tuned, ...] = ()
+    lost: tuple[Lost, ...] = ()
     seeds: dict[str, Metrics] | None = Field(None, description="seed -> metrics, where there are several")
     units: tuple[str, ...] | None = None
 

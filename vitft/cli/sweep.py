@@ -1,0 +1,203 @@
+"""`vitft sweep`: a grid of settings in one command, compared on val; the best one is tested."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from vitft.cli import after, axes, console, signals
+from vitft.cli import options as o
+from vitft.cli.finetune import openable
+
+if TYPE_CHECKING:
+    from vitft.data.split import Source
+    from vitft.protocol.units import Job
+    from vitft.recipes import Recipe
+    from vitft.report.table import Table
+    from vitft.results.checkpoint import CheckpointInfo
+
+_SEVERAL = "one or several, with commas"
+
+
+def sweep(
+    task: o.TaskArgument,
+    model: o.ModelsOption = None,
+    recipe: o.RecipeOption = "quick",
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE,...", help="Any key of a recipe, e.g. lr=0.01,0.03; may be repeated."),
+    ] = None,
+    resolution: Annotated[
+        str | None, typer.Option("--resolution", "-r", "--img-size", help=f"Pixels, {_SEVERAL}: 224,384.")
+    ] = None,
+    method: Annotated[str | None, typer.Option("--method", help=f"full, linear, bias, lora; {_SEVERAL}.")] = None,
+    steps: Annotated[str | None, typer.Option("--steps", help=f"Optimiser updates, {_SEVERAL}.")] = None,
+    batch_size: Annotated[str | None, typer.Option("--batch-size", "-b", help=f"Images an update, {_SEVERAL}.")] = None,
+    lr: Annotated[str | None, typer.Option("--lr", help=f"Peak learning rate, {_SEVERAL}: 0.01,0.03.")] = None,
+    seeds: Annotated[str, typer.Option("--seeds", help="Of every setting, e.g. 0,1,2: means with intervals.")] = "0",
+    on: Annotated[
+        Literal["val", "test"],
+        typer.Option(
+            "--on", help="val: choose on val (or the end of train), test the chosen one. test: test them all."
+        ),
+    ] = "val",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the grid and what it takes; run nothing.")] = False,
+    micro_batch: o.MicroBatchOption = 0,
+    per_class: Annotated[
+        int | None, typer.Option("--per-class", min=1, help="Train on K images of each class.")
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option("--limit", min=1, help="At most N images of every split, for a quick look.")
+    ] = None,
+    from_scratch: Annotated[
+        bool, typer.Option("--from-scratch", help="Same architecture and budget, random weights.")
+    ] = False,
+    precision: o.PrecisionOption = "auto",
+    device: o.DeviceOption = "auto",
+    workers: o.WorkersOption = 0,
+    data_dir: o.DataDirOption = None,
+    output: o.OutputOption = None,
+    resume: o.ResumeOption = "auto",
+    overwrite: o.OverwriteOption = False,
+    deterministic: o.DeterministicOption = False,
+    save_weights: o.SaveWeightsOption = True,
+    format: o.TableFormatOption = "text",
+) -> None:
+    """Compare settings in one table: every combination of the values, with every seed. The test split is opened last.
+
+    Values stand with commas between them. All settings are compared on val, or on the end of train where there is no
+    val; the best one alone is trained anew and tested. The same command goes on where it stopped.
+    """
+    from vitft import recipes
+    from vitft.engines.single import in_folder
+    from vitft.evaluation.stored import comparisons
+    from vitft.protocol.jobs import Runtime, make, run_folder
+    from vitft.report import single
+    from vitft.report import sweep as report
+    from vitft.results.folders import beside
+    from vitft.results.schema import to_json
+
+    loaded = recipes.load(recipe)
+    models = model or ["vit-mini"]
+    o.checked(models, device)
+    flags = {"lr": lr, "resolution": resolution, "method": method, "steps": steps, "batch_size": batch_size}
+    asked = axes.parse(set_ or (), flags)
+    for line in _sound(loaded, task, models, asked):
+        console.note(f"Note: {line}.")
+    made = [
+        make(
+            task,
+            model=name,
+            recipe=loaded,
+            overrides=asked.fixed,
+            axes=asked.varied,
+            data_dir=data_dir,
+            seeds=o.parse_seeds(seeds),
+            from_scratch=from_scratch,
+            limit=limit,
+            per_class=per_class,
+            on=on,
+        )
+        for name in models
+    ]
+    jobs, source = [job for job, _ in made], made[0][1]
+    _several(jobs[0])
+    folders = [run_folder(job) for job in jobs] if output is None else beside(output, models)
+    if dry_run:
+        console.emit_table(*_dry(jobs, source, folders), format)
+        return
+    openable(made, folders)
+    runtime = Runtime(device, precision, micro_batch, workers, deterministic, save_weights)
+    results = [
+        in_folder(
+            job,
+            source,
+            folder,
+            runtime,
+            resume=resume == "auto",
+            overwrite=overwrite,
+            note=console.note,
+            watched=signals.watched,
+        )
+        for job, folder in zip(jobs, folders, strict=True)
+    ]
+    compared, notes = comparisons(list(zip(single.row_names(results), results, folders, strict=True)))
+    payloads = [to_json(r) | {"folder": str(folder)} for r, folder in zip(results, folders, strict=True)]
+    payload: Any = payloads[0]
+    if len(payloads) > 1:
+        payload = {"results": payloads, "paired": [to_json(c) for c in compared]}
+    for note in notes:
+        console.note(note)
+    console.emit_table(payload, report.table(results, compared), format)
+    if format == "json":
+        return
+    for folder in folders:
+        console.note(f"Run folder: {folder}")
+        after.told(folder)
+
+
+def _sound(recipe: "Recipe", task: str, models: Sequence[str], asked: axes.Axes) -> list[str]:
+    """Raise all that is wrong with a grid at once, before data or weights are opened; return what is only odd."""
+    from vitft.catalog import tasks
+    from vitft.errors import RecipeError, UsageError
+    from vitft.protocol import grid
+
+    if len(set(models)) < len(models):
+        raise UsageError("A model is named twice.", "Legal: different models.")
+    sides = asked.varied.get("resolution", [asked.fixed[key] for key in ("resolution",) if key in asked.fixed])
+    faults = asked.faults + grid.faults(recipe, tasks.canonical(task) or task, asked.fixed, asked.varied)
+    notes = []
+    for name in models if sides else ():
+        info = _info(name, asked.fixed)
+        faults += grid.too_small(info, sides)
+        notes += grid.uneven(info, sides)
+    if faults:
+        raise RecipeError(
+            f"The grid cannot run: {'; '.join(dict.fromkeys(faults))}.",
+            "",
+            "Run 'vitft recipes show' for every key and what it means.",
+        )
+    return notes
+
+
+def _info(model: str, fixed: dict[str, object]) -> "CheckpointInfo":
+    """Return what a checkpoint says of itself; that of an alias without torch."""
+    from vitft.catalog.models import MODELS
+    from vitft.models import names
+
+    if model in MODELS:
+        return names.alias_info(MODELS[model])
+    from vitft.models import loading
+    from vitft.models.said import Said
+
+    return loading.load(model, weights=False, said=Said.within(fixed)).info
+
+
+def _several(job: "Job") -> None:
+    from vitft.errors import UsageError
+
+    if len(job.grid) < 2:
+        raise UsageError(
+            "There is one setting, and nothing to compare it with.",
+            "Legal: several values of a key, e.g. --set lr=0.01,0.03 or -r 224,384.",
+            "For a single setting run 'vitft finetune'.",
+        )
+
+
+def _dry(jobs: "Sequence[Job]", source: "Source", folders: Sequence[Path]) -> "tuple[dict[str, Any], Table]":
+    """Return the grid and what it takes, after a look at the names and labels of all its data."""
+    from vitft.protocol import grid
+    from vitft.protocol.look import look
+    from vitft.report import sweep as report
+
+    for line in dict.fromkeys(line for job in jobs for line in look(job, source)):
+        console.note(f"Note: {line}.")
+    takes = [grid.takes(job, source) for job in jobs]
+    payloads = [
+        {"model": job.model, "folder": str(folder), **asdict(cost), "grid": [grid.described(p) for p in job.grid]}
+        for job, folder, cost in zip(jobs, folders, takes, strict=True)
+    ]
+    table = report.planned(jobs, takes, [str(folder) for folder in folders])
+    return (payloads[0] if len(payloads) == 1 else {"sweeps": payloads}), table

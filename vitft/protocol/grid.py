@@ -1,0 +1,100 @@
+"""What can be said of a grid of settings before anything of it runs. No torch."""
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from vitft.data.split import Source
+from vitft.data.subsets import JOINED
+from vitft.protocol.units import DEV, Job, Point, counts, tune_units
+from vitft.recipes import Recipe
+from vitft.results.checkpoint import CheckpointInfo, Size, side
+from vitft.settings import CHECKPOINT_KEYS
+
+UNVARIED = {
+    "select_on": "it says which images settings are compared on",
+    "dev_fraction": "it says which images settings are compared on",
+    "train_fraction": "only the final run knows it",
+    **dict.fromkeys(CHECKPOINT_KEYS, "it says what the checkpoint is"),
+}
+"""The keys that a grid cannot vary, and why."""
+
+
+def faults(recipe: Recipe, task: str, fixed: Mapping[str, object], varied: Mapping[str, Sequence[object]]) -> list[str]:
+    """Return all that is wrong with the values of a grid, of every key and every combination, a line each."""
+    found = [f"{key}: one value, as {UNVARIED[key]}" for key in varied if key in UNVARIED]
+    for values in itertools.product(*varied.values()):
+        found += recipe.faults(task, {**fixed, **dict(zip(varied, values, strict=True))})
+    return list(dict.fromkeys(found))
+
+
+def sizes(values: Sequence[object]) -> list[Size]:
+    """Return the resolutions among these values that are numbers, as (height, width)."""
+    found = [tuple(value) if isinstance(value, list | tuple) else (value, value) for value in values]
+    return [(size[0], size[1]) for size in found if all(type(s) is int for s in size)]
+
+
+def too_small(info: CheckpointInfo, values: Sequence[object]) -> list[str]:
+    """Return a line for each resolution that is smaller than a patch of a network."""
+    if not info.grid:
+        return []
+    of = f"one patch of '{info.name}' ({side(info.patch)} pixels)"
+    return [f"resolution {side(s)} is smaller than {of}" for s in sizes(values) if min(s) < max(info.patch)]
+
+
+def uneven(info: CheckpointInfo, values: Sequence[object]) -> list[str]:
+    """Return a line for each resolution of which a network leaves pixels out, as they make no whole patch."""
+    found = []
+    for height, width in sizes(values) if info.grid else []:
+        used = (height - height % info.patch[0], width - width % info.patch[1])
+        if used != (height, width):
+            found.append(f"{side((height, width))} px is no multiple of {side(info.patch)}: {side(used)} px are used")
+    return found
+
+
+@dataclass(frozen=True)
+class Takes:
+    """What a grid takes; of the runs that are tested where the choice is made on val, the most it can be.
+
+    Attributes:
+        compared, tested: runs that end on val, and on test.
+        steps, train_images: of all of them.
+        eval_images: answered at the ends of all of them.
+    """
+
+    compared: int
+    tested: int
+    steps: int
+    train_images: int
+    eval_images: int
+
+
+def takes(job: Job, source: Source) -> Takes:
+    """Count what the units of a grid will do; splits are opened for their lengths."""
+    tuning, finals = counts(job)
+    if job.on == "test":
+        run = [point.settings for point in job.grid for _ in job.seeds]
+    else:
+        largest = max((point.settings for point in job.grid), key=lambda s: s.steps * s.batch_size)
+        run = [unit.settings for unit in tune_units(job)] + [largest for _ in job.seeds]
+    return Takes(
+        compared=tuning,
+        tested=finals,
+        steps=sum(s.steps for s in run),
+        train_images=sum(s.steps * s.batch_size for s in run),
+        eval_images=tuning * _length(job, source, job.scheme.tune_val) + finals * _length(job, source, job.scheme.test),
+    )
+
+
+def _length(job: Job, source: Source, name: str) -> int:
+    """Return how many images a run is evaluated on; of dev about, as classes are rounded each by itself."""
+    parts = (job.scheme.tune_train if name == DEV else name).split(JOINED)
+    n = sum(len(source.open(part)) for part in parts if part)
+    n = round(n * job.settings.dev_fraction) if name == DEV else n
+    return n if job.limit is None else min(n, job.limit)
+
+
+def described(point: Point) -> dict[str, object]:
+    """Return a point for a reader: what tells it from the others, and how long it trains."""
+    s = point.settings
+    return {"point": dict(point.values), "steps": s.steps, "images": s.steps * s.batch_size}

@@ -1,0 +1,62 @@
+"""What a sweep's choice was made on, and between what: in the words of a note or a footnote. No torch."""
+
+from collections.abc import Mapping, Sequence
+
+from vitft.results.checkpoint import side
+from vitft.results.schema import RunResult
+from vitft.settings import Scalar
+
+_NAMED = 5
+
+
+def made_on(selection: str, dev_fraction: float) -> str:
+    """Name the images of a choice, of `protocol.selection`: "val", or "dev (10 % of train)"; "" where it says none."""
+    split = selection.split(",")[0]
+    if split == "none":
+        return ""
+    return f"dev ({100 * dev_fraction:g} % of train)" if split == "dev" else split
+
+
+def told(point: Mapping[str, Scalar], only: Sequence[str] | None = None) -> str:
+    """Return a point in words, "lr 0.01, 48 px"; the value alone where `only` is a single key."""
+    keys = [key for key in point if only is None or key in only]
+    if only is not None and len(keys) == 1:
+        return value(keys[0], point[keys[0]])
+    return ", ".join(
+        value(key, point[key]) if key == "resolution" else f"{key} {value(key, point[key])}" for key in keys
+    )
+
+
+def value(key: str, found: Scalar) -> str:
+    """Return the value of a key in words: "0.01", "48 px", "224x320 px", "300/600"."""
+    if key == "resolution":
+        size = (found, found) if isinstance(found, int) else found
+        return f"{side((int(size[0]), int(size[1])))} px" if isinstance(size, tuple) else str(found)
+    if isinstance(found, bool):
+        return str(found).lower()
+    if isinstance(found, tuple):
+        return "/".join(map(str, found))
+    return f"{found:g}" if isinstance(found, float) else str(found)
+
+
+def line(result: RunResult) -> str:
+    """Return "chosen on dev (10 % of train): lr 0.001 (36.7) over 0.0003 (30.0)"; "" where nothing was chosen."""
+    if not result.point:
+        return ""
+    where = made_on(result.protocol.selection, result.recipe_settings.dev_fraction) or "val"
+    scored = sorted(result.tuned, key=lambda one: -one.top1)
+    best = next((one for one in scored if one.point == result.point), None)
+    if best is None:  # of an older vitft, which kept no scores
+        return f"chosen on {where}: {told(result.point)}"
+    points = [*(one.point for one in scored), *(one.point for one in result.lost)]
+    varied = [key for key in result.point if len({str(point.get(key)) for point in points}) > 1]
+    seeds = f", mean of seeds {', '.join(best.seeds)}" if best.seeds else ""
+    others = [one for one in scored if one is not best]
+    rest = [f"{told(one.point, varied)} ({100 * one.top1:.1f})" for one in others[:_NAMED]]
+    more = f" and {len(others) - _NAMED} more" if len(others) > _NAMED else ""
+    lost = ", ".join(dict.fromkeys(told(one.point, varied) for one in result.lost))
+    return (
+        f"chosen on {where}{seeds}: {told(result.point)} ({100 * best.top1:.1f})"
+        + (f" over {', '.join(rest)}{more}" if rest else "")
+        + (f"; diverged: {lost}" if lost else "")
+    )
