@@ -5,6 +5,8 @@ import io
 import json
 import math
 import os
+import threading
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -103,6 +105,7 @@ def run(folder: Path, s: Settings, normed: bool = False, **kwargs):
     kwargs = {"seed": 1, "state_seconds": 0.0, **kwargs}
     compute = Compute(**{key: kwargs.pop(key) for key in ("state_seconds", "micro_batch") if key in kwargs})
     fitted = fit.fit(net, images(drawn(), s), groups(net, s.weight_decay), s, folder=folder, compute=compute, **kwargs)
+    fitted.state.wait()
     metrics = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return fitted, metrics, net.state_dict()
 
@@ -438,6 +441,50 @@ def test_a_state_on_disk_holds_what_it_was_saved_with_whatever_is_computed_since
     assert torch.equal(saved["parameters"][0], torch.arange(6.0).reshape(2, 3) + 2)
     assert saved["optimizer"]["state"][0]["momentum_buffer"].tolist() == [2.0, 3.0, 4.0]
     assert [path.name for path in tmp_path.iterdir()] == ["state.pt"]
+
+
+def test_what_follows_the_training_does_not_wait_for_its_last_state(tmp_path, monkeypatch):
+    path, gate, synced = tmp_path / "state.pt", threading.Event(), os.fsync
+
+    def slow(file: int) -> None:
+        gate.wait(60)
+        synced(file)
+
+    monkeypatch.setattr(os, "fsync", slow)
+    saver = state.Saver(path)
+    saver.save({"step": 1, "parameters": [torch.zeros(9)]})
+    with suppress(KeyError), saver:
+        assert saver.busy and not path.exists()
+        gate.set()
+        raise KeyError("an evaluation that fails")
+    assert state.load(path)["step"] == 1, "an error leaves when the state is on disk"
+    with state.Saver(path) as saver:
+        gate.clear()
+        saver.save({"step": 2})
+        gate.set()
+    assert list(tmp_path.iterdir()) == [], "nobody goes on from a finished unit"
+    # What is still to be written then is not written.
+    written = []
+    monkeypatch.setattr(state._Digested, "write", lambda self, data, write=state._Digested.write: (
+        gate.wait(60), written.append(write(self, data)))[1])  # fmt: skip
+    gate.clear()
+    with state.Saver(path) as saver:
+        saver.save({"step": 3, "parameters": [torch.zeros(9)]})
+        threading.Timer(0.2, gate.set).start()
+    assert not written and list(tmp_path.iterdir()) == []
+
+
+def test_memory_stays_flat_over_many_states(tmp_path):
+    def resident() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    state_of = {"parameters": [torch.zeros(1 << 21)]}  # 8 MiB
+    saver, sizes = state.Saver(tmp_path / "state.pt"), []
+    for _ in range(15):
+        saver.save(state_of)
+        saver.wait()
+        sizes.append(resident())
+    assert sizes[-1] - sizes[4] < 40 << 20, "states that stay in memory would add twice this"
 
 
 def test_a_state_that_cannot_be_written_is_told_at_the_next_save_and_the_old_one_stays(tmp_path, monkeypatch):

@@ -83,25 +83,25 @@ def run_unit(
     )
     begun = begun.model_copy(update={"micro_batch": fitted.micro_batch})
 
-    guard.trained()
-    held_out, lacking = stamping.classes(train, dev if dev is not None else guard.open(unit.held_out))
-    held_out = _limited(held_out, unit) if dev is None else held_out
-    began_test = time.monotonic()
-    answers = _evaluate(built.net, held_out, pp, device, workers, begun, hooks)
-    if unit.phase == "tune":
-        stamping.remember(folder, (train, held_out), hooks)
-    tuned_on = stamping.seen_before(folder, job.name) if unit.phase == "final" and job.sweep else {}
-    data = stamping.stamp(train, guard.first, held_out, lacking, tuned_on, job.limit is not None, hooks)
-    timing = _timing(fitted, began, began_test)
-    warning = diverged.warning(own / "metrics.jsonl", train.num_classes)
-    if warning and unit.phase == "final":
-        hooks.note(f"Warning: {warning}.")
-    trained = _Done(unit, settings, built, held_out, answers, fitted, begun, pp, (warning,) if warning else ())
-    result = _result(trained, data, timing)
-    if unit.phase == "final":
-        _save(own, trained, runtime.save_weights, hooks)
-    write_json(own / "result.json", to_json(result))
-    (own / "state.pt").unlink(missing_ok=True)
+    with fitted.state:
+        guard.trained()
+        held_out, lacking = stamping.classes(train, dev if dev is not None else guard.open(unit.held_out))
+        held_out = _limited(held_out, unit) if dev is None else held_out
+        began_test = time.monotonic()
+        answers = _evaluate(built.net, held_out, pp, device, workers, begun, hooks)
+        if unit.phase == "tune":
+            stamping.remember(folder, (train, held_out), hooks)
+        tuned_on = stamping.seen_before(folder, job.name) if unit.phase == "final" and job.sweep else {}
+        data = stamping.stamp(train, guard.first, held_out, lacking, tuned_on, job.limit is not None, hooks)
+        timing = _timing(fitted, began, began_test)
+        warning = diverged.warning(own / "metrics.jsonl", train.num_classes)
+        if warning and unit.phase == "final":
+            hooks.note(f"Warning: {warning}.")
+        trained = _Done(unit, settings, built, held_out, answers, fitted, begun, pp, (warning,) if warning else ())
+        result = _result(trained, data, timing)
+        if unit.phase == "final":
+            _save(own, trained, runtime.save_weights, hooks)
+        write_json(own / "result.json", to_json(result))
     return result
 
 

@@ -45,6 +45,8 @@ class Fitted:
         micro_batch: images a forward pass, after any halving.
         seconds, images: of this process only.
         computed: images of which the features were computed once; 0 where each update sends images through.
+        saving: seconds that the updates waited for states.
+        state: the last state, perhaps still being written: enter it as a context around what follows the training.
     """
 
     steps: int
@@ -55,6 +57,8 @@ class Fitted:
     seconds: float
     images: int
     computed: int
+    saving: float
+    state: state.Saver
 
 
 def fit(
@@ -111,10 +115,15 @@ def fit(
         except Stopped:
             pass
         states.last(run, micro_batch, metrics)
-    hooks.stop_if_asked()
+    if hooks.signal():
+        states.saver.wait()
+        hooks.stop_if_asked()
     run.use_average()
     seconds, done = time.monotonic() - began, (run.step - start) * settings.batch_size
-    return Fitted(run.step, start, run.first_loss, run.last_loss, micro_batch, seconds, done, source.computed)
+    return Fitted(
+        run.step, start, run.first_loss, run.last_loss, micro_batch, seconds, done, source.computed,
+        states.seconds, states.saver,
+    )  # fmt: skip
 
 
 @dataclass
@@ -125,11 +134,12 @@ class _States:
     split: str
     compute: Compute
     resumed_at: int = 0
+    seconds: float = 0.0
     _last: float = field(default_factory=time.monotonic)
     _cost: float = 0.0
 
     def __post_init__(self) -> None:
-        self._saver = state.Saver(self.path)
+        self.saver = state.Saver(self.path)
 
     def go_on(self, run: Fit, micro_batch: int, hooks: Hooks) -> int:
         """Bring a run to where its state was saved, and return the micro-batch it was computed with."""
@@ -151,20 +161,20 @@ class _States:
     def due(self) -> bool:
         """Tell whether to save now: saving holds up at most a twentieth of the time, however large the network."""
         wait = max(self.compute.state_seconds, 20 * self._cost) if self.compute.state_seconds else 0.0
-        return time.monotonic() - self._last >= wait and (not self._saver.busy or not wait)
+        return time.monotonic() - self._last >= wait and (not self.saver.busy or not wait)
 
     def save(self, run: Fit, micro_batch: int, metrics: state.Metrics) -> None:
         """Begin to write the state; the metrics it counts on are on disk first."""
         self._last = time.monotonic()
         metrics.flush()
-        self._saver.save({**run.state(), "split": self.split, "micro_batch": micro_batch})
+        self.saver.save({**run.state(), "split": self.split, "micro_batch": micro_batch})
         self._cost = time.monotonic() - self._last
+        self.seconds += self._cost
 
     def last(self, run: Fit, micro_batch: int, metrics: state.Metrics) -> None:
-        """Write the state a fit ends with, whole: evaluation may be long, and a signal ends the process."""
+        """Begin to write the state a fit ends with: evaluation may be long, and it need not wait for the file."""
         if run.step > self.resumed_at or run.step == 0:
             self.save(run, micro_batch, metrics)
-        self._saver.wait()
 
 
 def _check_finite(run: Fit, lr: float, loss: float, norm: float) -> None:

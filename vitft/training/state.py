@@ -1,5 +1,6 @@
 """What a running fit keeps on disk: its state, whole and checked, and a line for each update."""
 
+import errno
 import hashlib
 import io
 import json
@@ -23,12 +24,30 @@ class Saver:
     """Writes states beside the computing: a copy in the host's memory at once, the file by a thread.
 
     The copy is what the file holds, whatever happens to the weights afterwards. One file is written at a time.
+
+    As a context it covers what comes after the last state: an error leaves when the file is whole, and with success the
+    file is deleted, written or not, as nobody will go on from it.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._thread: threading.Thread | None = None
         self._error: OSError | None = None
+        self._dropped = threading.Event()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is not None:
+            self.wait()
+            return
+        self._dropped.set()
+        if self._thread is not None:
+            self._thread.join()
+        self._path.unlink(missing_ok=True)
 
     def save(self, state: dict[str, Any]) -> None:
         """Copy a state and begin to write it atomically. Raises DiskFull of this or the one before; the old stays."""
@@ -54,7 +73,7 @@ class Saver:
     def _write(self, state: dict[str, Any]) -> None:
         try:
             with writing(self._path) as file:
-                digested = _Digested(file)
+                digested = _Digested(file, self._dropped)
                 with io.BufferedWriter(digested, 1 << 20) as stream:
                     torch.save(state, stream)
                 file.write(digested.hash.digest() + _MAGIC)
@@ -92,16 +111,18 @@ def _copied(value: Any) -> Any:
 
 
 class _Digested(io.RawIOBase):
-    """A stream that digests what is written through it."""
+    """A stream that digests what is written through it, and fails once nobody wants the file any more."""
 
-    def __init__(self, file: IO[bytes]) -> None:
+    def __init__(self, file: IO[bytes], dropped: threading.Event) -> None:
         self.hash = hashlib.sha256()
-        self._file = file
+        self._file, self._dropped = file, dropped
 
     def writable(self) -> bool:
         return True
 
     def write(self, data: Any) -> int:
+        if self._dropped.is_set():
+            raise OSError(errno.ECANCELED, "the state is no longer needed")
         self.hash.update(data)
         return self._file.write(data)
 
