@@ -159,3 +159,19 @@ def test_groups_are_drawn_each_for_itself() -> None:
     middle = np.mean([g.mean() for g in groups])
     half = stats.t.ppf(0.975, 16) * error
     assert (low, high) == pytest.approx((middle - half, middle + half), abs=0.1 * half)
+
+
+def test_p_over_tasks_is_the_t_test_of_scipy() -> None:
+    rng = np.random.default_rng(4)
+    a, b = rng.random(19), rng.random(19)
+    assert c.tasks_p([(a - b).tolist()]) == pytest.approx(stats.ttest_rel(a, b).pvalue)
+    assert c.tasks_p([[0.1] * 6]) == 0.0 and c.tasks_p([[0.0] * 6]) == 1.0
+
+
+def test_a_tail_that_cannot_be_drawn_gives_no_interval() -> None:
+    """The least mean of four tasks comes once in 256 draws; 5 % by Student's t needs tails of 0.07 %."""
+    assert stats.norm.cdf(stats.t.ppf(0.025, 3)) < 4.0**-4
+    assert c.over_tasks([[0.1, 0.4, 0.6, 0.9]]) is None
+    assert stats.norm.cdf(stats.t.ppf(0.025, 4)) > 5.0**-5
+    assert c.over_tasks([[0.1, 0.4, 0.5, 0.6, 0.9]]) is not None
+    assert c.over_tasks([[0.1, 0.2], [0.3, 0.5], [0.6, 0.7]]) is None

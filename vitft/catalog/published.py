@@ -34,6 +34,8 @@ class Published:
         recipes: vitft's recipes of the same protocol; "" stands for a checkpoint evaluated with its own head.
         source: where the numbers were read.
         shots: training examples a task; 0 = all training data.
+        selected: how the number was chosen: "last" (nothing was, settings were fixed before), "best on val", "best on
+            test" (of several looks at the reported images); "" where the source does not say.
         differs: what is known to differ from a result of vitft with the same recipe.
         at_resolution: task -> what the protocol ties to that side, said where the result has another.
         tasks: task -> top-1 in percent; "imagenet_real" is ImageNet under the ReaL labels.
@@ -54,6 +56,7 @@ class Published:
     method: str = "full"
     resolution: int | None = None
     shots: int = 0
+    selected: str = ""
     differs: tuple[str, ...] = ()
     at_resolution: Mapping[str, str] = field(default_factory=dict)
     tasks: Mapping[str, float] = field(default_factory=dict)
@@ -180,6 +183,7 @@ def _row(raw: dict[str, Any], data: dict[str, Any]) -> Published:
         row.setdefault("mean_of_tasks", fmean(tasks.values()))
     if "groups" in row:
         row.setdefault("mean_of_groups", fmean(row["groups"].values()))
+    row.setdefault("selected", protocol.get("selected", ""))
     row |= {
         "tasks": tasks,
         "protocol_text": protocol["text"],

@@ -14,6 +14,13 @@ def report(
     by: Annotated[
         Literal["model", "recipe", "method"], typer.Option("--by", help="What rows are called and ordered by.")
     ] = "model",
+    compare: Annotated[
+        str, typer.Option("--compare", help="Published rows below: vit-paper, bit, petl, vtab-2019, dinov2, ...")
+    ] = "",
+    view: Annotated[
+        Literal["pretraining", "scratch", "compute"] | None,
+        typer.Option("--view", help="Effect of the pretraining data; weights against scratch; accuracy by compute."),
+    ] = None,
     format: TableFormatOption = "text",
 ) -> None:
     """Put many results into one table. Rows are models, columns tasks and their means; nothing is run.
@@ -21,11 +28,13 @@ def report(
     The best of a column is marked only where a paired test on stored predictions separates it from all others.
     Unlike protocols are separate rows, and what differs is named.
     """
-    from vitft.report import gather, summary, summary_table
+    from vitft.report import beside, gather, summary, summary_table
     from vitft.results.schema import to_json
 
+    published = beside.rows([name.strip() for name in compare.split(",") if name.strip()])
     found = gather.gather(folders)
     for folder in found.unfinished:
         console.note(f"Unfinished, not in the table: '{folder}'.")
-    made = summary.summarise(found.numbers, by=by)
+    made = summary.summarise(found.numbers, by=by, view=view or "")
+    made = beside.add(made, published) if published else made
     console.emit_table(to_json(made), summary_table.table(made), format)

@@ -4,6 +4,7 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -105,9 +106,15 @@ def load_correct(path: Path) -> NDArray[np.bool_]:
     import pyarrow.parquet as pq
 
     try:
-        table = pq.read_table(path, columns=["label", "top5"], use_threads=False).combine_chunks()
-        lists = table["top5"].combine_chunks()
-        first = lists.flatten().to_numpy()[lists.offsets.to_numpy()[:-1] - lists.offsets[0].as_py()]
-        return np.asarray(first == table["label"].to_numpy(), dtype=bool)
+        # `read_table` and an array's `to_numpy` import pandas, which takes as long as reading a hundred files.
+        table = pq.ParquetFile(path).read(columns=["label", "top5"], use_threads=False)
+        labels, lists = (table[name].combine_chunks() for name in ("label", "top5"))
+        return np.asarray(_ints(lists.values)[_ints(lists.offsets)[:-1]] == _ints(labels), dtype=bool)
     except (OSError, pa.ArrowException, KeyError, ValueError, IndexError) as error:
         raise DataDamaged(f"'{path}' holds no predictions ({str(error).splitlines()[0][:120]}).") from None
+
+
+def _ints(array: Any) -> NDArray[np.int64]:
+    """Return an Arrow array of whole numbers without copying its buffer."""
+    whole = np.frombuffer(array.buffers()[1], dtype=str(array.type))
+    return np.asarray(whole[array.offset : array.offset + len(array)], dtype=np.int64)

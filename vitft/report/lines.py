@@ -55,7 +55,7 @@ class Line:
 
 
 def lines(numbers: Iterable[Measured], by: By = "model") -> list[Line]:
-    """Return rows in the order of their first number, those of one model (recipe, method) together, named.
+    """Return rows in the order of their first number, those of one model (recipe, method) together.
 
     Results that count no more become holes; of two results of the same seed the later one stays.
     """
@@ -64,10 +64,7 @@ def lines(numbers: Iterable[Measured], by: By = "model") -> list[Line]:
         rows.setdefault(one.row, []).append(one)
     found = [line for own in rows.values() for line in _variants(own)]
     heads = list(dict.fromkeys(_fields(line, by)[0] for line in found))
-    found.sort(key=lambda line: (heads.index(_fields(line, by)[0]), _many(line.what.examples)))
-    _name(found, by)
-    _differ(found, by)
-    return found
+    return sorted(found, key=lambda line: (heads.index(_fields(line, by)[0]), _many(line.what.examples)))
 
 
 def _variants(numbers: Sequence[Measured]) -> list[Line]:
@@ -124,8 +121,8 @@ def _fields(line: Line, by: By) -> list[str]:
     return [*first, examples, size]
 
 
-def _name(rows: Sequence[Line], by: By) -> None:
-    """Name each row by its first field, and by others only where that is needed to tell rows apart."""
+def name(rows: Sequence[Line], by: By) -> None:
+    """Name each row by its first field, and by others only where that tells rows apart; say what differs."""
     fields = [_fields(line, by) for line in rows]
     labels = [own[0] or "unnamed" for own in fields]
     for i in range(1, len(fields[0]) if fields else 0):
@@ -145,9 +142,6 @@ def _name(rows: Sequence[Line], by: By) -> None:
         if line.label in seen:
             line.label = f"{line.label} ({seen.count(line.label) + 1})"
         seen.append(line.label)
-
-
-def _differ(rows: Sequence[Line], by: By) -> None:
     first: dict[str, Line] = {}
     for line in rows:
         other = first.setdefault(_fields(line, by)[0], line)

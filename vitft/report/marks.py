@@ -6,7 +6,7 @@ promise too much. Rows that are not separated from the highest are ties, and so 
 compared (no stored predictions, other images) none is the best, and the reader is told.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from vitft.errors import DataDamaged
 from vitft.evaluation import predictions
-from vitft.evaluation.contrasts import ENOUGH_TASKS, Contrast, contrast, mcnemar, over_tasks
+from vitft.evaluation.contrasts import ENOUGH_TASKS, Contrast, contrast, mcnemar, over_tasks, tasks_p
 from vitft.evaluation.significance import LEVEL, holm
 from vitft.report.lines import Line
 from vitft.results.summary import Mark, PairTest, SummaryColumn
@@ -33,6 +33,7 @@ class Marks:
         tests: of each column's highest row with each other.
         compared: pairs that Holm's adjustment counts.
         alone: column -> why rows in it are not compared.
+        flags: column -> row -> (seeds, n) which images were answered rightly.
     """
 
     of: dict[tuple[int, str], Mark] = field(default_factory=dict)
@@ -40,6 +41,7 @@ class Marks:
     tests: list[PairTest] = field(default_factory=list)
     compared: int = 0
     alone: dict[str, str] = field(default_factory=dict)
+    flags: dict[str, dict[int, Flags]] = field(default_factory=dict)
 
 
 def of_columns(rows: Sequence[Line], columns: Sequence[str], values: Sequence[dict[str, float]]) -> Marks:
@@ -54,6 +56,7 @@ def of_columns(rows: Sequence[Line], columns: Sequence[str], values: Sequence[di
     """
     out = Marks()
     flags = {c: _flags(rows, c, out.alone) for c in columns if sum(c in row.of for row in rows) > 1}
+    out.flags = flags
     pairs = [(c, i, j) for c, own in flags.items() for i, j in combinations(own, 2) if _alike(rows, c, i, j)]
     p = _p_values(rows, flags, pairs)
     adjusted = dict(zip(pairs, holm(p), strict=True))
@@ -79,22 +82,30 @@ def of_columns(rows: Sequence[Line], columns: Sequence[str], values: Sequence[di
 
 
 def of_means(out: Marks, columns: Sequence[SummaryColumn], values: Sequence[dict[str, float]]) -> None:
-    """Mark the means over tasks: the tasks are the sample, and the bootstrap's interval of a difference decides."""
-    counted = [column for column in columns if len(column.tasks) >= ENOUGH_TASKS]
+    """Mark the means over tasks, which are the sample: no row is ranked without a bootstrap interval of the difference.
+
+    Nor without a p value that Holm's adjustment over all pairs of all such columns leaves below the level.
+    """
+    counted = [c for c in columns if len(c.tasks) >= ENOUGH_TASKS and min(map(len, c.of)) > 1]
     having = {c.key: [i for i, row in enumerate(values) if c.key in row] for c in counted}
-    pairs = sum(len(own) * (len(own) - 1) // 2 for own in having.values())
+    pairs = [(c, i, j) for c in counted for i, j in combinations(having[c.key], 2)]
+    p = holm([tasks_p(_gaps(c, values[i], values[j])) for c, i, j in pairs])
+    adjusted = {(c.key, i, j): value for (c, i, j), value in zip(pairs, p, strict=True)}
     for column in counted:
-        here = having[column.key]
-        if len(here) < 2:
+        if len(here := having[column.key]) < 2:
             continue
         best = max(here, key=lambda i: values[i][column.key])
-        separated = {}
+        found = {}
         for i in here:
             if i != best:
-                groups = [[values[best][task] - values[i][task] for task in group] for group in column.of]
-                interval = over_tasks(groups, LEVEL / pairs)
-                separated[i] = 0.0 if interval is not None and interval[0] > 0 else 1.0
-        _mark(out, column.key, best, list(separated), separated)
+                interval = over_tasks(_gaps(column, values[best], values[i]))
+                shown = interval is not None and interval[0] > 0
+                found[i] = adjusted[column.key, min(best, i), max(best, i)] if shown else 1.0
+        _mark(out, column.key, best, list(found), found)
+
+
+def _gaps(column: SummaryColumn, a: Mapping[str, float], b: Mapping[str, float]) -> list[list[float]]:
+    return [[a[task] - b[task] for task in group] for group in column.of]
 
 
 def _mark(out: Marks, column: str, best: int, others: Sequence[int], p: dict[int, float]) -> None:

@@ -6,12 +6,12 @@ from statistics import fmean
 from vitft.evaluation.contrasts import over_tasks
 from vitft.evaluation.intervals import clipped, t_interval, wilson
 from vitft.evaluation.significance import LEVEL
-from vitft.report import layout, marks
-from vitft.report.lines import Line, lines
+from vitft.report import layout, marks, views
+from vitft.report.lines import Line, lines, name
 from vitft.report.marks import Marks
 from vitft.report.measured import Measured
 from vitft.results.parts import Interval
-from vitft.results.summary import By, Cell, Summary, SummaryColumn, SummaryRow
+from vitft.results.summary import By, Cell, Summary, SummaryColumn, SummaryRow, View
 
 
 def summarise(
@@ -19,6 +19,7 @@ def summarise(
     columns: Sequence[SummaryColumn] | None = None,
     by: By = "model",
     missing: Mapping[str, str] | None = None,
+    view: View = "",
 ) -> Summary:
     """Return the table of some results.
 
@@ -27,11 +28,15 @@ def summarise(
         columns: tasks and means in the order to show them; None = those that the results have (`layout.of_tasks`).
         by: what rows are called and ordered by. What stands in one row does not depend on it.
         missing: column -> why nothing has a number there.
+        view: "" for all rows, or see `views.arranged`.
 
     Raises:
+        UsageError: no rows answer what the view asks (exit code 2).
         DataDamaged: a file of predictions is (exit code 3).
     """
-    rows = lines(numbers, by)
+    chosen = views.arranged(view, lines(numbers, by))
+    rows = chosen.rows
+    name(rows, by)
     shown = {c: None for row in rows for c in (*row.of, *row.void)}
     values = [{c: fmean(one.top1 for one in own) for c, own in row.of.items()} for row in rows]
     if columns is None:
@@ -43,14 +48,20 @@ def summarise(
         own |= {c.key: mean(c, own) for c in means if all(t in own for t in c.tasks)}
     found = marks.of_columns(rows, tasks, values)
     marks.of_means(found, means, values)
-    made = tuple(_row(i, row, columns, values[i], found, missing or {}) for i, row in enumerate(rows))
+    results = [_row(i, row, columns, values[i], found, missing or {}) for i, row in enumerate(rows)]
+    made: list[SummaryRow] = []
+    for i, row in enumerate(results):
+        made.append(row)
+        if i in chosen.pairs:
+            made.append(views.difference(i, chosen.pairs[i], rows, columns, found))
     return Summary(
         by=by,
+        view=view,
         columns=tuple(columns),
-        rows=made,
+        rows=views.by_cost(made) if view == "compute" else tuple(made),
         tests=tuple(found.tests),
         compared=found.compared,
-        notes=tuple(_notes(rows, made, columns, found)),
+        notes=tuple(_notes(rows, results, columns, found)),
     )
 
 
@@ -115,6 +126,7 @@ def _cell(own: Sequence[Measured], value: float, found: Marks, at: tuple[int, st
         notes=tuple(dict.fromkeys(note for one in own for note in one.notes)),
         protocol=own[0].protocol,
         split_digest=own[0].split_digest,
+        examples=own[0].what.examples,
         flops=_mean_of([one.cost[0] for one in own]),
         seconds=_mean_of([one.cost[1] for one in own]),
     )
@@ -153,15 +165,17 @@ def _notes(
     if found.compared:
         kinds = ["exact McNemar"] * any(t.test.startswith("exact") for t in found.tests)
         kinds += ["a t-test over images and seeds"] * any(t.test.startswith("t-test") for t in found.tests)
+        pairs = "1 pair" if found.compared == 1 else f"all {found.compared:,} pairs"
         out.append(
             f"* best of its column: separated from every other row by a paired test on the same images "
-            f"({', '.join(kinds)}; Holm over all {found.compared:,} pairs, {100 * LEVEL:g} %). ≈ not separated from "
-            "the highest. 'least' is the smallest difference from the highest other row that the test could tell at "
-            f"{100 * LEVEL:g} % by itself."
+            f"({', '.join(kinds)}; Holm over {pairs}, {100 * LEVEL:g} %). ≈ not separated from the highest. 'least' is "
+            "the smallest difference from the highest other row that the test could tell by itself."
         )
     means = {c.key for c in columns if c.of}
     if any(cell.mark for row in rows for key, cell in row.cells.items() if key in means):
-        out.append("Means are compared over tasks: a bootstrap over tasks of the paired differences decides.")
+        out.append(
+            "Means are compared over tasks, from six on: bootstrap interval and t-test of the differences, Holm."
+        )
     for why in dict.fromkeys(found.alone.values()):
         some = ", ".join(titles[c] for c, own in found.alone.items() if own == why)
         out.append(f"Not compared ({why}): {some}.")

@@ -11,6 +11,7 @@ _TITLES = {
     "pretraining": "pretrained on", "method": "method", "recipe": "recipe", "resolutions": "px",
     "examples": "examples", "selected": "selected", "device": "device",
 }  # fmt: skip
+_COSTS = {"macs": "MACs an image", "FLOPs": "FLOPs", "seconds": "seconds"}
 
 
 def table(summary: Summary, details: bool = True) -> Table:
@@ -22,15 +23,15 @@ def table(summary: Summary, details: bool = True) -> Table:
     feet = Footnotes()
     results = [row for row in summary.rows if row.kind == "result"]
     varying = [key for key in _TITLES if _varies(results, key)]
-    columns = [Column("row", "")]
-    columns += [Column(c.key, c.title, "percent", c.group) for c in summary.columns]
-    columns += [Column(key, _TITLES[key], block="how") for key in varying]
-    columns += [Column(key, key, block="cost") for key in ("FLOPs", "seconds") if _known(results, key)]
+    numbers = [Column(c.key, c.title, "percent", c.group) for c in summary.columns]
+    how = [Column(key, _TITLES[key], block="how") for key in varying]
+    cost = [Column(key, title, block="cost") for key, title in _COSTS.items() if _known(results, key)]
+    columns = [Column("row", ""), *(cost + numbers + how if summary.view == "compute" else numbers + how + cost)]
     rows = []
     for i, row in enumerate(summary.rows):
-        rows.append(_row(row, feet))
+        rows.append(_difference(row) if row.kind == "difference" else _row(row, feet))
         if details and row.kind != "published":
-            after = [other for other in summary.rows[i + 1 :] if other.kind == "result"]
+            after = [other for other in summary.rows[i + 1 :] if other.kind != "published"]
             rows += _details(row, summary, last=not after)
     caption = f"{summary.title}; {_shared(results, varying)}".rstrip("; ")
     return Table(caption, tuple(columns), tuple(rows), tuple(feet.texts), summary.notes)
@@ -38,7 +39,7 @@ def table(summary: Summary, details: bool = True) -> Table:
 
 def _row(row: SummaryRow, feet: Footnotes) -> Row:
     cells: dict[str, Value] = {"row": row.label, **_described(row.what)}
-    cells |= {"FLOPs": _flops(row.flops), "seconds": _seconds(row.seconds)}
+    cells |= {"macs": _flops(row.macs_per_image), "FLOPs": _flops(row.flops), "seconds": _seconds(row.seconds)}
     marks: dict[str, tuple[int, ...]] = {}
     signs: dict[str, Sign] = {}
     told = [f"differs: {'; '.join(row.differs)}"] if row.differs else []
@@ -60,6 +61,11 @@ def _row(row: SummaryRow, feet: Footnotes) -> Row:
     return Row(cells, "published" if row.kind == "published" else "result", marks, signs)
 
 
+def _difference(row: SummaryRow) -> Row:
+    points: dict[str, Value] = {key: f"{100 * c.value:+.1f}" for key, c in row.cells.items() if c.value is not None}
+    return Row({"row": row.label, **points}, "detail")
+
+
 def _details(row: SummaryRow, summary: Summary, last: bool) -> list[Row]:
     """Return the rows below a result: its intervals, the least difference, n (once where it is that of all)."""
     cells = row.cells.items()
@@ -70,9 +76,9 @@ def _details(row: SummaryRow, summary: Summary, last: bool) -> list[Row]:
     over = f"{counts.pop()} seeds" if len(counts) == 1 and counts != {1} else ""
     out = ends("row", over, {key: c.ci95 for key, c in cells})
     out += [Row({"row": "least", **least}, "detail")] if least else []
-    if not _same_n(summary):
+    if not _same_n(summary) and row.kind == "result":
         out.append(Row({"row": "n", **n}, "detail"))
-    elif last:
+    elif last and _same_n(summary):
         every = {key: c.n for r in summary.rows if r.kind == "result" for key, c in r.cells.items() if c.n}
         out.append(Row({"row": "n", **every}, "detail"))
     return out
@@ -103,7 +109,8 @@ def _varies(rows: Sequence[SummaryRow], key: str) -> bool:
 
 
 def _known(rows: Sequence[SummaryRow], key: str) -> bool:
-    return any((row.flops if key == "FLOPs" else row.seconds) is not None for row in rows)
+    names = {"macs": "macs_per_image", "FLOPs": "flops", "seconds": "seconds"}
+    return any(getattr(row, names[key]) is not None for row in rows)
 
 
 def _shared(rows: Sequence[SummaryRow], varying: Sequence[str]) -> str:
@@ -122,7 +129,10 @@ def _shared(rows: Sequence[SummaryRow], varying: Sequence[str]) -> str:
 
 
 def _flops(value: float | None) -> str:
-    return "" if not value else f"{value:.1e}".replace("e+", "e")
+    if not value:
+        return ""
+    digits, _, power = f"{value:.1e}".partition("e")
+    return f"{digits}e{int(power)}"
 
 
 def _seconds(value: float | None) -> str:

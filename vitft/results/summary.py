@@ -12,6 +12,7 @@ from vitft.results.parts import Interval, Part
 
 Mark = Literal["", "best", "tie"]
 By = Literal["model", "recipe", "method"]
+View = Literal["", "pretraining", "scratch", "compute"]
 
 
 class SummaryColumn(Part):
@@ -41,6 +42,7 @@ class Cell(Part):
     seeds: tuple[int, ...] = ()
     ci95: Interval | None = None
     ci95_of: str = Field("", description="which interval it is")
+    examples: str = Field("", description="training examples; see Described")
     mark: Mark = Field("", description='"best" where every other row is separated from it by a test')
     least: float | None = Field(
         None, description="smallest difference from the best other row that the test could tell at 5 %"
@@ -59,6 +61,7 @@ class Described(Part):
     sha256: str = ""
     architecture: str = ""
     pretraining: str = ""
+    timm_name: str = ""
     method: str = ""
     recipe: str = ""
     resolutions: tuple[Size, ...] = ()
@@ -104,6 +107,7 @@ class Summary(Part):
     schema_version: Literal[2] = 2
     kind: Literal["summary"] = "summary"
     by: By = "model"
+    view: View = ""
     title: str = "top-1 in percent"
     columns: tuple[SummaryColumn, ...]
     rows: tuple[SummaryRow, ...]
