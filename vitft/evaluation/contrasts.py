@@ -145,6 +145,20 @@ def _over_seeds(a: NDArray[np.bool_], b: NDArray[np.bool_], same_seeds: bool) ->
     return Contrast(difference, p, (low, high), words, error, n, freedom)
 
 
+def _tail(sizes: Sequence[int], level: float) -> float:
+    """Return the share of draws on each side that is left outside."""
+    from scipy.stats import norm, t
+
+    return float(norm.cdf(t.ppf(level / 2, sum(sizes) - len(sizes))))
+
+
+def can_be_drawn(sizes: Sequence[int], level: float = 0.05, resamples: int = RESAMPLES) -> bool:
+    """Tell whether groups of so many tasks have an interval: draws as rare as its tails exist."""
+    if not sizes or min(sizes) < 2:
+        return False
+    return _tail(sizes, level) >= max(1 / resamples, math.prod(float(size) ** -size for size in sizes))
+
+
 def over_tasks(
     values: Sequence[Sequence[float]], level: float = 0.05, resamples: int = RESAMPLES
 ) -> tuple[float, float] | None:
@@ -164,21 +178,16 @@ def over_tasks(
 
     Source: after T. Hesterberg, 2015 (The American Statistician 69), on too narrow bootstrap intervals.
     """
-    from scipy.stats import norm, t
-
-    if not values or min(map(len, values)) < 2:
+    if not can_be_drawn([len(group) for group in values], level, resamples):
         return None
     rng = np.random.default_rng(0)
-    means, freedom = np.zeros(resamples), 0
+    means = np.zeros(resamples)
     for group in values:
         size, own = len(group), np.asarray(group, dtype=np.float64)
         drawn = own[rng.integers(0, size, (resamples, size))].mean(axis=1)
         means += own.mean() + (drawn - own.mean()) * math.sqrt(size / (size - 1))
-        freedom += size - 1
     means /= len(values)
-    tail = float(norm.cdf(t.ppf(level / 2, freedom)))
-    if tail < max(1 / resamples, math.prod(float(len(group)) ** -len(group) for group in values)):
-        return None
+    tail = _tail([len(group) for group in values], level)
     low, high = np.quantile(means, [tail, 1 - tail])
     return float(low), float(high)
 

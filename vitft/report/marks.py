@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from vitft.errors import DataDamaged
 from vitft.evaluation import predictions
-from vitft.evaluation.contrasts import ENOUGH_TASKS, Contrast, contrast, mcnemar, over_tasks, tasks_p
+from vitft.evaluation.contrasts import ENOUGH_TASKS, Contrast, can_be_drawn, contrast, mcnemar, over_tasks, tasks_p
 from vitft.evaluation.significance import LEVEL, holm
 from vitft.report.lines import Line
 from vitft.results.summary import Mark, PairTest, SummaryColumn
@@ -86,7 +86,7 @@ def of_means(out: Marks, columns: Sequence[SummaryColumn], values: Sequence[dict
 
     Nor without a p value that Holm's adjustment over all pairs of all such columns leaves below the level.
     """
-    counted = [c for c in columns if len(c.tasks) >= ENOUGH_TASKS and min(map(len, c.of)) > 1]
+    counted = [c for c in columns if len(c.tasks) >= ENOUGH_TASKS and can_be_drawn(list(map(len, c.of)))]
     having = {c.key: [i for i, row in enumerate(values) if c.key in row] for c in counted}
     pairs = [(c, i, j) for c in counted for i, j in combinations(having[c.key], 2)]
     p = holm([tasks_p(_gaps(c, values[i], values[j])) for c, i, j in pairs])

@@ -29,7 +29,7 @@ def table(summary: Summary, details: bool = True) -> Table:
     columns = [Column("row", ""), *(cost + numbers + how if summary.view == "compute" else numbers + how + cost)]
     rows = []
     for i, row in enumerate(summary.rows):
-        rows.append(_difference(row) if row.kind == "difference" else _row(row, feet))
+        rows += _difference(row) if row.kind == "difference" else [_row(row, feet)]
         if details and row.kind != "published":
             after = [other for other in summary.rows[i + 1 :] if other.kind != "published"]
             rows += _details(row, summary, last=not after)
@@ -61,9 +61,19 @@ def _row(row: SummaryRow, feet: Footnotes) -> Row:
     return Row(cells, "published" if row.kind == "published" else "result", marks, signs)
 
 
-def _difference(row: SummaryRow) -> Row:
-    points: dict[str, Value] = {key: f"{100 * c.value:+.1f}" for key, c in row.cells.items() if c.value is not None}
-    return Row({"row": row.label, **points}, "detail")
+def _difference(row: SummaryRow) -> list[Row]:
+    """Return a difference in points and its interval, with their signs."""
+    known = {key: cell for key, cell in row.cells.items() if cell.value is not None}
+    points: dict[str, Value] = {key: _points(cell.value) for key, cell in known.items()}
+    out = [Row({"row": row.label, **points}, "detail")]
+    for end, title in enumerate(("95 % low", "95 % high")):
+        shown: dict[str, Value] = {key: _points(cell.ci95[end]) for key, cell in known.items() if cell.ci95}
+        out += [Row({"row": title, **shown}, "detail")] * bool(shown)
+    return out
+
+
+def _points(share: float | None) -> str:
+    return "" if share is None else f"{100 * share:+.1f}"
 
 
 def _details(row: SummaryRow, summary: Summary, last: bool) -> list[Row]:
@@ -74,7 +84,7 @@ def _details(row: SummaryRow, summary: Summary, last: bool) -> list[Row]:
     seeds = {c.seeds for c in row.cells.values() if c.seeds}
     counts = {len(own) for own in seeds}
     over = f"{counts.pop()} seeds" if len(counts) == 1 and counts != {1} else ""
-    out = ends("row", over, {key: c.ci95 for key, c in cells})
+    out = ends("row", over, {key: c.ci95 for key, c in cells}) if row.kind == "result" else []
     out += [Row({"row": "least", **least}, "detail")] if least else []
     if not _same_n(summary) and row.kind == "result":
         out.append(Row({"row": "n", **n}, "detail"))
