@@ -33,7 +33,7 @@ def unit(
     """Write a final unit of a run folder and return its result; `changes` are merged into it, key by key."""
     correct = np.asarray(right, dtype=bool)
     n, hits = len(correct), int(correct.sum())
-    result = {
+    result: dict[str, Any] = {
         **REST, "schema_version": 2, "phase": "final", "task": task, "model": model, "recipe": "quick",
         "method": "full", "seed": seed,
         "metrics": {"top1": hits / n, "correct": hits, "n": n, "ci95": [0, 1]},

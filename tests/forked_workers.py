@@ -16,8 +16,8 @@ class Forked:
     """A worker forked from this process; what the supervisor needs of a process."""
 
     pid: int
-    stdin: IO[str]
-    stdout: IO[str]
+    stdin: IO[str] | None
+    stdout: IO[str] | None
     code: int | None = None
 
     def poll(self) -> int | None:
@@ -29,6 +29,7 @@ class Forked:
     def wait(self, timeout: float | None = None) -> int:
         while self.poll() is None:
             time.sleep(0.005)
+        assert self.code is not None
         return self.code
 
     def kill(self) -> None:

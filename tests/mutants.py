@@ -338,4 +338,5 @@ def _apart(before: str, after: str, keep: int = 40) -> tuple[str, str]:
     )
     start = max(0, start - keep // 2)
     lead = "..." if start else ""
-    return tuple(lead + t[start : start + 2 * keep] + "..." * (len(t) > start + 2 * keep) for t in (before, after))
+    one, other = (lead + t[start : start + 2 * keep] + "..." * (len(t) > start + 2 * keep) for t in (before, after))
+    return one, other

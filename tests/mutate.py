@@ -127,7 +127,8 @@ def score(found: list[Found], tests: list[Test], args: argparse.Namespace) -> in
 def work(tree: ast.Module, mutant: Mutant, tests: list[Test], budget: float, told: Told) -> Work:
     """Return what one mutant has to run, and who is told of its outcome."""
     all_of_them = chosen(mutant, tests, (ROOT / mutant.file).read_text())
-    met, spent = [], 0.0
+    met: list[str] = []
+    spent = 0.0
     for test in all_of_them:
         if not met or spent + test.seconds <= budget:
             met.append(test.name)

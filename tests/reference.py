@@ -7,7 +7,9 @@ no cache, no micro-batches. `test_reference.py` holds vitft's own runs against i
 import io
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,15 +17,22 @@ import torch.nn.functional as F
 from PIL import Image
 from safetensors.torch import save_file
 from scipy.ndimage import zoom
-from timm.layers import resample_abs_pos_embed
+from timm.layers import resample_abs_pos_embed  # type: ignore[attr-defined]
 from timm.models import VisionTransformer
 
 from vitft.settings import Settings
 from vitft.training import randomness
 
-SHAPE = {"patch_size": 8, "embed_dim": 16, "depth": 2, "num_heads": 2, "mlp_ratio": 2.0, "qkv_bias": False}
+SHAPE: dict[str, Any] = {
+    "patch_size": 8,
+    "embed_dim": 16,
+    "depth": 2,
+    "num_heads": 2,
+    "mlp_ratio": 2.0,
+    "qkv_bias": False,
+}
 NATIVE = 24
-OWN = {"mean": (0.2, 0.45, 0.7), "std": (0.3, 0.5, 0.4), "crop_pct": 0.875, "crop_mode": "center"}
+OWN: dict[str, Any] = {"mean": (0.2, 0.45, 0.7), "std": (0.3, 0.5, 0.4), "crop_pct": 0.875, "crop_mode": "center"}
 STATISTICS = {
     "checkpoint": (OWN["mean"], OWN["std"]),
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
@@ -83,7 +92,7 @@ def covered(n: int, m: int) -> np.ndarray:
     return np.maximum(0, upper - lower) * m / n
 
 
-def covering(image: Pixels, size: tuple[int, int], whole: type = round) -> tuple[int, int]:
+def covering(image: Pixels, size: tuple[int, int], whole: Callable[[float], float] = round) -> tuple[int, int]:
     h, w = image.shape[:2]
     if size[0] * w >= size[1] * h:
         return size[0], max(size[1], int(whole(size[0] * w / h + 1e-6 * (whole is int))))
@@ -100,7 +109,10 @@ def fixed_part(image: Pixels, s: Settings, training: bool) -> Pixels:
         return image
     if crop == "random":
         if s.crop_from:
-            eighth = tuple(max(side, round(side * s.crop_from / max(s.size))) for side in s.size)
+            eighth = (
+                max(s.size[0], round(s.size[0] * s.crop_from / max(s.size))),
+                max(s.size[1], round(s.size[1] * s.crop_from / max(s.size))),
+            )
         return resized(image, covering(image, eighth) if keeps_aspect else eighth, s)
     if s.resize == "squash":
         return resized(image, s.size, s)
@@ -123,7 +135,7 @@ def random_part(image: Pixels, u: np.ndarray, s: Settings) -> Pixels:
     """One view: u[0] flips, u[1] and u[2] place the crop, u[4:] shape the box."""
     height, width = s.size
     if s.crop == "inception":
-        top, left, h, w = box(*image.shape[:2], u)
+        top, left, h, w = box(image.shape[0], image.shape[1], u)
         plain = {"interpolation": "bilinear", "antialias": False} if s.interpolation == "area" else {}
         image = resized(image[top : top + h, left : left + w], s.size, s.model_copy(update=plain))
     else:
@@ -188,7 +200,7 @@ def network(state: State, s: Settings, classes: int) -> VisionTransformer:
 
 def low_rank(net: VisionTransformer, s: Settings, seed: int) -> State:
     """LoRA's A and B of each block's layers, drawn layer by layer; parts of a fused layer lie one below the other."""
-    generator, found = torch.Generator().manual_seed(seed), {}
+    generator, found = torch.Generator().manual_seed(seed), State()
     for i in range(SHAPE["depth"]):
         for layer in ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2"):
             name = f"blocks.{i}.{layer}"

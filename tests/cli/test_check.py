@@ -105,7 +105,7 @@ def test_a_number_inside_its_tolerance_ends_with_0_and_a_raised_expectation_with
         ({"split_digest": "0badcafe"}, "expected of the test split 0badcafe"),
     ],
 )
-def test_what_was_measured_elsewhere_or_on_other_data_is_void_and_fails_nothing(more: dict[str, object], why: str):
+def test_what_was_measured_elsewhere_or_on_other_data_is_void_and_fails_nothing(more: dict[str, Any], why: str):
     code, [found], said = checked(written("r", expect(0.99, **more)), "--junit", "j.xml")
     assert (code, found["outcome"]) == (0, "void")
     assert why in found["why"] and "1 of 1 void" in said

@@ -68,6 +68,7 @@ def wrong(data: Path):
         yield ("vtab", "--suite", "mini", "-m", model, "--dry-run"), code, said
         yield ("models", "show", model), code, said
         yield ("models", "fetch", model), code, said
+    verb: tuple[object, ...]
     for verb in (("eval",), ("fewshot",), ("finetune",), ("data", "verify")):
         yield (*verb, "digitz"), 2, "Did you mean 'digits'"
         yield (*verb, data / "gone"), 3, "gone"

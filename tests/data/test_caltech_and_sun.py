@@ -13,6 +13,7 @@ import pytest
 from tests.layouts import alone, image, write  # noqa: F401
 from tests.prepare.test_prepare import write_tfds
 from vitft.data import find, official
+from vitft.data.manifest import Manifest
 from vitft.data.sources.prepared import Prepared
 from vitft.errors import DataDamaged
 from vitft.prepare import prepare, verify
@@ -54,7 +55,7 @@ def owners_draw(counts: dict[str, int], more: tuple[str, ...] = ()) -> dict[str,
     return {"train": ordered("train", train), "test": ordered("test", test)}
 
 
-def prepared(tmp_path: Path, source: Path, **more: Any) -> tuple[Prepared, dict[str, Any]]:
+def prepared(tmp_path: Path, source: Path, **more: Any) -> tuple[Prepared, Manifest]:
     folder, manifest = prepare.prepare("caltech101", source, tmp_path / "out", "full", **more)
     return Prepared(folder, "caltech101"), manifest
 
@@ -129,7 +130,11 @@ def test_sun397_of_tfds_4_9_3_lacks_one_image_and_is_read_with_a_note(
 
     sun = tasks.get("sun397")
     sizes = {"train": 6, "validation": 3, "test": 4}
-    cut = {"train": (Slice("train", 0, 6),), "val": (Slice("validation", 0, 3),), "test": (Slice("test", 0, 4),)}
+    cut: dict[str, tuple[Slice, ...]] = {
+        "train": (Slice("train", 0, 6),),
+        "val": (Slice("validation", 0, 3),),
+        "test": (Slice("test", 0, 4),),
+    }
     small = replace(sun, sizes=sizes, splits=cut)
     monkeypatch.setattr(tasks, "TASKS", tuple(small if task == sun else task for task in tasks.TASKS))
     rows = {

@@ -88,7 +88,8 @@ class _Hub(ThreadingHTTPServer):
 
     def __init__(self, files: dict[str, bytes], commit: str = "f" * 40) -> None:
         super().__init__(("127.0.0.1", 0), _Answers)
-        self.files, self.commit, self.asked, self.refusal = files, commit, [], ("", 0)
+        self.files, self.commit, self.refusal = files, commit, ("", 0)
+        self.asked: list[str] = []
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
 

@@ -280,7 +280,7 @@ def test_a_bright_spot_does_not_change_the_radius_of_an_eye():
 
 def test_processed_images_have_their_references_jpeg_quality():
     def tables(data: bytes) -> dict[int, list[int]]:
-        return {n: list(table) for n, table in Image.open(io.BytesIO(data)).quantization.items()}
+        return {n: list(table) for n, table in Image.open(io.BytesIO(data)).quantization.items()}  # type: ignore[attr-defined]
 
     def of_quality(quality: int) -> dict[int, list[int]]:
         out = io.BytesIO()

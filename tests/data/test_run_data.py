@@ -9,9 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from click.testing import Result
 from PIL import Image
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from tests import vtab_archive
 from tests.forked_workers import forking
@@ -211,7 +210,7 @@ def test_a_listing_tells_files_by_name_size_and_time_and_reads_no_image(tmp_path
             file.chmod(0)
     found = {name for name in listing.of(ImageFolder(data, "d")) if not name.endswith("/")}
     assert found == {f"{s}/{c}/{s}0.png" for s in ("train", "test") for c in "abc"} | {"train/metadata.csv"}
-    then = {"./": [1], "a": [5, 7, 1], "b": [5, 7, 2], "c": [1, "sha256 x"]}
+    then: listing.Listing = {"./": [1], "a": [5, 7, 1], "b": [5, 7, 2], "c": [1, "sha256 x"]}
     # Inodes given anew by a file system prove nothing while no folder has changed.
     assert not listing.difference(then, {**then, "a": [5, 7, 2], "b": [5, 7, 1]})
     assert listing.difference(then, {**then, "./": [2], "a": [5, 7, 2], "b": [5, 7, 1]}).changed == ("a", "b")
@@ -227,7 +226,7 @@ def test_test_images_that_were_trained_or_selected_on_stand_on_the_table(tmp_pat
     shutil.copy(data / "train/a/train0.png", data / "test/b/copied.png")
     for i in (0, 1):
         shutil.copy(data / f"val/c/val{i}.png", data / f"test/c/again{i}.png")
-    command = ("finetune", data, *TINY, "--format")
+    command: tuple[object, ...] = ("finetune", data, *TINY, "--format")
     tuned = put(tmp_path / "tuned.toml", b'title = "t"\nsource = "t"\nlr = 0.1\n[sweep]\nlr = [0.1, 0.01]\n')
     # Without a choice nothing was selected on val.
     assert json.loads(vitft(*command, "json").stdout)["provenance"]["overlap"] == {"n": 1, "splits": {"train": 1}}

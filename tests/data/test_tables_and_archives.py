@@ -5,6 +5,7 @@ import json
 import os
 import pickle
 import struct
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -103,7 +104,7 @@ class TestParquet:
         split = Parquet(tmp_path, "t").open("train")
         assert number_of(split.read(0)) == 0
         for row in (1, 2):
-            refused(lambda row=row: split.read(row), f"Row {row}", "no image", kind=DataDamaged)
+            refused(partial(split.read, row), f"Row {row}", "no image", kind=DataDamaged)
 
     @pytest.mark.parametrize("damage", ["cut", "text", "empty"])
     def test_an_unreadable_file_is_named(self, tmp_path: Path, damage: str) -> None:

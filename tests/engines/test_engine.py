@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as parquet
 import pytest
@@ -53,7 +54,7 @@ def plan(place: Path, tasks=None, **changes):
     return jobs
 
 
-def answers(folder: Path) -> dict[str, object]:
+def answers(folder: Path) -> dict[str, tuple[Any, ...]]:
     """Return metrics, losses and predictions of all units: what must be bit-equal."""
     found = {}
     for file in sorted(folder.glob("units/*/*/result.json")):
@@ -77,7 +78,7 @@ def whole(place):
                 file.write(f"{self.task} {split}\n")
             return real(self, split)
 
-        VtabFolder.open = opened
+        VtabFolder.open = opened  # type: ignore[method-assign]
 
     told = []
     outcome = local.run(

@@ -46,7 +46,7 @@ def vitft(tmp_path, monkeypatch, capsys, data):
         with pytest.raises(SystemExit) as caught:
             app([str(a) for a in args])
         out, err = capsys.readouterr()
-        return caught.value.code, out, err
+        return int(caught.value.code or 0), out, err
 
     return run
 

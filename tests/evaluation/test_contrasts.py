@@ -131,7 +131,9 @@ def test_false_alarms_over_images_and_seeds_stay_at_the_level(sd: float, interac
 
 def test_the_bootstrap_over_tasks_is_scipys() -> None:
     values = np.random.default_rng(5).random(19)
-    low, high = c.over_tasks([values.tolist()])
+    found = c.over_tasks([values.tolist()])
+    assert found is not None
+    low, high = found
     tail = stats.norm.cdf(stats.t.ppf(0.025, 18))
     plain = stats.bootstrap(
         (values,), np.mean, confidence_level=1 - 2 * tail, method="percentile", n_resamples=40_000, vectorized=True
@@ -154,7 +156,9 @@ def test_the_bootstrap_over_few_tasks_is_that_of_all_draws() -> None:
 def test_groups_are_drawn_each_for_itself() -> None:
     rng = np.random.default_rng(2)
     groups = [rng.random(7) + 1, rng.random(4), rng.random(8) - 1]  # far apart: drawn together it would be wide
-    low, high = c.over_tasks([g.tolist() for g in groups])
+    found = c.over_tasks([g.tolist() for g in groups])
+    assert found is not None
+    low, high = found
     error = math.sqrt(sum(np.var(g, ddof=1) / len(g) for g in groups)) / 3
     middle = np.mean([g.mean() for g in groups])
     half = stats.t.ppf(0.975, 16) * error

@@ -117,7 +117,7 @@ def test_what_does_not_fit_into_memory_is_halved_down_to_one_image() -> None:
             sizes.append(len(x))
             return plain(x)
 
-        small.forward_features = forward  # type: ignore[method-assign]
+        small.forward_features = forward  # type: ignore[method-assign, assignment]
         return small
 
     np.testing.assert_allclose(

@@ -146,7 +146,9 @@ def of_seed(tops: tuple[float, ...], **more: Any) -> dict[int | None, EvalResult
     for i, top1 in enumerate(tops):
         fields = {name: values[i] for name, values in more.items()}
         m = Metrics(top1=top1, n=100, ci95=(0.0, 1.0), correct=round(100 * top1), **fields)
-        found[3 + i] = EvalResult.model_construct(task="t", model="m", metrics=m, per_class=None, confusion=None)
+        found[3 + i] = EvalResult.model_construct(  # type: ignore[call-arg]
+            task="t", model="m", metrics=m, per_class=None, confusion=None
+        )
     return found
 
 

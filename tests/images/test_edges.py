@@ -14,7 +14,7 @@ from tests.layouts import refused
 from vitft.errors import DataDamaged
 from vitft.images import cache, fingerprints
 from vitft.images.decode import _to_rgb, decode
-from vitft.images.preprocess import Preprocess, larger
+from vitft.settings import Preprocess, larger
 
 
 @pytest.fixture(autouse=True)

@@ -24,14 +24,14 @@ from vitft.evaluation import features
 from vitft.evaluation.asked import SETTABLE
 from vitft.evaluation.network import open_network
 from vitft.images import cache
-from vitft.images.preprocess import Preprocess, deterministic
+from vitft.images.preprocess import deterministic
 from vitft.protocol import jobs
 from vitft.protocol.jobs import Runtime, make
 from vitft.protocol.run import run_unit
 from vitft.protocol.units import Job, Scheme, Unit, final_units
 from vitft.protocol.warm import Warm
 from vitft.results.parts import Seen
-from vitft.settings import Settings
+from vitft.settings import Preprocess, Settings
 
 CPU = Runtime(device="cpu")
 BASE: dict[str, Any] = {
@@ -85,7 +85,7 @@ def made(place: Path, keys: dict[str, Any], **rest: Any) -> Job:
 # --- pixels ----------------------------------------------------------------------------------------------------------
 
 AFTER_THE_CACHE = {"mean", "std", "flip"}  # applied to the stored pixels, anew each time
-PIXELS: dict[str, tuple[Any, Any]] = {
+PIXELS: dict[str, tuple[Any, ...]] = {
     "size": ((21, 21), (24, 24)),  # 21 is cut from 24
     "resize": ("squash", "resize-small", "squash-crop", "checkpoint"),
     "interpolation": ("bilinear", "bicubic", "area"),

@@ -7,13 +7,12 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from PIL import Image
-from timm.data import create_transform
+from timm.data import create_transform  # type: ignore[attr-defined]
 
 from tests import reference
 from vitft.evaluation.network import preprocess
 from vitft.images.preprocess import (
     UNIFORMS,
-    Preprocess,
     deterministic,
     inception_box,
     normalise,
@@ -21,7 +20,7 @@ from vitft.images.preprocess import (
     random_part,
 )
 from vitft.models.build import build
-from vitft.settings import Settings
+from vitft.settings import Preprocess, Settings
 
 IMAGE = np.random.default_rng(3).integers(0, 256, (48, 64, 3), dtype=np.uint8)
 

@@ -11,7 +11,7 @@ import timm
 import torch
 
 from vitft.errors import CheckpointError
-from vitft.models import architecture
+from vitft.models import tags
 from vitft.models.architecture import infer, outline
 
 VITS = [
@@ -172,14 +172,14 @@ def test_a_resnet_that_is_no_bit_model_is_refused():
     ],
 )
 def test_the_words_of_a_files_name_choose_its_release(hint, classes, native, half, tag):
-    found = architecture.closest_tag(["vit_base_patch16_224*"], hint, classes, native, half)
+    found = tags.closest_tag(["vit_base_patch16_224*"], hint, classes, native, half)
     assert found == f"vit_base_patch16_224.{tag}"
-    assert architecture.closest_tag(["no_such_*"], hint, classes, native, half) == ""
+    assert tags.closest_tag(["no_such_*"], hint, classes, native, half) == ""
 
 
 def test_the_resolution_and_the_head_choose_where_words_do_not():
     def of(classes: int, native: tuple[int, int]) -> str:
-        return architecture.closest_tag(["vit_base_patch16_[0-9][0-9][0-9]"], "", classes, native, True)
+        return tags.closest_tag(["vit_base_patch16_[0-9][0-9][0-9]"], "", classes, native, True)
 
     assert of(1000, (384, 384)).startswith("vit_base_patch16_384.augreg_in21k_ft_in1k")
     assert of(1000, (224, 224)).startswith("vit_base_patch16_224.augreg_in21k_ft_in1k")

@@ -5,6 +5,7 @@ import dataclasses
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ TINY = {"img_size": 32, "patch_size": 8, "embed_dim": 64, "depth": 2, "num_heads
 AT32 = Settings(resolution=32)
 
 
-def tiny(name: str = "vit_tiny_patch16_224", **kwargs: object) -> torch.nn.Module:
+def tiny(name: str = "vit_tiny_patch16_224", **kwargs: Any) -> torch.nn.Module:
     torch.manual_seed(0)
     net = timm.create_model(name, **{**TINY, **kwargs})
     for parameter in net.parameters():  # timm's norms, gammas and biases start at constants

@@ -1,6 +1,7 @@
 """Every spelling of the JAX releases, written here, loads as timm loads it."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -67,7 +68,7 @@ class Writer:
                 for n in first
             }
             arrays = {n: a for n, a in arrays.items() if "encoderblock_" not in n} | stacked
-        np.savez(path, **{prefix + name: array for name, array in arrays.items()})
+        np.savez(path, **{prefix + name: array for name, array in arrays.items()})  # type: ignore[arg-type]
         return path
 
 
@@ -90,18 +91,16 @@ def vit(*, new: bool = False, cls: bool = True, cls_row: bool = True, where: str
     return writer
 
 
-def timms(
-    path: Path, name: str = "vit_tiny_patch16_224", prefix: str | None = None, **kwargs: object
-) -> torch.nn.Module:
+def timms(path: Path, name: str = "vit_tiny_patch16_224", prefix: str | None = None, **kwargs: Any) -> Any:
     shape = {"patch_size": PATCH, "embed_dim": WIDTH, "depth": DEPTH, "num_heads": HEADS, "img_size": SIDE}
-    net = timm.create_model(name, num_classes=CLASSES, **{**shape, **kwargs})
+    net: Any = timm.create_model(name, num_classes=CLASSES, **{**shape, **kwargs})
     net.load_pretrained(str(path)) if prefix is None else net.load_pretrained(str(path), prefix)
     return net.eval()
 
 
-def same(path: Path, theirs: torch.nn.Module, side: int = SIDE) -> None:
+def same(path: Path, theirs: Any, side: int = SIDE) -> None:
     built = build(str(path), None, Settings(resolution=side))
-    ours = built.net.eval()
+    ours: Any = built.net.eval()
     assert built.info.num_classes == CLASSES
     images = torch.randn(3, 3, side, side, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():

@@ -126,7 +126,7 @@ def test_a_deit_with_its_centre_crop_answers_as_timms(tmp_path: Path) -> None:
     torch.manual_seed(1)
     net = timm.create_model("deit_tiny_distilled_patch16_224", depth=1, num_classes=10)
     for head in (net.head, net.head_dist):
-        nn.init.normal_(head.weight, std=0.1)
+        nn.init.normal_(head.weight, std=0.1)  # type: ignore[arg-type]
     net.eval()
     stamp = {
         "do_resize": True, "size": 256, "resample": 3, "do_center_crop": True, "crop_size": 224, "do_normalize": True,

@@ -1,6 +1,7 @@
 """What each method trains, LoRA's identities, the optimiser's groups."""
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -17,7 +18,7 @@ IMAGES = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 LABELS = torch.tensor([0, 1, 2, 0])
 
 
-def network(**kwargs: object) -> torch.nn.Module:
+def network(**kwargs: Any) -> Any:
     return build("timm:test_vit", 3, Settings(resolution=32, **kwargs), from_scratch=True).net.eval()
 
 

@@ -1,6 +1,7 @@
 """The built network: zero head, pixels used, seeds, warm restarts, costs."""
 
 import math
+from collections.abc import Callable
 
 import pytest
 import timm
@@ -155,7 +156,7 @@ def _counted(net, size, monkeypatch) -> float:
 
         return call
 
-    costs = {
+    costs: dict[str, Callable[..., int]] = {
         "linear": lambda out, x, weight, bias=None: out.numel() * weight.shape[1],
         "conv2d": lambda out, x, weight, *args, **kwargs: out.numel() * weight[0].numel(),
         "scaled_dot_product_attention": lambda out, q, k, v, *args, **kwargs: (

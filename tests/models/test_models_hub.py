@@ -4,6 +4,7 @@ import json
 import socket
 import time
 from pathlib import Path
+from typing import Any
 
 import huggingface_hub
 import pytest
@@ -33,7 +34,7 @@ def cache(tmp_path, monkeypatch) -> Path:
     return tmp_path / "hub"
 
 
-def put(cache: Path, page: str, **files: object) -> Path:
+def put(cache: Path, page: str, **files: Any) -> Path:
     """Lay a page out as the hub's client does."""
     commit = "0123456789012345678901234567890123456789"
     root = cache / ("models--" + page.replace("/", "--"))
@@ -52,7 +53,7 @@ def put(cache: Path, page: str, **files: object) -> Path:
     return folder
 
 
-def drawn(name: str, **kwargs: object) -> torch.nn.Module:
+def drawn(name: str, **kwargs: Any) -> torch.nn.Module:
     torch.manual_seed(3)
     return timm.create_model(name, **kwargs).eval()
 

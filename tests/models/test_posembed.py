@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import zoom
-from timm.layers import resample_abs_pos_embed
+from timm.layers import resample_abs_pos_embed  # type: ignore[attr-defined]
 from timm.layers.patch_embed import resample_patch_embed
 
 from vitft.models.posembed import describe, resize, resize_patch

@@ -14,7 +14,7 @@ import timm
 import torch
 from PIL import Image
 from safetensors.torch import load_file
-from timm.data import create_transform, resolve_data_config
+from timm.data import create_transform, resolve_data_config  # type: ignore[attr-defined]
 from typer.testing import CliRunner
 
 from tests import reference
@@ -126,7 +126,7 @@ def test_what_timm_cannot_do_is_said(drawn, tmp_path):
 @pytest.mark.parametrize(
     "pp",
     [
-        Preprocess((h, w), resize=resize, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), before=before, **how)
+        Preprocess((h, w), resize=resize, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), before=before, **how)  # type: ignore[arg-type]
         for h, w in ((48, 48), (224, 224), (384, 384), (42, 63), (100, 100))
         for resize, before, how in (
             ("squash", None, {}),

@@ -477,7 +477,7 @@ def _child(j, folder: Path, die_at: int) -> int:
                 ask()  # just before a rename: a file is written but not yet visible
                 return real(*args)
 
-            os.replace = replace
+            os.replace = replace  # type: ignore[assignment]
             from vitft.engines.inline import run_job
             from vitft.protocol.jobs import source_of
 

@@ -3,6 +3,7 @@
 import json
 import shutil
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -190,7 +191,7 @@ def result_of(top1: float, seed: int) -> dict:
 
 
 def over_seeds(*results: dict) -> dict:
-    units = [SimpleNamespace(id=f"u{result['seed']}") for result in results]
+    units: list[Any] = [SimpleNamespace(id=f"u{result['seed']}") for result in results]
     return to_json(summary(units, [typed.result(result) for result in results], []))
 
 

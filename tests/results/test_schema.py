@@ -12,7 +12,7 @@ import pytest
 
 from tests.cli.test_cli import TINY, images, vitft
 
-KINDS = {
+KINDS: dict[str, Any] = {
     "object": dict, "array": list, "string": str, "integer": int, "number": (int, float), "boolean": bool,
     "null": type(None),
 }  # fmt: skip

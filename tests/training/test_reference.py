@@ -149,9 +149,9 @@ def test_a_run_ends_at_the_weights_and_answers_of_the_plain_loop(place, tmp_path
 
 def changes(place: Path, folder: Path, name: str) -> bool:
     """Tell whether another value of a setting changes weights or answers in one of a few small runs."""
-    for n, base in enumerate(
-        ({"crop": "random", "flip": True}, {"method": "lora", "mixup": 0.4}, {"method": "linear"})
-    ):
+    bases: tuple[dict[str, Any], ...]
+    bases = ({"crop": "random", "flip": True}, {"method": "lora", "mixup": 0.4}, {"method": "linear"})
+    for n, base in enumerate(bases):
         keys = chosen({**PLAIN, **base, "resolution": 32})
         value = another(name, keys.get(name, Settings.model_fields[name].default))
         runs = [ours(place, values, folder / f"{name}{n}{i}") for i, values in enumerate((keys, {**keys, name: value}))]
