@@ -43,7 +43,7 @@ DECIDING = (
     "protocol/*.py", "training/*.py", "evaluation/*.py", "images/*.py", "prepare/collections/*.py", "device.py",
     "data/carve.py", "data/label_rules.py", "data/official.py", "data/official_splits.py", "data/subsets.py",
     "models/architecture.py", "models/build.py", "models/methods.py", "models/npz.py", "models/posembed.py",
-    "models/renaming.py", "engines/inline.py", "report/vtab.py",
+    "models/renaming.py", "engines/inline.py", "report/suite.py",
 )  # fmt: skip
 _FIRST = 8
 NOTICED, SURVIVED, IN_TIME, STOPPED = "noticed", "survived", "survived within its time", "stopped by the clock"

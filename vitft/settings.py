@@ -11,6 +11,7 @@ from pydantic.fields import FieldInfo
 from vitft.errors import RecipeError, UsageError
 
 Method = Literal["full", "linear", "bias", "lora"]
+Classifier = Literal["ridge", "knn", "logistic"]
 Normalise = Literal["checkpoint", "imagenet", "half", "none"]
 CropMode = Literal["center", "squash", "none"]
 Resize = Literal["squash", "resize-small", "squash-crop", "checkpoint"]

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vitft.catalog.suites import SUITES, choose, get
 from vitft.catalog.tasks import MINI, Task
 from vitft.data.sources.drawn import SIDE, Drawn, label, picture
 from vitft.errors import DataMissing, UnknownName, UsageError
+from vitft.suites.document import load as suite_of
+from vitft.suites.suite import choose
 
 TASKS = pytest.mark.parametrize("task", MINI, ids=lambda task: task.name)
 
@@ -111,7 +112,7 @@ def test_unknown_names_and_splits() -> None:
 
 
 def test_suites_and_the_choice_of_tasks() -> None:
-    vtab, mini = SUITES["vtab"], get("mini")
+    vtab, mini = suite_of("vtab"), suite_of("mini")
     assert [len(names) for names in vtab.groups.values()] == [7, 4, 8]
     assert [len(names) for names in mini.groups.values()] == [2, 2, 2]
     assert choose(vtab, "all") == vtab.tasks
@@ -126,4 +127,4 @@ def test_suites_and_the_choice_of_tasks() -> None:
     with pytest.raises(UsageError):
         choose(vtab, " ,")
     with pytest.raises(UnknownName, match="mini"):
-        get("mimi")
+        suite_of("mimi")

@@ -20,7 +20,6 @@ from safetensors.torch import load_file
 
 from tests import vtab_archive
 from tests.forked_workers import forking
-from vitft.catalog.suites import SUITES
 from vitft.catalog.tasks import VTAB
 from vitft.data.sources.vtab_folder import VtabFolder
 from vitft.engines import local
@@ -28,8 +27,9 @@ from vitft.errors import Interrupted, UsageError, VitftError
 from vitft.progress import Hooks
 from vitft.protocol import run as protocol
 from vitft.protocol.jobs import Runtime, make
-from vitft.report import vtab
+from vitft.report import suite as summary
 from vitft.results.schema import to_json
+from vitft.suites.document import load as suite_of
 
 pytestmark = pytest.mark.xdist_group("engine")
 RUNTIME = Runtime(device="cpu", save_weights=False, state_seconds=0.0, workers=1)
@@ -92,8 +92,7 @@ def test_all_19_tasks_come_to_a_table(place, whole):
     assert not outcome.failed
     assert list(outcome.results) == [task.name for task in VTAB]
     assert [(done, total) for _, done, total in told] == [(i, 23) for i in range(23)]
-    finals = [result for results in outcome.results.values() for result in results]
-    data = to_json(vtab.summarise(SUITES["vtab"], finals))
+    data = to_json(summary.summarise(suite_of("vtab"), outcome.results))
     assert data["complete"]
     assert {entry["n"] for entry in data["tasks"].values()} == {vtab_archive.COUNTS["test"]}
     assert data["mean_of_tasks"] == pytest.approx(sum(e["top1"] for e in data["tasks"].values()) / 19)

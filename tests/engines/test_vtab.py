@@ -10,10 +10,10 @@ import torch
 
 from tests import vtab_archive
 from tests.forked_workers import forking
-from vitft.catalog.suites import SUITES
 from vitft.engines import local, suite
 from vitft.errors import Interrupted
 from vitft.results.folders import collect
+from vitft.suites.document import load as suite_of
 
 pytestmark = pytest.mark.xdist_group("engine")
 
@@ -67,7 +67,7 @@ def test_without_all_of_them_it_says_what_is_there_and_ends_with_3(vitft, data, 
     assert "2 of 19 tasks ready" in err
     assert "17 of 19 tasks have no data: caltech101, cifar100" in err
     assert str(tmp_path / "some") in err
-    for task in SUITES["vtab"].tasks:
+    for task in suite_of("vtab").tasks:
         assert task in err
     assert not (tmp_path / "runs").exists()
     assert vitft(*here, "--tasks", "structured", "--allow-missing")[0] == 3
@@ -235,7 +235,7 @@ def test_a_task_without_val200_is_missing_not_fatal(vitft, small, tmp_path):
 
 
 def test_shards_hold_every_task_once():
-    tasks = SUITES["vtab"].tasks
+    tasks = suite_of("vtab").tasks
     for n in (1, 2, 4, 19, 30):
         found = [task for i in range(1, n + 1) for task in suite.shard(tasks, f"{i}/{n}")]
         assert sorted(found) == sorted(tasks)
@@ -245,7 +245,7 @@ def test_a_dry_run_tells_plan_and_cost_and_runs_nothing(vitft, data, small, tmp_
     code, out, _ = vitft("vtab", *small, "--data-dir", data / "all", "--seeds", "0,1", "--dry-run", "--format", "json")
     assert code == 0
     payload = json.loads(out)
-    assert [entry["task"] for entry in payload["plan"]] == list(SUITES["vtab"].tasks)
+    assert [entry["task"] for entry in payload["plan"]] == list(suite_of("vtab").tasks)
     # Two seeds of 19 tasks and two points of dtd's sweep, 2 steps of 4 images each.
     assert payload["estimate"]["units"] == 2 * 19 + 2
     assert payload["estimate"]["train_images"] == 40 * 2 * 4

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from scipy import special, stats
 
 from tests.report.test_report import _result, _summarise
-from vitft.catalog.suites import SUITES
 from vitft.catalog.tasks import VTAB
 from vitft.evaluation import fewshot, intervals, metrics, predictions, real
+from vitft.suites.document import load as suite_of
 
 accuracies = st.lists(st.floats(0, 1), min_size=2, max_size=6)
 
@@ -139,7 +139,7 @@ def test_means_of_a_suite_weigh_tasks_or_groups_alike_and_their_intervals_are_ov
     seeds, names = (0, 1, 2), [task.name for task in VTAB]
     assert {g: " ".join(t.name for t in VTAB if t.group == g) for g in GROUPS} == GROUPS
     results = [_result(name, float(rng.uniform(0.2, 0.9)), seed) for name in names for seed in seeds]
-    data = _summarise(SUITES["vtab"], results)
+    data = _summarise(suite_of("vtab"), results)
     top1 = np.array([[r["metrics"]["top1"] for r in results if r["task"] == n] for n in names])  # (19, 3)
     groups = {g: top1[[n in text.split() for n in names]] for g, text in GROUPS.items()}
     assert [len(of_group) for of_group in groups.values()] == [7, 4, 8]

@@ -16,7 +16,6 @@ from torch import nn
 
 from tests import typed
 from tests.protocol.test_protocol import draw, job
-from vitft.catalog.suites import SUITES, Suite
 from vitft.data import subsets
 from vitft.data.sources.image_folder import ImageFolder
 from vitft.data.split import Provenance, Split
@@ -32,9 +31,11 @@ from vitft.models.methods import parameter_groups
 from vitft.protocol.jobs import Runtime, source_of
 from vitft.protocol.run import run_unit
 from vitft.protocol.units import final_units, tune_units
-from vitft.report import vtab
+from vitft.report import suite as of_suite
 from vitft.results.schema import to_json
 from vitft.settings import Settings
+from vitft.suites.document import load as suite_of
+from vitft.suites.suite import Suite
 from vitft.training import randomness
 
 CPU = Runtime(device="cpu")
@@ -196,7 +197,10 @@ def over_seeds(*results: dict) -> dict:
 
 
 def summarise(suite: Suite, results: list[dict]) -> dict:
-    return to_json(vtab.summarise(suite, [typed.result(result) for result in results]))
+    columns: dict[str, list] = {}
+    for result in results:
+        columns.setdefault(result["task"], []).append(typed.result(result))
+    return to_json(of_suite.summarise(suite, columns))
 
 
 def test_the_interval_of_several_seeds_is_students():
@@ -213,7 +217,7 @@ def test_the_interval_of_several_seeds_is_students():
 def test_results_of_unlike_protocol_are_no_table_whatever_differs(tmp_path):
     j, _ = job(draw(tmp_path / "d"), overrides={"lr": 0.1, "steps": 1})
     real = to_json(run_unit(final_units(j, [])[0], tmp_path / "run", CPU))
-    mini = SUITES["mini"]
+    mini = suite_of("mini")
     one, two = ({**real, "task": task} for task in mini.tasks[:2])
     by_task = {
         "id",

@@ -7,18 +7,21 @@ import pytest
 
 from tests.protocol.test_documents import digest, student
 from tests.report.test_report import _result, _summarise, _table
-from vitft.catalog.suites import SUITES
 from vitft.catalog.tasks import TASKS
+from vitft.report import suite_table
+from vitft.suites.document import load as suite_of
 
 
 def suite_results(seeds: tuple[int, ...]) -> list[dict[str, Any]]:
     rng = np.random.default_rng(1)
-    return [_result(t, float(rng.uniform(0.3, 0.9)), s, point={"lr": 0.1}) for t in SUITES["vtab"].tasks for s in seeds]
+    return [
+        _result(t, float(rng.uniform(0.3, 0.9)), s, point={"lr": 0.1}) for t in suite_of("vtab").tasks for s in seeds
+    ]
 
 
 def test_each_key_of_a_suite_is_what_it_says():
     results = suite_results((0,))
-    suite = SUITES["vtab"]
+    suite = suite_of("vtab")
     data = _summarise(suite, [*results, {**results[0], "phase": "tune"}])
     top1 = {r["task"]: r["metrics"]["top1"] for r in results}
     groups = {g: float(np.mean([top1[t] for t in names])) for g, names in suite.groups.items()}
@@ -58,10 +61,10 @@ def test_each_key_of_a_suite_is_what_it_says():
 
 
 def test_a_table_shows_each_number_in_its_place():
-    suite = SUITES["vtab"]
+    suite = suite_of("vtab")
     for seeds in ((0,), (0, 2)):
         results = suite_results(seeds)
-        data = _summarise(suite, results, shots=1000)
+        data = _summarise(suite, results)
         table = _table(suite, data)
         model, bottom, top, count = table.rows
         for task in suite.tasks:
@@ -88,7 +91,7 @@ def test_a_table_shows_each_number_in_its_place():
             *suite.groups["structured"], "structured", "mean_of_tasks", "mean_of_groups",
         ]  # fmt: skip
         assert {c.kind for c in table.columns[1:]} == {"percent"}
-    full = _table(suite, _summarise(suite, results, shots=0))
+    full = _table(suite, _summarise(suite.trained_with("vtab-vit", "full"), results))
     assert full.caption.startswith("VTAB: top-1") and "all training data" in full.caption
     assert "Mean of tasks weighs" in " ".join(full.notes) and full.footnotes == ()
 
@@ -96,10 +99,10 @@ def test_a_table_shows_each_number_in_its_place():
 def test_a_published_row_stands_in_its_columns_as_printed():
     from vitft.catalog import published
 
-    suite = SUITES["vtab"]
+    suite = suite_of("vtab")
     row = {r.key: r for r in published.rows()}["vit-vtab/vit-l16-in21k"]
     data = _summarise(suite, suite_results((0,)))
-    shown = _table(suite, data, [row]).rows[-1]
+    shown = _table(suite, data, suite_table.alone([row])).rows[-1]
     assert shown.kind == "published" and shown.cells["model"] == row.title and shown.marks == {"model": (1,)}
     for name, value in {**row.tasks, **row.groups}.items():
         assert shown.cells[name] == pytest.approx(value / 100)
@@ -131,7 +134,7 @@ def test_a_published_row_stands_in_its_columns_as_printed():
     ],
 )
 def test_what_is_not_official_is_said_beside_the_number(change, n, expected):
-    suite = SUITES["vtab"]
+    suite = suite_of("vtab")
     results = suite_results((0,))
     one = next(r for r in results if r["task"] == "cifar100")
     one["provenance"] = {**one["provenance"], **change}
@@ -146,7 +149,7 @@ def test_what_is_not_official_is_said_beside_the_number(change, n, expected):
 
 
 def test_what_all_tasks_share_is_said_once():
-    suite = SUITES["vtab"]
+    suite = suite_of("vtab")
     results = suite_results((0,))
     for r in results:
         r["provenance"] = {**r["provenance"], "source": "re-encoded"}
@@ -163,7 +166,7 @@ def test_what_all_tasks_share_is_said_once():
 
 
 def test_a_caption_says_up_to_where_one_task_has_fewer_examples():
-    suite = SUITES["vtab"]
+    suite = suite_of("vtab")
     results = suite_results((0,))
     data = _summarise(suite, results)
     data["tasks"][results[3]["task"]]["provenance"]["train_official"] = 1000
@@ -174,13 +177,13 @@ def test_a_suite_has_the_notes_that_all_its_networks_have():
     results = suite_results((0,))
     for i, r in enumerate(results):
         r["checkpoint"] = {**r["checkpoint"], "notes": ["EMA weights", f"own {i}"]}
-    assert _summarise(SUITES["vtab"], results)["checkpoint"]["notes"] == ["EMA weights"]
+    assert _summarise(suite_of("vtab"), results)["checkpoint"]["notes"] == ["EMA weights"]
     results[4]["checkpoint"] = {**results[4]["checkpoint"], "notes": []}
-    assert _summarise(SUITES["vtab"], results)["checkpoint"]["notes"] == []
+    assert _summarise(suite_of("vtab"), results)["checkpoint"]["notes"] == []
 
 
 def test_what_a_checkpoint_does_not_say_stands_below_the_table():
-    suite = SUITES["vtab"]
+    suite = suite_of("vtab")
     data = _summarise(suite, suite_results((0,)))
     data["checkpoint"] |= {"notes": ["weights were halved"], "assumptions": "assumed: mean"}
     notes = _table(suite, data).notes

@@ -12,15 +12,17 @@ from hypothesis import strategies as st
 
 from tests import typed
 from vitft.catalog import published
-from vitft.catalog.suites import SUITES, Suite
 from vitft.catalog.tasks import TASKS
 from vitft.errors import CheckpointError, UsageError
 from vitft.evaluation.intervals import wilson
-from vitft.report import formats, single, vtab
+from vitft.report import formats, single, suite_table
+from vitft.report import suite as summary
 from vitft.report.table import HOLE, Column, Row, Table
 from vitft.results.schema import to_json
+from vitft.suites.document import load as suite_of
+from vitft.suites.suite import Suite
 
-VTAB, MINI = SUITES["vtab"], SUITES["mini"]
+VTAB, MINI = suite_of("vtab"), suite_of("mini")
 PLAIN = {"source": "x", "reference": True, "why": "", "completeness": "full", "split_digest": "d", "split": "test"}
 
 
@@ -37,11 +39,14 @@ def _result(task: str, top1: float, seed: int = 0, **changes: Any) -> dict[str, 
 
 
 def _summarise(suite: Suite, results: list[dict[str, Any]], **kwargs: Any) -> dict[str, Any]:
-    return to_json(vtab.summarise(suite, [typed.result(r) for r in results], **kwargs))
+    columns: dict[str, list[Any]] = {}
+    for r in results:
+        columns.setdefault(r["task"], []).append(typed.result(r))
+    return to_json(summary.summarise(suite, columns, **kwargs))
 
 
 def _table(suite: Suite, data: dict[str, Any], *args: Any) -> Table:
-    return vtab.table(suite, typed.suite(data), *args)
+    return suite_table.table(suite, [typed.suite(data)], *args)
 
 
 def _single(results: list[dict[str, Any]], *args: Any) -> Table:
@@ -80,7 +85,7 @@ def test_a_mean_over_a_hole_is_absent() -> None:
     assert "mean_of_groups" not in data
     assert not data["complete"]
     assert data["missing"] == {"dmlab": "the loss became NaN"}
-    text = formats.text(_table(VTAB, data, [_row()]), 120)
+    text = formats.text(_table(VTAB, data, suite_table.alone([_row()])), 120)
     assert HOLE in text
     assert "the loss became NaN" in text
     assert "Incomplete: 18 of 19" in text
@@ -91,7 +96,7 @@ def test_a_mean_over_a_hole_is_absent() -> None:
 def test_a_table_of_some_tasks_shows_those_and_the_means_that_belong_to_them() -> None:
     some = [t for t in VTAB.tasks if VTAB.group_of(t) == "specialized"] + ["dtd"]
     data = _summarise(VTAB, [r for r in _reproduced() if r["task"] in some and r["task"] != "eurosat"])
-    table = _table(VTAB, data, published.for_suite("x", "vtab-vit", 384), some)
+    table = _table(VTAB, data, suite_table.alone(published.for_suite("x", "vtab-vit", 384)), some)
     assert [c.key for c in table.columns[1:]] == ["dtd", *VTAB.groups["specialized"], "specialized"]
     assert table.rows[0].cells["eurosat"] == table.rows[0].cells["specialized"] == HOLE
     # A published row with nothing but a mean of all tasks has no place here.
@@ -132,8 +137,8 @@ def test_unlike_results_are_refused(task: str, change: dict[str, Any]) -> None:
     results = [_result("caltech101", 0.9), _result("svhn", 0.8), _result(task, 0.7, **change)]
     with pytest.raises(UsageError, match="do not belong in one table"):
         _summarise(VTAB, results)
-    with pytest.raises(UsageError, match="no task of the suite"):
-        _summarise(MINI, results)
+    with pytest.raises(UsageError, match="no task of the column 'dtd'"):
+        summary.summarise(VTAB, {"dtd": [typed.result(results[0])]})
 
 
 def test_a_recipe_may_vary_the_resolution_by_task() -> None:
@@ -168,7 +173,7 @@ def test_footnotes_name_what_is_not_official() -> None:
 def full() -> Table:
     results = _reproduced()
     results[3]["provenance"] = PLAIN | {"reference": False, "why": "50 % & more_"}
-    return _table(VTAB, _summarise(VTAB, results), published.for_suite("x", "vtab-vit", 384))
+    return _table(VTAB, _summarise(VTAB, results), suite_table.alone(published.for_suite("x", "vtab-vit", 384)))
 
 
 def test_both_means_are_named_and_published_rows_stand_beside(full: Table) -> None:
@@ -297,7 +302,8 @@ def test_reading_a_report_needs_no_torch() -> None:
     import subprocess
     import sys
 
-    code = "import sys, vitft.report.vtab, vitft.report.single, vitft.report.formats; sys.exit('torch' in sys.modules)"
+    rooms = "vitft.report.suite, vitft.report.suite_table, vitft.report.single, vitft.report.formats"
+    code = f"import sys, {rooms}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

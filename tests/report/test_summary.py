@@ -14,14 +14,14 @@ from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 
 from tests import drawn_results as drawn
-from vitft.catalog.suites import SUITES
 from vitft.errors import CheckpointError, DataDamaged, DataMissing
 from vitft.report import formats, summary_table
 from vitft.report.gather import gather
 from vitft.report.summary import summarise
 from vitft.results.summary import Summary, SummaryRow
+from vitft.suites.document import load as suite_of
 
-MINI = SUITES["mini"].tasks
+MINI = suite_of("mini").tasks
 N = 400
 
 

@@ -5,14 +5,14 @@ ever shown beside a result of the same task and protocol, with every known diffe
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib import resources
 from statistics import fmean
 from typing import Any
 
-from vitft.catalog.suites import SUITES
+from vitft.catalog.tasks import GROUPS, VTAB, group
 from vitft.errors import UnknownName
 
 
@@ -149,12 +149,32 @@ def for_suite(
     found = []
     for row in rows():
         suitable = row.group in _SUITE_GROUPS.get(recipe, ()) and row.shots == shots
-        if not suitable or not (len(row.tasks) == len(SUITES["vtab"].tasks) or row.mean_of_tasks):
+        if not suitable or not (len(row.tasks) == len(VTAB) or row.mean_of_tasks):
             continue
         if row.method != method or (row.group == "vtab-resnet" and "Sup-100%" not in row.title):
             continue
         other = () if name in row.weights or "weights never released" in row.differs else ("other weights",)
         found.append(_at(replace(row, differs=other + row.differs), resolution))
+    return tuple(found)
+
+
+def by_keys(
+    keys: Sequence[str], model: str, resolutions: Mapping[str, int], overrides: Mapping[str, Any] | None = None
+) -> tuple[Published, ...]:
+    """Return the rows that a suite's document names, with what differs.
+
+    Args:
+        model: timm name, as for `for_result`; rows of other weights say so in `differs`.
+        resolutions: task -> side of the result.
+        overrides: what the user changed of the recipes.
+    """
+    name = model.removeprefix("timm:")
+    found = []
+    for row in (row for key in keys for row in rows() if row.key == key):
+        other = () if name in row.weights or "weights never released" in row.differs else ("other weights",)
+        changed = tuple(f"{key} {value}" for key, value in (overrides or {}).items())
+        task = next((t.removesuffix("_real") for t in row.tasks if t.removesuffix("_real") in resolutions), "")
+        found.append(_at(replace(row, differs=(*other, *changed, *row.differs)), resolutions.get(task), task))
     return tuple(found)
 
 
@@ -178,7 +198,7 @@ def _row(raw: dict[str, Any], data: dict[str, Any]) -> Published:
     # Rows of all 19 tasks are written as a list in that order.
     tasks = dict(zip(order, row["tasks"], strict=True)) if isinstance(row["tasks"], list) else row["tasks"]
     if set(tasks) == set(order):
-        means = {g: fmean(tasks[t] for t in names) for g, names in SUITES["vtab"].groups.items()}
+        means = {g: fmean(tasks[t.name] for t in group(g)) for g in GROUPS}
         row.setdefault("groups", means)
         row.setdefault("mean_of_tasks", fmean(tasks.values()))
     if "groups" in row:

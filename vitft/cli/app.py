@@ -148,11 +148,26 @@ def _root(version: bool = typer.Option(False, "--version", callback=_version, is
 
 
 def _register() -> None:
-    from vitft.cli import data, doctor, eval, fewshot, finetune, models, predict, recipes, report, runs, sweep, vtab
+    from vitft.cli import (
+        data,
+        doctor,
+        eval,
+        fewshot,
+        finetune,
+        models,
+        predict,
+        recipes,
+        report,
+        runs,
+        suite,
+        sweep,
+        vtab,
+    )
 
     app.command("finetune")(finetune.finetune)
     app.command("sweep")(sweep.sweep)
     app.command("vtab")(vtab.vtab)
+    app.command("suite")(suite.suite)
     app.command("eval")(eval.eval_)
     app.command("fewshot")(fewshot.fewshot)
     app.command("predict")(predict.predict)

@@ -50,6 +50,23 @@ DeterministicOption = Annotated[bool, typer.Option("--deterministic", help="Bit-
 SaveWeightsOption = Annotated[
     bool, typer.Option("--save-weights/--no-save-weights", help="Keep the fine-tuned network; else its head alone.")
 ]
+TasksOption = Annotated[
+    str, typer.Option("--tasks", help="Names with commas, the suite's groups (natural, specialized, ...), or all.")
+]
+DevicesOption = Annotated[
+    str, typer.Option("--devices", help="One worker each: 0,1 (CUDA), or cpu, cuda:0, ...; default --device.")
+]
+ShardOption = Annotated[str, typer.Option("--shard", help="I/N: every Nth task, for machines that share --output.")]
+AllowMissingOption = Annotated[
+    bool, typer.Option("--allow-missing", help="Run what is there; the rest are holes in the table.")
+]
+DryRunOption = Annotated[
+    bool, typer.Option("--dry-run", help="Show what is there, the plan and a rough cost; run nothing.")
+]
+SaveWeightsInSuiteOption = Annotated[
+    bool,
+    typer.Option("--save-weights/--no-save-weights", help="Keep the fine-tuned networks; else their heads."),
+]
 FormatOption = Annotated[Format, typer.Option("--format", help="json: stdout is that JSON alone.")]
 TableFormatOption = Annotated[
     TableFormat, typer.Option("--format", help="Of the table; json: the whole result, alone on stdout.")
@@ -95,6 +112,12 @@ def checked(models: Sequence[str], *devices: str) -> None:
         names.check(model)
     for device in devices:
         asked.device(device)
+
+
+def different(models: Sequence[str]) -> None:
+    """Refuse a model that is named twice. Raises UsageError."""
+    if len(set(models)) < len(models):
+        raise UsageError("A model is named twice.", "Legal: different models, each with its own --model.")
 
 
 def parse_seeds(text: str) -> tuple[int, ...]:

@@ -1,93 +1,202 @@
-"""A suite as jobs: which tasks are ready, which folder they share, what they will cost, what came of them. No torch."""
+"""A suite as legs: which run folders it fills, what is ready, what is planned, what it costs, what came of it.
+
+A leg is one model on the columns that share recipe and number of examples. No torch.
+"""
 
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from vitft import recipes
 from vitft.catalog.models import MODELS
-from vitft.catalog.suites import Suite
-from vitft.catalog.tasks import TASKS
-from vitft.data.find import UNTUNED, WHOLE, find
+from vitft.data.find import UNTUNED, WHOLE, at, find
 from vitft.errors import DataError, UsageError
-from vitft.models import places
-from vitft.prepare.inventory import Row, inventory
+from vitft.evaluation.asked import SETTABLE
+from vitft.prepare.inventory import Row, inventory, own_row
 from vitft.protocol import unchanged
 from vitft.protocol.jobs import make, model_sha256
 from vitft.protocol.look import look
-from vitft.protocol.units import Job, told, tune_units
+from vitft.protocol.units import Job, scheme, told
 from vitft.recipes import Recipe
-from vitft.results.folders import collect, default_folder, slug
-from vitft.results.schema import UnitResult
+from vitft.results.folders import beside, collect, default_folder, slug, task_folder
+from vitft.results.reading import load
+from vitft.results.schema import EvalResult, FewshotResult, UnitResult
+from vitft.suites.suite import Column, Part, Suite
 
-# Patch and native size of a file that no alias names, for the estimate only.
-_PATCH, _NATIVE = 16, 224
+Measured = UnitResult | EvalResult | FewshotResult
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What the user asked for; everything in it but the tasks, the seeds and the data's place decides the numbers.
+class Leg:
+    """One model on one part of a suite; everything in it but columns, seeds and places decides the numbers.
 
     Attributes:
-        shots: training examples a task; 0 = all.
+        suite: the whole of it.
+        columns: those asked for; all are of `part`.
+        recipe: what is trained with; None where nothing is.
+        overrides: of the recipe's keys; where nothing is trained, those of them that mean something without.
+        output: the run folder; None = the one that follows from the rest.
     """
 
     suite: Suite
-    tasks: tuple[str, ...]
+    part: Part
+    columns: tuple[Column, ...]
     model: str
-    recipe: Recipe
+    recipe: Recipe | None
     overrides: Mapping[str, Any]
     data_dir: Path | None
     seeds: tuple[int, ...]
-    shots: int
+    output: Path | None = None
+    _names: dict[str, str] = field(default_factory=dict, compare=False, repr=False)
+
+    @property
+    def trained(self) -> Recipe:
+        """The recipe of a leg that trains."""
+        assert self.recipe is not None
+        return self.recipe
+
+    def name(self, column: Column) -> str:
+        """Return how results name a column's data set."""
+        if not column.own:
+            return column.task
+        if column.task not in self._names:
+            try:
+                self._names[column.task] = at(Path(column.task)).task
+            except DataError:
+                return Path(column.task).name
+        return self._names[column.task]
+
+    def tasks(self, columns: Iterable[Column] | None = None) -> dict[str, Column]:
+        """Return (name of the data set -> first column of it), in the order of the table.
+
+        Raises:
+            UsageError: two data sets are called alike, so that their results would be (exit code 2).
+        """
+        found: dict[str, Column] = {}
+        for column in self.columns if columns is None else columns:
+            first = found.setdefault(self.name(column), column)
+            if first.task != column.task:
+                raise UsageError(
+                    f"Two data sets of the suite are called '{self.name(column)}': {first.task} and {column.task}.",
+                    "Legal: different names within one recipe.",
+                    "Rename the folder.",
+                )
+        return found
 
     def identity(self) -> dict[str, Any]:
         """Return what must be equal for the same folder to be gone on with; more tasks or seeds only add units."""
-        sha256 = model_sha256(self.model)
+        sha256, first = model_sha256(self.model), self.part.first
+        shots = {"1000": 1000, "full": 0, None: None}[first.shots]
+        run = {"run": first.run, "recipe": self.part.name} if self.recipe is None else {}
         return {
             "kind": "suite",
             "suite": self.suite.name,
-            "shots": self.shots,
+            **({"document": str(self.suite.path)} if self.suite.path else {}),
+            **({} if shots is None else {"shots": shots}),
             "model": told(self.model, sha256),
             "model_sha256": sha256,
-            "recipe": self.recipe.name,
-            "recipe_digest": self.recipe.digest(self.overrides),
+            **run,
+            **(
+                {"recipe": self.recipe.name, "recipe_digest": self.recipe.digest(self.overrides)}
+                if self.recipe is not None
+                else {}
+            ),
             "overrides": json.loads(json.dumps(dict(self.overrides))),
             "data_dir": str(self.data_dir or ""),
         }
 
     def folder(self) -> Path:
-        """Return the run folder without --output."""
+        """Return the run folder."""
+        if self.output is not None:
+            return self.output
         identity = self.identity()
         digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]
         sha, known = identity["model_sha256"], self.model in MODELS
         name = self.model if known or not sha else Path(identity["model"]).stem
-        of_suite = self.suite.name + ("" if self.shots else "-full")
-        return default_folder(of_suite, slug(name), sha[:8], self.recipe.name, digest)
+        of_suite = self.suite.name + "-full" * (self.part.first.shots == "full")
+        return default_folder(of_suite, slug(name), sha[:8], identity["recipe"], digest)
 
 
-def availability(asked: Asked) -> tuple[list[Row], dict[str, str]]:
-    """Return a row for each task asked for, and task -> why it cannot run."""
-    rows = inventory(asked.data_dir, asked.tasks, "1000" if asked.shots else "full")
-    needed = WHOLE["1000" if asked.shots else "full"]
-    missing = {}
-    for row in rows:
+@dataclass(frozen=True)
+class Asked:
+    """What the user asked for.
+
+    Attributes:
+        keys: of the columns.
+        output: the run folder, or what holds those of several legs; None = where they follow from the rest.
+    """
+
+    suite: Suite
+    keys: tuple[str, ...]
+    models: tuple[str, ...]
+    overrides: Mapping[str, Any]
+    data_dir: Path | None
+    seeds: tuple[int, ...]
+    output: Path | None = None
+
+    def legs(self) -> list[Leg]:
+        """Return the legs, model after model. Raises UnknownName or RecipeError of a recipe (exit code 2)."""
+        parts = self.suite.parts()
+        loaded = {p.first.recipe: recipes.load(p.first.recipe) for p in parts if p.first.run == "finetune"}
+        own = [None] * len(self.models) if self.output is None else beside(self.output, self.models)
+        legs = []
+        for model, folder in zip(self.models, own, strict=True):
+            for part in parts:
+                columns = tuple(c for c in part.columns if c.key in self.keys)
+                if not columns:
+                    continue
+                recipe = loaded.get(part.first.recipe)
+                fixed = self.overrides if recipe else {k: v for k, v in self.overrides.items() if k in SETTABLE}
+                place = folder and (folder / slug(part.name) if len(parts) > 1 else folder)
+                leg = Leg(self.suite, part, columns, model, recipe, fixed, self.data_dir, self.seeds, place)
+                leg.tasks()
+                legs.append(leg)
+        return legs
+
+
+def availability(leg: Leg) -> tuple[list[Row], dict[str, str]]:
+    """Return a row for each data set of a leg, and its name -> why it cannot run."""
+    shots = leg.part.first.shots
+    rows, missing = [], {}
+    for name, column in leg.tasks().items():
+        if column.own:
+            row = own_row(Path(column.task), name)
+        else:
+            (row,) = inventory(leg.data_dir, (name,), shots)
+        rows.append(row)
         if row.status not in ("ready", "built-in"):
-            missing[row.task] = f"no data: {row.status}"
-        elif not needed <= set(row.splits) and not (asked.shots and set(row.splits) >= UNTUNED):
-            missing[row.task] = f"no split {', '.join(sorted(needed - set(row.splits)))} in {row.where}"
+            missing[name] = f"no data: {row.status}"
+        elif lacking := _lacking(column, set(row.splits)):
+            missing[name] = f"no split {lacking} in {row.where}"
     return rows, missing
+
+
+def _lacking(column: Column, have: set[str]) -> str:
+    """Return the splits that a column needs and that are not there, "" where none is."""
+    if column.run != "finetune":
+        pool = column.run == "eval" or bool(have & {"train", "train800", "train800val200"})
+        return ", ".join(["train"] * (not pool) + ["test"] * (not have & {"test", "val"}))
+    if column.shots is None:
+        try:
+            scheme(tuple(have), column.task)
+        except DataError:
+            return "train or test"
+        return ""
+    needed = WHOLE[column.shots]
+    untuned = column.shots == "1000" and have >= UNTUNED
+    return "" if needed <= have or untuned else ", ".join(sorted(needed - have))
 
 
 @dataclass(frozen=True)
 class Planned:
-    """What is to be run.
+    """What of a leg is to be run.
 
     Attributes:
-        jobs: one for each task that can run, in the suite's order.
-        missing: task -> why it cannot run, in one line.
+        jobs: one for each data set that can be trained on, in the suite's order.
+        missing: data set -> why it cannot run, in one line.
         notes: what the user should know of the data.
     """
 
@@ -96,127 +205,113 @@ class Planned:
     notes: tuple[str, ...] = ()
 
 
-def plan(asked: Asked, missing: Mapping[str, str]) -> Planned:
-    """Plan each task asked for, except those in `missing`, and look at names and labels of all their splits.
+def plan(leg: Leg, missing: Mapping[str, str]) -> Planned:
+    """Plan each data set of a leg, except those in `missing`, and look at names and labels of all their splits.
 
     Raises:
         UnknownName, RecipeError: exit code 2.
     """
     jobs, missing, notes = [], dict(missing), []
-    for task in asked.tasks:
-        if task in missing:
+    for name, column in leg.tasks().items() if leg.recipe else ():
+        if name in missing:
             continue
         try:
             job, source = make(
-                task,
-                model=asked.model,
-                recipe=asked.recipe,
-                overrides=asked.overrides,
-                data_dir=asked.data_dir,
-                shots="1000" if asked.shots else "full",
-                seeds=asked.seeds,
+                column.task,
+                model=leg.model,
+                recipe=leg.trained,
+                overrides=leg.overrides,
+                data_dir=leg.data_dir,
+                shots=column.shots,
+                seeds=leg.seeds,
             )
-            notes += [f"{task}: {line}" for line in look(job, source)]
+            notes += [f"{name}: {line}" for line in look(job, source)]
         except DataError as error:
-            missing[task] = error.lines[0].rstrip(".")
+            missing[name] = error.lines[0].rstrip(".")
         else:
             jobs.append(job)
     return Planned(tuple(jobs), missing, tuple(notes))
 
 
-def hold(asked: Asked, folder: Path, tasks: Iterable[str], note: Callable[[str], None]) -> None:
-    """Compare the data of tasks with what the run in `folder` began with. Raises as `unchanged.hold`."""
-    for task in tasks:
+def hold(leg: Leg, names: Iterable[str], note: Callable[[str], None]) -> None:
+    """Compare data sets with what the run in the leg's folder began with. Raises as `unchanged.hold`."""
+    columns = leg.tasks(leg.part.columns)
+    for name in names:
         try:
-            source = find(task, asked.data_dir, "1000" if asked.shots else "full")
+            source = find(columns[name].task, leg.data_dir, columns[name].shots)
         except DataError:
-            note(f"The data of '{task}' was not compared with what the stored result was measured on: it is not here.")
+            note(f"The data of '{name}' was not compared with what the stored result was measured on: it is not here.")
             continue
-        unchanged.hold(folder, source, note)
+        unchanged.hold(leg.folder(), source, note)
 
 
-def shard(tasks: Sequence[str], text: str) -> tuple[str, ...]:
+def shard(names: Sequence[str], text: str) -> tuple[str, ...]:
     """Return the tasks of shard "I/N", I from 1: every Nth, so that large tasks are spread. Raises UsageError."""
     first, _, second = text.partition("/")
     if not (first.isdecimal() and second.isdecimal() and 1 <= int(first) <= int(second)):
         raise UsageError(f"Shard '{text}' is not of the form I/N.", "Legal: 1/4, 2/4, 3/4 and 4/4 for four machines.")
-    return tuple(tasks[int(first) - 1 :: int(second)])
+    return tuple(names[int(first) - 1 :: int(second)])
 
 
-@dataclass(frozen=True)
-class Estimate:
-    """A rough cost, before anything runs.
+def of_shard(leg: Leg, text: str) -> Leg:
+    """Return a leg with the columns of the data sets of a shard; the same one without. Raises UsageError."""
+    if not text:
+        return leg
+    mine = shard(list(leg.tasks()), text)
+    return replace(leg, columns=tuple(c for c in leg.columns if leg.name(c) in mine))
 
-    Attributes:
-        units: fits to run, tuning included.
-        train_images: images through a training step.
-        test_images: images of the evaluations.
-        flops: floating-point operations of all of it, by the rule of `estimate`.
+
+def measurement(leg: Leg, name: str) -> Path:
+    """Return the file of what a leg that trains nothing finds of a data set."""
+    columns = [c for c in leg.part.columns if leg.name(c) == name]
+    first = columns[0]
+    what: dict[str, Any] = {"run": first.run, "real": any(c.real for c in columns)}
+    if first.run == "fewshot":
+        what |= {"per_class": counts(leg, name), "seeds": leg.seeds, **_classified(first)}
+    digest = recipes.digest({**what, "overrides": dict(leg.overrides)})
+    return task_folder(leg.folder(), name) / f"{first.run}-{digest}" / "result.json"
+
+
+def _classified(column: Column) -> dict[str, str]:
+    return {key: value for key, value in asdict(column).items() if key in ("classifier", "protocol")}
+
+
+def counts(leg: Leg, name: str) -> tuple[int, ...]:
+    """Return the numbers of examples of each class that the columns of a data set ask for."""
+    return tuple(sorted({c.per_class for c in leg.part.columns if leg.name(c) == name}))
+
+
+def results(leg: Leg) -> dict[str, list[Measured]]:
+    """Return the column's key -> its results, one a seed where there are seeds; only what is there.
+
+    Raises:
+        CheckpointError: a result is damaged (exit code 4).
     """
-
-    units: int
-    train_images: int
-    test_images: int
-    flops: float
-
-
-def estimate(asked: Asked, jobs: Sequence[Job]) -> Estimate:
-    """Return a rough cost: a forward pass is parameters x patches multiply-accumulates, a training step three of them.
-
-    The rule leaves the attention products out (a tenth at 224 px, a fifth at 384), counts frozen layers as trained,
-    and takes official test counts; a file that says nothing of its patches is taken for patches of 16.
-    """
-    units = train = test = 0
-    flops = 0.0
-    for job in jobs:
-        tuning = len(tune_units(job))
-        fits = tuning + len(job.seeds)
-        images = job.settings.steps * job.settings.batch_size * fits
-        sizes = _sizes(job.name)
-        tested = len(job.seeds) * sizes.get("test", 0) + tuning * sizes.get("val200" if asked.shots else "val", 0)
-        macs = _macs(asked.model, job.settings.resolution)
-        units, train, test = units + fits, train + images, test + tested
-        flops += 2 * macs * (3 * images + tested)
-    return Estimate(units, train, test, flops)
+    found: dict[str, list[Measured]] = {}
+    if leg.recipe is not None:
+        units = [r for r in collect(leg.folder()) if r.phase == "final" and r.seed in leg.seeds]
+        for column in leg.part.columns:
+            found[column.key] = [r for r in units if r.task == leg.name(column)]
+    else:
+        stored = {name: _stored(leg, name) for name in leg.tasks(leg.part.columns)}
+        for column in leg.part.columns:
+            one = stored[leg.name(column)]
+            found[column.key] = [] if one is None else [one]
+    return {key: own for key, own in found.items() if own}
 
 
-def _sizes(task: str) -> dict[str, int]:
-    entry = next(t for t in TASKS if t.name == task)
-    return {name: sum(piece.stop - piece.start for piece in pieces) for name, pieces in entry.splits.items()}
+def _stored(leg: Leg, name: str) -> EvalResult | FewshotResult | None:
+    file = measurement(leg, name)
+    return load(file, EvalResult) if leg.part.first.run == "eval" else load(file, FewshotResult)
 
 
-def _macs(model: str, resolution: Any) -> float:
-    alias = MODELS.get(model)
-    file = Path(places.split(model)[0]) if alias is None else alias.file
-    parameters, patch, native = 86e6, _PATCH, _NATIVE
-    if alias and alias.params:
-        parameters, patch, native = 1e6 * alias.params, alias.patch_size, alias.resolution
-    elif file is not None and file.is_file():
-        parameters = file.stat().st_size / 4
-        patch, native = _recorded(file)
-    if resolution in ("native", "higher"):
-        resolution = native * (12 / 7 if resolution == "higher" else 1)
-    height, width = resolution if isinstance(resolution, list | tuple) else (resolution, resolution)
-    return float(parameters * (height / patch) * (width / patch))
+def unfinished(leg: Leg, missing: Mapping[str, str]) -> list[str]:
+    """Return the data sets of a leg that have data and not yet all of their results."""
+    found = results(leg)
 
+    def whole(column: Column) -> bool:
+        have = {r.seed for r in found.get(column.key, []) if isinstance(r, UnitResult)}
+        return have >= {*leg.seeds} if leg.recipe else column.key in found
 
-def _recorded(file: Path) -> tuple[int, int]:
-    """Return patch and native side from the record vitft leaves in its own weight files, else the usual ones."""
-    try:
-        with file.open("rb") as weights:
-            head = json.loads(weights.read(int.from_bytes(weights.read(8), "little")))
-        record = json.loads(head["__metadata__"]["vitft"])["model"]
-        return record["patch"][0], record["native"][0]
-    except (OSError, ValueError, KeyError, TypeError, MemoryError, OverflowError):
-        return _PATCH, _NATIVE
-
-
-def finals(asked: Asked, folder: Path) -> list[UnitResult]:
-    """Return the results of the final units in a folder that belong to this suite and these seeds."""
-    found = collect(folder)
-    return [r for r in found if r.phase == "final" and r.task in asked.suite.tasks and r.seed in asked.seeds]
-
-
-def with_tasks(asked: Asked, tasks: tuple[str, ...]) -> Asked:
-    """Return the same request for other tasks."""
-    return replace(asked, tasks=tasks)
+    left = (leg.name(c) for c in leg.columns if not whole(c))
+    return [name for name in dict.fromkeys(left) if name not in missing]

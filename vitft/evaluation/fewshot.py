@@ -3,15 +3,15 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import Literal, assert_never
+from typing import assert_never
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vitft.errors import DataError, DataMissing
 from vitft.evaluation import intervals, knn, probe, ridge
+from vitft.settings import Classifier
 
-Classifier = Literal["ridge", "knn", "logistic"]
 CLASSIFIERS: tuple[Classifier, ...] = ("ridge", "knn", "logistic")
 BIG_VISION = {
     "resolution": 224,

@@ -12,7 +12,7 @@ from vitft.data import official, subsets
 from vitft.data.carve import val_is_train
 from vitft.data.split import Source, Split
 from vitft.evaluation import features, fewshot, knn, ridge
-from vitft.evaluation.fewshot import Classifier, Row
+from vitft.evaluation.fewshot import Row
 from vitft.evaluation.intervals import clipped
 from vitft.evaluation.network import Network, computed
 from vitft.images.batches import eval_batches
@@ -22,6 +22,7 @@ from vitft.progress import Hooks
 from vitft.recipes import digest
 from vitft.results.parts import Env, FewshotProtocol, Provenance
 from vitft.results.schema import FewshotResult, FewshotRow
+from vitft.settings import Classifier
 
 
 @dataclass(frozen=True)

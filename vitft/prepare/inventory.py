@@ -8,7 +8,7 @@ from vitft.catalog import tasks
 from vitft.catalog.tasks import MINI, TASKS, Task
 from vitft.data import find as finding
 from vitft.data.sources import hub, hub_cache
-from vitft.errors import DataError
+from vitft.errors import DataError, DataMissing
 
 Status = Literal["ready", "built-in", "downloadable", "manual", "damaged"]
 
@@ -46,6 +46,16 @@ def inventory(
     """
     chosen = [tasks.get(name) for name in names] or [task for task in TASKS if task not in MINI]
     return [_row(task, data_dir, shots) for task in chosen]
+
+
+def own_row(place: Path, name: str) -> Row:
+    """Return the row of a data set of the user's own, at a path."""
+    try:
+        return Row(name, name, "ready", str(place), _size(place), finding.at(place).splits)
+    except DataMissing:
+        return Row(name, name, "manual", f"nothing that vitft can read in {place}", None)
+    except DataError as error:
+        return Row(name, name, "damaged", error.lines[0], None)
 
 
 def _row(task: Task, data_dir: Path | None, shots: finding.Shots | None) -> Row:

@@ -3,12 +3,16 @@
 from collections.abc import Iterable
 from pathlib import PurePath
 
-from vitft.catalog.suites import SUITES, Suite
 from vitft.catalog.tasks import by_name
 from vitft.results.summary import SummaryColumn
+from vitft.suites import document
+from vitft.suites.suite import Suite
 
 REAL = "imagenet_real"
 """The column of ImageNet under the ReaL labels: the same network's second answer."""
+
+_GROUPED = ("vtab", "mini")
+"""The suites whose tasks stand in groups wherever they are."""
 
 _FIRST = ("imagenet", REAL, "cifar10", "digits")
 
@@ -25,7 +29,7 @@ def of_tasks(keys: Iterable[str]) -> tuple[SummaryColumn, ...]:
     suite is whole there is one mean of all columns, named by how many they are; ReaL is no task of its own in it.
     """
     keys = tuple(dict.fromkeys(keys))
-    suites = [suite for suite in SUITES.values() if set(suite.tasks) & set(keys)]
+    suites = [suite for suite in map(document.load, _GROUPED) if set(suite.tasks) & set(keys)]
     of_suites = {task for suite in suites for task in suite.tasks}
     rest = sorted((k for k in keys if k not in of_suites), key=lambda k: (_FIRST.index(k) if k in _FIRST else 99, k))
     columns = [SummaryColumn(key=key, title=title(key)) for key in rest]

@@ -162,11 +162,15 @@ class FewshotResult(_Result):
 
 
 class SuiteTask(Part):
-    """One task of a suite, over its seeds."""
+    """One column of a suite, over its seeds."""
 
+    task: str | None = Field(None, description="where the column is called otherwise")
+    run: Literal["eval", "fewshot"] | None = Field(None, description="absent for a fine-tune")
+    labels: Literal["real"] | None = Field(None, description="ImageNet-ReaL; absent for the data set's own labels")
+    recipe: str | None = Field(None, description="where the suite has several")
     top1: Share
     n: int
-    seeds: dict[str, Share]
+    seeds: dict[str, Share] = Field(description="empty for an evaluation")
     resolution: Size
     point: dict[str, Scalar] = Field(default_factory=dict)
     protocol_id: str
@@ -205,12 +209,15 @@ class SuiteProtocol(Part):
 
 
 class SuiteResult(Part):
-    """A suite, derived from its units: `suite.json`. A mean over a hole is absent, never a mean over what is there."""
+    """A suite, derived from its units: `suite.json`. A mean over a hole is absent, never a mean over what is there.
+
+    `tasks`, `resolutions` and `missing` are by column: a task's name, where no column of it is called otherwise.
+    """
 
     schema_version: Literal[2] = 2
     kind: Literal["suite"] = "suite"
     suite: str
-    shots: int = Field(description="training examples a task; 0 = all")
+    shots: int | None = Field(None, description="training examples a task; 0 = all; absent where tasks differ in it")
     model: str | None = None
     checkpoint: SuiteCheckpoint = SuiteCheckpoint()
     recipe: str | None = None
@@ -222,8 +229,9 @@ class SuiteResult(Part):
     groups: dict[str, float] = Field(default_factory=dict)
     mean_of_tasks: float | None = None
     mean_of_groups: float | None = None
+    means: dict[str, float] | None = Field(None, description="means of other names that the suite's document has")
     complete: bool
-    missing: dict[str, str] = Field({}, description="task -> why it has no number")
+    missing: dict[str, str] = Field({}, description="column -> why it has no number")
     over_seeds: dict[str, OverSeeds] | None = None
     footnotes: dict[str, tuple[str, ...]] = Field(default_factory=dict)
 

@@ -1,0 +1,339 @@
+"""`vitft suite`: any suite document, one model or several, to one table."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from vitft.cli import console, signals
+from vitft.cli import options as o
+
+if TYPE_CHECKING:
+    from vitft.engines.suite import Asked, Leg, Planned
+    from vitft.engines.suite_run import How, Outcome
+    from vitft.prepare.inventory import Row
+    from vitft.report.suite_table import PublishedRow
+    from vitft.results.schema import SuiteResult
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What is wanted of a suite besides its numbers.
+
+    Attributes:
+        allow_missing: run what has data; the rest are holes.
+    """
+
+    dry_run: bool
+    allow_missing: bool
+    format: str
+
+
+def suite(
+    suite: Annotated[
+        str, typer.Argument(metavar="NAME|FILE", help="paper, vtab, mini, ci, fewshot, or a TOML file of your own.")
+    ],
+    model: o.ModelsOption = None,
+    tasks: o.TasksOption = "",
+    seeds: Annotated[str, typer.Option("--seeds", help="E.g. 0,1,2: means with intervals; default: the suite's.")] = "",
+    devices: o.DevicesOption = "",
+    shard: o.ShardOption = "",
+    allow_missing: o.AllowMissingOption = False,
+    dry_run: o.DryRunOption = False,
+    set_: o.SetOption = None,
+    resolution: o.ResolutionOption = None,
+    method: o.MethodOption = None,
+    steps: o.StepsOption = None,
+    batch_size: o.BatchSizeOption = None,
+    micro_batch: o.MicroBatchOption = 0,
+    lr: o.LrOption = None,
+    precision: o.PrecisionOption = "auto",
+    device: o.DeviceOption = "auto",
+    workers: o.WorkersOption = 0,
+    data_dir: o.DataDirOption = None,
+    output: o.OutputOption = None,
+    resume: o.ResumeOption = "auto",
+    overwrite: o.OverwriteOption = False,
+    deterministic: o.DeterministicOption = False,
+    save_weights: o.SaveWeightsInSuiteOption = False,
+    format: o.TableFormatOption = "text",
+) -> None:
+    """Run a suite and print its table, a row a model. The same command goes on where it stopped.
+
+    paper: Table 2 of the ViT paper. vtab: the 19 tasks. mini and ci: no download. fewshot: frozen features.
+    A file of your own holds the same keys (recipes/README.md); its paths are relative to it.
+    """
+    from vitft.data.find import checked
+    from vitft.engines.suite import Asked
+    from vitft.engines.suite_run import How
+    from vitft.protocol.jobs import Runtime
+    from vitft.suites import document
+    from vitft.suites.suite import choose
+
+    o.different(model or [])
+    chosen = document.load(suite)
+    asked = Asked(
+        chosen,
+        choose(chosen, tasks or "all"),
+        tuple(model or ["vit-mini"]),
+        o.overrides(set_, resolution, method=method, steps=steps, batch_size=batch_size, lr=lr),
+        checked(data_dir),
+        o.parse_seeds(seeds) if seeds else chosen.seeds,
+        output,
+    )
+    runtime = Runtime(device, precision, micro_batch, workers, deterministic, save_weights)
+    execute(
+        asked,
+        How(runtime, o.parse_devices(devices), shard, resume == "auto", overwrite),
+        Shown(dry_run, allow_missing, format),
+    )
+
+
+def execute(asked: "Asked", how: "How", shown: Shown) -> None:
+    """Plan a suite, run what is not finished, and print its table or, for a dry run, its plan.
+
+    Raises:
+        DataMissing: there is no data for some of it (exit code 3); SuiteIncomplete: tasks failed (exit code 6).
+    """
+    from vitft.engines import suite as planning
+    from vitft.engines import suite_run
+    from vitft.errors import UsageError
+
+    if how.shard and (how.overwrite or not how.resume):
+        flag = "--overwrite" if how.overwrite else "--resume never"
+        raise UsageError(f"{flag} would delete what the other shards have done.", "Legal: either, not both.")
+    o.checked(asked.models, how.runtime.device, *how.devices)
+    legs = asked.legs()
+    planning.shard((), how.shard or "1/1")
+    found = [planning.availability(leg) for leg in legs]
+    planned = []
+    for leg, (_, missing) in zip(legs, found, strict=True):
+        again = not how.overwrite and how.resume and not shown.dry_run and not planning.unfinished(leg, missing)
+        planned.append(planning.Planned((), missing) if again else planning.plan(leg, missing))
+    ready = _ready(asked, legs, found, planned)
+    if shown.dry_run:
+        _usable(asked, how)
+        payload, text = _dry(legs, found, planned, ready, how.shard)
+        console.emit(payload, text, "json" if shown.format == "json" else "text")
+        return
+    _refuse_holes(asked, legs, found, planned, ready, shown.allow_missing)
+    suite_run.check_models(legs)
+    failed: list[Mapping[str, str]] = []
+    with suite_run.held(legs, how, console.note):
+        for leg, one in zip(legs, planned, strict=True):
+            mine = planning.of_shard(leg, how.shard)
+            with console.display() as hooks, signals.caught() as signum:
+                failed.append(suite_run.run(mine, one, how, replace(hooks, signal=signum, note=console.note)))
+    outcomes = [
+        suite_run.outcome(leg, one, wrong, how.shard) for leg, one, wrong in zip(legs, planned, failed, strict=True)
+    ]
+    _report(asked, outcomes, how.shard, shown.format)
+
+
+def _refuse_holes(
+    asked: "Asked",
+    legs: "Sequence[Leg]",
+    found: "Sequence[tuple[list[Row], dict[str, str]]]",
+    planned: "Sequence[Planned]",
+    ready: str,
+    allow_missing: bool,
+) -> None:
+    """Show what is there where something is missing, and raise DataMissing unless that is allowed."""
+    from vitft.errors import DataMissing
+
+    # Every model wants the same data.
+    legs = [leg for leg in legs if leg.model == asked.models[0]]
+    names = [name for leg in legs for name in leg.tasks()]
+    missing = [name for one in planned[: len(legs)] for name in one.missing]
+    if not missing:
+        return
+    console.note(ready)
+    if len(missing) < len(names) and allow_missing:
+        return
+    faults = [
+        why
+        for one, (_, known) in zip(planned[: len(legs)], found, strict=False)
+        for task, why in one.missing.items()
+        if task not in known
+    ]
+    some = ", or run on with --allow-missing" * (len(missing) < len(names))
+    raise DataMissing(
+        f"{len(missing)} of {len(names)} tasks have no data: {_few(missing)}.",
+        "; ".join(f"{why}." for why in faults[:3]) or _looked(asked.data_dir),
+        f"Prepare them ('vitft data prepare TASK'), choose others with --tasks{some}.",
+    )
+
+
+def _report(asked: "Asked", outcomes: "Sequence[Outcome]", shard: str, format: str) -> None:
+    """Write suite.json, print the table, and end with exit code 6 where a task failed."""
+    from vitft.errors import SuiteIncomplete
+    from vitft.report.suite import summarise
+    from vitft.report.suite_table import table
+    from vitft.results.files import write_json
+    from vitft.results.schema import to_json
+
+    whole, payloads = [], []
+    for model in asked.models:
+        own = [one for one in outcomes if one.leg.model == model]
+        for one in own:
+            part = asked.suite.only(c.key for c in one.leg.part.columns)
+            data = summarise(part, one.results, seeds=asked.seeds, failed=one.why)
+            write_json(one.leg.folder() / "suite.json", to_json(data))
+        results = {key: found for one in own for key, found in one.results.items()}
+        why = {key: text for one in own for key, text in one.why.items()}
+        whole.append(summarise(asked.suite, results, seeds=asked.seeds, failed=why))
+        folders = [str(one.leg.folder()) for one in own]
+        payloads.append(to_json(whole[-1]) | ({"folder": folders[0]} if len(folders) == 1 else {"folders": folders}))
+    left = list(dict.fromkeys(name for one in outcomes for name in one.left))
+    if left:
+        console.note(
+            f"Shard {shard} is done. The other shards have yet to do: {', '.join(left)}. "
+            "The last of them prints the whole table; so does this command without --shard."
+        )
+    if any(data.tasks for data in whole):
+        payload: Any = payloads[0] if len(payloads) == 1 else {"results": payloads}
+        console.emit_table(payload, table(asked.suite, whole, _beside(asked, whole[0]), asked.keys), format)
+    failed = [(name, text) for one in outcomes for name, text in one.failed.items()]
+    if failed:
+        raise SuiteIncomplete(
+            f"{len(failed)} of {sum(len(one.leg.tasks()) for one in outcomes)} tasks failed: "
+            f"{_few([name for name, _ in failed])}.",
+            "; ".join(f"{name}: {text}" for name, text in failed[:3]),
+            f"What there is lies in '{outcomes[0].leg.folder()}'; the same command tries the failed ones again.",
+        )
+
+
+def _beside(asked: "Asked", data: "SuiteResult") -> "Sequence[PublishedRow]":
+    """Return the published rows that the suite's document names, or those of VTAB's recipe."""
+    from vitft.catalog import published
+    from vitft.report.suite_table import PublishedRow, alone
+
+    name = data.checkpoint.timm_name or data.model or ""
+    sides = {(data.tasks[key].task or key): max(size) for key, size in data.resolutions.items()}
+    if asked.suite.name != "vtab" or asked.suite.path or not sides:
+        return [
+            PublishedRow(row.title, published.by_keys(row.rows, name, sides, asked.overrides))
+            for row in asked.suite.beside
+        ]
+    shots = 1000 if data.shots is None else data.shots
+    recipe = data.recipe or ""
+    return alone(published.for_suite(name, recipe, max(sides.values()), method=data.method or "full", shots=shots))
+
+
+def _ready(
+    asked: "Asked",
+    legs: "Sequence[Leg]",
+    found: "Sequence[tuple[list[Row], dict[str, str]]]",
+    planned: "Sequence[Planned]",
+) -> str:
+    """Return the table before a suite: every task, whether its data is there, and where, or what to do."""
+    from vitft.prepare.prepare import size_text
+    from vitft.report import formats
+    from vitft.report.table import Column, Row, Table
+
+    columns = [Column(key, key) for key in ("task", "group", "data", "size")] + [
+        Column("where", "where, or what to do", "path")
+    ]
+    lines, there = [], 0
+    for leg, (rows, _), one in zip(legs, found, planned, strict=True):
+        if leg.model != asked.models[0]:
+            continue  # every model wants the same data
+        of = leg.tasks()
+        there += len(rows) - len(one.missing)
+        lines += [
+            Row({
+                "task": row.task, "group": of[row.task].group, "size": size_text(row.size or 0),
+                "data": one.missing.get(row.task, row.status).removeprefix("no data: "), "where": row.where,
+            })
+            for row in rows
+        ]  # fmt: skip
+    caption = f"{asked.suite.title}: {there} of {len(lines)} tasks ready. {_looked(asked.data_dir)}"
+    return formats.text(Table(caption, tuple(columns), tuple(lines)), console.width(listing=True))
+
+
+def _looked(data_dir: Path | None) -> str:
+    from vitft import machine
+
+    root = machine.data()
+    places = [f"'{data_dir}' (--data-dir)"] if data_dir else []
+    places.append(f"'{root}' (prepared data)" if root else "$VITFT_DATA (not set)")
+    return f"Looked in {', '.join(places)} and the hub's cache."
+
+
+def _dry(
+    legs: "Sequence[Leg]",
+    found: "Sequence[tuple[list[Row], dict[str, str]]]",
+    planned: "Sequence[Planned]",
+    ready: str,
+    shard: str,
+) -> tuple[dict[str, Any], str]:
+    """Return what a dry run prints: as JSON, one leg's plan or several; and as text."""
+    plans = [_plan_of(*one, shard) for one in zip(legs, found, planned, strict=True)]
+    payload = plans[0][0] if len(plans) == 1 else {"suite": legs[0].suite.name, "legs": [one for one, _ in plans]}
+    texts = [f"{leg.model}: " * (len(plans) > 1) + text for leg, (_, text) in zip(legs, plans, strict=True)]
+    return payload, "\n".join([ready, *texts])
+
+
+def _plan_of(
+    leg: "Leg", found: "tuple[list[Row], dict[str, str]]", planned: "Planned", shard: str
+) -> tuple[dict[str, Any], str]:
+    from vitft.engines import suite as planning
+    from vitft.engines.cost import estimate
+    from vitft.protocol.units import tune_units
+
+    mine = planning.of_shard(leg, shard)
+    jobs = [job for job in planned.jobs if job.name in mine.tasks()]
+    cost = estimate(leg, jobs)
+    payload = {
+        "suite": leg.suite.name,
+        "model": leg.model,
+        "run": leg.part.first.run,
+        "folder": str(leg.folder()),
+        "shard": shard,
+        "data": [asdict(row) | {"usable": row.task not in planned.missing} for row in found[0]],
+        "plan": [
+            {
+                "task": job.name,
+                "tune": len(tune_units(job)),
+                "final": len(job.seeds),
+                "splits": asdict(job.scheme),
+                "settings": job.settings.model_dump(mode="json"),
+                "sweep": job.sweep,
+            }
+            for job in jobs
+        ],
+        "estimate": asdict(cost),
+    }
+    names = _few([name for name in mine.tasks() if name not in planned.missing])
+    head = f"Plan{f' of shard {shard} ({names})' if shard else ''}: "
+    if leg.recipe is None:
+        return payload, f"{head}{leg.part.name} of {names}.\nNothing was run. It would go to {leg.folder()}\n"
+    swept = ", ".join(sorted({key for job in jobs for key in job.sweep}))
+    val = ", ".join(dict.fromkeys(job.scheme.tune_val for job in jobs if job.sweep))
+    text = (
+        f"{head}recipe {leg.recipe.name}, tasks {len(jobs)}, fits {cost.units} "
+        f"({f'{swept} tuned on {val}' if swept else 'nothing tuned'}), seeds {', '.join(map(str, leg.seeds))}.\n"
+        f"{cost.train_images:,} training images, {cost.test_images:,} to evaluate, "
+        f"about {cost.flops:.0e} floating-point operations (a rough rule: parameters x patches, three passes a step).\n"
+        f"Nothing was run. It would go to {leg.folder()}\n"
+    )
+    return payload, text
+
+
+def _usable(asked: "Asked", how: "How") -> None:
+    """Raise what a run would raise of a model or a device that is not there, before anything is planned."""
+    from vitft import device as devices
+    from vitft.models import loading
+    from vitft.models.said import Said
+
+    for model in asked.models:
+        loading.load(model, weights=False, said=Said.within(asked.overrides))
+    for device in how.devices or (how.runtime.device,):
+        devices.pick(device)
+
+
+def _few(tasks: Sequence[str]) -> str:
+    names = list(dict.fromkeys(tasks))
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

@@ -1,0 +1,145 @@
+"""A suite's legs run: their folders held, what is finished left alone, fits by workers, measurements here."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from shutil import rmtree
+
+from vitft.engines import local
+from vitft.engines import suite as planning
+from vitft.engines.cost import estimate
+from vitft.engines.suite import Leg, Measured, Planned
+from vitft.errors import CheckpointError, UsageError
+from vitft.progress import Hooks
+from vitft.protocol.jobs import Runtime, told_resolution
+from vitft.results.folders import CLAIM_S, claim, lock, nothing_left_behind
+
+Note = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class How:
+    """How legs are run; nothing here changes a number.
+
+    Attributes:
+        devices: one worker each; empty = the runtime's device.
+        shard: "I/N", or "" for the whole.
+        resume, overwrite: see `results.folders.claim`.
+    """
+
+    runtime: Runtime
+    devices: Sequence[str] = ()
+    shard: str = ""
+    resume: bool = True
+    overwrite: bool = False
+
+
+@contextmanager
+def held(legs: Sequence[Leg], how: How, note: Note) -> Iterator[None]:
+    """Claim the folders of all legs before any of them begins, and hold them.
+
+    Raises:
+        RunFolderOccupied, UsageError: another run lives in one, or is at work there (exit code 2).
+    """
+    with ExitStack() as all_:
+        for leg in legs:
+            all_.enter_context(_held(leg, how, note))
+        yield
+
+
+@contextmanager
+def _held(leg: Leg, how: How, note: Note) -> Iterator[None]:
+    """Claim a run folder and hold it; shards hold a place of their own in it."""
+    folder = leg.folder()
+    if not how.shard:
+        # Shards at work are waited for, but never to delete what they do.
+        patient = how.resume and not how.overwrite
+        with lock(folder, wait=CLAIM_S * patient, on_shards=note if patient else None), nothing_left_behind(folder):
+            claim(folder, leg.identity(), overwrite=how.overwrite, resume=how.resume)
+            try:
+                yield
+            except (UsageError, CheckpointError):
+                # The error says it all; the workers' logs add nothing.
+                rmtree(folder / "logs", ignore_errors=True)
+                raise
+        return
+    with ExitStack() as place:
+        with lock(folder, shards=False, wait=CLAIM_S):
+            claim(folder, leg.identity(), overwrite=False, resume=True)
+            place.enter_context(lock(folder / "shards" / how.shard.replace("/", "-of-")))
+        yield
+
+
+def run(leg: Leg, planned: Planned, how: How, hooks: Hooks) -> dict[str, str]:
+    """Run what of a leg is not finished, in a folder that is held; return data set -> why it failed.
+
+    Args:
+        leg: with the columns of the shard, where there is one.
+        planned: jobs may be absent where everything was finished when it was looked.
+    """
+    note, folder = hooks.note, leg.folder()
+    names = [name for name in leg.tasks() if name not in planned.missing]
+    others = [] if how.shard else [leg.name(leg.suite.column(key)) for key in planning.results(leg)]
+    planning.hold(leg, dict.fromkeys([*names, *others]), note)
+    left = planning.unfinished(leg, planned.missing)
+    if not left:
+        note("Finished before: these are the stored results; nothing was run or looked at again.")
+        return {}
+    if leg.recipe is None:
+        from vitft.engines.measure import measure
+
+        note(f"vitft {leg.suite.name} with {leg.model}, {leg.part.name}: tasks {len(left)} -> {folder}")
+        return measure(leg, left, how.runtime, how.devices, hooks)
+    planned = planned if planned.jobs else planning.plan(leg, planned.missing)
+    jobs = [job for job in planned.jobs if job.name in names]
+    for line in planned.notes:
+        note(f"Note: {line}.")
+    what = f"tasks {len(jobs)}, fits {estimate(leg, jobs).units}"
+    note(f"vitft {leg.suite.name} with {leg.model}, recipe {leg.recipe.name}: {what} -> {folder}")
+    for job in jobs:
+        if line := told_resolution(job):
+            note(f"{job.name}: {line}")
+    return dict(local.run(jobs, folder, how.runtime, devices=how.devices, hooks=hooks).failed)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a leg.
+
+    Attributes:
+        results: column -> its results.
+        why: column -> why it has none.
+        failed: data set -> why it failed.
+        left: data sets that are the other shards' to do.
+    """
+
+    leg: Leg
+    results: Mapping[str, Sequence[Measured]]
+    why: Mapping[str, str]
+    failed: Mapping[str, str]
+    left: Sequence[str]
+
+
+def outcome(leg: Leg, planned: Planned, failed: Mapping[str, str], shard: str) -> Outcome:
+    """Read what there is of a leg after its run."""
+    holes = {**planned.missing, **{name: f"failed: {text}" for name, text in failed.items()}}
+    left = [name for name in planning.unfinished(leg, holes) if shard]
+    holes |= dict.fromkeys(left, "left to the other shards")
+    why = {c.key: holes[leg.name(c)] for c in leg.columns if leg.name(c) in holes}
+    return Outcome(leg, planning.results(leg), why, failed, left)
+
+
+def check_models(legs: Sequence[Leg]) -> None:
+    """Raise now what the last of several models would raise when the others are done; nothing for a single one.
+
+    Raises:
+        CheckpointError: see `models.loading.load` (exit code 4).
+    """
+    models = {leg.model: leg for leg in legs}
+    if len(models) < 2 or not any(planning.unfinished(leg, {}) for leg in legs):
+        return
+    from vitft.models import loading
+    from vitft.models.said import Said
+
+    for model, leg in models.items():
+        loading.load(model, weights=False, said=Said.within(leg.overrides))

@@ -1,0 +1,1 @@
+"""Suites: which tasks one table has, as documents."""
