@@ -86,10 +86,14 @@ def _tables(source: str, line: int) -> list[str]:
 
 def score(found: list[Found], tests: list[Test], args: argparse.Namespace) -> int:
     """Run mutants, print what nobody noticed and the score, and keep both; return how many were not noticed."""
-    reasons, log = equivalent(), KEPT / "log.jsonl"
-    if not args.go_on:
-        log.unlink(missing_ok=True)
+    reasons, log, before = equivalent(), KEPT / "log.jsonl", KEPT / "noticed.jsonl"
     kept = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+    with before.open("a") as file:
+        file.writelines(json.dumps({"id": entry["id"], "by": entry["by"]}) + "\n" for entry in kept if entry["by"])
+    likely = {entry["id"]: entry["by"] for entry in map(json.loads, before.read_text().splitlines())}
+    if not args.go_on:
+        kept = []
+        log.unlink(missing_ok=True)
     done = {entry["id"]: entry for entry in kept if entry["outcome"] == NOTICED}
     asked = [(tree, m) for tree, m in found if m.id not in reasons]
     outcome = {m.id: done[m.id] for _, m in asked if m.id in done}
@@ -108,7 +112,7 @@ def score(found: list[Found], tests: list[Test], args: argparse.Namespace) -> in
 
     rest = [(tree, m) for tree, m in asked if m.id not in outcome]
     rest.sort(key=lambda f: f[1].id in seen)  # what nobody noticed comes again last
-    run_all([work(tree, m, tests, args.budget, told) for tree, m in rest], args.jobs)
+    run_all([work(tree, m, tests, args.budget, told, likely.get(m.id, "")) for tree, m in rest], args.jobs)
     broken = failing_anyway({entry["by"] for entry in outcome.values() if entry["by"]})
     for entry in outcome.values():
         if entry["by"] in broken:
@@ -124,9 +128,10 @@ def score(found: list[Found], tests: list[Test], args: argparse.Namespace) -> in
     return len(missed)
 
 
-def work(tree: ast.Module, mutant: Mutant, tests: list[Test], budget: float, told: Told) -> Work:
-    """Return what one mutant has to run, and who is told of its outcome."""
+def work(tree: ast.Module, mutant: Mutant, tests: list[Test], budget: float, told: Told, likely: str = "") -> Work:
+    """Return what one mutant has to run, and who is told of its outcome; the test that noticed it before runs first."""
     all_of_them = chosen(mutant, tests, (ROOT / mutant.file).read_text())
+    all_of_them.sort(key=lambda test: test.name.split("::")[1:] != likely.split("::")[1:])  # its file may have moved
     met: list[str] = []
     spent = 0.0
     for test in all_of_them:
@@ -140,7 +145,7 @@ def work(tree: ast.Module, mutant: Mutant, tests: list[Test], budget: float, tol
         file = str(ROOT / mutant.file)
         sys.meta_path.insert(0, Mutated(name, file, compile(tree, file, "exec")))
         # Importing all files of these tests takes longer than most mutants live: the likeliest come alone, first.
-        for some in (met[:_FIRST], met[_FIRST:]):
+        for some in (met[: 1 if likely else _FIRST], met[1 if likely else _FIRST :]):
             status = run_tests(sorted({n.split("::")[0] for n in some}), folder, Chosen(some, folder)) if some else 0
             if status not in (0, 5):
                 break

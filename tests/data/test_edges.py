@@ -174,3 +174,28 @@ def test_each_raw_split_has_the_owners_keys(collection, ends):
     for name, (first, last) in folders.items():
         keys = official_splits.raw_keys(tasks.get(name), "train")
         assert keys is not None and (keys[0], keys[-1]) == (first, last)
+
+
+@pytest.mark.parametrize(
+    ("task", "splits", "expected"),
+    [
+        ("cifar100", ["train", "val"], (50_000, 55_000)),  # the owner's train, or VTAB's part of it, and val
+        ("cifar100", ["train"], (50_000, 45_000)), ("cifar100", ["test"], (10_000,)),
+        ("caltech101", ["test"], (6084, 6085)), ("sun397", ["train"], (76_128, 76_127)),
+        ("sun397", ["train", "val"], (76_127 + 10_875, 76_128 + 10_875)),
+        ("svhn", ["train", "val"], (73_257, 73_257 + 7326)),
+        ("svhn", ["train800", "val200"], (1000,)), ("svhn", ["train", "nothing"], ()), ("no task", ["train"], ()),
+    ],
+)  # fmt: skip
+def test_official_counts_of_splits_together_are_in_order(task, splits, expected):
+    from vitft.data import official
+
+    assert official.joined(task, splits) == expected
+    if len(splits) == 1:
+        assert official.counts(task, splits[0]) == expected
+        for n in expected:
+            assert official.completeness(task, splits[0], n) == "full" and not official.shortfall(task, splits[0], n)
+            assert official.completeness(task, splits[0], n - 2) == "partial"
+    if expected and len(splits) == 1:
+        first = f"{splits[0]} has 7 of the official {expected[0]:,} images"
+        assert official.shortfall(task, splits[0], 7) == first

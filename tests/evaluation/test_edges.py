@@ -249,3 +249,30 @@ def test_intervals_end_at_what_a_difference_can_be():
 
     assert paired([True] * 2, [False] * 2).ci95[1] == 1.0 and paired([False] * 2, [True] * 2).ci95[0] == -1.0
     assert paired([True] * 2, [True] * 2).p == 1.0
+
+
+def test_a_batch_that_does_not_fit_is_halved_and_any_other_error_is_itself():
+    from vitft.errors import OutOfMemory
+    from vitft.evaluation.predict import _fitting
+
+    tried: list[int] = []
+
+    def scarce(x: torch.Tensor, most: int = 2) -> torch.Tensor:
+        tried.append(len(x))
+        if len(x) > most:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return 2 * x
+
+    x = torch.arange(5.0)[:, None]
+    assert torch.equal(_fitting(scarce, x), 2 * x) and tried == [5, 2, 3, 1, 2]
+    with pytest.raises(OutOfMemory, match="one image"):
+        _fitting(lambda x: scarce(x, 0), x)
+    other = RuntimeError("shapes cannot be multiplied")
+
+    def broken(x: torch.Tensor) -> torch.Tensor:
+        raise other
+
+    for n in (1, 4):
+        with pytest.raises(RuntimeError) as caught:
+            _fitting(broken, x[:n])
+        assert caught.value is other
