@@ -10,7 +10,10 @@ from typing import Any
 
 import pytest
 
+from tests import typed
 from tests.cli.test_cli import TINY, images, vitft
+from vitft.results.reading import parse
+from vitft.results.schema import RunResult, to_json
 
 KINDS: dict[str, Any] = {
     "object": dict, "array": list, "string": str, "integer": int, "number": (int, float), "boolean": bool,
@@ -94,3 +97,14 @@ def test_what_verbs_write_is_what_the_schema_says(tmp_path, schema):
                 assert list(faults({**value, name: wrong}, schema, schema)), (kind, name)
         for name in ("task", "provenance", "checkpoint"):
             assert list(faults({k: v for k, v in value.items() if k != name}, schema, schema)), (kind, name)
+
+
+def test_a_network_without_positions_is_read_back():
+    """Of a ResNet or a network with rotary positions: what is absent is no damage."""
+    fields = {
+        "task": "x", "model": "m", "recipe": "quick", "method": "full", "phase": "final", "seed": 0,
+        "metrics": {"top1": 0.5, "n": 2, "ci95": [0, 1]}, "protocol": {"id": "a", "resolution": "224"},
+        "provenance": {"source": "s", "split_digest": "d"}, "checkpoint": {"grid": None},
+    }  # fmt: skip
+    written = to_json(typed.result(fields))
+    assert parse(written, RunResult, "x").checkpoint.grid is None

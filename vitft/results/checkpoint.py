@@ -73,10 +73,10 @@ class CheckpointInfo:
     native: Size
     num_classes: int
     patch: Size
-    grid: Size | None
     resolution: Size
     used: Size
     architecture: Architecture
+    grid: Size | None = None
     crop_mode: CropMode = "center"
     before: Size | None = None
     channels: int = 3
