@@ -154,6 +154,7 @@ def _register() -> None:
         eval,
         fewshot,
         finetune,
+        inspect,
         models,
         predict,
         recipes,
@@ -171,6 +172,7 @@ def _register() -> None:
     app.command("eval")(eval.eval_)
     app.command("fewshot")(fewshot.fewshot)
     app.command("predict")(predict.predict)
+    app.command("inspect")(inspect.inspect)
     app.command("report")(report.report)
     app.add_typer(data.app, name="data")
     app.add_typer(models.app, name="models")

@@ -80,7 +80,7 @@ def answers(
         pixels: list[NDArray[np.uint8]] = []
         for path in paths[start : start + batch_size]:
             try:
-                pixels.append(deterministic(decode(_bytes(path), str(path), exif=True), network.preprocess))
+                pixels.append(deterministic(decode(read(path), str(path), exif=True), network.preprocess))
                 good.append(path)
             except VitftError as error:
                 on_broken(path, error)
@@ -100,7 +100,8 @@ def _below(folder: Path) -> list[Path]:
     return [folder / name for name in sorted(found + others)]
 
 
-def _bytes(path: Path) -> bytes:
+def read(path: Path) -> bytes:
+    """Return what a file holds. Raises DataMissing where it cannot be read."""
     try:
         return path.read_bytes()
     except OSError as error:

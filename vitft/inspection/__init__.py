@@ -1,0 +1,1 @@
+"""What a network has learned: filters, positions, attention, features, and what fine-tuning moved. Numbers only."""
