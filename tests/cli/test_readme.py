@@ -59,6 +59,7 @@ SMALL = {
     "finetune": "-r 32 -b 4 --steps 2 --set warmup_steps=0",
     "sweep": "-r 32 -b 4 --steps 2 --set warmup_steps=0 --seeds 0,1",
     "recipes": "",
+    "runs": "",
     "predict": "",
     "report": "",
 }

@@ -97,9 +97,8 @@ def test_the_table_shows_what_differs_the_scores_and_the_choice(swept, data):
     run, told, _ = swept
     command = ("sweep", data, *TINY, *GRID, "-o", run)
     found = rows(vitft(*command, "--format", "csv").stdout)
-    assert [key for key in found[0] if key not in ("notes", "chosen")] == [
-        *("lr", "resolution"), *("val", "val_ci95", "val_n"), *("test", "test_ci95", "test_n"),
-    ]  # fmt: skip
+    scores = [f"{at}{what}" for at in ("val", "test") for what in ("", "_ci95_low", "_ci95_high", "_n")]
+    assert list(found[0]) == ["lr", "resolution", *scores, "chosen", "notes"]
     assert [(r["lr"], r["resolution"]) for r in found] == [(a, b) for a in ("0.003", "1") for b in ("32", "40")]
     chosen = [r for r in found if r["chosen"]]
     assert len(chosen) == 1 and float(chosen[0]["test"]) == pytest.approx(100 * told["metrics"]["top1"])
@@ -144,6 +143,8 @@ def test_a_choice_on_test_is_called_that(data, tmp_path):
     words = " ".join(vitft(*command).stdout.split())
     assert "The choice was made on test itself: the best number is too high by it" in words
     assert "Chosen on test: lr" in words
+    (cell,) = [row["d"] for row in rows(vitft("report", tmp_path / "run", "--format", "csv").stdout) if row["d"]][:1]
+    assert float(cell) == pytest.approx(100 * told["metrics"]["top1"])
     plain = json.loads(vitft("finetune", data, *TINY, "--lr", 0.003, "--format", "json").stdout)
     assert plain["protocol"]["id"] != told["protocol"]["id"]
 

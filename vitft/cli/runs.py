@@ -39,6 +39,31 @@ def ls(
             console.note(f"note: {run.damaged}")
 
 
+@app.command("table")
+def table(
+    folders: Annotated[list[Path], typer.Argument(metavar="DIR...", help="Run folders, or folders with such in them.")],
+    columns: Annotated[
+        str, typer.Option("--columns", help="E.g. lr,resolution,val,top1,n,protocol; default: what differs.")
+    ] = "",
+    chosen: Annotated[bool, typer.Option("--chosen", help="Of a sweep the chosen setting alone.")] = False,
+    format: TableFormatOption = "text",
+) -> None:
+    """Put any runs into one table. A row a run, or a setting of a sweep; a column for what differs between them.
+
+    As LaTeX it needs no package.
+    """
+    from vitft.report import runs_table
+
+    keys = runs_table.columns(columns)
+    found = runs_table.find(folders, chosen)
+    for folder in found.unfinished:
+        console.note(f"Unfinished, not in the table: '{folder}'.")
+    for line in found.damaged:
+        console.note(f"Not in the table: {line}")
+    payload = {"rows": [dict(row.cells) for row in found.rows]}
+    console.emit_table(payload, runs_table.table(found, keys), format)
+
+
 @app.command("status")
 def status(folder: _Dir, format: TableFormatOption = "text") -> None:
     """Say what of a run is finished, and how far the rest is."""

@@ -65,7 +65,7 @@ def sweep(
     save_weights: o.SaveWeightsOption = True,
     format: o.TableFormatOption = "text",
 ) -> None:
-    """Compare settings in one table: every combination of the values, with every seed. The test split is opened last.
+    """Try a grid of settings and put them into one table. Every combination of the values is run with every seed.
 
     Values stand with commas between them. All settings are compared on val, or on the end of train where there is no
     val; the best one alone is trained anew and tested. The same command goes on where it stopped.

@@ -54,24 +54,37 @@ def _csv_values(value: Value, column: Column) -> list[str]:
     return [f"{100 * value:.10g}" if column.kind == "percent" and isinstance(value, float) else str(value)]
 
 
+_TURNED_FROM = 13
+"""Columns from which on the heads of a LaTeX table are turned: upright they would be wider than a page."""
+
+
 def latex(table: Table) -> str:
-    """Return the table as a LaTeX `tabular` for booktabs and graphicx, heads turned, with its footnotes below."""
+    """Return the table as a LaTeX `tabular`, with its footnotes below; it needs no package up to 12 columns.
+
+    A wider one, as VTAB's, has turned heads and rules of booktabs, and says which packages that takes.
+    """
     blocks = list(blocks_of(list(table.columns)))
+    wide = len(table.columns) >= _TURNED_FROM
+    top, middle, bottom = ("\\toprule", "\\midrule", "\\bottomrule") if wide else ("\\hline",) * 3
     spec = "l" + "".join("r" if c.kind in ("percent", "count") else "l" for c in table.columns[1:])
-    lines = [f"% {table.caption}", f"\\begin{{tabular}}{{{spec}}}", "\\toprule"]
+    lines = [f"% {table.caption}", *["% needs \\usepackage{booktabs,graphicx}"] * wide]
+    lines += [f"\\begin{{tabular}}{{{spec}}}", top]
     if any(block for block, _ in blocks):
         heads = [f"\\multicolumn{{{len(columns)}}}{{c}}{{{_tex(block)}}}" for block, columns in blocks]
         lines.append(" & ".join(heads) + " \\\\")
-    heads = [_tex(c.title) if i == 0 else f"\\rotatebox{{90}}{{{_tex(c.title)}}}" for i, c in enumerate(table.columns)]
-    lines += [" & ".join(heads) + " \\\\", "\\midrule"]
+    turned = "\\rotatebox{{90}}{{{}}}" if wide else "{}"
+    heads = [_tex(c.title) if i == 0 else turned.format(_tex(c.title)) for i, c in enumerate(table.columns)]
+    lines += [" & ".join(heads) + " \\\\", middle]
     before = "result"
     for row in table.rows:
         if row.kind == "published" and before != "published":
-            lines.append("\\midrule")
+            lines.append(middle)
         before = row.kind
         cells = [_tex(signed(row, c)) + _raised(row, c.key, "\\textsuperscript{{{}}}", ",") for c in table.columns]
-        lines.append(" & ".join(cells) + " \\\\")
-    lines += ["\\bottomrule", "\\end{tabular}"]
+        # After the line before, a bracket or a star would be read as that line's own.
+        guard = "{}" * cells[0].startswith(("[", "*"))
+        lines.append(guard + " & ".join(cells) + " \\\\")
+    lines += [bottom, "\\end{tabular}"]
     lines += [f"\n\\textsuperscript{{{i}}} {_tex(note)}" for i, note in enumerate(table.footnotes, 1)]
     lines += [f"\n{_tex(note)}" for note in table.notes]
     return "\n".join(lines) + "\n"
@@ -111,8 +124,15 @@ _TEX = {
     "±": r"$\pm$",
     "—": "--",
     "≈": r"$\approx$",
+    "–": "--",
+    "−": r"$-$",
+    "×": r"$\times$",
+    "<": r"$<$",
+    ">": r"$>$",
+    "|": r"$|$",
+    "…": r"\ldots{}",
 }
 
 
 def _tex(line: str) -> str:
-    return re.sub(r"[\\~^±—≈&%$#_{}]", lambda found: _TEX.get(found[0], "\\" + found[0]), line)
+    return re.sub(r"[\\~^±—≈–−×<>|…&%$#_{}]", lambda found: _TEX.get(found[0], "\\" + found[0]), line)

@@ -9,7 +9,7 @@ from vitft.errors import CheckpointError, DataMissing
 from vitft.report import measured
 from vitft.report.measured import Measured
 from vitft.results.files import read_json
-from vitft.results.reading import parse
+from vitft.results.reading import load, parse
 from vitft.results.schema import EvalResult, FewshotResult, RunResult, SuiteResult, UnitResult
 
 _SHOWN = 3
@@ -50,7 +50,7 @@ def gather(places: Sequence[Path]) -> Gathered:
                 "Legal: folders with runs, suites, evaluations or few-shot results in them.",
                 "Run 'vitft runs ls' to list your runs.",
             )
-        found = list(_folders(place, _DEPTH))
+        found = list(folders(place))
         for folder in found:
             if folder.resolve() in seen:
                 continue
@@ -75,7 +75,7 @@ def gather(places: Sequence[Path]) -> Gathered:
     return Gathered(tuple(numbers), len(seen) - len(unfinished), tuple(unfinished))
 
 
-def _folders(root: Path, depth: int) -> Iterator[Path]:
+def folders(root: Path, depth: int = _DEPTH) -> Iterator[Path]:
     """Yield the folders of results at or below `root`, not looking inside of runs."""
     names = {path.name for path in root.iterdir()} if depth else set()
     if names & {"run.json", "result.json", "suite.json"}:
@@ -86,7 +86,7 @@ def _folders(root: Path, depth: int) -> Iterator[Path]:
     for name in sorted(names):
         path = root / name
         if path.is_dir() and not path.is_symlink():
-            yield from _folders(path, depth - 1)
+            yield from folders(path, depth - 1)
 
 
 def _read(folder: Path) -> tuple[list[Measured], list[CheckpointError]]:
@@ -110,7 +110,14 @@ def _numbers(folder: Path, units: Sequence[tuple[UnitResult, Path]]) -> list[Mea
     recipes = {unit.protocol.recipe_digest for unit, _ in units}
     # A suite with several recipes is one protocol: what its document says of each column.
     suite = _suite(run) if run.get("kind") == "suite" and len(recipes) > 1 else ""
-    return [_at(measured.of_unit(unit, place, suite), place) for unit, place in units]
+    numbers = [_at(measured.of_unit(unit, place, suite), place) for unit, place in units]
+    if run.get("kind") != "sweep":
+        return numbers
+    # Where all settings were tested, the others were tried for the one that was chosen, as on val.
+    result = load(folder / "result.json", RunResult)
+    names = (result.units or (result.unit or ".",)) if result is not None else ()
+    chosen = [folder / "units" / name for name in names]
+    return [replace(one, tuning=one.tuning or Path(one.file) not in chosen) for one in numbers]
 
 
 def _suite(run: dict[str, Any]) -> str:

@@ -12,6 +12,7 @@ from vitft.data.sources import own_split
 from vitft.report import said
 from vitft.report.layout import REAL
 from vitft.report.single import model_title
+from vitft.results import choice
 from vitft.results.checkpoint import CheckpointInfo
 from vitft.results.parts import Interval, Metrics, Provenance
 from vitft.results.schema import EvalResult, FewshotResult, RunResult, SuiteResult, UnitResult
@@ -78,7 +79,7 @@ def of_unit(result: UnitResult, folder: Path | None = None, suite: str = "") -> 
         recipe=result.recipe,
         resolutions=(p.resolution,),
         examples=examples,
-        selected="last" if p.selection == "none" else "best on val",
+        selected="last" if p.selection == "none" else f"best on {'test' if choice.on_test(result) else 'val'}",
         device=_device(result),
     )
     row = {"model": _identity(result.model, info, p.from_scratch), "method": result.method}

@@ -172,6 +172,8 @@ def footnotes(result: RunResult) -> list[str]:
     """Return what must be said beside a result's number: of its data, and what went wrong."""
     p = result.provenance
     lines = []
+    if choice.on_test(result):
+        lines.append(f"Chosen among {len(result.tuned)} settings on {p.split} itself: too high by that choice.")
     if not p.reference:
         said_of = own_split.footnote(p.why)
         lines.append(f"{said_of[0].upper()}{said_of[1:]}.")

@@ -26,12 +26,12 @@ def table(results: Sequence[RunResult], compared: Sequence[Comparison] = ()) -> 
     columns = [Column("model", "model")] * several
     columns += [Column(key, "px" if key == "resolution" else key) for key in keys]
     columns += _scores("val", where)
-    columns += [] if _on_test(first) else _scores("test", first.provenance.split)
+    columns += [] if choice.on_test(first) else _scores("test", first.provenance.split)
     notes = Footnotes()
     rows = [row for result in results for row in _rows(result, notes)]
     names = row_names(results)
     told = [f"{name}: {line}" if several else line for name, line in zip(names, map(_chosen, results), strict=True)]
-    if _on_test(first):
+    if choice.on_test(first):
         told.append(
             f"The choice was made on {first.provenance.split} itself: the best number is too high by it, and is "
             "comparable with none that was chosen on val or dev, as it is without --on test."
@@ -77,14 +77,10 @@ def _caption(results: Sequence[RunResult]) -> str:
     return f"{first.task}: {of}, recipe {first.recipe}; top-1 in percent, {seeds}, protocol {ids}"
 
 
-def _on_test(result: RunResult) -> bool:
-    return result.protocol.selection.split(",")[0] == result.provenance.split
-
-
 def _scores(key: str, where: str) -> list[Column]:
     return [
         Column(key, "top-1", "percent", where),
-        Column(f"{key}_ci95", "95 % interval", "text", where),
+        Column(f"{key}_ci95", "95 %", "interval", where),
         Column(f"{key}_n", "n", "count", where),
     ]
 
@@ -97,7 +93,7 @@ def _rows(result: RunResult, notes: Footnotes) -> list[Row]:
         marks = {"val": notes.mark([f"{text[0].upper()}{text[1:]}." for text in one.warnings[:1]])}
         if one.point == result.point:
             cells["chosen"] = "chosen"
-            at = "val" if _on_test(result) else "test"
+            at = "val" if choice.on_test(result) else "test"
             cells |= _cells(at, result.metrics.top1, result.metrics.ci95, result.metrics.n)
             marks[f"{at}_n"] = notes.mark(footnotes(result))
         rows.append(Row(cells, marks=marks))
@@ -107,9 +103,8 @@ def _rows(result: RunResult, notes: Footnotes) -> list[Row]:
     return rows
 
 
-def _cells(key: str, top1: float, interval: Sequence[float] | None, n: int) -> dict[str, Value]:
-    span = None if interval is None else f"{100 * interval[0]:.1f} – {100 * interval[1]:.1f}"
-    return {key: top1, f"{key}_ci95": span, f"{key}_n": n}
+def _cells(key: str, top1: float, interval: tuple[float, float] | None, n: int) -> dict[str, Value]:
+    return {key: top1, f"{key}_ci95": interval, f"{key}_n": n}
 
 
 def _words(point: Mapping[str, Scalar]) -> dict[str, Value]:

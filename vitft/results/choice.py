@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from vitft.results.checkpoint import side
-from vitft.results.schema import RunResult
+from vitft.results.schema import RunResult, UnitResult
 from vitft.settings import Scalar
 
 _NAMED = 5
@@ -15,6 +15,11 @@ def made_on(selection: str, dev_fraction: float) -> str:
     if split == "none":
         return ""
     return f"dev ({100 * dev_fraction:g} % of train)" if split == "dev" else split
+
+
+def on_test(result: UnitResult) -> bool:
+    """Tell whether a result was chosen by its number on the very split that it is a number of."""
+    return result.phase == "final" and result.protocol.selection.split(",")[0] == result.provenance.split
 
 
 def told(point: Mapping[str, Scalar], only: Sequence[str] | None = None) -> str:
