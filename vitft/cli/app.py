@@ -149,6 +149,7 @@ def _root(version: bool = typer.Option(False, "--version", callback=_version, is
 
 def _register() -> None:
     from vitft.cli import (
+        bench,
         data,
         doctor,
         eval,
@@ -174,6 +175,7 @@ def _register() -> None:
     app.command("predict")(predict.predict)
     app.command("inspect")(inspect.inspect)
     app.command("report")(report.report)
+    app.command("bench")(bench.bench)
     app.add_typer(data.app, name="data")
     app.add_typer(models.app, name="models")
     app.add_typer(recipes.app, name="recipes")

@@ -1,0 +1,1 @@
+"""How fast vitft trains and evaluates here, beside bare loops and beside timm's own way."""

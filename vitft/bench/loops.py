@@ -1,0 +1,256 @@
+"""The loops that are measured: vitft's own, bare ones on ready tensors, and timm's way to the same work."""
+
+import math
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from io import BytesIO
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from vitft import device as devices
+from vitft.bench.subject import Subject
+from vitft.data.split import Split
+from vitft.errors import VitftError
+from vitft.evaluation.predict import predict
+from vitft.images.batches import Images
+from vitft.models.methods import parameter_groups
+from vitft.progress import Hooks
+from vitft.training.fit import Compute, fit
+
+
+class Loop(Protocol):
+    """One way to train and evaluate a subject."""
+
+    name: str
+
+    def train(self, steps: int) -> float:
+        """Make `steps` updates of the effective batch and return the seconds they took, the device's work included."""
+        ...
+
+    def evaluate(self, images: int) -> float:
+        """Answer so many images and return the seconds that took."""
+        ...
+
+
+class Own:
+    """vitft's own loop and its own evaluation, as a run has them.
+
+    Attributes:
+        net: what is trained.
+        waited: seconds that updates waited for a batch: its crop, flip and normalisation are in it.
+        trained: seconds of all updates that were timed.
+        saving: seconds that a state held the updates up, of each fit.
+    """
+
+    name = "vitft"
+
+    def __init__(self, subject: Subject, hooks: Hooks) -> None:
+        self._subject, self._hooks = subject, hooks
+        self.net = subject.network()
+        self._images = _Timed(subject.split, subject.augmented, subject.device, subject.workers, hooks)
+        self._tested = Images(subject.split, subject.pp, subject.device, subject.workers, hooks)
+        self.waited = self.trained = 0.0
+        self.saving: list[float] = []
+
+    def train(self, steps: int) -> float:
+        s, ends, waits = self._subject, list[float](), list[float]()
+
+        def stepped(_: object) -> None:
+            ends.append(time.perf_counter())
+            waits.append(self._images.waited)
+
+        settings = s.settings.model_copy(update={"steps": steps + 1, "warmup_steps": 0, "decay_steps": ()})
+        with tempfile.TemporaryDirectory() as folder:
+            fitted = fit(
+                self.net,
+                self._images,
+                parameter_groups(self.net, settings),
+                settings,
+                seed=0,
+                folder=Path(folder),
+                compute=Compute(s.precision, s.micro_batch, state_seconds=math.inf),
+                hooks=Hooks(step=stepped, signal=self._hooks.signal),
+            )
+            with fitted.state:
+                self.saving.append(fitted.saving)
+        # The first update is left out: it makes the optimiser's state.
+        self.waited += waits[-1] - waits[0]
+        self.trained += ends[-1] - ends[0]
+        return ends[-1] - ends[0]
+
+    def evaluate(self, images: int) -> float:
+        s, n = self._subject, len(self._tested)
+        size = devices.evaluation_batch(s.device)
+        rows = [np.arange(a, min(a + size, images)) for a in range(0, images, size)]
+        batches = zip(rows, self._tested.batches([r % n for r in rows]), strict=True)
+        began = time.perf_counter()
+        predict(self.net, batches, images, s.split.num_classes, precision=s.precision)
+        return time.perf_counter() - began
+
+
+class Bare:
+    """The fewest lines that train the same network: one ready batch again and again, nothing read, said or saved.
+
+    Args:
+        compiled: each block is compiled and the optimiser fused.
+    """
+
+    def __init__(self, subject: Subject, *, compiled: bool = False) -> None:
+        self.name = "compiled" if compiled else "bare"
+        self._subject = subject
+        self._net: Any = subject.network()
+        if compiled:
+            blocks = getattr(self._net, "blocks", None)
+            if blocks is None:
+                raise VitftError("The network has no blocks to compile one by one.")
+            for block in blocks:
+                block.compile()
+        self._optimizer = _optimizer(self._net, subject, fused=compiled)
+
+    def train(self, steps: int) -> float:
+        s = self._subject
+        self._net.train(s.settings.method != "linear")
+        s.wait()
+        began = time.perf_counter()
+        for _ in range(steps):
+            for x, y in s.ready(s.settings.batch_size):
+                _backward(self._net, x, y, s)
+            _update(self._net, self._optimizer, s)
+        s.wait()
+        return time.perf_counter() - began
+
+    def evaluate(self, images: int) -> float:
+        s, size = self._subject, devices.evaluation_batch(self._subject.device)
+        self._net.eval()
+        x = torch.randn(size, 3, *s.pp.size, device=s.device)
+        s.wait()
+        began = time.perf_counter()
+        with torch.inference_mode(), devices.autocast(s.device, s.precision):
+            for a in range(0, images, size):
+                self._net(x[: images - a]).float().cpu()
+        return time.perf_counter() - began
+
+
+class Timm:
+    """timm's way: its loader with worker processes that decode and augment each image anew, whole batches, autocast."""
+
+    name = "timm"
+
+    def __init__(self, subject: Subject) -> None:
+        self._subject = subject
+        self._net: Any = subject.network()
+        self._optimizer = _optimizer(self._net, subject, fused=False)
+        self._train = self._forever(subject.settings.batch_size)
+
+    def train(self, steps: int) -> float:
+        s = self._subject
+        self._net.train(s.settings.method != "linear")
+        s.wait()
+        began = time.perf_counter()
+        for _ in range(steps):
+            x, y = next(self._train)
+            _backward(self._net, x, y, s)
+            _update(self._net, self._optimizer, s)
+        s.wait()
+        return time.perf_counter() - began
+
+    def evaluate(self, images: int) -> float:
+        s, done = self._subject, 0
+        loader = self._loader(devices.evaluation_batch(s.device), training=False)
+        self._net.eval()
+        began = time.perf_counter()
+        with torch.inference_mode(), devices.autocast(s.device, s.precision):
+            while done < images:
+                for x, _ in loader:
+                    self._net(x.to(s.device)).float().cpu()
+                    done += len(x)
+                    if done >= images:
+                        break
+        return (time.perf_counter() - began) * images / done
+
+    def _forever(self, batch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        loader = self._loader(batch, training=True)
+        while True:
+            for x, y in loader:
+                yield x.to(self._subject.device), y.to(self._subject.device)
+
+    def _loader(self, batch: int, *, training: bool) -> Any:
+        from timm.data.loader import create_loader
+
+        s = self._subject
+        pictures: Any = _Pictures(s.split)
+        return create_loader(
+            pictures,
+            input_size=(3, *s.pp.size),
+            batch_size=batch,
+            is_training=training,
+            use_prefetcher=s.device.type == "cuda",
+            color_jitter=0.0,
+            interpolation=s.pp.interpolation,
+            mean=s.pp.mean,
+            std=s.pp.std,
+            num_workers=s.workers,
+            crop_pct=1.0,
+            device=s.device,
+        )
+
+
+class _Timed(Images):
+    """Images that count the seconds in which somebody waits for a batch."""
+
+    waited = 0.0
+
+    def batches(
+        self, index_batches: Sequence[NDArray[np.int64]], uniforms: Sequence[NDArray[np.float64]] | None = None
+    ) -> Iterator[Tensor]:
+        source = super().batches(index_batches, uniforms)
+        while True:
+            began = time.perf_counter()
+            batch = next(source, None)
+            self.waited += time.perf_counter() - began
+            if batch is None:
+                return
+            yield batch
+
+
+class _Pictures(torch.utils.data.Dataset[tuple[Any, int]]):
+    """A split as timm's loader wants it: Pillow images through the transform that the loader sets."""
+
+    def __init__(self, split: Split) -> None:
+        self._split = split
+        self.transform: Any = None
+
+    def __len__(self) -> int:
+        return len(self._split)
+
+    def __getitem__(self, i: int) -> tuple[Any, int]:
+        image = Image.open(BytesIO(self._split.read(i))).convert("RGB")
+        return self.transform(image), int(self._split.labels[i])
+
+
+def _optimizer(net: nn.Module, subject: Subject, *, fused: bool) -> torch.optim.Optimizer:
+    parameters = [p for p in net.parameters() if p.requires_grad]
+    lr, momentum = subject.settings.lr, subject.settings.momentum
+    if subject.settings.optimizer == "sgd":
+        return torch.optim.SGD(parameters, lr=lr, momentum=momentum, fused=fused)
+    return torch.optim.AdamW(parameters, lr=lr, betas=(momentum, 0.999), fused=fused)
+
+
+def _backward(net: nn.Module, x: Tensor, y: Tensor, subject: Subject) -> None:
+    with devices.autocast(subject.device, subject.precision):
+        logits = net(x)
+    (F.cross_entropy(logits.float(), y, reduction="sum") / subject.settings.batch_size).backward()
+
+
+def _update(net: nn.Module, optimizer: torch.optim.Optimizer, subject: Subject) -> None:
+    nn.utils.clip_grad_norm_(net.parameters(), subject.settings.clip_norm or math.inf)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)

@@ -1,0 +1,168 @@
+"""Measure loops against each other: in turn, round by round, so that a machine whose speed drifts drifts for all."""
+
+import resource
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+
+from vitft import device as devices
+from vitft.bench.asked import Other
+from vitft.bench.loops import Bare, Loop, Own, Timm
+from vitft.bench.subject import Subject
+from vitft.models.flops import macs
+from vitft.progress import Hooks
+from vitft.results.bench import BenchResult, LoopPace, Pace, Products, Saving
+from vitft.results.parts import Env
+
+_STATE_SECONDS = 60.0
+_SQUARE = {"cpu": 1024}
+_LARGE = 8192
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long to measure.
+
+    Attributes:
+        rounds: times that each loop has its turn.
+        steps: updates a turn.
+        images: to evaluate, a turn; 0 = no evaluation.
+    """
+
+    rounds: int = 5
+    steps: int = 4
+    images: int = 0
+
+
+def measure(subject: Subject, model: str, against: Sequence[Other], plan: Plan, hooks: Hooks) -> BenchResult:
+    """Measure vitft's loop beside the named others; one that cannot run here stays, with the reason."""
+    own = Own(subject, hooks)
+    _warmed(own, plan)
+    memory = _memory(subject.device)
+    loops: dict[str, Loop] = {"vitft": own}
+    failed: dict[str, str] = {}
+    names: tuple[Literal["vitft"] | Other, ...] = ("vitft", *against)
+    for name in against:
+        try:
+            loops[name] = _other(name, subject)
+            _warmed(loops[name], plan)
+        except Exception as error:  # whatever another loop dies of is a fact about it, and ends nothing
+            failed[name] = f"{type(error).__name__}: {error}".split("\n")[0]
+            loops.pop(name, None)
+            devices.forget()
+    s, n = subject, subject.settings.batch_size * plan.steps
+    trained = _in_turn({name: loop.train for name, loop in loops.items()}, plan.steps, n, plan, "train", hooks)
+    answered = {}
+    if plan.images:
+        turns = {name: loop.evaluate for name, loop in loops.items()}
+        answered = _in_turn(turns, plan.images, plan.images, plan, "evaluate", hooks)
+    per_image = macs(own.net, s.pp.size)
+    held_up = statistics.median(own.saving)
+    flops = 6 * per_image * trained["vitft"].images_per_s
+    square = products(s.device, s.precision)
+    return BenchResult(
+        model=model,
+        data=s.split.task,
+        method=s.settings.method,
+        optimizer=s.settings.optimizer,
+        resolution=s.pp.size,
+        batch_size=s.settings.batch_size,
+        micro_batch=s.micro_batch,
+        precision=s.precision,
+        threads=torch.get_num_threads(),
+        workers=s.workers,
+        rounds=plan.rounds,
+        steps=plan.steps,
+        loops=tuple(
+            LoopPace(name=name, train=trained.get(name), evaluate=answered.get(name), why=failed.get(name, ""))
+            for name in names
+        ),
+        waiting=min(1.0, own.waited / own.trained),
+        saving=Saving(seconds=held_up, share=held_up / max(_STATE_SECONDS, 20 * held_up)),
+        memory_bytes=memory,
+        macs_per_image=per_image,
+        products=Products(square=square, own_shapes=_of_block(own.net, s), train=flops, share=flops / square),
+        env=Env.now(devices.name(s.device.type), torch.__version__),
+    )
+
+
+def products(device: torch.device, precision: str, shapes: Sequence[tuple[int, int, int]] = ()) -> float:
+    """Return the floating-point operations a second of products (M, K) x (K, N); of a large square one without shapes.
+
+    Args:
+        shapes: (M, K, N) of products that are made one after the other.
+    """
+    side = _SQUARE.get(device.type, _LARGE)
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    pairs = [
+        (torch.randn(m, k, device=device, dtype=dtype), torch.randn(k, n, device=device, dtype=dtype))
+        for m, k, n in shapes or [(side, side, side)]
+    ]
+    flops = sum(2.0 * a.shape[0] * a.shape[1] * b.shape[1] for a, b in pairs)
+
+    def once(times: int) -> float:
+        began = time.perf_counter()
+        for _ in range(times):
+            for a, b in pairs:
+                a @ b
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        return time.perf_counter() - began
+
+    once(2)
+    times = max(2, round(0.2 / max(1e-6, once(1))))
+    return flops * times / min(once(times) for _ in range(3))
+
+
+def _of_block(net: Any, subject: Subject) -> float | None:
+    """Return the rate of the products of one block at the micro-batch: qkv, the output, the two layers of the MLP."""
+    if not hasattr(net, "blocks") or not hasattr(net, "embed_dim"):
+        return None
+    d, hidden = net.embed_dim, net.blocks[0].mlp.fc1.out_features
+    rows = subject.micro_batch * (net.patch_embed.num_patches + net.num_prefix_tokens)
+    return products(
+        subject.device, subject.precision, [(rows, d, 3 * d), (rows, d, d), (rows, d, hidden), (rows, hidden, d)]
+    )
+
+
+def _other(name: Other, subject: Subject) -> Loop:
+    return Timm(subject) if name == "timm" else Bare(subject, compiled=name == "compiled")
+
+
+def _warmed(loop: Loop, plan: Plan) -> None:
+    loop.train(2)
+    if plan.images:
+        loop.evaluate(min(plan.images, 64))
+
+
+def _in_turn(
+    turns: Mapping[str, Callable[[int], float]], amount: int, images: int, plan: Plan, what: str, hooks: Hooks
+) -> dict[str, Pace]:
+    rates: dict[str, list[float]] = {name: [] for name in turns}
+    for done in range(plan.rounds):
+        for name, turn in turns.items():
+            hooks.stop_if_asked()
+            rates[name].append(images / turn(amount))
+        hooks.phase(what, done + 1, plan.rounds)
+    own = rates["vitft"]
+    return {name: _pace(found, [] if name == "vitft" else [a / b for a, b in zip(own, found, strict=True)])
+            for name, found in rates.items()}  # fmt: skip
+
+
+def _pace(rates: list[float], ratios: list[float]) -> Pace:
+    return Pace(
+        images_per_s=statistics.median(rates),
+        span=(min(rates), max(rates)),
+        ratio=statistics.median(ratios) if ratios else None,
+        ratio_span=(min(ratios), max(ratios)) if ratios else None,
+    )
+
+
+def _memory(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
