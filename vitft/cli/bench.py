@@ -33,8 +33,9 @@ def bench(
     save: Annotated[Path | None, typer.Option("--save", help="Write the measurement, as JSON, to this file.")] = None,
     format: o.TableFormatOption = "text",
 ) -> None:
-    """Measure images a second in training and evaluation, and what the time goes to.
+    """Measure how fast training and evaluation are here.
 
+    Images a second, and what the time goes to: batches, states, the rate that matrix products reach.
     vitft's own loop and the others take turns, so that what slows the machine slows all of them.
     """
     from vitft import recipes
