@@ -10,7 +10,8 @@ from vitft.errors import Interrupted
 class StepReport:
     """One finished update: `step` of `steps`, counted from 1; loss is the mean over the effective batch.
 
-    The speeds are those of this update.
+    The speeds are those of this update. Where an update takes long it is told of while it goes on, too: `part` is the
+    share of the next one that is done, and loss and grad_norm are those of the last whole one (NaN before it).
     """
 
     step: int
@@ -20,6 +21,12 @@ class StepReport:
     grad_norm: float
     images_per_s: float
     steps_per_s: float
+    part: float = 0.0
+
+    @property
+    def seconds_left(self) -> float:
+        """Of the whole fit, at this speed."""
+        return (self.steps - self.step - self.part) / max(1e-12, self.steps_per_s)
 
 
 def _silent(*_: object) -> None:

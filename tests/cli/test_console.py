@@ -1,6 +1,7 @@
 """What is printed while work goes on, and what becomes of it where stdout takes no more."""
 
 import io
+import itertools
 import os
 import re
 import subprocess
@@ -40,7 +41,7 @@ def test_numbers_are_whole_however_narrow_the_terminal(width):
     unit, step, *_, phase = drawn(width)
     assert max(map(len, (unit, step, phase))) <= width
     assert "3/19" in unit and "ETA" in unit
-    for number in ("1204/10000", "loss 2.3456", "1234.5 img/s", "ETA -:--:--"):
+    for number in ("1204/10000", "loss 2.3456", "1234.5 img/s", "ETA 1:13:18"):  # 8796 steps at 2 a second
         assert number in step, step
     assert "20032/50000" in phase and "ETA" in phase
     assert ("━" in step) == (width >= 72)
@@ -48,6 +49,47 @@ def test_numbers_are_whole_however_narrow_the_terminal(width):
     assert ("lr 0.0012" in step) == (width >= 120)
     assert "…" not in step
     assert unit.startswith("cifar100") and "ETA 1:23:45  " in unit
+
+
+def told_in_a_pipe(monkeypatch, events):
+    """Return (time, line) of what a pipe shows of events at times, in seconds."""
+    now, said = [0.0], []
+    monkeypatch.setattr(console, "note", lambda text, **_: said.append((now[0], text)))
+    hooks = console.lines(lambda: now[0])
+    for at, kind, *rest in events:
+        now[0] = at
+        getattr(hooks, kind)(*rest)
+    return said
+
+
+def test_a_pipe_has_a_rate_and_an_eta_within_20_s_and_then_a_line_a_minute(monkeypatch):
+    steps = [(float(t), "step", StepReport(t, 1000, 1.5, 0.01, 1.0, 64.0, 1.0)) for t in range(1, 1001)]
+    said = told_in_a_pipe(monkeypatch, [(0.0, "unit", "digits: final, seed 0", 0, 1), *steps])
+    assert said[0] == (0.0, "digits: final, seed 0")
+    times = [at for at, _ in said[1:]]
+    assert times[0] <= 20 and min(b - a for a, b in itertools.pairwise(times)) >= 60
+    assert len(times) == 1 + 994 // 60
+    assert said[1][1].split("  ")[-2:] == ["64 images/s", "ETA 16:34"]  # 994 steps at one a second
+    decoding = [(float(t), "phase", "decode digits train", 50 * t, 50_000) for t in range(1, 100)]
+    said = told_in_a_pipe(monkeypatch, decoding)
+    assert said[0][0] <= 20 and said[0][1].endswith("50/s  ETA 16:34") and len(said) == 2
+
+
+def test_an_update_that_takes_an_hour_is_told_of_while_it_goes_on(monkeypatch):
+    nan = float("nan")
+    parts = [(2.0 * n, "step", StepReport(0, 100, nan, 0.01, nan, 4.0, 4 / 512, part=8 * n / 512)) for n in range(1, 9)]
+    ((at, line),) = told_in_a_pipe(monkeypatch, parts)
+    assert at == 8.0 and "step 0/100 (and 6 % of the next)" in line and "loss" not in line  # 32 of 512 images
+    assert "4 images/s" in line and "ETA 3:33:" in line  # 100 steps of 512 images at 4 a second are 12,800 s
+
+
+def test_quiet_shows_no_progress_but_what_one_should_know(capsys):
+    with console.display(quiet=True) as hooks:
+        hooks.unit("a", 0, 2)
+        hooks.step(StepReport(1, 1, 1.0, 0.1, 1.0, 1.0, 1.0))
+        hooks.phase("decode", 1, 2)
+        hooks.note("the file says nothing of its mean")
+    assert capsys.readouterr().err == "  the file says nothing of its mean\n"
 
 
 # --- where stdout takes no more, and signals -------------------------------------------------------------------------

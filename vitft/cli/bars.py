@@ -1,5 +1,6 @@
 """Progress bars that stay readable in a narrow terminal: numbers are whole, what matters least goes first."""
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -27,9 +28,9 @@ def hooks(progress: Progress) -> Hooks:
     """Return the callbacks that move the bars."""
     tasks: dict[str, TaskID] = {}
 
-    def bar(name: str, description: str, done: int, total: int, **fields: Any) -> None:
+    def bar(name: str, description: str, done: float, total: int, **fields: Any) -> None:
         if name not in tasks:
-            tasks[name] = progress.add_task(description, total=total, completed=done, **fields)
+            tasks[name] = progress.add_task(description, total=total, completed=int(done), **fields)
         progress.update(tasks[name], description=description, completed=done, total=total, **fields)
 
     def drop(*names: str) -> None:
@@ -43,7 +44,7 @@ def hooks(progress: Progress) -> Hooks:
 
     def step(r: StepReport) -> None:
         drop("phase")
-        bar("step", "  train", r.step, r.steps, report=r)
+        bar("step", "  train", r.step + r.part, r.steps, report=r)
 
     def phase(what: str, done: int, total: int) -> None:
         bar("phase", f"  {what}", done, total)
@@ -62,10 +63,14 @@ def line(task: Task, width: int, stroke: str = "━") -> Text:
     report = task.fields.get("report")
     whole = f"{int(task.total or 0)}"
     count = f"{int(task.completed):>{len(whole)}}/{whole}"
-    spent, left = _clock(task.elapsed), f"ETA {_clock(task.time_remaining)}"
+    remaining = task.time_remaining
+    if remaining is None and report is not None:  # an update that takes minutes
+        remaining = report.seconds_left
+    spent, left = _clock(task.elapsed), f"ETA {_clock(remaining)}"
     told = [count, spent, left]
     if report is not None:
-        loss, speed = f"loss {report.loss:.4f}", f"{report.images_per_s:.1f} img/s"
+        loss = "loss -" if math.isnan(report.loss) else f"loss {report.loss:.4f}"
+        speed = f"{report.images_per_s:.1f} img/s" if report.images_per_s >= 10 else f"{report.images_per_s:.2g} img/s"
         told = [count, loss, f"lr {report.lr:.2g}", speed, spent, left]
     title = task.description
     for lesser in ("lr ", spent):

@@ -1,6 +1,7 @@
 """`vitft recipes check`: recipes run again, and their numbers held against what they should be."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -40,6 +41,7 @@ def check(
     data_dir: o.DataDirOption = None,
     output: o.OutputOption = None,
     overwrite: o.OverwriteOption = False,
+    quiet: o.QuietOption = False,
     format: o.TableFormatOption = "text",
 ) -> None:
     """Hold recipes to the numbers they expect, or to a baseline.
@@ -57,7 +59,9 @@ def check(
     stored = check_runs.stored_in(baseline, update) if baseline is not None else None
     runs = check_runs.asked(recipe or [], model, task or [], stored)
     o.checked([one.model for one in runs], device)
-    how = check_runs.How(console.note, signals.watched, device, precision, workers, data_dir, output, overwrite)
+    how = check_runs.How(
+        console.note, partial(signals.watched, quiet), device, precision, workers, data_dir, output, overwrite
+    )
     given = o.parse_seeds(seeds) if seeds else ()
     notes: list[str] = []
     if baseline is None or stored is None:

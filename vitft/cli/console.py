@@ -1,11 +1,12 @@
 """Where vitft prints: results on stdout, everything else on stderr."""
 
 import json
+import math
 import os
 import sys
 import textwrap
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -105,45 +106,69 @@ def note(text: str, *, uncut: bool = False) -> None:
 
 
 @contextmanager
-def display() -> Iterator[Hooks]:
-    """Show what long work does: bars on a terminal, plain lines in a pipe. Signals are the caller's affair."""
-    if stderr().is_terminal:
+def display(quiet: bool = False) -> Iterator[Hooks]:
+    """Show what long work does: bars on a terminal, plain lines in a pipe. Signals are the caller's affair.
+
+    Args:
+        quiet: show no progress, only what the user should know.
+    """
+    if quiet:
+        yield Hooks(note=_noted)
+    elif stderr().is_terminal:
         from vitft.cli.bars import bars
 
         with bars(stderr()) as hooks:
             yield hooks
     else:
-        yield _lines()
+        yield lines()
 
 
-def _lines(every_s: float = 5.0) -> Hooks:
-    last = {"time": 0.0}
+def _noted(text: str) -> None:
+    note(f"  {text}")
 
-    def due(done: int, total: int) -> bool:
-        now = time.monotonic()
-        if done < total and now - last["time"] < every_s:
+
+_FIRST_S, _EVERY_S = 5.0, 60.0
+"""In a pipe: of each kind of work a line after so long, then one every so long."""
+
+
+def lines(clock: Callable[[], float] = time.monotonic) -> Hooks:
+    """Return callbacks that write plain lines: a title a unit, and of each kind of work a line a minute."""
+    due_at: dict[str, float] = {}
+    began: dict[str, tuple[float, int]] = {}
+
+    def due(kind: str) -> bool:
+        at = due_at.setdefault(kind, clock() + _FIRST_S)
+        if clock() < at:
             return False
-        last["time"] = now
+        due_at[kind] = clock() + _EVERY_S
         return True
 
     def unit(title: str, done: int, total: int) -> None:
+        began.clear()
         note(f"[{done + 1}/{total}] {title}" if total > 1 else title)
 
     def step(r: StepReport) -> None:
-        if due(r.step, r.steps):
-            eta = _duration((r.steps - r.step) / max(1e-9, r.steps_per_s))
+        if due("step"):
+            inside = f" (and {100 * r.part:.0f} % of the next)" if r.part else ""
+            loss = "" if math.isnan(r.loss) else f"  loss {r.loss:.4f}"
             note(
-                f"  step {r.step}/{r.steps}  loss {r.loss:.4f}  lr {r.lr:.2g}  {r.images_per_s:.1f} images/s  ETA {eta}"
+                f"  step {r.step}/{r.steps}{inside}{loss}  lr {r.lr:.2g}  {r.images_per_s:.3g} images/s  "
+                f"ETA {_duration(r.seconds_left)}"
             )
 
     def phase(what: str, done: int, total: int) -> None:
-        if due(done, total):
-            note(f"  {what} {done}/{total}")
+        since, first = began.setdefault(what, (clock(), done))
+        if due(what.split()[0]) and done < total:
+            rate = (done - first) / max(1e-9, clock() - since)
+            left = f"  {rate:.3g}/s  ETA {_duration((total - done) / rate)}" if rate > 0 else ""
+            note(f"  {what} {done}/{total}{left}")
 
-    return Hooks(unit=unit, step=step, phase=phase, note=lambda text: note(f"  {text}"))
+    return Hooks(unit=unit, step=step, phase=phase, note=_noted)
 
 
 def _duration(seconds: float) -> str:
     minutes, s = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
+    if hours >= 72:
+        return f"{hours / 24:,.0f} days"
     return f"{hours}:{minutes:02}:{s:02}" if hours else f"{minutes}:{s:02}"

@@ -55,6 +55,8 @@ def eval_(
         Path | None, typer.Option("--output", "-o", help="Folder for result.json and predictions.parquet.")
     ] = None,
     overwrite: o.OverwriteOption = False,
+    min_top1: o.MinTop1Option = None,
+    quiet: o.QuietOption = False,
     format: o.FormatOption = "text",
 ) -> None:
     """Evaluate checkpoints as they are. Top-1 with its interval, top-5 and ImageNet-ReaL in one pass.
@@ -73,7 +75,7 @@ def eval_(
     o.checked(models, device)
     asked.check(fixed, crop_pct)
     folders = _folders(output, models, overwrite)
-    with console.display() as hooks:
+    with console.display(quiet) as hooks:
         source = find(task, data_dir)
         from vitft.evaluation import evaluate as ev
         from vitft.evaluation import several
@@ -97,6 +99,7 @@ def eval_(
             if folder is not None:
                 one.save(folder)
     _print(done, several.comparisons(done), format)
+    o.hold_to(min_top1, [(one.result.model, one.result.metrics.top1) for one in done])
 
 
 def _print(done: "Sequence[Evaluated]", compared: "Sequence[Comparison]", format: str) -> None:

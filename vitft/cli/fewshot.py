@@ -42,6 +42,7 @@ def fewshot(
     data_dir: o.DataDirOption = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder for result.json.")] = None,
     overwrite: o.OverwriteOption = False,
+    quiet: o.QuietOption = False,
     format: o.FormatOption = "text",
 ) -> None:
     """Classify a test split from k examples a class. The network itself is not trained.
@@ -69,7 +70,7 @@ def fewshot(
         raise UsageError(
             f"'{output}' holds a result already.", "Legal: a new folder.", "Choose another, or replace it: --overwrite."
         )
-    with console.display() as hooks:
+    with console.display(quiet) as hooks:
         source = find(task, data_dir)
         from vitft.evaluation import fewshot as fs
         from vitft.evaluation import frozen

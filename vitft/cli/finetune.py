@@ -1,6 +1,7 @@
 """`vitft finetune`: from a checkpoint and a data set to a number with its interval."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,6 +12,7 @@ from vitft.cli import options as o
 
 if TYPE_CHECKING:
     from vitft.data.split import Source
+    from vitft.protocol.jobs import Runtime
     from vitft.protocol.units import Job
 
 
@@ -40,6 +42,9 @@ def finetune(
         bool, typer.Option("--compare-scratch", help="Both, pretrained and from scratch, in one table.")
     ] = False,
     precision: o.PrecisionOption = "auto",
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what it would take: steps, time here, memory, disk; run nothing.")
+    ] = False,
     device: o.DeviceOption = "auto",
     workers: o.WorkersOption = 0,
     data_dir: o.DataDirOption = None,
@@ -48,6 +53,8 @@ def finetune(
     overwrite: o.OverwriteOption = False,
     deterministic: o.DeterministicOption = False,
     save_weights: o.SaveWeightsOption = True,
+    min_top1: o.MinTop1Option = None,
+    quiet: o.QuietOption = False,
     format: o.TableFormatOption = "text",
 ) -> None:
     """Fine-tune a pretrained model on a task and test it once. The test split is evaluated whole.
@@ -99,6 +106,9 @@ def finetune(
     _advise(jobs[0][0])
     openable(jobs, folders)
     source = jobs[0][1]  # the same data for all of them
+    if dry_run:
+        _dry([job for job, _ in jobs], source, folders, runtime, format)
+        return
     results = [
         in_folder(
             job,
@@ -108,7 +118,7 @@ def finetune(
             resume=resume == "auto",
             overwrite=overwrite,
             note=console.note,
-            watched=signals.watched,
+            watched=partial(signals.watched, quiet),
         )
         for (job, _), folder in zip(jobs, folders, strict=True)
     ]
@@ -120,11 +130,47 @@ def finetune(
     for note in notes:
         console.note(note)
     console.emit_table(payload, single.table(results, compared=compared), format)
-    if format == "json":
-        return
-    for folder in folders:
-        console.note(f"Run folder: {folder}")
+    for folder in folders if format != "json" else ():
+        console.note(f"Run folder: {folder}", uncut=True)
         after.told(folder)
+    held = [r for r in results if not (compare_scratch and r.protocol.from_scratch)]
+    o.hold_to(min_top1, [(r.model, r.metrics.top1) for r in held])
+
+
+def _dry(
+    jobs: "Sequence[Job]", source: "Source", folders: Sequence[Path], runtime: "Runtime", format: o.TableFormat
+) -> None:
+    """Print what a run would take; the splits' names and labels are looked at, as before a run."""
+    from dataclasses import asdict
+
+    from vitft.protocol import estimate as costs
+    from vitft.protocol.look import look
+    from vitft.report import estimate as report
+
+    found = []
+    for job in jobs:
+        for line in look(job, source):
+            console.note(f"Note: {line}.")
+        found.append(costs.estimate(job, source, runtime))
+    payload = {
+        "plan": [
+            {
+                "folder": str(folder),
+                "model": job.model,
+                "recipe": job.recipe,
+                "splits": asdict(job.scheme),
+                "settings": job.settings.model_dump(mode="json"),
+                "sweep": job.sweep,
+                "estimate": asdict(of),
+            }
+            for job, folder, of in zip(jobs, folders, found, strict=True)
+        ]
+    }
+    console.emit_table(payload, report.table(jobs, found), format)
+    for job, of, folder in zip(jobs, found, folders, strict=True):
+        for line in costs.told(job, source, of)[1:]:
+            console.note(line)
+        console.note(f"It would go to {folder}", uncut=True)
 
 
 def openable(jobs: "Sequence[tuple[Job, Source]]", folders: Sequence[Path]) -> None:

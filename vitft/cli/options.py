@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from vitft.errors import UsageError
+from vitft.errors import OutsideTolerance, UsageError
 
 Format = Literal["text", "json"]
 TableFormat = Literal["text", "markdown", "csv", "latex", "json"]
@@ -67,6 +67,11 @@ SaveWeightsInSuiteOption = Annotated[
     bool,
     typer.Option("--save-weights/--no-save-weights", help="Keep the fine-tuned networks; else their heads."),
 ]
+MinTop1Option = Annotated[
+    float | None,
+    typer.Option("--min-top1", min=0, max=100, help="End with 5 where top-1 is below so many percent, for a CI."),
+]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, neither bars nor lines.")]
 FormatOption = Annotated[Format, typer.Option("--format", help="json: stdout is that JSON alone.")]
 TableFormatOption = Annotated[
     TableFormat, typer.Option("--format", help="Of the table; json: the whole result, alone on stdout.")
@@ -118,6 +123,16 @@ def different(models: Sequence[str]) -> None:
     """Refuse a model that is named twice. Raises UsageError."""
     if len(set(models)) < len(models):
         raise UsageError("A model is named twice.", "Legal: different models, each with its own --model.")
+
+
+def hold_to(least: float | None, found: Sequence[tuple[str, float]]) -> None:
+    """Raise OutsideTolerance (exit code 5) where one of (name, top1 in [0, 1]) is below `least` percent."""
+    below = [f"{name} {100 * top1:.2f}" for name, top1 in found if least is not None and 100 * top1 < least]
+    if below:
+        raise OutsideTolerance(
+            f"top-1 is below --min-top1 {least:g}: {', '.join(below)}.",
+            "The result is whole and stored; only this check failed.",
+        )
 
 
 def parse_seeds(text: str) -> tuple[int, ...]:

@@ -26,6 +26,7 @@ def predict(
     batch_size: EvalBatchOption = 16,
     precision: o.PrecisionOption = "auto",
     device: o.DeviceOption = "auto",
+    quiet: o.QuietOption = False,
     format: Annotated[
         Literal["text", "json", "jsonl", "csv"], typer.Option("--format", help="jsonl: one JSON object a line.")
     ] = "text",
@@ -42,7 +43,7 @@ def predict(
     asked.check(fixed, crop_pct)
     broken: list[str] = []
     found: list[Answer] = []
-    with console.display() as hooks:
+    with console.display(quiet) as hooks:
         paths = files.images(images)
         from vitft.evaluation.network import open_network, refuse_zero_head
         from vitft.models.checkpoint import assumptions

@@ -12,9 +12,9 @@ from vitft.progress import Hooks
 
 
 @contextmanager
-def watched() -> Iterator[Hooks]:
-    """Show what long work does and let both signals stop it."""
-    with console.display() as hooks, caught() as signum:
+def watched(quiet: bool = False) -> Iterator[Hooks]:
+    """Show what long work does, unless it should be quiet, and let both signals stop it."""
+    with console.display(quiet) as hooks, caught() as signum:
         yield replace(hooks, signal=signum)
 
 

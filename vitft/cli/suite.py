@@ -29,6 +29,7 @@ class Shown:
     dry_run: bool
     allow_missing: bool
     format: str
+    quiet: bool = False
 
 
 def suite(
@@ -58,6 +59,7 @@ def suite(
     overwrite: o.OverwriteOption = False,
     deterministic: o.DeterministicOption = False,
     save_weights: o.SaveWeightsInSuiteOption = False,
+    quiet: o.QuietOption = False,
     format: o.TableFormatOption = "text",
 ) -> None:
     """Run a suite and print its table, a row a model. The same command goes on where it stopped.
@@ -87,7 +89,7 @@ def suite(
     execute(
         asked,
         How(runtime, o.parse_devices(devices), shard, resume == "auto", overwrite),
-        Shown(dry_run, allow_missing, format),
+        Shown(dry_run, allow_missing, format, quiet),
     )
 
 
@@ -115,7 +117,7 @@ def execute(asked: "Asked", how: "How", shown: Shown) -> None:
     ready = _ready(asked, legs, found, planned)
     if shown.dry_run:
         _usable(asked, how)
-        payload, text = _dry(legs, found, planned, ready, how.shard)
+        payload, text = _dry(legs, found, planned, ready, how)
         console.emit(payload, text, "json" if shown.format == "json" else "text")
         return
     _refuse_holes(asked, legs, found, planned, ready, shown.allow_missing)
@@ -124,7 +126,7 @@ def execute(asked: "Asked", how: "How", shown: Shown) -> None:
     with suite_run.held(legs, how, console.note):
         for leg, one in zip(legs, planned, strict=True):
             mine = planning.of_shard(leg, how.shard)
-            with console.display() as hooks, signals.caught() as signum:
+            with console.display(shown.quiet) as hooks, signals.caught() as signum:
                 failed.append(suite_run.run(mine, one, how, replace(hooks, signal=signum, note=console.note)))
     outcomes = [
         suite_run.outcome(leg, one, wrong, how.shard) for leg, one, wrong in zip(legs, planned, failed, strict=True)
@@ -267,25 +269,32 @@ def _dry(
     found: "Sequence[tuple[list[Row], dict[str, str]]]",
     planned: "Sequence[Planned]",
     ready: str,
-    shard: str,
+    how: "How",
 ) -> tuple[dict[str, Any], str]:
     """Return what a dry run prints: as JSON, one leg's plan or several; and as text."""
-    plans = [_plan_of(*one, shard) for one in zip(legs, found, planned, strict=True)]
+    plans = [_plan_of(*one, how) for one in zip(legs, found, planned, strict=True)]
     payload = plans[0][0] if len(plans) == 1 else {"suite": legs[0].suite.name, "legs": [one for one, _ in plans]}
     texts = [f"{leg.model}: " * (len(plans) > 1) + text for leg, (_, text) in zip(legs, plans, strict=True)]
     return payload, "\n".join([ready, *texts])
 
 
 def _plan_of(
-    leg: "Leg", found: "tuple[list[Row], dict[str, str]]", planned: "Planned", shard: str
+    leg: "Leg", found: "tuple[list[Row], dict[str, str]]", planned: "Planned", how: "How"
 ) -> tuple[dict[str, Any], str]:
     from vitft.engines import suite as planning
     from vitft.engines.cost import estimate
+    from vitft.protocol.estimate import duration, speed_for
     from vitft.protocol.units import tune_units
 
+    shard = how.shard
     mine = planning.of_shard(leg, shard)
     jobs = [job for job in planned.jobs if job.name in mine.tasks()]
     cost = estimate(leg, jobs)
+    speed = (
+        speed_for(jobs[0], cost.flops, replace(how.runtime, device=(how.devices or (how.runtime.device,))[0]))
+        if jobs
+        else None
+    )
     payload = {
         "suite": leg.suite.name,
         "model": leg.model,
@@ -304,7 +313,8 @@ def _plan_of(
             }
             for job in jobs
         ],
-        "estimate": asdict(cost),
+        "estimate": asdict(cost)
+        | ({"seconds": cost.flops / speed.flops_per_s, "speed": asdict(speed)} if speed else {}),
     }
     names = _few([name for name in mine.tasks() if name not in planned.missing])
     head = f"Plan{f' of shard {shard} ({names})' if shard else ''}: "
@@ -316,8 +326,9 @@ def _plan_of(
         f"{head}recipe {leg.recipe.name}, tasks {len(jobs)}, fits {cost.units} "
         f"({f'{swept} tuned on {val}' if swept else 'nothing tuned'}), seeds {', '.join(map(str, leg.seeds))}.\n"
         f"{cost.train_images:,} training images, {cost.test_images:,} to evaluate, "
-        f"about {cost.flops:.0e} floating-point operations (a rough rule: parameters x patches, three passes a step).\n"
-        f"Nothing was run. It would go to {leg.folder()}\n"
+        f"about {cost.flops:.0e} floating-point operations (a rough rule: parameters x patches, three passes a step)"
+        + (f": about {duration(cost.flops / speed.flops_per_s)} on one {speed.device} ({speed.how})" if speed else "")
+        + f".\nNothing was run. It would go to {leg.folder()}\n"
     )
     return payload, text
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -63,6 +64,7 @@ def sweep(
     overwrite: o.OverwriteOption = False,
     deterministic: o.DeterministicOption = False,
     save_weights: o.SaveWeightsOption = True,
+    quiet: o.QuietOption = False,
     format: o.TableFormatOption = "text",
 ) -> None:
     """Try a grid of settings and put them into one table. Every combination of the values is run with every seed.
@@ -119,7 +121,7 @@ def sweep(
             resume=resume == "auto",
             overwrite=overwrite,
             note=console.note,
-            watched=signals.watched,
+            watched=partial(signals.watched, quiet),
         )
         for job, folder in zip(jobs, folders, strict=True)
     ]

@@ -40,6 +40,7 @@ def vtab(
     overwrite: o.OverwriteOption = False,
     deterministic: o.DeterministicOption = False,
     save_weights: o.SaveWeightsInSuiteOption = False,
+    quiet: o.QuietOption = False,
     format: o.TableFormatOption = "text",
 ) -> None:
     """Run the VTAB suite and print its table. Tunes on train800/val200, retrains on the 1,000, tests once on all.
@@ -73,5 +74,5 @@ def vtab(
     execute(
         asked,
         How(runtime, o.parse_devices(devices), shard, resume == "auto", overwrite),
-        Shown(dry_run, allow_missing, format),
+        Shown(dry_run, allow_missing, format, quiet),
     )

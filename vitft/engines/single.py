@@ -52,5 +52,9 @@ def in_folder(
             if line := told_resolution(job):
                 note(line)
             from vitft.engines.inline import run_job
+            from vitft.protocol.estimate import estimate, told
+
+            for line in told(job, source, estimate(job, source, runtime)):
+                note(line)
 
             return run_job(job, source, folder, runtime, hooks)

@@ -1,11 +1,14 @@
 """Multiply-accumulates of one forward pass."""
 
 import copy
+from dataclasses import dataclass
 from typing import Any
 
+import timm
 import torch
 
-from vitft.results.checkpoint import Size
+from vitft.models.architecture import outline
+from vitft.results.checkpoint import CheckpointInfo, Size
 
 
 def vit_macs(
@@ -58,3 +61,38 @@ def macs(net: Any, size: Size) -> float:
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter, torch.no_grad():
         ghost(torch.empty(1, 3, *size, device="meta"))
     return float(counter.get_total_flops()) / 2
+
+
+@dataclass(frozen=True)
+class Counted:
+    """A network in numbers: of one forward pass of one image, and of its weights.
+
+    Attributes:
+        macs: multiply-accumulates.
+        parameters: head included.
+        width, tokens, depth: of a ViT; those of a ViT of as many parameters (`_LIKE`) for anything else.
+    """
+
+    macs: float
+    parameters: int
+    width: int
+    tokens: int
+    depth: int
+
+
+_LIKE = (768, 197, 12)
+
+
+def counted(info: CheckpointInfo, size: Size, classes: int) -> Counted:
+    """Count a checkpoint's network at a size, built without its weights, which need not be there."""
+    arch = info.architecture
+    sized = timm.get_pretrained_cfg(arch.name)
+    at = {"img_size": size} if sized is not None and sized.fixed_input_size else {}
+    net = outline(arch.name, **{**arch.kwargs, "num_classes": classes, **at})
+    parameters = sum(parameter.numel() for parameter in net.parameters())
+    blocks: Any = getattr(net, "blocks", None)
+    grid = getattr(getattr(net, "patch_embed", None), "grid_size", None)
+    if blocks is None or grid is None:
+        return Counted(macs(net, size), parameters, *_LIKE)
+    tokens = grid[0] * grid[1] + int(getattr(net, "num_prefix_tokens", 0))
+    return Counted(macs(net, size), parameters, int(net.embed_dim), tokens, len(blocks))

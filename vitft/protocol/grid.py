@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from vitft.data.split import Source
 from vitft.data.subsets import JOINED
-from vitft.protocol.units import DEV, Job, Point, counts, tune_units
+from vitft.protocol.units import DEV, Job, Point, counts, fits
 from vitft.recipes import Recipe
 from vitft.results.checkpoint import CheckpointInfo, Size, side
 from vitft.settings import CHECKPOINT_KEYS
@@ -72,21 +72,17 @@ class Takes:
 def takes(job: Job, source: Source) -> Takes:
     """Count what the units of a grid will do; splits are opened for their lengths."""
     tuning, finals = counts(job)
-    if job.on == "test":
-        run = [point.settings for point in job.grid for _ in job.seeds]
-    else:
-        largest = max((point.settings for point in job.grid), key=lambda s: s.steps * s.batch_size)
-        run = [unit.settings for unit in tune_units(job)] + [largest for _ in job.seeds]
+    run = [settings for settings, _ in fits(job)]
     return Takes(
         compared=tuning,
         tested=finals,
         steps=sum(s.steps for s in run),
         train_images=sum(s.steps * s.batch_size for s in run),
-        eval_images=tuning * _length(job, source, job.scheme.tune_val) + finals * _length(job, source, job.scheme.test),
+        eval_images=tuning * length(job, source, job.scheme.tune_val) + finals * length(job, source, job.scheme.test),
     )
 
 
-def _length(job: Job, source: Source, name: str) -> int:
+def length(job: Job, source: Source, name: str) -> int:
     """Return how many images a run is evaluated on; of dev about, as classes are rounded each by itself."""
     parts = (job.scheme.tune_train if name == DEV else name).split(JOINED)
     n = sum(len(source.open(part)) for part in parts if part)

@@ -258,6 +258,18 @@ def counts(job: Job) -> tuple[int, int]:
     return len(tune_units(job)), len(job.seeds) * (len(job.grid) if job.on == "test" else 1)
 
 
+def fits(job: Job) -> list[tuple[Settings, str]]:
+    """Return what will be trained, each with the split it ends on; what a choice will train is taken at its largest."""
+    if job.on == "test":
+        finals = [point.settings for point in points(job)]
+    elif job.grid:
+        finals = [max((point.settings for point in job.grid), key=lambda s: s.steps * s.batch_size)]
+    else:
+        finals = [job.settings]
+    tuning = [(unit.settings, job.scheme.tune_val) for unit in tune_units(job)]
+    return tuning + [(settings, job.scheme.test) for settings in finals for _ in job.seeds]
+
+
 def at_point(job: Job, point: Mapping[str, Any]) -> Settings:
     """Return a job's settings at one point of its sweep; warmup and staircase keep their share of swept steps.
 

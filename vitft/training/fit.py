@@ -3,6 +3,7 @@
 import math
 import time
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +100,8 @@ def fit(
             while run.step < settings.steps:
                 lr, began_step = learning_rate(settings, run.step), time.monotonic()
                 try:
-                    loss, norm = run.gradients(source, micro_batch, compute.precision, hooks)
+                    tell = partial(_part, run, lr, began_step, hooks)
+                    loss, norm = run.gradients(source, micro_batch, compute.precision, hooks, tell)
                 except RuntimeError as error:
                     micro_batch = _halved(micro_batch, error, hooks)
                     continue
@@ -124,6 +126,19 @@ def fit(
         run.step, start, run.first_loss, run.last_loss, micro_batch, seconds, done, source.computed,
         states.seconds, states.saver,
     )  # fmt: skip
+
+
+_PART_S = 2.0
+"""Seconds from which on an update is told of before its end."""
+
+
+def _part(run: Fit, lr: float, began: float, hooks: Hooks, done: int) -> None:
+    """Tell of an update that goes on, where it takes long."""
+    seconds, batch = time.monotonic() - began, run.settings.batch_size
+    if seconds < _PART_S or done >= batch:
+        return
+    speed, share = done / seconds, done / batch
+    hooks.step(StepReport(run.step, run.settings.steps, run.last_loss, lr, math.nan, speed, speed / batch, part=share))
 
 
 @dataclass

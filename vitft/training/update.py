@@ -1,7 +1,7 @@
 """One update of a network: the gradient of the effective batch, the optimiser, the average."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -44,20 +44,29 @@ class Fit:
         self.step = 0
         self.first_loss = self.last_loss = math.nan
 
-    def gradients(self, source: Source, micro_batch: int, precision: str, hooks: Hooks) -> tuple[float, float]:
+    def gradients(
+        self, source: Source, micro_batch: int, precision: str, hooks: Hooks, tell: Callable[[int], None] | None = None
+    ) -> tuple[float, float]:
         """Accumulate the gradient of the mean loss over the effective batch, clipped; return that loss and its norm.
+
+        Args:
+            tell: called after each micro-batch with the images of the effective batch that are done.
 
         Whatever it raises, no gradient is left behind and the running statistics are what they were.
         """
         before = [b.clone() for b in self.buffers]
         try:
             total: Tensor | float = 0.0
+            done = 0
             for x, targets in self._micro_batches(source, source.whole or micro_batch, hooks):
                 with autocast(x.device, precision):
                     logits = source.network(x)
                 loss = F.cross_entropy(logits.float(), targets, reduction="sum") / self.settings.batch_size
                 loss.backward()
                 total = total + loss.detach().double()
+                done += len(x)
+                if tell is not None:
+                    tell(done)
             norm = nn.utils.clip_grad_norm_(self.parameters, self.settings.clip_norm or math.inf)
             # Both are read at once: on a GPU each reading waits for all that was queued.
             both: list[float] = torch.stack([torch.as_tensor(total, device=norm.device), norm.double()]).tolist()

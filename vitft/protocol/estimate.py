@@ -1,0 +1,219 @@
+"""What a run will take: images, operations, time on this device, memory, disk. One rule, told before anything runs."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from vitft import device as devices
+from vitft import recipes
+from vitft.data.split import Source
+from vitft.data.subsets import JOINED
+from vitft.evaluation.network import preprocess
+from vitft.models import loading
+from vitft.models.flops import Counted, counted
+from vitft.models.said import Said
+from vitft.protocol.grid import length
+from vitft.protocol.jobs import Runtime
+from vitft.protocol.units import Job, fits
+from vitft.results.checkpoint import CheckpointInfo, Size
+from vitft.settings import Settings
+from vitft.training import speed as speeds
+from vitft.training.speed import Speed
+
+_SMALL = 2e12
+"""Operations that any machine does in a few minutes at most: no speed is measured for them."""
+
+_SLOW = 1e10
+_GPU = 1e14
+"""Operations a second of a card of the last years in bf16, assumed where there is none."""
+
+_ACTIVATIONS = 17
+"""Numbers kept for the backward pass, a token, a block and a unit of width (Ti, S and B at 224 px: 16.2 to 16.5)."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a run will take.
+
+    Attributes:
+        resolution: (height, width) in pixels.
+        units: fits, tuning included.
+        steps: updates of all fits.
+        train_images: through a training step, or once through a frozen network.
+        test_images: to evaluate, tuning included.
+        flops: floating-point operations of all of it: six a multiply-accumulate trained, two evaluated.
+        seconds: at the speed; decoding and start-up are not in it.
+        memory: bytes for weights, gradients, optimiser and one micro-batch.
+        disk: bytes below the run folder, and of decoded pixels in the cache.
+    """
+
+    resolution: Size
+    units: int
+    steps: int
+    train_images: int
+    test_images: int
+    flops: float
+    seconds: float
+    memory: int
+    disk: int
+    speed: Speed
+
+
+def estimate(job: Job, source: Source, runtime: Runtime) -> Estimate:
+    """Estimate a job on the runtime's device; the data is not read, the network not fetched.
+
+    Raises:
+        UsageError: the device is not here, or the resolution is none for the network (exit code 2).
+        CheckpointError: a file that cannot be opened (exit code 4).
+    """
+    info = _info(job)
+    run = [(settings.at(info.native, info.patch), length(job, source, split)) for settings, split in fits(job)]
+    train, classes = _trained_on(job, source)
+    nets = {settings.size: counted(info, settings.size, classes) for settings, _ in run}
+    flops = sum(
+        train_flops(settings, nets[settings.size].macs, train) + 2 * nets[settings.size].macs * n for settings, n in run
+    )
+    speed = speed_of(max(nets.values(), key=lambda net: net.macs), flops, runtime)
+    largest = max((settings for settings, _ in run), key=lambda settings: settings.size)
+    net = nets[largest.size]
+    return Estimate(
+        resolution=largest.size,
+        units=len(run),
+        steps=sum(settings.steps for settings, _ in run),
+        train_images=sum(settings.steps * settings.batch_size for settings, _ in run),
+        test_images=sum(n for _, n in run),
+        flops=flops,
+        seconds=flops / speed.flops_per_s,
+        memory=_memory(largest, net, runtime, speed.device),
+        disk=_disk(job, info, largest, net, runtime, train + run[-1][1]),
+        speed=speed,
+    )
+
+
+def speed_for(job: Job, flops: float, runtime: Runtime) -> Speed:
+    """Return the speed of a device on a job's network, for so many operations. Raises as `estimate`."""
+    info = _info(job)
+    return speed_of(counted(info, job.settings.at(info.native, info.patch).size, 2), flops, runtime)
+
+
+def speed_of(net: Counted, flops: float, runtime: Runtime) -> Speed:
+    """Return the speed of a device on a network: measured, but for what is over soon anywhere."""
+    device = devices.pick(runtime.device)
+    if flops < _SMALL:
+        return speeds.assumed(_SLOW, device.type)
+    return speeds.measured(net.width, net.tokens, device, devices.precision(runtime.precision, device))
+
+
+_LONG = 12 * 3600.0
+"""Seconds from which what would be cheaper is told."""
+
+
+def told(job: Job, source: Source, of: Estimate) -> list[str]:
+    """Return an estimate in one line, and where it is long one with what would be cheaper."""
+    if of.seconds < _LONG:
+        return [line(of)]
+    quick = recipes.load("quick").resolve(job.name)
+    rest = [f"{words} ({duration(seconds)})" for words, seconds in cheaper(job, source, of, [("quick", quick)])]
+    if of.speed.device == "cpu":
+        rest.append(f"a GPU ({duration(of.flops / _GPU)} at an assumed {_GPU / 1e12:.0f} TFLOP/s)")
+    return [line(of), f"That is long for {of.speed.device}. Cheaper: {', '.join(rest)}."]
+
+
+def line(of: Estimate) -> str:
+    """Return an estimate in one line."""
+    units = f"{of.units} fits, {of.steps:,} steps" if of.units > 1 else f"{of.steps:,} steps"
+    return (
+        f"{units}, {of.train_images:,} images to train on, {of.test_images:,} to evaluate: about "
+        f"{duration(of.seconds)} on {of.speed.device} ({of.speed.how}; decoding comes on top), "
+        f"memory {size(of.memory)}, disk {size(of.disk)}"
+    )
+
+
+def duration(seconds: float) -> str:
+    """Return a time in the words of an estimate: "40 s", "12 min", "3.4 h", "31 days", "14 years"."""
+    for unit, long, least in (
+        ("years", 365.25, 730.0),
+        ("days", 1.0, 3.0),
+        ("h", 1 / 24, 1 / 16),
+        ("min", 1 / 1440, 1 / 960),
+    ):
+        n = seconds / 86400 / long
+        if seconds >= 86400 * least:
+            return f"{n:.2g} {unit}" if n < 99.5 else f"{n:,.0f} {unit}"
+    return f"{max(1, round(seconds))} s"
+
+
+def size(n: int) -> str:
+    """Return bytes as MB or GB."""
+    return f"{n / 1e9:.2g} GB" if n >= 1e9 else f"{max(1, round(n / 1e6))} MB"
+
+
+def train_flops(settings: Settings, macs: float, examples: int) -> float:
+    """Return the operations of one fit: a backward pass is two forward passes, a frozen network has none.
+
+    Args:
+        macs: of one forward pass of one image.
+        examples: of the training split; each goes once through a network that is frozen and sees it unchanged.
+    """
+    images = settings.steps * settings.batch_size
+    if settings.method != "linear":
+        return 6 * macs * images
+    once = settings.crop == "none" and not settings.mixup
+    return 2 * macs * (examples * (1 + settings.flip) if once else images)
+
+
+def cheaper(job: Job, source: Source, of: Estimate, others: Sequence[tuple[str, Settings]]) -> list[tuple[str, float]]:
+    """Return (what to give instead, seconds) of what would be cheaper than an estimate, the dearest first.
+
+    Args:
+        others: recipes' names, with their settings for this task.
+    """
+    info = _info(job)
+    train, classes = _trained_on(job, source)
+    own = job.settings.at(info.native, info.patch)
+    other = [(f"--recipe {name}", settings.at(info.native, info.patch), 1) for name, settings in others]
+    if max(own.size) > max(info.native):
+        side = info.native[0] if info.native[0] == info.native[1] else info.native
+        size = f"{info.native[0]}x{info.native[1]}" if isinstance(side, tuple) else str(side)
+        other.append((f"-r {size}", own.model_copy(update={"resolution": side}), of.units))
+    if own.method != "linear":
+        other.append(("--method linear", own.model_copy(update={"method": "linear", "crop": "none"}), of.units))
+    found = []
+    for words, settings, times in other:
+        net = counted(info, settings.size, classes)
+        flops = times * train_flops(settings, net.macs, train) + 2 * net.macs * of.test_images
+        found.append((words, flops / of.speed.flops_per_s))
+    return sorted(((words, s) for words, s in found if s < of.seconds / 2), key=lambda pair: -pair[1])
+
+
+def _info(job: Job) -> CheckpointInfo:
+    return loading.load(job.model, weights=False, said=Said.of(job.settings)).info
+
+
+def _trained_on(job: Job, source: Source) -> tuple[int, int]:
+    """Return (training examples, classes); names alone are looked at."""
+    classes = source.open(job.scheme.final_train.split(JOINED)[0]).num_classes
+    train = length(job, source, job.scheme.final_train)
+    return train if job.per_class is None else min(train, job.per_class * classes), classes
+
+
+def _trained(settings: Settings, net: Counted) -> int:
+    """Return about how many parameters learn: all, or next to none."""
+    return net.parameters if settings.method == "full" else 0
+
+
+def _memory(settings: Settings, net: Counted, runtime: Runtime, device: str) -> int:
+    copies = 1 + (2 if settings.optimizer == "adamw" else 1) + bool(settings.ema)
+    weights = 4 * (net.parameters + copies * _trained(settings, net))
+    micro = runtime.micro_batch or (max(4, 3200 // net.tokens) if device == "cpu" else 512)
+    kept = 0 if settings.method == "linear" else _ACTIVATIONS
+    image = (4 if device == "cpu" else 2) * kept * net.tokens * net.width * net.depth
+    return weights + min(micro, settings.batch_size) * image
+
+
+def _disk(job: Job, info: CheckpointInfo, settings: Settings, net: Counted, runtime: Runtime, images: int) -> int:
+    kept = 4 * net.parameters * len(job.seeds) * runtime.save_weights
+    copies = 1 + (2 if settings.optimizer == "adamw" else 1) + bool(settings.ema)
+    state = 4 * copies * _trained(settings, net)  # of the unit at work; deleted at its end
+    pp = replace(preprocess(settings, info), crop=settings.crop, crop_from=settings.crop_from)
+    height, width = pp.stored_size or (0, 0)
+    return kept + state + 3 * height * width * images

@@ -1,0 +1,50 @@
+"""The table of `--dry-run`: what a run will take, one row a model."""
+
+from collections.abc import Sequence
+
+from vitft.protocol.estimate import Estimate, duration, size
+from vitft.protocol.units import Job
+from vitft.report.single import model_title
+from vitft.report.table import Column, Row, Table
+from vitft.results.checkpoint import side
+
+
+def table(jobs: Sequence[Job], estimates: Sequence[Estimate]) -> Table:
+    """Return the table; times are of the device that it names."""
+    columns = (
+        Column("model", jobs[0].name),
+        Column("recipe", "recipe"),
+        Column("resolution", "px"),
+        Column("units", "fits", "count"),
+        Column("steps", "steps", "count"),
+        Column("train_images", "images trained", "count"),
+        Column("test_images", "images evaluated", "count"),
+        Column("flops", "FLOPs"),
+        Column("time", "time here"),
+        Column("memory", "memory"),
+        Column("disk", "disk"),
+    )
+    rows = [
+        Row(
+            {
+                "model": model_title(job.model) + " from scratch" * job.from_scratch,
+                "recipe": job.recipe,
+                "resolution": side(of.resolution),
+                "units": of.units,
+                "steps": of.steps,
+                "train_images": of.train_images,
+                "test_images": of.test_images,
+                "flops": f"{of.flops:.1e}".replace("e+", "e"),
+                "time": duration(of.seconds),
+                "memory": size(of.memory),
+                "disk": size(of.disk),
+            }
+        )
+        for job, of in zip(jobs, estimates, strict=True)
+    ]
+    speed = estimates[0].speed
+    notes = (
+        f"Time on {speed.device}, {speed.how}; decoding and start-up come on top. FLOPs: 6 a multiply-accumulate "
+        "trained, 2 evaluated.",
+    )
+    return Table(f"{jobs[0].name}: what it would take; nothing was run", columns, tuple(rows), (), notes)

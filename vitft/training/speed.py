@@ -1,0 +1,63 @@
+"""How fast a device trains: one transformer block, forwards and backwards, measured in about a second."""
+
+import time
+from dataclasses import dataclass
+
+import torch
+from timm.models.vision_transformer import Block
+
+from vitft import device as devices
+
+_SECONDS = 0.5
+_TOKENS = 256
+"""At most so many tokens an image: a long sequence would take a slow machine too long, and is hardly faster."""
+
+_BATCH_TOKENS = {"cpu": 3200}
+_MOST_TOKENS = 32768
+"""Tokens a pass: as `device.training_batch` has it on a CPU, elsewhere enough to keep the device busy."""
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Floating-point operations a second, on which kind of device, and how that is known."""
+
+    flops_per_s: float
+    device: str
+    how: str
+
+
+def assumed(flops_per_s: float, device: str) -> Speed:
+    """Return a speed that nobody has measured, and that says so."""
+    return Speed(flops_per_s, device, f"assumed: {_giga(flops_per_s)}")
+
+
+def measured(width: int, tokens: int, device: torch.device, precision: str) -> Speed:
+    """Time a block of this width on random tokens; its multiply-accumulates are 12 N D^2 + 2 N^2 D an image.
+
+    A whole network is within about a quarter of it: what else it does (patches, head, optimiser) is little.
+    """
+    tokens = min(tokens, _TOKENS)
+    images = max(1, _BATCH_TOKENS.get(device.type, _MOST_TOKENS) // tokens)
+    flops = 6.0 * images * (12 * tokens * width**2 + 2 * tokens**2 * width)
+    with torch.random.fork_rng(devices=[]):
+        block = Block(width, max(1, width // 64), qkv_bias=True).to(device).train()
+        x = torch.randn(images, tokens, width, device=device)
+    _pass(block, x, precision)
+    passes, began = 0, time.perf_counter()
+    while passes == 0 or time.perf_counter() - began < _SECONDS:
+        _pass(block, x, precision)
+        passes += 1
+    speed = flops * passes / (time.perf_counter() - began)
+    return Speed(speed, device.type, f"a block of its width, measured now: {_giga(speed)}")
+
+
+def _pass(block: torch.nn.Module, x: torch.Tensor, precision: str) -> None:
+    with devices.autocast(x.device, precision):
+        loss = block(x).float().mean()
+    loss.backward()
+    block.zero_grad(set_to_none=True)
+    loss.item()  # waits for the device
+
+
+def _giga(speed: float) -> str:
+    return f"{speed / 1e12:.3g} TFLOP/s" if speed >= 1e12 else f"{speed / 1e9:.3g} GFLOP/s"
