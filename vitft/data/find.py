@@ -4,12 +4,13 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Protocol
 
 from vitft import machine
 from vitft.catalog import tasks
 from vitft.catalog.tasks import MINI, Task
 from vitft.data import carve
+from vitft.data.shots import First, Shots, first_of, splits_of
 from vitft.data.sources import (
     cifar_archive,
     hub,
@@ -66,8 +67,7 @@ LAYOUTS: tuple[Layout, ...] = (
     Layout("an image folder (train/<class>/*)", image_folder.detect, image_folder.ImageFolder),
 )
 
-Shots = Literal["1000", "full"]
-WHOLE: dict[Shots, set[str]] = {"1000": {"train800", "val200", "test"}, "full": {"train", "val", "test"}}
+WHOLE: dict[str, set[str]] = {"1000": {"train800", "val200", "test"}, "full": {"train", "val", "test"}}
 """The splits that a task of VTAB needs."""
 
 UNTUNED = {"train800val200", "test"}
@@ -84,7 +84,8 @@ def find(task: str, data_dir: Path | None = None, shots: Shots | None = None) ->
         task: a task's name or alias, the name of a folder in `data_dir`, a path to a data set, or "hf:ORG/NAME".
         data_dir: a folder that holds data sets, or one data set itself.
         shots: ask for the splits of VTAB-1k ("1000") or of full VTAB ("full"); they are cut out of the owner's splits
-            where the data comes as those. None takes what is there.
+            where the data comes as those. A smaller number asks for the first so many of VTAB-1k's examples, and for
+            test. None takes what is there.
 
     Raises:
         UnknownName: neither a task nor a path (exit code 2).
@@ -101,7 +102,9 @@ def find(task: str, data_dir: Path | None = None, shots: Shots | None = None) ->
         return found
     known = tasks.canonical(task)
     if known is not None:
-        return _named(tasks.get(known), data_dir, shots)
+        source = _named(tasks.get(known), data_dir, splits_of(shots) if shots else None)
+        n = first_of(shots)
+        return source if n is None else First(source, n)
     path = path_of(task, data_dir)
     if path is None and not _is_path(task):
         tasks.get(task)  # raises UnknownName with the nearest

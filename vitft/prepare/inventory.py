@@ -7,6 +7,7 @@ from typing import Literal
 from vitft.catalog import tasks
 from vitft.catalog.tasks import MINI, TASKS, Task
 from vitft.data import find as finding
+from vitft.data.shots import Shots, splits_of
 from vitft.data.sources import hub, hub_cache
 from vitft.errors import DataError, DataMissing
 
@@ -35,17 +36,15 @@ class Row:
     splits: tuple[str, ...] = ()
 
 
-def inventory(
-    data_dir: Path | None = None, names: tuple[str, ...] = (), shots: finding.Shots | None = None
-) -> list[Row]:
+def inventory(data_dir: Path | None = None, names: tuple[str, ...] = (), shots: Shots | None = None) -> list[Row]:
     """Return a row for each task of `names` (all that need data, by default), in their order.
 
-    With `shots` a row tells of the source that `find` takes for VTAB-1k ("1000") or full VTAB ("full").
+    With `shots` a row tells of the source that `find` takes for VTAB-1k (a number) or full VTAB ("full").
 
     Raises UnknownName for a name that is no task.
     """
     chosen = [tasks.get(name) for name in names] or [task for task in TASKS if task not in MINI]
-    return [_row(task, data_dir, shots) for task in chosen]
+    return [_row(task, data_dir, splits_of(shots) if shots else None) for task in chosen]
 
 
 def own_row(place: Path, name: str) -> Row:
@@ -58,7 +57,7 @@ def own_row(place: Path, name: str) -> Row:
         return Row(name, name, "damaged", error.lines[0], None)
 
 
-def _row(task: Task, data_dir: Path | None, shots: finding.Shots | None) -> Row:
+def _row(task: Task, data_dir: Path | None, shots: Shots | None) -> Row:
     try:
         # Where nothing has the splits of VTAB, what is there says so by its own.
         for wanted in dict.fromkeys((shots, None)):

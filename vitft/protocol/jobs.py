@@ -6,12 +6,13 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, TypedDict, Unpack, cast
+from typing import Any, Literal, TypedDict, Unpack
 
 from vitft import machine
 from vitft.catalog.models import MODELS
 from vitft.data import carve
-from vitft.data.find import Shots, checked, find, path_of
+from vitft.data.find import checked, find, path_of
+from vitft.data.shots import Shots
 from vitft.data.split import Opened, Source
 from vitft.data.subsets import JOINED
 from vitft.images import sizes
@@ -156,7 +157,7 @@ def _values(grid: Sequence[Point]) -> dict[str, list[Any]]:
 def source_of(job: Job) -> Source:
     """Find a job's data again. Raises DataMissing or DataDamaged (exit code 3)."""
     data_dir = Path(job.data_dir) if job.data_dir else None
-    return find(job.task, data_dir, cast(Shots, job.shots) if job.shots else None)
+    return find(job.task, data_dir, job.shots or None)
 
 
 def _examples(source: Source, splits: Scheme, limit: int | None, per_class: int | None) -> int:

@@ -11,6 +11,7 @@ import torch
 from vitft import device as devices
 from vitft import machine
 from vitft.data import subsets
+from vitft.data.shots import first_of
 from vitft.data.split import Split
 from vitft.errors import CheckpointError, DataError, UsageError
 from vitft.evaluation import predictions
@@ -289,6 +290,7 @@ def _result(done: _Done, data: DataStamp, timing: Timing) -> UnitResult:
 
 def _protocol(done: _Done) -> UnitProtocol:
     job, settings = done.unit.job, done.settings
+    first = first_of(job.shots)
     stamp: dict[str, Any] = {
         "recipe": job.recipe,
         "recipe_digest": job.recipe_digest,
@@ -299,7 +301,7 @@ def _protocol(done: _Done) -> UnitProtocol:
         "gelu": done.built.info.architecture.gelu,
         "selection": _selection(done.unit),
         "from_scratch": job.from_scratch,
-        "train": {"per_class": job.per_class, "limit": job.limit},
+        "train": {"per_class": job.per_class, "limit": job.limit} | ({"first": first} if first else {}),
     } | ({"chosen_by_pixels": job.seen.model_dump()} if job.seen else {})
     # The digest is over the words that version 1 had: runs begun with it go on to the same protocol.
     identity = digest({**stamp, "resolution": side(settings.size)})

@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from pydantic import TypeAdapter
 
+from vitft.data.shots import first_of, split_name
 from vitft.data.sources import own_split
 from vitft.data.subsets import JOINED
 from vitft.errors import DataMissing, RecipeError
@@ -65,7 +66,7 @@ class Job:
         model_sha256: of a local checkpoint, else "".
         recipe_digest: changes with any value of the recipe's document or any override.
         data_dir: `--data-dir`, absolute, or "".
-        shots: "1000" or "full" where VTAB's splits are asked for, else "".
+        shots: "full" or a number where VTAB's splits are asked for, else "".
         settings: every key of the recipe, resolved for this task.
         scheme: which splits its phases use.
         sweep: key -> values to choose from on val.
@@ -186,19 +187,23 @@ def scheme(splits: tuple[str, ...], task: str, shots: str = "", val_is_train: bo
 
     VTAB-1k (`shots` "1000", or a source with nothing else): tune on train800 / val200, then train800val200; where
     there is only that, nothing can be tuned.
+    The first N of VTAB-1k (a smaller number): tune on them less their end, which selects, then on all N: no other label
+    is seen.
     Full VTAB (`shots` "full"): tune on train / val, then both. Otherwise train: all of it in the final run, val only
     selects; val stands for test where there is no test, as in ImageNet.
 
     Args:
         splits: of the source.
         task: its name, for messages.
-        shots: "1000" or "full" where VTAB's splits are asked for.
+        shots: "full" or a number where VTAB's splits are asked for.
         val_is_train: val is the end of the owner's train, as VTAB cuts it; without `shots` they are one again.
 
     Raises:
         DataMissing: no training split, or nothing to evaluate on (exit code 3).
     """
     have = set(splits)
+    if n := first_of(shots):
+        return Scheme(split_name(n), DEV, split_name(n), "test")
     if {"train800", "test"} <= have and (shots == "1000" or "train" not in have):
         val = "val200" if "val200" in have else DEV
         return Scheme("train800", val, "train800val200" if "train800val200" in have else "train800", "test")

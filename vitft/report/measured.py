@@ -8,6 +8,7 @@ from typing import Any
 
 from vitft.catalog.pretraining import pretraining
 from vitft.catalog.tasks import canonical
+from vitft.data.shots import first_in
 from vitft.data.sources import own_split
 from vitft.report import said
 from vitft.report.layout import REAL
@@ -279,8 +280,9 @@ def _examples(p: Provenance, per_class: int | None, limit: int | None) -> str:
         return f"{per_class:,} a class"
     if limit is not None:
         return f"{limit:,}, drawn"
-    found = re.fullmatch(r"train800val200(?:\[:(\d+)\])?", p.train_split or "")
-    return f"{int(found[1] or 1000):,}" if found else "800" if p.train_split == "train800" else "all"
+    if n := first_in(p.train_split):
+        return f"{n:,}"
+    return {"train800val200": "1,000", "train800": "800"}.get(p.train_split or "", "all")
 
 
 def _device(result: UnitResult | EvalResult | FewshotResult) -> str:

@@ -1,5 +1,6 @@
 """What a result's provenance says of its data, in the words of a footnote."""
 
+from vitft.data.shots import first_in
 from vitft.data.subsets import absent_note as no_test_image
 from vitft.results.parts import Provenance
 from vitft.results.schema import Comparison
@@ -14,6 +15,8 @@ def of_data(p: Provenance) -> list[str]:
     Results of earlier versions say nothing of these.
     """
     lines = []
+    if n := first_in(p.train_split):
+        lines.append(f"no VTAB-1k: trained on the first {n:,} of its 1,000 examples")
     if p.train_official is not None:
         lines.append(f"partial: trained on {p.train_whole:,} of {p.train_official:,} official examples")
     if p.overlap is not None and p.overlap.n:

@@ -37,10 +37,11 @@ class Metrics(Part):
 
 
 class TrainSize(Part):
-    """What limits the training examples: --per-class and --limit."""
+    """What limits the training examples: --per-class, --limit, and --shots below VTAB-1k's 1,000."""
 
     per_class: int | None = None
     limit: int | None = None
+    first: int | None = Field(None, description="the first so many of VTAB-1k's examples: no VTAB-1k")
 
 
 class Seen(Part):

@@ -1,0 +1,85 @@
+"""The first N of VTAB-1k's examples: nested, in the benchmark's order, and never called VTAB-1k."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from vitft import recipes
+from vitft.data import shots
+from vitft.data.find import find
+from vitft.data.split import Provenance, Split
+from vitft.errors import DataError, DataMissing, UsageError
+from vitft.protocol.jobs import make
+from vitft.protocol.units import DEV, scheme
+from vitft.report import said
+from vitft.results.parts import Provenance as Stamp
+
+
+def test_the_first_n_are_nested_and_are_those_of_vtab_1k_in_its_order() -> None:
+    whole = find("mini-digits", None, "1000").open("train800val200")
+    for n in (1, 7, 100, 900):
+        source = find("mini-digits", None, str(n))
+        assert source.splits == (f"train800val200[:{n}]", "test")
+        split = source.open(f"train800val200[:{n}]")
+        assert list(split.keys) == list(whole.keys[:n]) and split.labels.tolist() == whole.labels[:n].tolist()
+        assert split.class_names == whole.class_names and shots.first_in(split.name) == n
+        assert split.read(n - 1) == whole.read(n - 1)
+        assert source.open("test").digest == find("mini-digits", None, "1000").open("test").digest
+        with pytest.raises(DataMissing, match="no split 'val200'"):
+            source.open("val200")
+
+
+def test_without_the_joined_split_val200_follows_train800() -> None:
+    class Two:
+        task, splits = "dtd", ("train800", "val200", "test")
+
+        def open(self, split: str) -> Split:
+            n = {"train800": 800, "val200": 200, "test": 5}[split]
+            keys = [f"{split}-{i}" for i in range(n)]
+            labels = np.arange(n, dtype=np.int64) % 3
+            return Split("dtd", split, ("a", "b", "c"), keys, labels, lambda i: b"", Provenance("x", True))
+
+    found = shots.First(Two(), 850).open("train800val200[:850]")
+    assert list(found.keys) == [f"train800-{i}" for i in range(800)] + [f"val200-{i}" for i in range(50)]
+
+
+def test_examples_sorted_by_class_have_no_first_ones() -> None:
+    class Sorted:
+        task, splits = "dtd", ("train800val200", "test")
+
+        def open(self, split: str) -> Split:
+            labels = np.sort(np.arange(1000) % 5).astype(np.int64)
+            return Split(
+                "dtd", split, tuple("abcde"), [*map(str, range(1000))], labels, lambda i: b"", Provenance("x", True)
+            )
+
+    with pytest.raises(DataError, match="sorted by class"):
+        shots.First(Sorted(), 100).open("train800val200[:100]")
+
+
+@pytest.mark.parametrize("text", ["0", "-5", "1001", "many", "", "1.5"])
+def test_other_numbers_are_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="1 to 1000"):
+        shots.checked(text)
+
+
+def test_words_become_numbers() -> None:
+    assert [shots.checked(word) for word in ("full", "1000", "0050")] == ["full", "1000", "50"]
+    assert [shots.first_of(word) for word in ("full", "1000", "50", None)] == [None, None, 50, None]
+    assert [shots.number(word) for word in ("full", "1000", "50")] == [0, 1000, 50]
+
+
+def test_choices_see_no_label_beyond_the_first_n() -> None:
+    splits = ("train800", "val200", "train800val200", "test")
+    found = scheme(splits, "dtd", "60")
+    first = "train800val200[:60]"
+    assert (found.tune_train, found.tune_val, found.final_train, found.test) == (first, DEV, first, "test")
+
+
+def test_results_say_that_it_is_no_vtab_1k(tmp_path: Path) -> None:
+    job, _ = make("mini-digits", model="vit-mini", recipe=recipes.load("vtab-mini"), overrides={}, shots="60")
+    assert job.identity()["shots"] == "60"
+    stamp = Stamp(source="x", split_digest="d", train_split="train800val200[:60]")
+    assert said.of_data(stamp) == ["no VTAB-1k: trained on the first 60 of its 1,000 examples"]
+    assert said.of_data(stamp.model_copy(update={"train_split": "train800val200"})) == []
