@@ -28,6 +28,7 @@ def unit(
     model: str = "vit-a",
     seed: int = 0,
     predictions: bool = True,
+    place: str = "",
     **changes: Any,
 ) -> dict[str, Any]:
     """Write a final unit of a run folder and return its result; `changes` are merged into it, key by key."""
@@ -43,7 +44,8 @@ def unit(
     }  # fmt: skip
     result = _merged(result, changes)
     kind = result["phase"]
-    folder = run / "units" / task / f"{kind}-{result['protocol']['id']}-{result['recipe']}-seed{seed}"
+    name = place or f"{kind}-{result['protocol']['id']}-{result['recipe']}"
+    folder = run / "units" / task / f"{name}-seed{seed}"
     folder.mkdir(parents=True, exist_ok=True)
     (run / "run.json").write_text(json.dumps({"schema_version": 2, "kind": "finetune", "name": task, "model": model}))
     (folder / "result.json").write_text(json.dumps(result))

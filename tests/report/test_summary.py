@@ -278,3 +278,22 @@ def test_predictions_that_are_not_those_of_the_result_are_refused(tmp_path: Path
     path.write_text("no parquet")
     with pytest.raises(DataDamaged, match="holds no predictions"):
         report(tmp_path)
+
+
+def test_of_a_grid_compared_on_test_the_chosen_setting_is_the_number(tmp_path: Path, rng: np.random.Generator) -> None:
+    said = "test, best of 2 settings by top1 on the test split itself"
+    for lr, top1 in ((0.1, 0.5), (0.2, 0.7)):
+        for seed in (0, 1):
+            result = drawn.unit(
+                tmp_path / "s", "dtd", drawn.flags(rng, N, top1), seed=seed, point={"lr": lr}, place=f"final-{lr}",
+                protocol={"selection": said}, cost={"train_flops": 10.0},
+            )  # fmt: skip
+    (tmp_path / "s/run.json").write_text('{"kind": "sweep", "on": "test"}')
+    with pytest.raises(DataMissing, match="unfinished"):
+        gather([tmp_path])
+    units = ["dtd/final-0.2-seed0", "dtd/final-0.2-seed1"]
+    (tmp_path / "s/result.json").write_text(json.dumps(result | {"units": units}))
+    (row,) = report(tmp_path).rows
+    assert row.cells["dtd"].value == 0.7 and row.cells["dtd"].seeds == (0, 1) and row.notes == ()
+    assert row.what.selected == "best on test"
+    assert row.flops == 30.0, "one seed of the chosen setting, and all that was tried beside it"

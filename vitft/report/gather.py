@@ -92,35 +92,46 @@ def folders(root: Path, depth: int = _DEPTH) -> Iterator[Path]:
 def _read(folder: Path) -> tuple[list[Measured], list[CheckpointError]]:
     """Return the numbers of one folder, or what is wrong with its files."""
     damaged: list[CheckpointError] = []
-    units: list[tuple[UnitResult, Path]] = []
+    units: list[tuple[UnitResult | EvalResult | FewshotResult, Path]] = []
     for path in sorted((folder / "units").glob("**/result.json")):
         try:
-            units.append((parse(_json(path), UnitResult, f"'{path}'"), path.parent))
+            units.append((_parsed(_json(path), f"'{path}'", UnitResult), path.parent))
         except CheckpointError as error:
             damaged.append(error)
-    finals = [unit for unit, _ in units if unit.phase == "final"]
+    finals = any(not isinstance(unit, UnitResult) or unit.phase == "final" for unit, _ in units)
     try:
         return ([] if damaged else _numbers(folder, units) if finals else _top(folder)), damaged
     except CheckpointError as error:
         return [], [*damaged, error]
 
 
-def _numbers(folder: Path, units: Sequence[tuple[UnitResult, Path]]) -> list[Measured]:
+def _parsed(value: dict[str, Any], where: str, run: type[UnitResult]) -> UnitResult | EvalResult | FewshotResult:
+    if value.get("kind") == "eval":
+        return parse(value, EvalResult, where)
+    return parse(value, FewshotResult if value.get("kind") == "fewshot" else run, where)
+
+
+def _numbers(folder: Path, units: Sequence[tuple[UnitResult | EvalResult | FewshotResult, Path]]) -> list[Measured]:
     run = read_json(folder / "run.json") or {}
-    recipes = {unit.protocol.recipe_digest for unit, _ in units}
-    # A suite with several recipes is one protocol: what its document says of each column.
-    suite = _suite(run) if run.get("kind") == "suite" and len(recipes) > 1 else ""
-    numbers = [_at(measured.of_unit(unit, place, suite), place) for unit, place in units]
+    suite = _suite(run, [unit for unit, _ in units if isinstance(unit, UnitResult)])
+    out: list[Measured] = []
+    for unit, place in units:
+        own = [measured.of_unit(unit, place, suite)] if isinstance(unit, UnitResult) else _of(unit, place)
+        out += [_at(one, place) for one in own]
     if run.get("kind") != "sweep":
-        return numbers
+        return out
     # Where all settings were tested, the others were tried for the one that was chosen, as on val.
     result = load(folder / "result.json", RunResult)
-    names = (result.units or (result.unit or ".",)) if result is not None else ()
-    chosen = [folder / "units" / name for name in names]
-    return [replace(one, tuning=one.tuning or Path(one.file) not in chosen) for one in numbers]
+    if result is None:
+        return []
+    chosen = [folder / "units" / name for name in result.units or (result.unit or ".",)]
+    return [replace(one, tuning=one.tuning or Path(one.file) not in chosen) for one in out]
 
 
-def _suite(run: dict[str, Any]) -> str:
+def _suite(run: dict[str, Any], units: Sequence[UnitResult]) -> str:
+    """Name what the results of a suite with several recipes have in common: what its document says of each column."""
+    if run.get("kind") != "suite" or len({unit.protocol.recipe_digest for unit in units}) < 2:
+        return ""
     skipped = {"kind", "schema_version", "model", "model_sha256", "models", "data_dir", "suite", "seeds"}
     rest = ", ".join(f"{key} {value}" for key, value in sorted(run.items()) if key not in skipped and value)
     return f"{run.get('suite')}" + f" ({rest})" * bool(rest)
@@ -129,20 +140,21 @@ def _suite(run: dict[str, Any]) -> str:
 def _top(folder: Path) -> list[Measured]:
     """Read result.json or suite.json of a folder without units, or of an evaluation."""
     result = folder / "result.json"
-    if not result.is_file():
-        suite = folder / "suite.json"
-        if not suite.is_file():
-            return []
+    if result.is_file():
+        return [_at(one, folder) for one in _of(_parsed(_json(result), f"'{result}'", RunResult), folder)]
+    suite = folder / "suite.json"
+    if suite.is_file():
         return [_at(one, folder) for one in measured.of_suite(parse(_json(suite), SuiteResult, f"'{suite}'"))]
-    value, where = _json(result), f"'{result}'"
-    match value.get("kind"):
-        case "eval":
-            found = list(measured.of_eval(parse(value, EvalResult, where), folder))
-        case "fewshot":
-            found = list(measured.of_fewshot(parse(value, FewshotResult, where)))
-        case _:
-            found = list(measured.of_run(parse(value, RunResult, where), folder))
-    return [_at(one, folder) for one in found]
+    return []
+
+
+def _of(result: UnitResult | EvalResult | FewshotResult, folder: Path) -> Iterator[Measured]:
+    if isinstance(result, EvalResult):
+        yield from measured.of_eval(result, folder)
+    elif isinstance(result, FewshotResult):
+        yield from measured.of_fewshot(result)
+    elif isinstance(result, RunResult):
+        yield from measured.of_run(result, folder)
 
 
 def _at(one: Measured, place: Path) -> Measured:
