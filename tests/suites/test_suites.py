@@ -118,7 +118,7 @@ def test_parts_of_one_name_are_told_apart() -> None:
 
 def test_all_mistakes_of_a_document_are_told_at_once(own: Path) -> None:
     told = wrong(
-        'titel = "x"\nrecipe = "vtab-vitt"\nshots = 5\nseeds = [0, 0]\n'
+        'titel = "x"\nrecipe = "vtab-vitt"\nshots = 5000\nseeds = [0, 0]\n'
         '[[group]]\nname = "a"\n'
         'columns = ["dtdd", { task = "dtd", reel = true }, { task = "cifar10", real = true, shots = 1000 }]\n'
         '[[group]]\nname = "b"\ncolumns = []\n'
@@ -134,7 +134,7 @@ def test_all_mistakes_of_a_document_are_told_at_once(own: Path) -> None:
     for part in (
         "'title' is missing",
         "unknown key 'titel', did you mean 'title'?",
-        "shots: input should be 1000 or 'full', not 5",
+        "shots: input should be 1 to 1000 or 'full', not 5000",
         "group 'a', column 'dtd': unknown key 'reel', did you mean 'real'?",
         "group 'a', column 'dtdd': unknown task 'dtdd', did you mean 'dtd'?",
         "unknown recipe 'vtab-vitt'. Did you mean 'vtab-vit'?",

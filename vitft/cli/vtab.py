@@ -10,7 +10,9 @@ from vitft.cli.suite import Shown, execute
 
 def vtab(
     model: o.ModelOption = "vit-mini",
-    shots: Annotated[Literal["1000", "full"], typer.Option("--shots", help="Training examples a task.")] = "1000",
+    shots: Annotated[
+        str, typer.Option("--shots", metavar="N|full", help="Training examples a task; below 1000 the first N of them.")
+    ] = "1000",
     tasks: o.TasksOption = "",
     suite: Annotated[
         Literal["vtab", "mini"], typer.Option("--suite", help="mini: six small tasks that need no download.")
@@ -48,6 +50,7 @@ def vtab(
     The same command goes on where it stopped. 'vitft vtab --suite mini' needs no download; 'vitft suite' compares
     several models and runs other suites.
     """
+    from vitft.catalog.shots import checked as checked_shots
     from vitft.data.find import checked
     from vitft.engines.suite import Asked
     from vitft.engines.suite_run import How
@@ -57,8 +60,9 @@ def vtab(
     from vitft.suites.suite import choose
 
     del engine  # there is one
+    shots = checked_shots(shots)
     if suite == "mini" and shots == "full":
-        raise UsageError("The suite 'mini' has 1,000 training examples a task.", "Legal: --shots 1000.")
+        raise UsageError("The suite 'mini' has 1,000 training examples a task.", "Legal: --shots 1 to 1000.")
     shipped = document.load(suite)
     chosen = shipped.trained_with(recipe or shipped.columns[0].recipe, shots)
     asked = Asked(

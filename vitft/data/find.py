@@ -8,9 +8,10 @@ from typing import Protocol
 
 from vitft import machine
 from vitft.catalog import tasks
+from vitft.catalog.shots import Shots, first_of, splits_of
 from vitft.catalog.tasks import MINI, Task
 from vitft.data import carve
-from vitft.data.shots import First, Shots, first_of, splits_of
+from vitft.data.first import First
 from vitft.data.sources import (
     cifar_archive,
     hub,

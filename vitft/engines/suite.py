@@ -12,6 +12,7 @@ from typing import Any
 
 from vitft import recipes
 from vitft.catalog.models import MODELS
+from vitft.catalog.shots import number, splits_of
 from vitft.data.find import UNTUNED, WHOLE, at, find
 from vitft.errors import DataError, UsageError
 from vitft.evaluation.asked import SETTABLE
@@ -89,7 +90,7 @@ class Leg:
     def identity(self) -> dict[str, Any]:
         """Return what must be equal for the same folder to be gone on with; more tasks or seeds only add units."""
         sha256, first = model_sha256(self.model), self.part.first
-        shots = {"1000": 1000, "full": 0, None: None}[first.shots]
+        shots = None if first.shots is None else number(first.shots)
         run = {"run": first.run, "recipe": self.part.name} if self.recipe is None else {}
         return {
             "kind": "suite",
@@ -185,8 +186,9 @@ def _lacking(column: Column, have: set[str]) -> str:
         except DataError:
             return "train or test"
         return ""
-    needed = WHOLE[column.shots]
-    untuned = column.shots == "1000" and have >= UNTUNED
+    of = splits_of(column.shots)
+    needed = WHOLE[of]
+    untuned = of == "1000" and have >= UNTUNED
     return "" if needed <= have or untuned else ", ".join(sorted(needed - have))
 
 

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Literal
 
 from vitft.catalog import tasks
+from vitft.catalog.shots import Shots, splits_of
 from vitft.catalog.tasks import MINI, TASKS, Task
 from vitft.data import find as finding
-from vitft.data.shots import Shots, splits_of
 from vitft.data.sources import hub, hub_cache
 from vitft.errors import DataError, DataMissing
 

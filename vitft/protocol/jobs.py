@@ -10,9 +10,9 @@ from typing import Any, Literal, TypedDict, Unpack
 
 from vitft import machine
 from vitft.catalog.models import MODELS
+from vitft.catalog.shots import Shots
 from vitft.data import carve
 from vitft.data.find import checked, find, path_of
-from vitft.data.shots import Shots
 from vitft.data.split import Opened, Source
 from vitft.data.subsets import JOINED
 from vitft.images import sizes

@@ -10,8 +10,8 @@ import torch
 
 from vitft import device as devices
 from vitft import machine
+from vitft.catalog.shots import first_of
 from vitft.data import subsets
-from vitft.data.shots import first_of
 from vitft.data.split import Split
 from vitft.errors import CheckpointError, DataError, UsageError
 from vitft.evaluation import predictions

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from pydantic import TypeAdapter
 
-from vitft.data.shots import first_of, split_name
+from vitft.catalog.shots import first_of, split_name
 from vitft.data.sources import own_split
 from vitft.data.subsets import JOINED
 from vitft.errors import DataMissing, RecipeError

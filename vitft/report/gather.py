@@ -108,7 +108,9 @@ def _read(folder: Path) -> tuple[list[Measured], list[CheckpointError]]:
 def _parsed(value: dict[str, Any], where: str, run: type[UnitResult]) -> UnitResult | EvalResult | FewshotResult:
     if value.get("kind") == "eval":
         return parse(value, EvalResult, where)
-    return parse(value, FewshotResult if value.get("kind") == "fewshot" else run, where)
+    if value.get("kind") == "fewshot":
+        return parse(value, FewshotResult, where)
+    return parse(value, run, where)
 
 
 def _numbers(folder: Path, units: Sequence[tuple[UnitResult | EvalResult | FewshotResult, Path]]) -> list[Measured]:

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from vitft.catalog.pretraining import pretraining
+from vitft.catalog.shots import first_in
 from vitft.catalog.tasks import canonical
-from vitft.data.shots import first_in
 from vitft.data.sources import own_split
 from vitft.report import said
 from vitft.report.layout import REAL

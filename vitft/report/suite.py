@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
+from vitft.catalog.shots import number
 from vitft.catalog.tasks import by_name
 from vitft.data.sources import own_split
 from vitft.errors import UsageError
@@ -74,7 +75,7 @@ def summarise(
     shots = {c.shots for c in suite.columns}
     return SuiteResult(
         suite=suite.name,
-        shots=_SHOTS[shots.pop()] if len(shots) == 1 else None,
+        shots=number(only) if len(shots) == 1 and (only := shots.pop()) is not None else None,
         model=everything[0].model if everything else None,
         checkpoint=_weights(everything),
         recipe=", ".join(dict.fromkeys(trained)) or None,
@@ -92,7 +93,6 @@ def summarise(
 
 
 _NO_REAL = "no ReaL labels: the test images do not have the official file names"
-_SHOTS = {"1000": 1000, "full": 0, None: None}
 
 
 def _who(result: Measured) -> tuple[str, str]:
@@ -166,7 +166,10 @@ def _shared(parts: Sequence[Sequence[Measured]]) -> SuiteProtocol:
 
 
 def _protocol(result: Measured) -> dict[str, Any]:
-    return result.protocol.model_dump(mode="json", exclude=_BY_TASK)
+    shared = result.protocol.model_dump(mode="json", exclude=_BY_TASK)
+    if isinstance(train := shared.get("train"), dict) and train["first"] is None:
+        del train["first"]  # the digest is over the words of results before there was such a key
+    return shared
 
 
 def footnotes(tasks: Mapping[str, SuiteTask]) -> dict[str, tuple[str, ...]]:

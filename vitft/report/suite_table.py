@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from vitft.catalog.published import Published
+from vitft.catalog.shots import number
 from vitft.report.single import method_title, model_title, model_titles
 from vitft.report.table import HOLE, Column, Footnotes, Row, Table, Value, ends
 from vitft.results.checkpoint import side
@@ -134,7 +135,7 @@ def _published(suite: Suite, row: PublishedRow, columns: set[str]) -> dict[str, 
 
 
 def _same_examples(shots: str | None, row: Published) -> bool:
-    return row.shots == (1000 if shots == "1000" else 0)
+    return row.shots == (0 if shots is None else number(shots))
 
 
 def _origin(row: Published) -> str:

@@ -118,7 +118,7 @@ def _column(
         task=task,
         run=run,
         recipe=_recipe(chosen.get("recipe", ""), path, where, problems) if run == "finetune" else "",
-        shots=shots,  # type: ignore[arg-type]
+        shots=shots,
         real=column.real,
         per_class=per_class,
         classifier=chosen.get("classifier", "ridge"),

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Literal
 
 from vitft.catalog import tasks
+from vitft.catalog.shots import Shots
 from vitft.errors import UnknownName, UsageError
 from vitft.settings import Classifier
 
 Run = Literal["finetune", "eval", "fewshot"]
-Shots = Literal["1000", "full"]
 Protocol = Literal["checkpoint", "big-vision"]
 
 MEAN_OF_TASKS, MEAN_OF_GROUPS = "mean_of_tasks", "mean_of_groups"
@@ -25,7 +25,8 @@ class Column:
         title: its head.
         task: canonical name, or the absolute path of a data set of the user's own.
         recipe: name of a shipped recipe or absolute path of a file; "" where nothing is trained.
-        shots: VTAB-1k's splits ("1000") or full VTAB's ("full"); None = what `vitft finetune` takes.
+        shots: VTAB-1k's splits ("1000"), the first so many of its examples, or full VTAB's ("full"); None = what
+            `vitft finetune` takes.
         real: the same network's answers under the ImageNet-ReaL labels; it stands in no mean.
         per_class: examples of each class for few-shot, else 0.
     """

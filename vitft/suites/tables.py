@@ -3,12 +3,21 @@
 import difflib
 import itertools
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationError
+from pydantic_core import PydanticCustomError
 
+from vitft.catalog.shots import MOST
 from vitft.settings import Classifier
 from vitft.suites.suite import Protocol, Run
+
+
+def _shots(value: object) -> int | str:
+    """Take a number of VTAB-1k's examples, or "full"."""
+    if value == "full" or (isinstance(value, int) and not isinstance(value, bool) and 0 < value <= MOST):
+        return value
+    raise PydanticCustomError("shots", "input should be 1 to {most} or 'full'", {"most": MOST})
 
 
 class _Part(BaseModel):
@@ -20,7 +29,7 @@ class Choices(_Part):
 
     run: Run | None = None
     recipe: str | None = None
-    shots: Literal[1000, "full"] | None = None
+    shots: Annotated[int | str | None, PlainValidator(_shots)] = None
     per_class: int | None = Field(None, ge=1)
     classifier: Classifier | None = None
     protocol: Protocol | None = None

@@ -1,18 +1,24 @@
 """The first N of VTAB-1k's examples: nested, in the benchmark's order, and never called VTAB-1k."""
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 from vitft import recipes
-from vitft.data import shots
+from vitft.catalog import shots
+from vitft.cli.app import app
 from vitft.data.find import find
+from vitft.data.first import First
 from vitft.data.split import Provenance, Split
 from vitft.errors import DataError, DataMissing, UsageError
 from vitft.protocol.jobs import make
 from vitft.protocol.units import DEV, scheme
 from vitft.report import said
+from vitft.report.gather import gather
+from vitft.report.summary import summarise
 from vitft.results.parts import Provenance as Stamp
 
 
@@ -40,7 +46,7 @@ def test_without_the_joined_split_val200_follows_train800() -> None:
             labels = np.arange(n, dtype=np.int64) % 3
             return Split("dtd", split, ("a", "b", "c"), keys, labels, lambda i: b"", Provenance("x", True))
 
-    found = shots.First(Two(), 850).open("train800val200[:850]")
+    found = First(Two(), 850).open("train800val200[:850]")
     assert list(found.keys) == [f"train800-{i}" for i in range(800)] + [f"val200-{i}" for i in range(50)]
 
 
@@ -55,7 +61,7 @@ def test_examples_sorted_by_class_have_no_first_ones() -> None:
             )
 
     with pytest.raises(DataError, match="sorted by class"):
-        shots.First(Sorted(), 100).open("train800val200[:100]")
+        First(Sorted(), 100).open("train800val200[:100]")
 
 
 @pytest.mark.parametrize("text", ["0", "-5", "1001", "many", "", "1.5"])
@@ -83,3 +89,20 @@ def test_results_say_that_it_is_no_vtab_1k(tmp_path: Path) -> None:
     stamp = Stamp(source="x", split_digest="d", train_split="train800val200[:60]")
     assert said.of_data(stamp) == ["no VTAB-1k: trained on the first 60 of its 1,000 examples"]
     assert said.of_data(stamp.model_copy(update={"train_split": "train800val200"})) == []
+
+
+def test_a_suite_runs_with_few_examples_and_its_table_says_so(tmp_path: Path) -> None:
+    args = ["vtab", "--suite", "mini", "--tasks", "mini-digits", "--shots", "20", "--steps", "1", "-b", "4"]
+    done = CliRunner().invoke(app, [*args, "-o", str(tmp_path / "few")], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    assert (
+        "20 training examples a task" in " ".join(done.stdout.split())
+        and "no VTAB-1k: trained on the first 20" in done.stdout
+    )
+    result = json.loads(next((tmp_path / "few/units").rglob("result.json")).read_text())
+    assert result["provenance"]["train_split"] == "train800val200[:20]" and result["provenance"]["train_n"] == 20
+    assert result["protocol"]["train"] == {"first": 20} and result["provenance"]["train_whole"] == 20
+    (row,) = summarise(gather([tmp_path]).numbers).rows
+    assert row.what.examples == "20"
+    wrong = CliRunner().invoke(app, [*args[:5], "--shots", "1001"])
+    assert wrong.exit_code == 2 and "1 to 1000" in wrong.stderr
