@@ -66,6 +66,24 @@ def download(repository: str, file: str, revision: str = "", kind: str = "model"
     )
 
 
+def upload(folder: Path, repository: str, message: str, *, public: bool) -> str:
+    """Send a folder's files to a model page, made where there is none; return its address.
+
+    Args:
+        repository: ORG/NAME.
+        message: of the commit.
+        public: of a page that is made; one that is there stays as it is.
+
+    Raises what the hub's library raises.
+    """
+    from huggingface_hub import HfApi
+
+    api = HfApi(endpoint=endpoint())
+    api.create_repo(repository, repo_type="model", private=not public, exist_ok=True)
+    api.upload_folder(repo_id=repository, repo_type="model", folder_path=folder, commit_message=message)
+    return f"{endpoint()}/{repository}"
+
+
 def status(address: str) -> int:
     """Ask once for the head of a page; return its HTTP status, or 0 where nothing answers in time."""
 

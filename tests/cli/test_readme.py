@@ -112,5 +112,6 @@ def test_the_recipes_that_the_readme_names_are_shipped():
 
 def test_what_the_readme_predicts_with_is_a_folder_that_its_own_command_makes():
     made = {word for c in COMMANDS for word in re.findall(r"^vitft finetune .*(?:-o|--output) (\S+)", c)}
+    made |= {f"{run}/export/{to}" for c in COMMANDS for run, to in re.findall(r"^vitft export (\S+) --to (\S+)", c)}
     asked = {shlex.split(c)[2] for c in COMMANDS if c.startswith("vitft predict ")}
     assert asked and asked <= made

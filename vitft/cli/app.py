@@ -153,6 +153,7 @@ def _register() -> None:
         data,
         doctor,
         eval,
+        export,
         fewshot,
         finetune,
         inspect,
@@ -174,6 +175,7 @@ def _register() -> None:
     app.command("fewshot")(fewshot.fewshot)
     app.command("predict")(predict.predict)
     app.command("inspect")(inspect.inspect)
+    app.command("export")(export.export)
     app.command("report")(report.report)
     app.command("bench")(bench.bench)
     app.add_typer(data.app, name="data")

@@ -11,8 +11,8 @@ from torch import nn
 from vitft import device as devices
 from vitft.data import subsets
 from vitft.data.split import Split
-from vitft.errors import CheckpointError, DataError
-from vitft.evaluation import asked
+from vitft.errors import CheckpointError, DataError, UsageError
+from vitft.evaluation import asked, onnx_network
 from vitft.evaluation.class_names import translated
 from vitft.models import build as models
 from vitft.models import loading
@@ -111,6 +111,8 @@ def open_network(
         CheckpointError: see `models.checkpoints.load`.
     """
     asked.check(fixed, crop_pct)
+    if isinstance(model, str) and (file := onnx_network.file_of(model)) is not None:
+        return _of_onnx(file, fixed, crop_pct, device)
     where = devices.pick(device)
     opened = model if isinstance(model, Checkpoint) else loading.load(model, said=Said.within(fixed))
     settings = settings_for(opened.info, fixed)
@@ -121,6 +123,25 @@ def open_network(
         pp = replace(pp, crop_pct=crop_pct, before=None, crop_mode="center" if pp.crop_mode == "none" else pp.crop_mode)
     precision = devices.precision(precision, where)
     return Network(built.net, built.info, built.class_names, settings, pp, where, precision, built.descriptions)
+
+
+def _of_onnx(file: Path, fixed: Mapping[str, Any], crop_pct: float | None, device: str) -> Network:
+    """Open an ONNX file: everything that could be chosen is baked in."""
+    chosen = [*fixed, *(["crop_pct"] if crop_pct is not None else []), *(["device"] if device not in _ONNX else [])]
+    if chosen:
+        raise UsageError(
+            f"'{file}' has {', '.join(chosen)} baked in.",
+            "Legal: an ONNX file as it is, on the CPU.",
+            "Ask the run that it was exported from.",
+        )
+    net, record = onnx_network.read(file)
+    settings = Settings(resolution="native", resize=record.preprocess.resize)
+    settings = settings.at(record.checkpoint.resolution, record.checkpoint.patch)
+    where = torch.device("cpu")
+    return Network(net, record.checkpoint, record.class_names, settings, record.preprocess, where, "float32")
+
+
+_ONNX = ("auto", "cpu")
 
 
 def settings_for(info: CheckpointInfo, fixed: Mapping[str, object]) -> Settings:

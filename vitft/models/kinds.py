@@ -123,7 +123,10 @@ def _foreign(path: Path, head: bytes, tail: bytes) -> tuple[str, str] | None:
             "Name a file of it. PyTorch files of before 2017 are tar archives: save it again.",
         )
     if head[:1] == b"\x08" and head[1:2] <= b"\x20" and head[2:3] in (b"\x12", b":", b"B", b"\x1a"):
-        return "an ONNX model", _CONVERT
+        return (
+            "an ONNX model",
+            "'vitft predict' and 'vitft eval' take one that 'vitft export' wrote; train from the run itself.",
+        )
     if head[:1] in b"\x81\x82\x83\x84\x85\x86\x87\x88\xde\xdf" or path.name.endswith(".msgpack"):
         return "a MessagePack file (Flax)", _CONVERT
     return None

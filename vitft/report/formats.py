@@ -15,12 +15,12 @@ from vitft.report.text import text as text
 def markdown(table: Table) -> str:
     """Return the table as GitHub Markdown, with its footnotes below."""
     rule = [":--" if c.kind == "text" else "--:" for c in table.columns]
-    lines = [f"**{_md(table.caption)}**", "", _pipes([_md(c.title) for c in table.columns]), _pipes(rule)]
+    lines = [f"**{md(table.caption)}**", "", _pipes([md(c.title) for c in table.columns]), _pipes(rule)]
     for row in table.rows:
-        cells = [_md(signed(row, c)) + _raised(row, c.key, "<sup>{}</sup>", ",") for c in table.columns]
+        cells = [md(signed(row, c)) + _raised(row, c.key, "<sup>{}</sup>", ",") for c in table.columns]
         lines.append(_pipes(cells))
-    lines += [f"\n<sup>{i}</sup> {_md(note)}" for i, note in enumerate(table.footnotes, 1)]
-    lines += [f"\n{_md(note)}" for note in table.notes]
+    lines += [f"\n<sup>{i}</sup> {md(note)}" for i, note in enumerate(table.footnotes, 1)]
+    lines += [f"\n{md(note)}" for note in table.notes]
     return "\n".join(lines) + "\n"
 
 
@@ -113,7 +113,8 @@ def _pipes(cells: list[str]) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
-def _md(line: str) -> str:
+def md(line: str) -> str:
+    """Return a line in which Markdown finds nothing to format."""
     return re.sub(r"([|*_<>`\\])", r"\\\1", line)
 
 

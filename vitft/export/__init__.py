@@ -1,0 +1,1 @@
+"""A run's network as files that other programs load, with a model card."""
