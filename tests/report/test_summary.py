@@ -297,3 +297,19 @@ def test_of_a_grid_compared_on_test_the_chosen_setting_is_the_number(tmp_path: P
     assert row.cells["dtd"].value == 0.7 and row.cells["dtd"].seeds == (0, 1) and row.notes == ()
     assert row.what.selected == "best on test"
     assert row.flops == 30.0, "one seed of the chosen setting, and all that was tried beside it"
+
+
+def test_a_suite_of_which_suite_json_alone_is_left_is_read(tmp_path: Path) -> None:
+    provenance = {"source": "x", "split_digest": "d", "reference": True, "train_split": "train800val200"}
+    one = {"n": 500, "resolution": [32, 32], "protocol_id": "p", "provenance": provenance}
+    tasks = {
+        "dtd": {**one, "top1": 0.6, "seeds": {"0": 0.5, "1": 0.7}},
+        "imagenet": {**one, "top1": 0.8, "seeds": {}, "run": "eval"},
+        "ReaL": {**one, "top1": 0.9, "seeds": {}, "run": "eval", "labels": "real", "task": "imagenet"},
+    }
+    suite = {"schema_version": 2, "kind": "suite", "suite": "x", "model": "vit-a", "method": "linear", "complete": True}
+    (tmp_path / "suite.json").write_text(json.dumps({**suite, "protocol": {"id": "q"}, "tasks": tasks}))
+    made = rows(report(tmp_path))
+    cells = {key: cell for row in made.values() for key, cell in row.cells.items() if cell.value is not None}
+    assert {key: cell.value for key, cell in cells.items()} == {"dtd": 0.6, "imagenet": 0.8, "imagenet_real": 0.9}
+    assert cells["dtd"].seeds == (0, 1) and cells["imagenet"].seeds == () and cells["dtd"].examples == "1,000"

@@ -10,7 +10,9 @@ kind.
   have the same seeds their runs drew the same examples and orders, and the variance is that of the paired differences.
 
 What flips by image and seed is in both, and is taken out once (`significance.image_noise`): the variance is
-V_img + V_seed less that, and never below either. Student's t, with Satterthwaite's degrees of freedom.
+V_img + V_seed less that, and never below either. Student's t, with Satterthwaite's degrees of freedom. Simulated with
+1,000 images and three seeds each, two equally good models are told apart in 1.5 to 4.7 % of cases, whether seeds differ
+by 0.6 or 1.2 points and whether the models agree on which images are hard; McNemar on one seed of each in 4 to 25 %.
 
 **Several seeds against one:** the one run's luck cannot be told from its model. McNemar with each seed, and the largest
 p counts.

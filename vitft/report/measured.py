@@ -202,28 +202,29 @@ def of_suite(result: SuiteResult) -> Iterator[Measured]:
     """Yield the numbers of a suite.json whose units are not here: without predictions, cost or settings."""
     scratch = bool(result.protocol.from_scratch)
     weights = result.checkpoint
-    for task, entry in result.tasks.items():
-        train = result.protocol.train
+    for key, entry in result.tasks.items():
+        task, train = entry.task or key, result.protocol.train
         examples = _examples(entry.provenance, train.per_class if train else None, train.limit if train else None)
         what = Described(
             model=model_title(result.model) + " from scratch" * scratch,
             sha256=weights.sha256 or "",
             pretraining=_pretraining(result.model or "", weights.timm_name or "", scratch),
             timm_name=weights.timm_name or "",
-            method=result.method or "",
-            recipe=result.recipe or "",
+            method={"eval": "as it is", "fewshot": "frozen"}.get(entry.run or "", result.method or ""),
+            recipe=entry.recipe or result.recipe or "",
             resolutions=(entry.resolution,),
             examples=examples,
             selected="best on val" if entry.point else "last",
         )
-        row = {"model": weights.sha256 or result.model or "", "method": result.method or ""}
-        row |= {"recipe": result.recipe or "", "settings": result.protocol.recipe_digest or "", "examples": examples}
+        row = {"model": weights.sha256 or result.model or "", "method": what.method}
+        row |= {"recipe": what.recipe, "settings": result.protocol.recipe_digest or "", "examples": examples}
         row |= {"normalise": result.protocol.normalise or "", "GELU": result.protocol.gelu or ""}
-        for seed, top1 in entry.seeds.items():
+        own: dict[int | None, float] = {int(seed): top1 for seed, top1 in entry.seeds.items()}
+        for seed, top1 in (own or {None: entry.top1}).items():
             yield Measured(
-                column=task,
+                column=REAL if entry.labels == "real" else task,
                 task=task,
-                seed=int(seed),
+                seed=seed,
                 top1=top1,
                 n=entry.n,
                 correct=round(top1 * entry.n),
