@@ -22,7 +22,7 @@ _NO_LABELS = ("dino", "mae", "ijepa", "mocov3")
 
 
 def pretraining(timm_name: str, from_scratch: bool = False) -> str:
-    """Return e.g. "ImageNet-21k" or "ImageNet-21k, then ImageNet-1k"; "" where the name does not say.
+    """Return e.g. "ImageNet-21k" or "ImageNet-21k then 1k"; "" where the name does not say.
 
     Args:
         timm_name: e.g. "vit_base_patch16_224.augreg_in21k_ft_in1k".
@@ -32,7 +32,10 @@ def pretraining(timm_name: str, from_scratch: bool = False) -> str:
     tag = timm_name.partition(".")[2]
     first, *later = re.split(r"_ft_", tag)
     named = [name for name in (_data(part) for part in (first, *"_".join(later).split("_"))) if name]
-    return ", then ".join(dict.fromkeys(named))
+    shown = [
+        name.removeprefix("ImageNet-") if "ImageNet" in "".join(named[:i]) else name for i, name in enumerate(named)
+    ]
+    return " then ".join(dict.fromkeys(shown))
 
 
 def _data(part: str) -> str:

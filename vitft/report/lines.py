@@ -153,9 +153,9 @@ def differing(line: Line, other: Line) -> tuple[str, ...]:
     """Name the keys in which two rows are unlike, e.g. "lr 0.01, not 0.03"."""
     a, b = dict(line.first.row), dict(other.first.row)
     told = [
-        f"{key} {_shown(key, a.get(key))}, not {_shown(key, b.get(key))}"
-        for key in dict.fromkeys((*a, *b))
-        if key not in ("settings", "model") and a.get(key) != b.get(key)
+        f"{key} {_shown(key, a[key])}, not {_shown(key, b[key])}"
+        for key in a
+        if key in b and key not in ("settings", "model") and a[key] != b[key]
     ]
     if a.get("model") != b.get("model") and line.what.model == other.what.model:
         told.append(f"other weights of the same name (sha256 {line.what.sha256[:8]}, not {other.what.sha256[:8]})")
@@ -168,7 +168,7 @@ def differing(line: Line, other: Line) -> tuple[str, ...]:
             told.append(f"resolution {_size(x)}, not {_size(y)}")
         elif not told and a.get("settings") == b.get("settings"):
             told.append(f"protocol {x.protocol}, not {y.protocol}")
-    if a.get("settings") != b.get("settings"):
+    if a.get("settings") != b.get("settings") and ("settings" in a) == ("settings" in b):
         told += _settings(x.settings, y.settings, x.point | y.point)
     return tuple(told)
 
@@ -186,7 +186,7 @@ def _value(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _shown(key: str, value: str | None) -> str:
+def _shown(key: str, value: str) -> str:
     if key == "method":
         return method_title(value)
     return value or "none"
