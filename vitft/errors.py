@@ -22,7 +22,7 @@ An error is at most three short lines: what is wrong (the value in quotes), what
 """
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 class VitftError(Exception):
@@ -132,3 +132,9 @@ class Interrupted(VitftError):
     def __init__(self, signum: int, what: str, legal: str = "", action: str = "") -> None:
         super().__init__(what, legal, action)
         self.exit_code = 128 + signum
+
+
+def some(names: Sequence[str], most: int = 5, more: str = "more") -> str:
+    """Return the first few names and how many there are besides: "a, b and 4 more"."""
+    rest = len(names) - most
+    return ", ".join(names[:most]) + (f" and {rest:,} {more}" if rest > 0 else "")

@@ -83,17 +83,14 @@ def mistakes(
 
 def _answers(run: Path) -> Path:
     """Return a run's predictions. Raises UsageError where it has none, or those of many tasks."""
-    from vitft.errors import UsageError
+    from vitft.errors import UsageError, some
 
     file = run / _ANSWERS
     if file.is_file():
         return file
     units = [str(path.parent) for path in sorted(run.glob(f"units/*/*/{_ANSWERS}"))]
     if units:
-        more = f" and {len(units) - 3} more" if len(units) > 3 else ""
-        raise UsageError(
-            f"'{run}' holds answers of {len(units)} units.", f"Legal: one of {', '.join(units[:3])}{more}."
-        )
+        raise UsageError(f"'{run}' holds answers of {len(units)} units.", f"Legal: one of {some(units, 3)}.")
     raise UsageError(
         f"'{run}' holds no {_ANSWERS}.",
         "Legal: a finished run, or a folder that 'vitft eval -o' made.",

@@ -18,8 +18,6 @@ from vitft.progress import Hooks, StepReport
 if TYPE_CHECKING:
     from vitft.report.table import Table
 
-FORMATS = ("text", "json")
-
 _UNCUT = 10_000
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from vitft import machine
+from vitft.catalog.models import DEFAULT
 from vitft.cli import console
 from vitft.cli import options as o
 from vitft.errors import UsageError
@@ -34,7 +35,7 @@ def eval_(
         list[str],
         typer.Argument(metavar="[MODEL]... TASK", help="Checkpoints or run folders, then the task or a path."),
     ],
-    model: o.ModelOption = "vit-mini",
+    model: o.ModelOption = DEFAULT,
     real: Annotated[bool, typer.Option("--real", help="ImageNet-ReaL labels too, matched by file number.")] = False,
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="At most N images, for a quick look.")] = None,
     per_class_accuracy: Annotated[

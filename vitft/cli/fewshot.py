@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 import typer
 
 from vitft import machine
+from vitft.catalog.models import DEFAULT
 from vitft.cli import console
 from vitft.cli import options as o
 from vitft.cli.eval import CropOption, EvalBatchOption, ResizeOption
@@ -14,7 +15,7 @@ from vitft.errors import UsageError
 
 def fewshot(
     task: o.TaskArgument,
-    model: o.ModelOption = "vit-mini",
+    model: o.ModelOption = DEFAULT,
     per_class: Annotated[
         str, typer.Option("--per-class", help="Examples of each class, e.g. 1,5,10,25; all = the whole pool.")
     ] = "1,5,10,25",

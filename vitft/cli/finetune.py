@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from vitft.catalog.models import DEFAULT
 from vitft.cli import after, console, signals
 from vitft.cli import options as o
 
@@ -77,7 +78,7 @@ def finetune(
         raise UsageError("--compare-scratch runs from scratch already.", "Legal: either, not both.")
     if seeds and seed:
         raise UsageError(f"--seed {seed} and --seeds {seeds} contradict each other.", "Legal: one of them.")
-    models = model or ["vit-mini"]
+    models = model or [DEFAULT]
     if len(set(models)) < len(models):
         raise UsageError("A model is named twice.", "Legal: different models.")
     o.checked(models, device)

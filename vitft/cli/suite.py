@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from vitft.catalog.models import DEFAULT
 from vitft.cli import console, signals
 from vitft.cli import options as o
+from vitft.errors import some
 
 if TYPE_CHECKING:
     from vitft.engines.suite import Asked, Leg, Planned
@@ -79,7 +81,7 @@ def suite(
     asked = Asked(
         chosen,
         choose(chosen, tasks or "all"),
-        tuple(model or ["vit-mini"]),
+        tuple(model or [DEFAULT]),
         o.overrides(set_, resolution, method=method, steps=steps, batch_size=batch_size, lr=lr),
         checked(data_dir),
         o.parse_seeds(seeds) if seeds else chosen.seeds,
@@ -346,5 +348,4 @@ def _usable(asked: "Asked", how: "How") -> None:
 
 
 def _few(tasks: Sequence[str]) -> str:
-    names = list(dict.fromkeys(tasks))
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+    return some(list(dict.fromkeys(tasks)))

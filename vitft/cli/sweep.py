@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from vitft.catalog.models import DEFAULT
 from vitft.cli import after, axes, console, signals
 from vitft.cli import options as o
 from vitft.cli.finetune import openable
@@ -82,7 +83,7 @@ def sweep(
     from vitft.results.schema import to_json
 
     loaded = recipes.load(recipe)
-    models = model or ["vit-mini"]
+    models = model or [DEFAULT]
     o.checked(models, device)
     flags = {"lr": lr, "resolution": resolution, "method": method, "steps": steps, "batch_size": batch_size}
     asked = axes.parse(set_ or (), flags)

@@ -4,12 +4,13 @@ from typing import Annotated, Literal
 
 import typer
 
+from vitft.catalog.models import DEFAULT
 from vitft.cli import options as o
 from vitft.cli.suite import Shown, execute
 
 
 def vtab(
-    model: o.ModelOption = "vit-mini",
+    model: o.ModelOption = DEFAULT,
     shots: Annotated[
         str, typer.Option("--shots", metavar="N|full", help="Training examples a task; below 1000 the first N of them.")
     ] = "1000",

@@ -16,7 +16,7 @@ from typing import Any
 from vitft import machine
 from vitft.data.sources.files import printable
 from vitft.data.split import Source
-from vitft.errors import DataDamaged
+from vitft.errors import DataDamaged, some
 
 Listing = dict[str, list[Any]]
 
@@ -119,5 +119,4 @@ def _left_out(name: str) -> bool:
 
 
 def _some(names: tuple[str, ...]) -> str:
-    shown = ", ".join(f"'{name}'" for name in names[:_NAMED])
-    return shown if len(names) <= _NAMED else f"{shown} and {len(names) - _NAMED:,} more files"
+    return some([f"'{name}'" for name in names], _NAMED, "more files")

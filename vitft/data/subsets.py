@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from vitft.data import reader
 from vitft.data.split import Provenance, Split
-from vitft.errors import DataError, UsageError
+from vitft.errors import DataError, UsageError, some
 
 DevRule = Literal["end", "stratified end"]
 
@@ -139,9 +139,8 @@ def absent_note(names: Sequence[str]) -> str:
     """Say which classes have no test image; empty where each has one."""
     if not names:
         return ""
-    some = ", ".join(f"'{name}'" for name in names[:_NAMED])
-    more = f" and {len(names) - _NAMED:,} more" if len(names) > _NAMED else ""
-    return f"class{'es' * (len(names) > 1)} {some}{more}: no test image"
+    shown = some([f"'{name}'" for name in names], _NAMED)
+    return f"class{'es' * (len(names) > 1)} {shown}: no test image"
 
 
 def join(splits: Sequence[Split], name: str) -> Split:

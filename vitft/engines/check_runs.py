@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from vitft import recipes
+from vitft.catalog.models import DEFAULT
 from vitft.data.split import Source
 from vitft.engines import check as engine
 from vitft.engines.single import in_folder
@@ -20,7 +21,6 @@ from vitft.results.checks import Baseline, Check, Entry, baseline_file, load_bas
 from vitft.results.folders import slug
 from vitft.results.schema import RunResult
 
-_MODEL = "vit-mini"
 _BASELINE_SEEDS = (0, 1, 2)
 
 
@@ -83,10 +83,10 @@ def asked(names: Sequence[str], model: str, tasks: Sequence[str], stored: Baseli
         before = {entry.task: entry.model for entry in known}
         expects = [e for e in one.expect if not tasks or e.task in tasks]
         pairs: list[tuple[str, str, tuple[Expect, ...]]]
-        pairs = [(e.task, model or e.model or _MODEL, (e,)) for e in expects]
+        pairs = [(e.task, model or e.model or DEFAULT, (e,)) for e in expects]
         found = {e.task for e in expects}
         wanted = tasks or ([] if one.expect else before)
-        pairs += [(t, model or before.get(t) or _MODEL, ()) for t in dict.fromkeys(wanted) if t not in found]
+        pairs += [(t, model or before.get(t) or DEFAULT, ()) for t in dict.fromkeys(wanted) if t not in found]
         if names and not pairs:
             raise UsageError(
                 f"Recipe '{one.name}' expects no number.",

@@ -11,7 +11,7 @@ from vitft import device as devices
 from vitft.catalog import tasks
 from vitft.data import official, subsets
 from vitft.data.split import Source, Split
-from vitft.errors import CheckpointError, DataError, DataMissing
+from vitft.errors import CheckpointError, DataError, DataMissing, some
 from vitft.evaluation import metrics, real
 from vitft.evaluation.intervals import wilson
 from vitft.evaluation.network import Network, computed, head_fits
@@ -84,7 +84,7 @@ def subject(source: Source, *, with_real: bool, limit: int | None, complete: boo
             + (
                 f"{absent:,} images of '{name}' are missing." if absent else "it has no official count to hold against."
             ),
-            f"Missing: {', '.join(listed[:20])}{', ...' * (len(listed) > 20)}." if listed else "",
+            f"Missing: {some(listed, 20)}." if listed else "",
             "Add them, or leave out --complete.",
         )
     present = frozenset(split.class_names) - set(subsets.absent(split))

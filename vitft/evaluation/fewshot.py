@@ -8,11 +8,10 @@ from typing import assert_never
 import numpy as np
 from numpy.typing import NDArray
 
-from vitft.errors import DataError, DataMissing
+from vitft.errors import DataError, DataMissing, some
 from vitft.evaluation import intervals, knn, probe, ridge
 from vitft.settings import Classifier
 
-CLASSIFIERS: tuple[Classifier, ...] = ("ridge", "knn", "logistic")
 BIG_VISION = {
     "resolution": 224,
     "resize": "squash-crop",
@@ -118,9 +117,9 @@ def refuse_short(short: list[tuple[str, int]], per_class: int, pool: str) -> Non
     """Raise DataError naming the classes that have too few examples; nothing when there are none."""
     if not short:
         return
-    some = ", ".join(f"'{name}' {count}" for name, count in short[:4]) + ", ..." * (len(short) > 4)
+    few = some([f"'{name}' {count}" for name, count in short], 4)
     raise DataError(
-        f"{len(short)} classes have fewer than {per_class} examples in '{pool}': {some}.",
+        f"{len(short)} classes have fewer than {per_class} examples in '{pool}': {few}.",
         f"Legal here: --per-class up to {short[0][1]}.",
         "Ask for fewer, or take what there is with --allow-fewer (stamped in the result).",
     )
@@ -147,7 +146,6 @@ def score(
     """Fit and test every (per_class, seed) and return one row a per_class (times neighbours for kNN).
 
     Args:
-        classifier: one of `CLASSIFIERS`.
         pool: (P, D) features of the examples at the positions of the pool that are `needed`.
         all_labels: labels of the whole pool.
         test: ((T, D), (T,)).

@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
 from vitft.device import autocast, out_of_memory
-from vitft.errors import OutOfMemory, VitftError
+from vitft.errors import OutOfMemory, VitftError, some
 
 Batches = Iterable[tuple[ArrayLike | Tensor, Tensor]]
 
@@ -147,5 +147,4 @@ def _exactly_once(seen: NDArray[np.int64]) -> None:
 
 
 def _some(indices: NDArray[np.int64], most: int = 8) -> str:
-    text = ", ".join(str(int(i)) for i in indices[:most])
-    return text + (f", ... ({len(indices)} in all)" if len(indices) > most else "")
+    return some([str(int(i)) for i in indices], most)

@@ -15,7 +15,7 @@ from importlib import resources
 import numpy as np
 from numpy.typing import NDArray
 
-from vitft.errors import DataDamaged, DataError, DataMissing
+from vitft.errors import DataDamaged, DataError, DataMissing, some
 
 FULL = 50_000
 LABELLED = 46_837
@@ -102,7 +102,7 @@ def match(keys: Sequence[str], labels: NDArray[np.int64], sets: Sets | None = No
     twice = [number for number, times in Counter(numbers.tolist()).items() if times > 1]
     if twice:
         raise DataError(
-            f"{len(twice)} validation images come more than once: {_some([file_name(n) for n in twice])}.",
+            f"{len(twice)} validation images come more than once: {some([file_name(n) for n in twice])}.",
             "Legal: each file once, whatever its folder.",
         )
     agreement = check(numbers, labels, sets)
@@ -208,7 +208,3 @@ def _same_histogram(numbers: NDArray[np.int64], labels: NDArray[np.int64], sets:
         wanted.update(sets[number - 1])
     given = Counter(labels.tolist())
     return sum((given & wanted).values()) / len(labels)
-
-
-def _some(names: list[str], most: int = 5) -> str:
-    return ", ".join(names[:most]) + (f", ... ({len(names)} in all)" if len(names) > most else "")

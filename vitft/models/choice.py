@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vitft.errors import CheckpointError
+from vitft.errors import CheckpointError, some
 from vitft.models import pickles
 from vitft.models.renaming import ANCHORS
 
@@ -130,7 +130,7 @@ def _networks(place: str, flat: dict[str, Tensor], expected: Sequence[str]) -> I
         heads = {name: tensor for name, tensor in beside.items() if start and _BESIDE.fullmatch(name)}
         unused = [n for n, t in beside.items() if not f"{outer}{n}".startswith(tuple(starts)) and t.numel() > 1]
         words = dict.fromkeys(name.split(".")[0] for name in unused if name not in heads)
-        note = f"not used, as beside the network: {', '.join(list(words)[:6])}{', ...' * (len(words) > 6)}"
+        note = f"not used, as beside the network: {some(list(words), 6)}"
         part = ".".join(part for part in (place, start.rstrip(".")) if part)
         yield Chosen(state | heads, part, (note,) if words else ())
 
@@ -163,4 +163,4 @@ def _equal(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> bool:
 
 def _keys(tree: Any) -> str:
     keys = [f"'{key}'" for key in tree] if isinstance(tree, Mapping) else []
-    return ", ".join(keys[:12]) + ", ..." * (len(keys) > 12) or "none"
+    return some(keys, 12) or "none"

@@ -29,7 +29,6 @@ class Translated:
     Attributes:
         state: timm name -> tensor; `pre_logits.*` is the tanh layer before the head, where the file has one.
         num_heads: attention heads; 0 for a ResNet.
-        pool_heads: heads of the attention pooling; 0 without.
         no_embed_class: position embeddings have no row for the class token.
         stages: units in each stage of a hybrid's or BiT's ResNet, () for the bare stem.
         kind: "vit", "hybrid" or "bit".
@@ -38,7 +37,6 @@ class Translated:
     state: State
     kind: str
     num_heads: int = 0
-    pool_heads: int = 0
     no_embed_class: bool = False
     stages: tuple[int, ...] = ()
 
@@ -95,13 +93,11 @@ def _vit(z: Arrays) -> Translated:
     for layer in ("pre_logits", "head"):
         if f"{layer}/kernel" in z:
             state |= _dense(z, layer, layer)
-    pool_heads = 0
     if "MAPHead_0/probe" in z:
         state |= _attention_pool(_under(z, "MAPHead_0/"))
-        pool_heads = z["MAPHead_0/MultiHeadDotProductAttention_0/query/kernel"].shape[1]
     stages = _hybrid(z, state) if hybrid else ()
     kernel = blocks[0][_one(blocks[0], "MultiHeadDotProductAttention_") + "query/kernel"]
-    return Translated(state, "hybrid" if hybrid else "vit", kernel.shape[1], pool_heads, no_embed_class, stages)
+    return Translated(state, "hybrid" if hybrid else "vit", kernel.shape[1], no_embed_class, stages)
 
 
 def _blocks(z: Arrays) -> Iterator[Arrays]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
+from vitft.errors import some
 from vitft.results.checkpoint import side
 from vitft.results.schema import RunResult, UnitResult
 from vitft.settings import Scalar
@@ -57,11 +58,10 @@ def line(result: RunResult) -> str:
     varied = [key for key in result.point if len({str(point.get(key)) for point in points}) > 1]
     seeds = f", mean of seeds {', '.join(best.seeds)}" if best.seeds else ""
     others = [one for one in scored if one is not best]
-    rest = [f"{told(one.point, varied)} ({100 * one.top1:.1f})" for one in others[:_NAMED]]
-    more = f" and {len(others) - _NAMED} more" if len(others) > _NAMED else ""
+    rest = some([f"{told(one.point, varied)} ({100 * one.top1:.1f})" for one in others], _NAMED)
     lost = ", ".join(dict.fromkeys(told(one.point, varied) for one in result.lost))
     return (
         f"chosen on {where}{seeds}: {told(result.point)} ({100 * best.top1:.1f})"
-        + (f" over {', '.join(rest)}{more}" if rest else "")
+        + (f" over {rest}" if rest else "")
         + (f"; diverged: {lost}" if lost else "")
     )

@@ -10,7 +10,7 @@ from vitft.data.sources.files import LEGAL, images_below, is_image, printable
 from vitft.data.sources.own_split import command
 from vitft.data.sources.rows import NAMES, of_files
 from vitft.data.split import Split
-from vitft.errors import DataDamaged, DataMissing
+from vitft.errors import DataDamaged, DataMissing, some
 
 _LEGAL = "Legal: train/<class>/*.jpg, val/<class>/*.jpg (or validation/), test/<class>/*.jpg."
 
@@ -152,5 +152,4 @@ def _holds_image(folder: Path) -> bool:
 
 
 def _some(names: list[str], most: int = 3) -> str:
-    shown = ", ".join(f"'{name}'" for name in names[:most])
-    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
+    return some([f"'{name}'" for name in names], most)
