@@ -58,9 +58,11 @@ def show(model: ModelArgument, format: FormatOption = "text") -> None:
     A hub model is described without fetching it; a file is read, and what it does not say is marked `assumed`.
     """
     from vitft.models.described import describe
+    from vitft.report import reproduce
 
     found = describe(model)
-    console.emit(found.to_dict(), _lines(found), format)
+    payload = found.to_dict() | {"published": [reproduce.told(row, model) for row in found.published]}
+    console.emit(payload, "" if format == "json" else _lines(found), format)
 
 
 @app.command("fetch")
@@ -83,6 +85,7 @@ def fetch(model: ModelArgument, format: FormatOption = "text") -> None:
 
 def _lines(found: "Described") -> str:
     from vitft.models.checkpoint import assumptions, cropping
+    from vitft.report import reproduce
 
     info, arch, alias = found.info, found.info.architecture, found.alias
     told = ("embed_dim", "depth", "num_heads", "mlp_ratio", "reg_tokens", "channels")
@@ -118,7 +121,4 @@ def _lines(found: "Described") -> str:
         rows.append(("file", f"not in the local cache: vitft models fetch {found.model}"))
     lines = [found.model, *(f"  {name:<13} {text}" for name, text in rows if text)]
     lines += [f"note: {note}" for note in filter(None, [*found.notes, assumptions(info)])]
-    for row in found.published:
-        numbers = ", ".join(f"{task} {value:g}" for task, value in row.tasks.items())
-        lines.append(f"published: {numbers} at {row.resolution} px ({row.source})")
-    return "\n".join(lines)
+    return "\n".join([*lines, *reproduce.lines(found.published, found.model, console.width(listing=True))])

@@ -13,11 +13,23 @@ app = typer.Typer(help="Protocols as documents: list, read, copy, check.", no_ar
 
 
 @app.command("ls")
-def ls(format: TableFormatOption = "text") -> None:
-    """List the shipped recipes."""
+def ls(
+    reproduces: Annotated[
+        str, typer.Option("--reproduces", metavar="TASK", help="The published numbers on a task that one reproduces.")
+    ] = "",
+    format: TableFormatOption = "text",
+) -> None:
+    """List the shipped recipes. With --reproduces: the published numbers on a task, each with its command."""
     from vitft import recipes
     from vitft.report.table import Column, Row, Table
 
+    if reproduces:
+        from vitft.catalog import tasks
+        from vitft.report import reproduce
+
+        table = reproduce.table("imagenet_real" if reproduces == "imagenet_real" else tasks.get(reproduces).name)
+        console.emit_table({"published": [dict(row.cells) for row in table.rows]}, table, format, listing=True)
+        return
     loaded = [recipes.load(name) for name in recipes.names()]
     columns = (Column("name", "recipe"), Column("title", "what it is", "prose"), Column("source", "source", "prose"))
     rows = [{"name": r.name, "title": r.title, "source": r.source} for r in loaded]

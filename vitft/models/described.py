@@ -31,17 +31,12 @@ class Described:
     notes: tuple[str, ...]
 
     def to_dict(self) -> dict[str, object]:
-        """Return plain JSON-able data."""
-        rows = [
-            {"title": row.title, "tasks": dict(row.tasks), "resolution": row.resolution, "source": row.source}
-            for row in self.published
-        ]
+        """Return plain JSON-able data, all but the published rows."""
         return {
             "model": self.model,
             **(alias_row(self.alias) if self.alias is not None else {}),
             "checkpoint": self.info.to_dict(),
             **({"cached": self.file} if self.file is not None else {}),
-            "published": rows,
             "notes": list(self.notes),
         }
 
