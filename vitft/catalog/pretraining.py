@@ -32,10 +32,9 @@ def pretraining(timm_name: str, from_scratch: bool = False) -> str:
     tag = timm_name.partition(".")[2]
     first, *later = re.split(r"_ft_", tag)
     named = [name for name in (_data(part) for part in (first, *"_".join(later).split("_"))) if name]
-    shown = [
-        name.removeprefix("ImageNet-") if "ImageNet" in "".join(named[:i]) else name for i, name in enumerate(named)
-    ]
-    return " then ".join(dict.fromkeys(shown))
+    # "ImageNet-" once: "LAION-2B then ImageNet-12k then 1k".
+    head, word, rest = " then ".join(dict.fromkeys(named)).partition("ImageNet-")
+    return head + word + rest.replace(" then ImageNet-", " then ")
 
 
 def _data(part: str) -> str:
