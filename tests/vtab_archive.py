@@ -34,14 +34,14 @@ def draw(folder: Path, counts: dict[str, int] = COUNTS) -> Path:
     return folder
 
 
-def checkpoint(path: Path) -> Path:
+def checkpoint(path: Path, seed: int = 0, classes: int = 0) -> Path:
     """Write a tiny ViT with drawn weights, with timm's names."""
     import timm
     import torch
     from safetensors.torch import save_file
 
-    torch.manual_seed(0)
-    net = timm.create_model("test_vit", img_size=32, num_classes=0)
+    torch.manual_seed(seed)
+    net = timm.create_model("test_vit", img_size=32, num_classes=classes)
     path.parent.mkdir(parents=True, exist_ok=True)
     save_file(net.state_dict(), str(path), metadata={"architecture": "test_vit"})
     return path

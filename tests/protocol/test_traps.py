@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -197,9 +198,9 @@ def over_seeds(*results: dict) -> dict:
 
 
 def summarise(suite: Suite, results: list[dict]) -> dict:
-    columns: dict[str, list] = {}
-    for result in results:
-        columns.setdefault(result["task"], []).append(typed.result(result))
+    columns: dict[str, dict[Path, Any]] = {}
+    for i, result in enumerate(results):
+        columns.setdefault(result["task"], {})[Path(str(i))] = typed.result(result)
     return to_json(of_suite.summarise(suite, columns))
 
 

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -39,14 +40,14 @@ def _result(task: str, top1: float, seed: int = 0, **changes: Any) -> dict[str, 
 
 
 def _summarise(suite: Suite, results: list[dict[str, Any]], **kwargs: Any) -> dict[str, Any]:
-    columns: dict[str, list[Any]] = {}
-    for r in results:
-        columns.setdefault(r["task"], []).append(typed.result(r))
+    columns: dict[str, dict[Path, Any]] = {}
+    for i, r in enumerate(results):
+        columns.setdefault(r["task"], {})[Path(str(i))] = typed.result(r)
     return to_json(summary.summarise(suite, columns, **kwargs))
 
 
 def _table(suite: Suite, data: dict[str, Any], *args: Any) -> Table:
-    return suite_table.table(suite, [typed.suite(data)], *args)
+    return suite_table.table(suite, typed.suite(data), *args)
 
 
 def _single(results: list[dict[str, Any]], *args: Any) -> Table:
@@ -138,7 +139,7 @@ def test_unlike_results_are_refused(task: str, change: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match="do not belong in one table"):
         _summarise(VTAB, results)
     with pytest.raises(UsageError, match="no task of the column 'dtd'"):
-        summary.summarise(VTAB, {"dtd": [typed.result(results[0])]})
+        summary.summarise(VTAB, {"dtd": {Path(): typed.result(results[0])}})
 
 
 def test_a_recipe_may_vary_the_resolution_by_task() -> None:

@@ -173,19 +173,23 @@ def _refuse_holes(
 def _report(asked: "Asked", outcomes: "Sequence[Outcome]", shard: str, format: str) -> None:
     """Write suite.json, print the table, and end with exit code 6 where a task failed."""
     from vitft.errors import SuiteIncomplete
+    from vitft.report import suite_models, suite_table, summary_table
     from vitft.report.suite import summarise
-    from vitft.report.suite_table import table
     from vitft.results.files import write_json
     from vitft.results.schema import to_json
 
-    whole, payloads = [], []
-    for model in asked.models:
+    whole: list[SuiteResult] = []
+    payloads: list[dict[str, object]] = []
+    found = {
+        model: {k: r for one in outcomes if one.leg.model == model for k, r in one.results.items()}
+        for model in asked.models
+    }
+    for model, results in found.items():
         own = [one for one in outcomes if one.leg.model == model]
         for one in own:
             part = asked.suite.only(c.key for c in one.leg.part.columns)
             data = summarise(part, one.results, seeds=asked.seeds, failed=one.why)
             write_json(one.leg.folder() / "suite.json", to_json(data))
-        results = {key: found for one in own for key, found in one.results.items()}
         why = {key: text for one in own for key, text in one.why.items()}
         whole.append(summarise(asked.suite, results, seeds=asked.seeds, failed=why))
         folders = [str(one.leg.folder()) for one in own]
@@ -196,9 +200,14 @@ def _report(asked: "Asked", outcomes: "Sequence[Outcome]", shard: str, format: s
             f"Shard {shard} is done. The other shards have yet to do: {', '.join(left)}. "
             "The last of them prints the whole table; so does this command without --shard."
         )
-    if any(data.tasks for data in whole):
-        payload: Any = payloads[0] if len(payloads) == 1 else {"results": payloads}
-        console.emit_table(payload, table(asked.suite, whole, _beside(asked, whole[0]), asked.keys), format)
+    published = _beside(asked, whole[0])
+    if len(whole) == 1 and whole[0].tasks:
+        console.emit_table(payloads[0], suite_table.table(asked.suite, whole[0], published, asked.keys), format)
+    elif any(data.tasks for data in whole):
+        holes = {key: text for one in outcomes for key, text in one.why.items()}
+        made = suite_models.models(asked.suite, found, holes, asked.keys, published)
+        payload: dict[str, object] = {"results": payloads, "summary": to_json(made)}
+        console.emit_table(payload, summary_table.table(made), format)
     failed = [(name, text) for one in outcomes for name, text in one.failed.items()]
     if failed:
         raise SuiteIncomplete(

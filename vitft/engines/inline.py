@@ -11,6 +11,7 @@ from vitft.data.split import Source
 from vitft.engines.plan import Plan
 from vitft.errors import DataError, NonFiniteLoss
 from vitft.evaluation.intervals import clipped, t_interval
+from vitft.evaluation.seeds import over_seeds
 from vitft.progress import Hooks
 from vitft.protocol import unchanged
 from vitft.protocol.jobs import Runtime
@@ -19,7 +20,6 @@ from vitft.protocol.units import Job, Unit, by_point, points, select
 from vitft.protocol.warm import Warm
 from vitft.results.files import write_json
 from vitft.results.folders import SHOWN, unit_folder
-from vitft.results.parts import Metrics
 from vitft.results.schema import Lost, RunResult, Tuned, UnitResult, to_json, worst_overlap
 
 
@@ -104,14 +104,8 @@ def summary(
         "lost": tuple(lost),
     }
     if len(finals) > 1:
-        values = [r.metrics.top1 for r in finals]
         fields |= {
-            "metrics": Metrics(
-                top1=fmean(values),
-                n=first.metrics.n,
-                ci95=clipped(t_interval(values)),
-                ci95_of="the mean over seeds",
-            ),
+            "metrics": over_seeds([r.metrics for r in finals]),
             "seeds": {str(r.seed): r.metrics for r in finals},
             "units": tuple(unit.id for unit in units),
         }

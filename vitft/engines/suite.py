@@ -181,6 +181,8 @@ def _lacking(column: Column, have: set[str]) -> str:
         pool = column.run == "eval" or bool(have & {"train", "train800", "train800val200"})
         return ", ".join(["train"] * (not pool) + ["test"] * (not have & {"test", "val"}))
     if column.shots is None:
+        if not column.own and "train" not in have:
+            return "train"  # VTAB-1k's examples are another protocol
         try:
             scheme(tuple(have), column.task)
         except DataError:
@@ -283,22 +285,22 @@ def counts(leg: Leg, name: str) -> tuple[int, ...]:
     return tuple(sorted({c.per_class for c in leg.part.columns if leg.name(c) == name}))
 
 
-def results(leg: Leg) -> dict[str, list[Measured]]:
-    """Return the column's key -> its results, one a seed where there are seeds; only what is there.
+def results(leg: Leg) -> dict[str, dict[Path, Measured]]:
+    """Return the column's key -> its results by their folders, one a seed where there are seeds; only what is there.
 
     Raises:
         CheckpointError: a result is damaged (exit code 4).
     """
-    found: dict[str, list[Measured]] = {}
+    found: dict[str, dict[Path, Measured]] = {}
     if leg.recipe is not None:
-        units = [r for r in collect(leg.folder()) if r.phase == "final" and r.seed in leg.seeds]
+        units = {p: r for p, r in collect(leg.folder()).items() if r.phase == "final" and r.seed in leg.seeds}
         for column in leg.part.columns:
-            found[column.key] = [r for r in units if r.task == leg.name(column)]
+            found[column.key] = {place: r for place, r in units.items() if r.task == leg.name(column)}
     else:
         stored = {name: _stored(leg, name) for name in leg.tasks(leg.part.columns)}
         for column in leg.part.columns:
-            one = stored[leg.name(column)]
-            found[column.key] = [] if one is None else [one]
+            one, place = stored[leg.name(column)], measurement(leg, leg.name(column)).parent
+            found[column.key] = {} if one is None else {place: one}
     return {key: own for key, own in found.items() if own}
 
 
@@ -312,7 +314,7 @@ def unfinished(leg: Leg, missing: Mapping[str, str]) -> list[str]:
     found = results(leg)
 
     def whole(column: Column) -> bool:
-        have = {r.seed for r in found.get(column.key, []) if isinstance(r, UnitResult)}
+        have = {r.seed for r in found.get(column.key, {}).values() if isinstance(r, UnitResult)}
         return have >= {*leg.seeds} if leg.recipe else column.key in found
 
     left = (leg.name(c) for c in leg.columns if not whole(c))

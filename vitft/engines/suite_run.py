@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from shutil import rmtree
 
 from vitft.engines import local
@@ -107,14 +108,14 @@ class Outcome:
     """What came of a leg.
 
     Attributes:
-        results: column -> its results.
+        results: column -> its results by their folders.
         why: column -> why it has none.
         failed: data set -> why it failed.
         left: data sets that are the other shards' to do.
     """
 
     leg: Leg
-    results: Mapping[str, Sequence[Measured]]
+    results: Mapping[str, Mapping[Path, Measured]]
     why: Mapping[str, str]
     failed: Mapping[str, str]
     left: Sequence[str]

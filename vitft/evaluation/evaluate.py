@@ -124,23 +124,18 @@ class Evaluation:
     def metrics(self) -> Metrics:
         """Counts and shares, as they stand in result.json."""
         n, correct = len(self.subject.split), int(self.correct.sum())
-        among = right = judged = None
+        among = None
         if self.subject.split.num_classes > 5:
             among = int(metrics.top5(self.predictions.logits, self.subject.split.labels).sum())
-        if self.subject.real is not None:
-            right, judged = self.subject.real.correct(self.predictions.answers)
-        return Metrics(
+        found = Metrics(
             top1=correct / n,
             correct=correct,
             n=n,
             ci95=wilson(correct, n),
             top5=among / n if among is not None else None,
             top5_correct=among,
-            real_top1=right / judged if right is not None and judged else None,
-            real_correct=right,
-            real_n=judged,
-            real_ci95=wilson(right, judged) if right is not None and judged else None,
         )
+        return real.judged(found, self.subject.real, self.predictions.answers)
 
 
 def evaluate(

@@ -16,6 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vitft.errors import DataDamaged, DataError, DataMissing, some
+from vitft.evaluation.intervals import wilson
+from vitft.results.parts import Metrics
 
 FULL = 50_000
 LABELLED = 46_837
@@ -58,6 +60,24 @@ class Subset:
         """Return (judged,) whether each judged image was answered rightly, in the split's order."""
         pairs = zip(answers.tolist(), self.labels, strict=True)
         return np.array([answer in right for answer, right in pairs if right], dtype=bool)
+
+
+def of_validation(keys: Sequence[str], labels: NDArray[np.int64], num_classes: int) -> Subset | None:
+    """Return the ReaL side of images that are ImageNet's validation images by their names; None for any other.
+
+    Raises:
+        DataError: see `match`.
+    """
+    return match(keys, labels) if num_classes == 1000 and is_validation(keys) else None
+
+
+def judged(metrics: Metrics, subset: Subset | None, answers: NDArray[np.int64]) -> Metrics:
+    """Return metrics with what the same (N,) answers are worth under the ReaL labels; without a subset as they are."""
+    if subset is None:
+        return metrics
+    right, n = subset.correct(answers)
+    share = {"real_top1": right / n, "real_ci95": wilson(right, n)} if n else {}
+    return metrics.model_copy(update={"real_correct": right, "real_n": n, **share})
 
 
 @cache

@@ -40,29 +40,31 @@ def members(model: str) -> tuple[dict[Seed, str], str]:
     return {None: model}, f"seed {next(iter(files))} alone of the run's seeds {', '.join(map(str, files))}: {why}"
 
 
+def over_seeds(found: Sequence[Metrics]) -> Metrics:
+    """Return the means over seeds, with Student's t interval; what one of them lacks has none."""
+    tops = [m.top1 for m in found]
+    fives = [m.top5 for m in found if m.top5 is not None]
+    reals = [m.real_top1 for m in found if m.real_top1 is not None]
+    whole = len(reals) == len(found)
+    return Metrics(
+        top1=fmean(tops),
+        n=found[0].n,
+        ci95=clipped(t_interval(tops)),
+        ci95_of="the mean over seeds",
+        top5=fmean(fives) if len(fives) == len(found) else None,
+        real_top1=fmean(reals) if whole else None,
+        real_ci95=clipped(t_interval(reals)) if whole else None,
+        real_n=found[0].real_n if whole else None,
+    )
+
+
 def combined(results: Mapping[Seed, EvalResult]) -> EvalResult:
     """Return one result for all seeds: means over them, with Student's t interval; class counts are sums."""
     first = next(iter(results.values()))
     if len(results) == 1:
         return first
-    found = [r.metrics for r in results.values()]
-    tops = [m.top1 for m in found]
-    fives, reals = (
-        [m.top5 for m in found if m.top5 is not None],
-        [m.real_top1 for m in found if m.real_top1 is not None],
-    )
-    mean = Metrics(
-        top1=fmean(tops),
-        n=found[0].n,
-        ci95=clipped(t_interval(tops)),
-        ci95_of="the mean over seeds",
-        top5=fmean(fives) if fives else None,
-        real_top1=fmean(reals) if reals else None,
-        real_ci95=clipped(t_interval(reals)) if reals else None,
-        real_n=found[0].real_n if reals else None,
-    )
     changed: dict[str, object] = {
-        "metrics": mean,
+        "metrics": over_seeds([r.metrics for r in results.values()]),
         "seeds": {str(seed): r.metrics for seed, r in results.items()},
     }
     if first.per_class is not None:

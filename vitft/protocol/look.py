@@ -11,6 +11,7 @@ from vitft.data import subsets
 from vitft.data.split import Source, Split
 from vitft.data.subsets import JOINED
 from vitft.errors import DataDamaged, DataError, DataMissing
+from vitft.evaluation import real
 from vitft.protocol.guard import names_only
 from vitft.protocol.units import Job, tune_units
 
@@ -40,6 +41,8 @@ def look(job: Job, source: Source) -> tuple[str, ...]:
     for name, split in splits.items():
         same = subsets.by_name(split, train.class_names, f"'{train.name}'")
         if name == scheme.test:
+            # Shifted labels of ImageNet's validation images must not come out after the training.
+            real.of_validation(same.keys, same.labels, same.num_classes)
             lines.append(subsets.absent_note(subsets.absent(same)))
     return tuple(line for line in lines if line)
 

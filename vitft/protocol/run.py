@@ -14,7 +14,7 @@ from vitft.catalog.shots import first_of
 from vitft.data import subsets
 from vitft.data.split import Split
 from vitft.errors import CheckpointError, DataError, UsageError
-from vitft.evaluation import predictions
+from vitft.evaluation import predictions, real
 from vitft.evaluation.intervals import wilson
 from vitft.evaluation.network import preprocess
 from vitft.evaluation.predict import Predictions, predict
@@ -255,7 +255,6 @@ def _timing(fitted: Fitted, began: float, began_test: float) -> Timing:
 
 def _result(done: _Done, data: DataStamp, timing: Timing) -> UnitResult:
     job, settings, held_out = done.unit.job, done.settings, done.held_out
-    n, correct = len(held_out), int((done.answers.answers == held_out.labels).sum())
     per_image = macs(done.built.net, settings.size)
     return UnitResult(
         task=job.name,
@@ -264,7 +263,7 @@ def _result(done: _Done, data: DataStamp, timing: Timing) -> UnitResult:
         method=settings.method,
         phase=done.unit.phase,
         seed=done.unit.seed,
-        metrics=Metrics(top1=correct / n, correct=correct, n=n, ci95=wilson(correct, n)),
+        metrics=_metrics(held_out, done.answers),
         protocol=_protocol(done),
         provenance=Provenance(
             **{**asdict(held_out.provenance), **asdict(data)}, checkpoint_sha256=done.built.info.sha256
@@ -286,6 +285,13 @@ def _result(done: _Done, data: DataStamp, timing: Timing) -> UnitResult:
         warnings=done.warnings,
         env=Env.now(devices.name(done.begun.device_kind), torch.__version__),
     )
+
+
+def _metrics(split: Split, answers: Predictions) -> Metrics:
+    """Count the right answers; for ImageNet's validation images under the ReaL labels, too: it is the same network."""
+    n, correct = len(split), int((answers.answers == split.labels).sum())
+    found = Metrics(top1=correct / n, correct=correct, n=n, ci95=wilson(correct, n))
+    return real.judged(found, real.of_validation(split.keys, split.labels, split.num_classes), answers.answers)
 
 
 def _protocol(done: _Done) -> UnitProtocol:

@@ -92,7 +92,7 @@ def _of_sweep(result: RunResult, folder: Path) -> Iterator[Fact]:
     """Yield a row for each setting of a sweep; the chosen one has the number on test, too."""
     chosen = _of_run(result)
     on_test = choice.on_test(result)
-    of_units = {str(of[0].point): of[0] for of in by_point(collect(folder))}
+    of_units = {str(of[0].point): of[0] for of in by_point(list(collect(folder).values()))}
     for one in result.tuned:
         if one.point == result.point:
             yield replace(chosen, cells={**chosen.cells, "chosen": "chosen"}, val_notes=one.warnings[:1])

@@ -12,6 +12,8 @@ from vitft.results.files import read_json
 from vitft.results.reading import load, parse
 from vitft.results.schema import EvalResult, FewshotResult, RunResult, SuiteResult, UnitResult
 
+_Result = UnitResult | EvalResult | FewshotResult
+
 _SHOWN = 3
 _DEPTH = 8
 
@@ -92,7 +94,7 @@ def folders(root: Path, depth: int = _DEPTH) -> Iterator[Path]:
 def _read(folder: Path) -> tuple[list[Measured], list[CheckpointError]]:
     """Return the numbers of one folder, or what is wrong with its files."""
     damaged: list[CheckpointError] = []
-    units: list[tuple[UnitResult | EvalResult | FewshotResult, Path]] = []
+    units: list[tuple[_Result, Path]] = []
     for path in sorted((folder / "units").glob("**/result.json")):
         try:
             units.append((_parsed(_json(path), f"'{path}'", UnitResult), path.parent))
@@ -105,7 +107,7 @@ def _read(folder: Path) -> tuple[list[Measured], list[CheckpointError]]:
         return [], [*damaged, error]
 
 
-def _parsed(value: dict[str, Any], where: str, run: type[UnitResult]) -> UnitResult | EvalResult | FewshotResult:
+def _parsed(value: dict[str, Any], where: str, run: type[UnitResult]) -> _Result:
     if value.get("kind") == "eval":
         return parse(value, EvalResult, where)
     if value.get("kind") == "fewshot":
@@ -113,14 +115,9 @@ def _parsed(value: dict[str, Any], where: str, run: type[UnitResult]) -> UnitRes
     return parse(value, run, where)
 
 
-def _numbers(folder: Path, units: Sequence[tuple[UnitResult | EvalResult | FewshotResult, Path]]) -> list[Measured]:
-    run = read_json(folder / "run.json") or {}
-    suite = _suite(run, [unit for unit, _ in units if isinstance(unit, UnitResult)])
-    out: list[Measured] = []
-    for unit, place in units:
-        own = [measured.of_unit(unit, place, suite)] if isinstance(unit, UnitResult) else _of(unit, place)
-        out += [_at(one, place) for one in own]
-    if run.get("kind") != "sweep":
+def _numbers(folder: Path, units: Sequence[tuple[_Result, Path]]) -> list[Measured]:
+    out = [_at(one, place) for unit, place in units for one in measured.of_any(unit, place)]
+    if (read_json(folder / "run.json") or {}).get("kind") != "sweep":
         return out
     # Where all settings were tested, the others were tried for the one that was chosen, as on val.
     result = load(folder / "result.json", RunResult)
@@ -130,33 +127,15 @@ def _numbers(folder: Path, units: Sequence[tuple[UnitResult | EvalResult | Fewsh
     return [replace(one, tuning=one.tuning or Path(one.file) not in chosen) for one in out]
 
 
-def _suite(run: dict[str, Any], units: Sequence[UnitResult]) -> str:
-    """Name what the results of a suite with several recipes have in common: what its document says of each column."""
-    if run.get("kind") != "suite" or len({unit.protocol.recipe_digest for unit in units}) < 2:
-        return ""
-    skipped = {"kind", "schema_version", "model", "model_sha256", "models", "data_dir", "suite", "seeds"}
-    rest = ", ".join(f"{key} {value}" for key, value in sorted(run.items()) if key not in skipped and value)
-    return f"{run.get('suite')}" + f" ({rest})" * bool(rest)
-
-
 def _top(folder: Path) -> list[Measured]:
     """Read result.json or suite.json of a folder without units, or of an evaluation."""
     result = folder / "result.json"
     if result.is_file():
-        return [_at(one, folder) for one in _of(_parsed(_json(result), f"'{result}'", RunResult), folder)]
+        return [_at(one, folder) for one in measured.of_any(_parsed(_json(result), f"'{result}'", RunResult), folder)]
     suite = folder / "suite.json"
     if suite.is_file():
         return [_at(one, folder) for one in measured.of_suite(parse(_json(suite), SuiteResult, f"'{suite}'"))]
     return []
-
-
-def _of(result: UnitResult | EvalResult | FewshotResult, folder: Path) -> Iterator[Measured]:
-    if isinstance(result, EvalResult):
-        yield from measured.of_eval(result, folder)
-    elif isinstance(result, FewshotResult):
-        yield from measured.of_fewshot(result)
-    elif isinstance(result, RunResult):
-        yield from measured.of_run(result, folder)
 
 
 def _at(one: Measured, place: Path) -> Measured:

@@ -61,12 +61,11 @@ class Measured:
     file: str = ""
 
 
-def of_unit(result: UnitResult, folder: Path | None = None, suite: str = "") -> Measured:
+def of_unit(result: UnitResult, folder: Path | None = None) -> Measured:
     """Return a fine-tune's number.
 
     Args:
         folder: of the unit, for its predictions.
-        suite: names what all results of a row share besides the model, where that is a suite with several recipes.
     """
     p, train, info = result.protocol, result.protocol.train, result.checkpoint
     examples = _examples(result.provenance, train.per_class, train.limit)
@@ -84,11 +83,8 @@ def of_unit(result: UnitResult, folder: Path | None = None, suite: str = "") -> 
         device=_device(result),
     )
     row = {"model": _identity(result.model, info, p.from_scratch), "method": result.method}
-    if suite:
-        row["suite"] = suite
-    else:
-        row |= {"recipe": result.recipe, "settings": p.recipe_digest, "examples": examples}
-        row |= {"normalise": p.normalise, "GELU": p.gelu or ""}
+    row |= {"recipe": result.recipe, "settings": p.recipe_digest, "examples": examples}
+    row |= {"normalise": p.normalise, "GELU": p.gelu or ""}
     timing = result.timing
     seconds = timing.total_s if timing.total_s is not None else (timing.train_s or 0.0) + timing.evaluate_s
     return Measured(
@@ -111,6 +107,21 @@ def of_unit(result: UnitResult, folder: Path | None = None, suite: str = "") -> 
         finished=result.env.finished,
         notes=(*_notes(result.provenance, result.task), *result.warnings),
     )
+
+
+def of_any(result: UnitResult | EvalResult | FewshotResult, folder: Path | None = None) -> Iterator[Measured]:
+    """Yield the numbers of a result, whatever was run."""
+    if isinstance(result, EvalResult):
+        yield from of_eval(result, folder)
+    elif isinstance(result, FewshotResult):
+        yield from of_fewshot(result)
+    elif isinstance(result, RunResult):
+        yield from of_run(result, folder)
+    else:
+        one = of_unit(result, folder)
+        yield one
+        if result.metrics.real_top1 is not None and result.metrics.real_n:
+            yield _real(one, result.metrics)
 
 
 def of_run(result: RunResult, folder: Path | None = None) -> Iterator[Measured]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
@@ -35,7 +36,7 @@ _BY_TASK = {"id", "resolution", "resize", "interpolation", "antialias", "selecti
 
 def summarise(
     suite: Suite,
-    results: Mapping[str, Sequence[Measured]],
+    results: Mapping[str, Mapping[Path, Measured]],
     *,
     seeds: Sequence[int] | None = None,
     failed: Mapping[str, str] | None = None,
@@ -44,7 +45,7 @@ def summarise(
 
     Args:
         suite: its columns, groups and means.
-        results: column -> final results, one a seed where there are seeds.
+        results: column -> final results by their folders, one a seed where there are seeds.
         seeds: that every column must have that is trained; None = those that any has.
         failed: column -> why there is no result, in one line.
 
@@ -52,15 +53,15 @@ def summarise(
         UsageError: the results of a part are not of one model, recipe and protocol, and must not be averaged, or those
             of different parts not of one model (exit code 2).
     """
-    results = {key: [r for r in own if getattr(r, "phase", "final") == "final"] for key, own in results.items()}
+    final = {key: [r for r in own.values() if getattr(r, "phase", "final") == "final"] for key, own in results.items()}
     for column in suite.columns:
-        for other in (r.task for r in results.get(column.key, ()) if not column.own and r.task != column.task):
+        for other in (r.task for r in final.get(column.key, ()) if not column.own and r.task != column.task):
             raise UsageError(f"'{other}' is no task of the column '{column.key}' of the suite '{suite.name}'.")
-    scored = {c.key: _scores(c, results[c.key]) for c in suite.columns if results.get(c.key)}
+    scored = {c.key: _scores(c, final[c.key]) for c in suite.columns if final.get(c.key)}
     found = {key: one for key, one in scored.items() if one.values}
     failed = {**dict.fromkeys(scored.keys() - found.keys(), _NO_REAL), **(failed or {})}
-    finals = [r for c in suite.columns for r in results.get(c.key, ()) if isinstance(r, UnitResult)]
-    parts = [[r for c in part.columns for r in results.get(c.key, ())] for part in suite.parts()]
+    finals = [r for c in suite.columns for r in final.get(c.key, ()) if isinstance(r, UnitResult)]
+    parts = [[r for c in part.columns for r in final.get(c.key, ())] for part in suite.parts()]
     for part in parts:
         _one_protocol(part)
     everything = [r for part in parts for r in part]

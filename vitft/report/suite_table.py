@@ -1,14 +1,15 @@
-"""The table of a suite: one model or several, the columns of its document, published rows below."""
+"""The table of a suite for one model: the columns of its document, published rows below."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from vitft.catalog.published import Published
 from vitft.catalog.shots import number
-from vitft.report.single import method_title, model_title, model_titles
+from vitft.report.single import method_title, model_title
 from vitft.report.table import HOLE, Column, Footnotes, Row, Table, Value, ends
 from vitft.results.checkpoint import side
 from vitft.results.schema import SuiteResult
+from vitft.results.summary import SummaryColumn
 from vitft.suites.suite import MEAN_OF_GROUPS, MEAN_OF_TASKS, Mean, Suite
 
 
@@ -27,7 +28,7 @@ def alone(rows: Iterable[Published]) -> list[PublishedRow]:
 
 def table(
     suite: Suite,
-    models: Sequence[SuiteResult],
+    data: SuiteResult,
     published: Sequence[PublishedRow] = (),
     keys: Sequence[str] | None = None,
 ) -> Table:
@@ -35,63 +36,74 @@ def table(
 
     Args:
         suite: the same as for `summarise`.
-        models: of `summarise`, or read from suite.json; one a model.
+        data: of `summarise`, or read from suite.json.
         published: rows to print below; their differences become footnotes.
         keys: the columns to show, besides those with a result; None = all. A mean is shown where all its columns are.
     """
-    shown = {*(suite.keys if keys is None else keys), *(key for data in models for key in data.tasks)}
-    columns = _columns(suite, shown)
+    shown = {*(suite.keys if keys is None else keys), *data.tasks}
+    columns = [Column("model", ""), *(Column(c.key, c.title, "percent", c.group) for c in suite_columns(suite, shown))]
     notes = Footnotes()
-    rows = []
-    counts = [{key: entry.n for key, entry in data.tasks.items()} for data in models]
-    alike = all(n == counts[0] for n in counts)
-    for title, data, n in zip(_titles(models), models, counts, strict=True):
-        rows += [_row(suite, title, data, shown, notes), *_interval(data), *[_count(n)] * (not alike)]
-    rows += [_count(counts[0])] * alike
+    rows = [_row(suite, data, shown, notes), *_interval(data)]
+    if data.tasks:
+        rows.append(Row({"model": "n test images", **{key: entry.n for key, entry in data.tasks.items()}}, "detail"))
     for row in published:
-        cells = _published(suite, row, {c.key for c in columns})
+        cells: dict[str, Value] = {
+            key: v for key, v in published_cells(suite, row).items() if key in {c.key for c in columns}
+        }
         if cells:
             marks = {"model": notes.mark([_origin(one) for one in row.rows])}
             rows.append(Row({"model": row.title, **cells}, "published", marks))
-    rows = [row for row in rows if row.cells]
-    return Table(_caption(suite, models), tuple(columns), tuple(rows), tuple(notes.texts), _notes(suite, models))
+    return Table(_caption(suite, data), tuple(columns), tuple(rows), tuple(notes.texts), _notes(suite, data))
 
 
-def _columns(suite: Suite, shown: set[str]) -> list[Column]:
-    columns = [Column("model", "")]
+def suite_columns(suite: Suite, shown: set[str]) -> list[SummaryColumn]:
+    """Return the columns that a table of these columns of a suite has, means after what they are over."""
+    columns: list[SummaryColumn] = []
     for group in suite.group_list:
-        keys = suite.groups[group.name]
+        keys, counted = suite.groups[group.name], suite.counted(group.name)
+        whole = shown.issuperset(keys)
         if group.columns_shown:
-            columns += [
-                Column(c.key, c.title, "percent", group.name) for c in map(suite.column, keys) if c.key in shown
-            ]
-        if shown.issuperset(keys) and not group.columns_shown:
+            own = (suite.column(key) for key in keys if key in shown)
+            columns += [SummaryColumn(key=c.key, title=c.title, group=group.name) for c in own]
+            if whole and group.mean:
+                columns.append(SummaryColumn(key=group.name, title="mean", group=group.name, of=(counted,)))
+        elif whole:
             block = next((mean.block for mean in suite.means if group.name in mean.of or {*keys} & {*mean.of}), "")
-            columns.append(Column(group.name, group.name, "percent", block))
-        elif shown.issuperset(keys) and group.mean:
-            columns.append(Column(group.name, "mean", "percent", group.name))
-    whole = (mean for mean in suite.means if shown.issuperset(suite.mean_of(mean)))
-    return columns + [Column(mean.name, mean.title, "percent", mean.block) for mean in whole]
+            columns.append(SummaryColumn(key=group.name, title=group.name, group=block, of=(counted,)))
+    for mean in suite.means:
+        if shown.issuperset(suite.mean_of(mean)):
+            of = tuple(map(suite.counted, mean.of)) if mean.by == "groups" else (mean.of,)
+            columns.append(SummaryColumn(key=mean.name, title=mean.title, group=mean.block, of=of))
+    return columns
 
 
-def _titles(models: Sequence[SuiteResult]) -> list[str]:
-    names = [data.model or "" for data in models]
-    short = [model_title(data.model) for data in models] if len(models) == 1 else model_titles(names)
-    return [
-        f"{name}, {method_title(data.method)}" if data.method else name
-        for name, data in zip(short, models, strict=True)
-    ]
-
-
-def _row(suite: Suite, title: str, data: SuiteResult, shown: set[str], notes: Footnotes) -> Row:
-    marks = {key: notes.mark(lines) for key, lines in data.footnotes.items() if key}
+def _row(suite: Suite, data: SuiteResult, shown: set[str], notes: Footnotes) -> Row:
+    told = {key: lines for key, lines in data.footnotes.items() if key}
+    marks = {key: notes.mark(lines) for key, lines in folded(suite, told).items()}
     cells: dict[str, Value] = {key: entry.top1 for key, entry in data.tasks.items()}
     if cells:
         cells |= {key: HOLE for key in suite.keys if key not in cells}
         marks |= {t: notes.mark([why]) for t, why in data.missing.items() if why != "not run" and t in shown}
         cells |= {group: data.groups.get(group, HOLE) for group in suite.groups}
         cells |= {mean.name: _of(data, mean) for mean in suite.means}
+    title = model_title(data.model) + (f", {method_title(data.method)}" if data.method else "")
     return Row({"model": title, **cells}, marks=marks)
+
+
+def folded(suite: Suite, told: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+    """Return the footnotes of columns, those of a group whose columns are not shown at its mean."""
+    found = {key: list(lines) for key, lines in told.items() if key in suite.keys}
+    for group in (g for g in suite.group_list if not g.columns_shown):
+        keys = suite.groups[group.name]
+        lines = dict.fromkeys(line for key in keys for line in found.get(key, ()))
+        having = {line: [suite.column(key).title for key in keys if line in found.get(key, ())] for line in lines}
+        whole = len(suite.counted(group.name))
+        found[group.name] = [
+            line if len(titles) == whole else f"{', '.join(titles)}: {line}" for line, titles in having.items()
+        ]
+        for key in keys:
+            found.pop(key, None)
+    return {key: lines for key, lines in found.items() if lines}
 
 
 def _of(data: SuiteResult, mean: Mean) -> Value:
@@ -107,31 +119,23 @@ def _interval(data: SuiteResult) -> list[Row]:
     return ends("model", f"{len(data.seeds)} seeds" * several, spans)
 
 
-def _count(n: Mapping[str, int]) -> Row:
-    return Row({"model": "n test images", **n} if n else {}, "detail")
-
-
-def _published(suite: Suite, row: PublishedRow, columns: set[str]) -> dict[str, Value]:
+def published_cells(suite: Suite, row: PublishedRow) -> dict[str, float]:
     """Return what published rows say of a suite's columns: a number stands where the number of examples is the same."""
-    cells: dict[str, Value] = {}
-
-    def put(key: str, values: Mapping[str, float | None], name: str) -> None:
-        value = values.get(name)
-        if key in columns and value is not None:
-            cells[key] = value / 100
-
+    cells: dict[str, float | None] = {}
     for one in row.rows:
         for column in suite.columns:
             if _same_examples(column.shots, one):
-                put(column.key, dict(one.tasks), "imagenet_real" if column.real else column.task)
+                cells[column.key] = one.tasks.get(
+                    "imagenet_real" if column.real else column.task, cells.get(column.key)
+                )
         for group, keys in suite.groups.items():
-            if keys and _same_examples(suite.column(keys[0]).shots, one):
-                put(group, dict(one.groups), group)
+            if _same_examples(suite.column(keys[0]).shots, one):
+                cells[group] = one.groups.get(group, cells.get(group))
         means = {MEAN_OF_TASKS: one.mean_of_tasks, MEAN_OF_GROUPS: one.mean_of_groups}
         for mean in suite.means:
             if _same_examples(suite.column(suite.mean_of(mean)[0]).shots, one):
-                put(mean.name, means, mean.name)
-    return cells
+                cells[mean.name] = means.get(mean.name) or cells.get(mean.name)
+    return {key: value / 100 for key, value in cells.items() if value is not None}
 
 
 def _same_examples(shots: str | None, row: Published) -> bool:
@@ -142,42 +146,33 @@ def _origin(row: Published) -> str:
     return f"{row.source}; {row.protocol_text}." + (f" Differs: {', '.join(row.differs)}." if row.differs else "")
 
 
-def _caption(suite: Suite, models: Sequence[SuiteResult]) -> str:
-    entries = [entry for data in models for entry in data.tasks.values()]
-    short = any(entry.provenance.train_official is not None for entry in entries)
-    first = models[0]
-    shots = f"{'up to ' * short}{first.shots:,} training examples a task" if first.shots else "all training data"
-    seeds = f"seed{'s' * (len(first.seeds) > 1)} {', '.join(map(str, first.seeds))}"
-    sides = sorted({side(size) for data in models for size in data.resolutions.values()})
+def _caption(suite: Suite, data: SuiteResult) -> str:
+    short = any(entry.provenance.train_official is not None for entry in data.tasks.values())
+    shots = f"{'up to ' * short}{data.shots:,} training examples a task" if data.shots else "all training data"
+    seeds = f"seed{'s' * (len(data.seeds) > 1)} {', '.join(map(str, data.seeds))}"
+    sides = sorted({side(size) for size in data.resolutions.values()})
     size = f"{', '.join(sides)} px" if sides else ""
-    name = "VTAB-1k" if suite.name == "vtab" and first.shots == 1000 else suite.title
-    recipe = ", ".join(dict.fromkeys(data.recipe for data in models if data.recipe))
-    protocols = ", ".join(dict.fromkeys(data.protocol.id for data in models))
-    words = [f"recipe{'s' * (', ' in recipe)} {recipe}" * bool(recipe), size, shots * (first.shots is not None), seeds]
-    return f"{name}: top-1 in percent; {', '.join(filter(None, [*words, f'protocol {protocols}']))}"
+    name = "VTAB-1k" if suite.name == "vtab" and data.shots == 1000 else suite.title
+    recipe = f"recipe{'s' * (', ' in data.recipe)} {data.recipe}" if data.recipe else ""
+    words = [recipe, size, shots * (data.shots is not None), seeds, f"protocol {data.protocol.id}"]
+    return f"{name}: top-1 in percent; {', '.join(filter(None, words))}"
 
 
-def _notes(suite: Suite, models: Sequence[SuiteResult]) -> tuple[str, ...]:
-    lines = []
-    for title, data in zip(_titles(models), models, strict=True):
-        who = f"{title}: " * (len(models) > 1)
-        own = [f"All tasks: {line}." for line in data.footnotes.get("", ())]
-        assumed = [data.checkpoint.assumptions] if data.checkpoint.assumptions else []
-        own += [f"{note[0].upper()}{note[1:]}." for note in (*data.checkpoint.notes, *assumed)]
-        if data.missing:
-            done = f"{len(data.tasks)} of {len(suite.columns)} tasks"
-            own.append(f"Incomplete: {done}; a mean over a hole is not given.")
-        lines += [f"{who}{line}" for line in own]
-    names = {mean.name for mean in suite.means}
-    if not any(data.missing for data in models) and names >= {MEAN_OF_TASKS, MEAN_OF_GROUPS}:
+def _notes(suite: Suite, data: SuiteResult) -> tuple[str, ...]:
+    lines = [f"All tasks: {line}." for line in data.footnotes.get("", ())]
+    assumed = [data.checkpoint.assumptions] if data.checkpoint.assumptions else []
+    lines += [f"{note[0].upper()}{note[1:]}." for note in (*data.checkpoint.notes, *assumed)]
+    if data.missing:
+        done = f"{len(data.tasks)} of {len(suite.columns)} tasks"
+        lines.append(f"Incomplete: {done}; a mean over a hole is not given.")
+    elif {mean.name for mean in suite.means} >= {MEAN_OF_TASKS, MEAN_OF_GROUPS}:
         lines.append(
             "Mean of tasks weighs every task alike, mean of groups every group; papers print one or the other."
         )
-    lines += _recipes(suite)
-    return tuple(dict.fromkeys(lines))
+    return (*lines, *parts_told(suite))
 
 
-def _recipes(suite: Suite) -> list[str]:
+def parts_told(suite: Suite) -> list[str]:
     """Say which columns were made how, where the suite has several kinds."""
     parts = suite.parts()
     if len(parts) < 2:

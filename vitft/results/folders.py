@@ -244,11 +244,12 @@ def lost_unit(folder: Path, unit_id: str) -> Lost | None:
     return load(unit_folder(folder, unit_id) / LOST, Lost)
 
 
-def collect(folder: Path) -> list[UnitResult]:
-    """Return the results of all finished units below a run folder, sorted by unit id.
+def collect(folder: Path) -> dict[Path, UnitResult]:
+    """Return the folders of all finished units below a run folder, sorted by unit id, and their results.
 
     Raises:
         CheckpointError: one of them is damaged (exit code 4).
     """
-    found = (load(path, UnitResult) for path in sorted((folder / "units").glob("**/result.json")))
-    return [result for result in found if result is not None]
+    files = sorted((folder / "units").glob("**/result.json"))
+    found = {path.parent: load(path, UnitResult) for path in files}
+    return {place: result for place, result in found.items() if result is not None}
