@@ -33,6 +33,7 @@ def export(
     What is written is checked first: timm, or onnxruntime, must give the run's logits from the files alone.
     """
     from vitft.errors import UsageError
+    from vitft.export import asked
     from vitft.export import push as pushing
 
     if push:
@@ -42,6 +43,8 @@ def export(
     elif public or yes:
         raise UsageError("--public and --yes are of --push.", "Legal: --push ORG/NAME --public --yes.")
     folder = output or run / "export" / to
+    asked.finished(run)
+    asked.free(folder, overwrite)
     with console.display() as hooks:
         from vitft.export.exported import export as write
 

@@ -1,9 +1,10 @@
 """`vitft finetune`: from a checkpoint and a data set to a number with its interval."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -13,6 +14,8 @@ from vitft.cli import options as o
 
 if TYPE_CHECKING:
     from vitft.data.split import Source
+    from vitft.engines.tracking import Tracker
+    from vitft.progress import Hooks
     from vitft.protocol.jobs import Runtime
     from vitft.protocol.units import Job
 
@@ -55,6 +58,10 @@ def finetune(
     deterministic: o.DeterministicOption = False,
     save_weights: o.SaveWeightsOption = True,
     min_top1: o.MinTop1Option = None,
+    track: Annotated[
+        Literal["tensorboard", "wandb", "trackio", "mlflow"] | None,
+        typer.Option("--track", help="Send learning curves there; TensorBoard's files lie in the run. Off by default."),
+    ] = None,
     quiet: o.QuietOption = False,
     format: o.TableFormatOption = "text",
 ) -> None:
@@ -64,6 +71,7 @@ def finetune(
     Several models (-m A -m B) are run one after the other and compared on the same test images.
     """
     from vitft import recipes
+    from vitft.engines import tracking
     from vitft.engines.single import in_folder
     from vitft.errors import UsageError
     from vitft.evaluation.stored import comparisons
@@ -82,6 +90,7 @@ def finetune(
     if len(set(models)) < len(models):
         raise UsageError("A model is named twice.", "Legal: different models.")
     o.checked(models, device)
+    tracking.check(track)
     variants = [False, True] if compare_scratch else [from_scratch]
     jobs = [
         make(
@@ -119,7 +128,7 @@ def finetune(
             resume=resume == "auto",
             overwrite=overwrite,
             note=console.note,
-            watched=partial(signals.watched, quiet),
+            watched=partial(_watched, quiet, track, folder),
         )
         for (job, _), folder in zip(jobs, folders, strict=True)
     ]
@@ -136,6 +145,14 @@ def finetune(
         after.told(folder)
     held = [r for r in results if not (compare_scratch and r.protocol.from_scratch)]
     o.hold_to(min_top1, [(r.model, r.metrics.top1) for r in held])
+
+
+@contextmanager
+def _watched(quiet: bool, track: "Tracker | None", folder: Path) -> Iterator["Hooks"]:
+    from vitft.engines.tracking import tracked
+
+    with signals.watched(quiet) as shown, tracked(shown, track, folder) as hooks:
+        yield hooks
 
 
 def _dry(

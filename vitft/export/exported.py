@@ -8,15 +8,13 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from vitft.errors import CheckpointError, UsageError, VitftError
+from vitft.errors import VitftError
 from vitft.evaluation.network import Network, open_network
-from vitft.export import to_onnx
+from vitft.export import asked, to_onnx
 from vitft.export.card import card
 from vitft.models import places, timm_folder
 from vitft.progress import Hooks
-from vitft.results.files import WEIGHTS, write_atomic, write_json
-from vitft.results.reading import load
-from vitft.results.schema import RunResult
+from vitft.results.files import write_atomic, write_json
 
 To = Literal["timm", "hf-folder", "onnx"]
 
@@ -50,8 +48,8 @@ def export(run: Path, to: To, folder: Path, hooks: Hooks, *, overwrite: bool = F
         CheckpointError: no run, one without weights, or a network that timm's factory cannot be told to build.
         VitftError: the files answer otherwise than the run.
     """
-    result = finished(run)
-    _free(folder, overwrite)
+    result = asked.finished(run)
+    asked.free(folder, overwrite)
     if to == "onnx":
         to_onnx.available()
     network = open_network(str(run), {}, device="cpu", precision="float32")
@@ -74,33 +72,6 @@ def export(run: Path, to: To, folder: Path, hooks: Hooks, *, overwrite: bool = F
     text = card(result, to, tuple(differs), difference)
     write_atomic(folder / "README.md", text.encode())
     return Exported(folder, to, (*written, "README.md"), difference, tuple(differs), text)
-
-
-def finished(run: Path) -> RunResult:
-    """Return the result of a run that kept its network. Raises CheckpointError where it is none."""
-    owner = places.run_folder(run)
-    if owner is None:
-        kept = (run / "result.json").is_file()
-        raise CheckpointError(
-            f"The run '{run}' kept no weights (no {WEIGHTS} in it)." if kept else f"'{run}' is no finished run.",
-            "Legal: the folder of a run that was made with --save-weights.",
-            "Run 'vitft runs ls' to list the runs.",
-        )
-    found = load(owner / "result.json", RunResult)
-    if found is None:
-        raise CheckpointError(f"The run '{run}' is not finished.", "Legal: a finished run.", "Run its command again.")
-    return found
-
-
-def _free(folder: Path, overwrite: bool) -> None:
-    if folder.is_file():
-        raise UsageError(f"--output '{folder}' is a file.", "Legal: a new folder.")
-    if not overwrite and folder.is_dir() and any(folder.iterdir()):
-        raise UsageError(
-            f"Folder '{folder}' is not empty.",
-            "Legal: a new or empty folder.",
-            "Choose another with --output, or write over it with --overwrite.",
-        )
 
 
 def probe(network: Network) -> Tensor:
