@@ -1,3 +1,3 @@
 """Fine-tune pretrained Vision Transformers and measure transfer honestly."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
