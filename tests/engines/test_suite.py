@@ -5,6 +5,7 @@ import json
 from collections.abc import Callable, Iterable
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -17,6 +18,7 @@ from tests.forked_workers import forking
 from tests.layouts import WNIDS, imagenet_name
 from vitft.data import lists
 from vitft.engines import local
+from vitft.errors import Interrupted
 
 pytestmark = pytest.mark.xdist_group("engine")
 
@@ -241,3 +243,45 @@ def test_evaluations_stand_in_a_suite_with_real_from_the_same_pass(place: Path, 
         and "1 of 2 tasks failed: cifar10" in err
         and json.loads(out)["missing"]["cifar10"].startswith("failed")
     )
+
+
+def test_a_suite_that_was_stopped_between_two_models_ends_at_the_same_table(
+    place: Path, vitft: Vitft, own: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ["suite", own / "mine.toml", "--data-dir", place / "data", "--device", "cpu", "--format", "json"]
+    command += ["-m", place / "tiny.safetensors", "-m", place / "other.safetensors"]
+
+    def table(folder: Path) -> list[dict[str, Any]]:
+        code, out, err = vitft(*command, "-o", folder)
+        assert code == 0, err
+        return [
+            {k: v for k, v in result.items() if not k.startswith("folder")} for result in json.loads(out)["results"]
+        ]
+
+    whole = table(own / "whole")
+    launch, started = local.start_process, []
+
+    def stopped_at_the_third(log: Path) -> local.Process:
+        started.append(log)
+        if len(started) > 2:  # a model has two legs that train
+            raise Interrupted(15, "Interrupted; the state is saved.")
+        return launch(log)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(local, "start_process", stopped_at_the_third)
+        assert vitft(*command, "-o", own / "broken")[0] == 143
+    begun = {path.relative_to(own / "broken").parts[0] for path in (own / "broken").rglob("result.json")}
+    assert begun == {"1-tiny"}
+    code, out, _ = vitft("runs", "status", own / "broken/1-tiny/fewshot", "--format", "json")
+    assert code == 0 and [unit["top1"] for unit in json.loads(out)["units"]] == [None]
+    assert table(own / "broken") == whole
+
+
+def test_shards_of_a_suite_with_several_recipes(place: Path, vitft: Vitft, own: Path) -> None:
+    command = ["suite", own / "mine.toml", "--data-dir", place / "data", "--device", "cpu", "--format", "json"]
+    command += ["-m", place / "tiny.safetensors", "-o", own / "run"]
+    code, out, err = vitft(*command, "--shard", "1/2")
+    assert code == 0 and "yet to do: cars" in " ".join(err.split())
+    assert set(json.loads(out)["tasks"]) == {"birds", "dtd", "birds_1", "birds_2"}
+    code, out, _ = vitft(*command, "--shard", "2/2")
+    assert code == 0 and json.loads(out)["complete"]

@@ -52,6 +52,7 @@ def measure(
         except VitftError as error:
             failed[name] = error.lines[0]
             hooks.note(f"{name} failed: {' '.join(error.lines)}")
+    network.net.to("cpu")  # the workers of the next leg may need the room
     return failed
 
 

@@ -80,6 +80,8 @@ def run(leg: Leg, planned: Planned, how: How, hooks: Hooks) -> dict[str, str]:
     """
     note, folder = hooks.note, leg.folder()
     names = [name for name in leg.tasks() if name not in planned.missing]
+    if not names:
+        return {}  # nothing of it is this shard's
     others = [] if how.shard else [leg.name(leg.suite.column(key)) for key in planning.results(leg)]
     planning.hold(leg, dict.fromkeys([*names, *others]), note)
     left = planning.unfinished(leg, planned.missing)

@@ -175,7 +175,8 @@ def units(folder: Path) -> list[UnitState]:
 def _unit(path: Path, name: str) -> UnitState:
     result = read_json(path / "result.json")
     if result is not None:
-        top1 = _top1(result, path / "result.json")
+        # Few-shot has a number for each number of examples, none of them the unit's.
+        top1 = None if result.get("kind") == "fewshot" else _top1(result, path / "result.json")
         return UnitState(name, "finished", _last_step(path), top1, _changed(path))
     saved = (path / "state.pt").exists()
     return UnitState(name, "begun, state saved" if saved else "begun", _last_step(path), None, _changed(path))
