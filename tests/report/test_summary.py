@@ -15,8 +15,9 @@ from statsmodels.stats.proportion import proportion_confint
 
 from tests import drawn_results as drawn
 from vitft.errors import CheckpointError, DataDamaged, DataMissing
-from vitft.report import formats, summary_table
+from vitft.report import formats, in_suites, summary_table
 from vitft.report.gather import gather
+from vitft.report.suite_table import suite_columns
 from vitft.report.summary import summarise
 from vitft.results.summary import Summary, SummaryRow
 from vitft.suites.document import load as suite_of
@@ -313,3 +314,47 @@ def test_a_suite_of_which_suite_json_alone_is_left_is_read(tmp_path: Path) -> No
     cells = {key: cell for row in made.values() for key, cell in row.cells.items() if cell.value is not None}
     assert {key: cell.value for key, cell in cells.items()} == {"dtd": 0.6, "imagenet": 0.8, "imagenet_real": 0.9}
     assert cells["dtd"].seeds == (0, 1) and cells["imagenet"].seeds == () and cells["dtd"].examples == "1,000"
+
+
+SUITE = """
+title = "mine"
+[[group]]
+name = "a"
+mean = false
+columns = [{ task = "cifar10", recipe = "quick" }, { task = "cifar100", recipe = "quick" }]
+[[group]]
+name = "b"
+prefix = "vtab_"
+recipe = "linear"
+shots = 1000
+columns = ["cifar100", "dtd"]
+"""
+
+
+def test_a_suite_of_several_recipes_is_one_row_a_model_and_the_columns_of_its_document(
+    tmp_path: Path, rng: np.random.Generator
+) -> None:
+    document = tmp_path / "mine.toml"
+    document.write_text(SUITE)
+    parts = {"quick": (("cifar10", "cifar100"), "train"), "linear": (("cifar100", "dtd"), "train800val200")}
+    for model in ("vit-a", "vit-b"):
+        for recipe, (tasks, train) in parts.items():
+            place = tmp_path / model / recipe
+            for task in tasks:
+                drawn.unit(
+                    place, task, drawn.flags(rng, N, 0.9 if train == "train" else 0.6), model=model, recipe=recipe,
+                    protocol={"recipe_digest": recipe}, provenance={"train_split": train},
+                )  # fmt: skip
+            (place / "run.json").write_text(json.dumps({"kind": "suite", "suite": "mine", "document": str(document)}))
+    other: dict[str, Any] = {"recipe": "other", "protocol": {"recipe_digest": "o"}}
+    drawn.unit(tmp_path / "vit-c", "dtd", drawn.flags(rng, N, 0.5), model="vit-c", **other)
+    numbers = gather([tmp_path]).numbers
+    assert in_suites.document_of(numbers) is None, "one of them was run otherwise than the suite says"
+    assert [row.label for row in summarise(numbers).rows] == ["vit-a", "vit-b", "vit-c"]
+    own = gather([tmp_path / "vit-b"]).numbers
+    suite = in_suites.document_of(own)
+    assert suite is not None
+    (row,) = summarise(own, suite_columns(suite, {*suite.keys})).rows
+    found = {key: cell.value for key, cell in row.cells.items()}
+    assert found == {"cifar10": 0.9, "cifar100": 0.9, "vtab_cifar100": 0.6, "vtab_dtd": 0.6, "b": pytest.approx(0.6)}
+    assert row.what.recipe == "linear, quick" and row.what.examples == "1,000, all"

@@ -28,13 +28,16 @@ def report(
     The best of a column is marked only where a paired test on stored predictions separates it from all others.
     Unlike protocols are separate rows, and what differs is named.
     """
-    from vitft.report import beside, gather, summary, summary_table
+    from vitft.report import beside, gather, in_suites, summary, summary_table
+    from vitft.report.suite_table import suite_columns
     from vitft.results.schema import to_json
 
     published = beside.rows([name.strip() for name in compare.split(",") if name.strip()])
     found = gather.gather(folders)
     for folder in found.unfinished:
         console.note(f"Unfinished, not in the table: '{folder}'.")
-    made = summary.summarise(found.numbers, by=by, view=view or "")
+    suite = in_suites.document_of(found.numbers)
+    columns = suite_columns(suite, {one.column for one in found.numbers}) if suite else None
+    made = summary.summarise(found.numbers, columns, by, view=view or "")
     made = beside.add(made, published) if published else made
     console.emit_table(to_json(made), summary_table.table(made), format)

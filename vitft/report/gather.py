@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from vitft.errors import CheckpointError, DataMissing
-from vitft.report import measured
+from vitft.report import in_suites, measured
 from vitft.report.measured import Measured
 from vitft.results.files import read_json
 from vitft.results.reading import load, parse
@@ -117,7 +117,10 @@ def _parsed(value: dict[str, Any], where: str, run: type[UnitResult]) -> _Result
 
 def _numbers(folder: Path, units: Sequence[tuple[_Result, Path]]) -> list[Measured]:
     out = [_at(one, place) for unit, place in units for one in measured.of_any(unit, place)]
-    if (read_json(folder / "run.json") or {}).get("kind") != "sweep":
+    run = read_json(folder / "run.json") or {}
+    if run.get("kind") == "suite":
+        return in_suites.placed(run, out)
+    if run.get("kind") != "sweep":
         return out
     # Where all settings were tested, the others were tried for the one that was chosen, as on val.
     result = load(folder / "result.json", RunResult)
