@@ -11,10 +11,16 @@ from vitft.errors import UsageError
 Precision = Literal["float32", "bf16"]
 
 
-def pick(name: str) -> torch.device:
-    """Return the device called `name`; "auto" is the first GPU, else the CPU. Raises UsageError when it is not here."""
+def pick(name: str, local_rank: int | None = None) -> torch.device:
+    """Return the device called `name`; "auto" is the first GPU, else the CPU. Raises UsageError when it is not here.
+
+    Args:
+        local_rank: of one of several processes on a machine: "auto" and "cuda" are the card of that number.
+    """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
+    if local_rank is not None and name.startswith("cuda"):
+        name = _card(name, local_rank)
     try:
         device = torch.device(name)
         torch.empty(1, device=device)
@@ -25,6 +31,24 @@ def pick(name: str) -> torch.device:
             "Run 'vitft doctor' to see what torch finds.",
         ) from None
     return device
+
+
+def _card(name: str, local_rank: int) -> str:
+    """Return the card of one of several processes, each of which must have its own."""
+    cards = torch.cuda.device_count()
+    if name != "cuda":
+        raise UsageError(
+            f"Device '{name}' is one card, and several processes were started.",
+            "Legal: auto, cuda (each takes the card of its number), cpu.",
+            "Choose cards with CUDA_VISIBLE_DEVICES.",
+        )
+    if 0 < cards <= local_rank:
+        raise UsageError(
+            f"Process {local_rank} of this machine has no card: there are {cards}.",
+            "Legal: one process a card.",
+            f"Start with 'torchrun --nproc-per-node {cards}'.",
+        )
+    return f"cuda:{local_rank}"
 
 
 def name(kind: str) -> str:

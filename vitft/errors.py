@@ -3,6 +3,7 @@
     VitftError                    1   the run failed
     ├── NonFiniteLoss             1   the loss became NaN or infinite
     ├── DiskFull                  1   a file could not be written whole
+    ├── PeerLost                  1   another of the processes that torchrun started is gone
     ├── UsageError                2   a flag, a name or a recipe is wrong
     │   ├── UnknownName           2   no such task, model, recipe or key (the nearest is named)
     │   ├── RecipeError           2   a recipe has wrong keys or values (all of them, at once)
@@ -51,6 +52,10 @@ class NonFiniteLoss(VitftError):
 
 
 class DiskFull(VitftError):
+    pass
+
+
+class PeerLost(VitftError):
     pass
 
 

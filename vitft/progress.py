@@ -54,10 +54,12 @@ class Hooks:
 
     def stop_if_asked(self) -> None:
         """Raise Interrupted (exit code 130 or 143) when a signal has come; callers save their state first."""
-        signum = self.signal()
-        if signum:
-            raise Interrupted(
-                signum,
-                "Interrupted; the state is saved.",
-                action="Run the same command again to go on from here.",
-            )
+        if signum := self.signal():
+            raise interrupted(signum)
+
+
+def interrupted(signum: int) -> Interrupted:
+    """Return the error for a run that a signal has stopped, its state saved."""
+    return Interrupted(
+        signum, "Interrupted; the state is saved.", action="Run the same command again to go on from here."
+    )

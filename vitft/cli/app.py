@@ -5,7 +5,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 from typer.core import TyperGroup
@@ -14,6 +14,9 @@ from vitft import __version__
 from vitft.cli import console
 from vitft.errors import DiskFull, Interrupted, VitftError
 from vitft.results.files import FULL
+
+if TYPE_CHECKING:
+    from vitft.world import World
 
 
 class _ReaderGone(Exception):
@@ -195,4 +198,36 @@ def main() -> None:
     # A short spin wins back what sleeping at once costs an idle machine (measured: 219 -> 265 images/s).
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("GOMP_SPINCOUNT", "20000")
-    app()
+    from vitft.world import world
+
+    try:
+        here = world()
+    except VitftError as error:
+        _complain(error.lines)
+        sys.exit(error.exit_code)
+    if here.rank:
+        sys.exit(_follow(here))
+    try:
+        app()
+    finally:
+        if here.size > 1:
+            from vitft.engines import together
+
+            if not together.end():
+                console.note(f"Note: {here.size} processes were started and one worked: units of runs are shared.")
+
+
+def _follow(here: "World") -> int:
+    """Work for process 0, which does the talking; return the exit code."""
+    from vitft.cli import signals
+    from vitft.engines import together
+
+    with signals.caught(quiet=True) as signum:
+        try:
+            together.follow(here, signum)
+        except Interrupted as error:
+            return error.exit_code
+        except VitftError as error:
+            _complain(error.lines)
+            return error.exit_code
+    return 0

@@ -51,6 +51,7 @@ def finetune(
     ] = False,
     device: o.DeviceOption = "auto",
     workers: o.WorkersOption = 0,
+    parallel: o.ParallelOption = "auto",
     data_dir: o.DataDirOption = None,
     output: o.OutputOption = None,
     resume: o.ResumeOption = "auto",
@@ -112,7 +113,7 @@ def finetune(
     else:
         words = ("pretrained", "scratch") if compare_scratch else ("",)
         folders = [own / word for own in beside(output, models) for word in words]
-    runtime = Runtime(device, precision, micro_batch, workers, deterministic, save_weights)
+    runtime = Runtime(device, precision, micro_batch, workers, deterministic, save_weights, parallel=parallel)
     _advise(jobs[0][0])
     openable(jobs, folders)
     source = jobs[0][1]  # the same data for all of them

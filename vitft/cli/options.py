@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from vitft.errors import OutsideTolerance, UsageError
+from vitft.group import Parallel
 
 Format = Literal["text", "json"]
 TableFormat = Literal["text", "markdown", "csv", "latex", "json"]
@@ -42,6 +43,10 @@ DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cu
 WorkersOption = Annotated[int, typer.Option("--workers", "-j", min=0, help="Threads that decode; 0 = one a core.")]
 DataDirOption = Annotated[
     Path | None, typer.Option("--data-dir", help="The folder that holds data sets, or one data set itself.")
+]
+ParallelOption = Annotated[
+    Parallel,
+    typer.Option("--parallel", help="Below torchrun: each process holds the network (ddp), a part (fsdp), what fits."),
 ]
 OutputOption = Annotated[Path | None, typer.Option("--output", "-o", help="Run folder; default below runs/.")]
 ResumeOption = Annotated[Literal["auto", "never"], typer.Option("--resume", help="auto: go on with what is there.")]

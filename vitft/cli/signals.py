@@ -19,8 +19,11 @@ def watched(quiet: bool = False) -> Iterator[Hooks]:
 
 
 @contextmanager
-def caught() -> Iterator[Callable[[], int]]:
+def caught(quiet: bool = False) -> Iterator[Callable[[], int]]:
     """Catch both signals while the block runs; yield a function that tells the number of the one that came, or 0.
+
+    Args:
+        quiet: say nothing, as another process does.
 
     A second signal of either kind ends the program at once, as it would have without vitft.
     """
@@ -34,6 +37,8 @@ def caught() -> Iterator[Callable[[], int]]:
             signal.raise_signal(signum)
             return
         received = signum
+        if quiet:
+            return
         sys.stderr.write("\nStopping: the state is being saved (once more to end at once) ...\n")
 
     previous = {s: signal.signal(s, handler) for s in (signal.SIGINT, signal.SIGTERM)}

@@ -55,6 +55,7 @@ def suite(
     precision: o.PrecisionOption = "auto",
     device: o.DeviceOption = "auto",
     workers: o.WorkersOption = 0,
+    parallel: o.ParallelOption = "auto",
     data_dir: o.DataDirOption = None,
     output: o.OutputOption = None,
     resume: o.ResumeOption = "auto",
@@ -87,7 +88,7 @@ def suite(
         o.parse_seeds(seeds) if seeds else chosen.seeds,
         output,
     )
-    runtime = Runtime(device, precision, micro_batch, workers, deterministic, save_weights)
+    runtime = Runtime(device, precision, micro_batch, workers, deterministic, save_weights, parallel=parallel)
     execute(
         asked,
         How(runtime, o.parse_devices(devices), shard, resume == "auto", overwrite),

@@ -37,6 +37,7 @@ def vtab(
     precision: o.PrecisionOption = "auto",
     device: o.DeviceOption = "auto",
     workers: o.WorkersOption = 0,
+    parallel: o.ParallelOption = "auto",
     data_dir: o.DataDirOption = None,
     output: o.OutputOption = None,
     resume: o.ResumeOption = "auto",
@@ -75,7 +76,7 @@ def vtab(
         o.parse_seeds(seeds),
         output,
     )
-    runtime = Runtime(device, precision, micro_batch, workers, deterministic, save_weights)
+    runtime = Runtime(device, precision, micro_batch, workers, deterministic, save_weights, parallel=parallel)
     execute(
         asked,
         How(runtime, o.parse_devices(devices), shard, resume == "auto", overwrite),

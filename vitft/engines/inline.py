@@ -1,15 +1,17 @@
-"""The engine of one job in this process: tune on val, retrain, test once, over all seeds; or a whole grid on test."""
+"""The engine of one job, in this process and those beside it: tune on val, retrain, test once; or a grid on test."""
 
 import os
 import shutil
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from vitft.data.split import Source
-from vitft.engines.plan import Plan
-from vitft.errors import DataError, NonFiniteLoss
+from vitft.engines import together
+from vitft.engines.plan import Outcome, Plan
+from vitft.errors import DataError, Interrupted, NonFiniteLoss, PeerLost, UsageError, VitftError
 from vitft.evaluation.intervals import clipped, t_interval
 from vitft.evaluation.seeds import over_seeds
 from vitft.progress import Hooks
@@ -36,7 +38,7 @@ def run_job(job: Job, source: Source, folder: Path, runtime: Runtime, hooks: Hoo
     """
     hooks = hooks or Hooks()
     unchanged.hold(folder, source, hooks.note)
-    plan, warm = Plan((job,), folder), Warm(source=source)
+    plan, warm = Plan((job,), folder), Warm(source=source, group=together.group())
     while ready := plan.ready():
         unit = ready[0]
         hooks.unit(unit.title, *plan.counts())
@@ -45,7 +47,7 @@ def run_job(job: Job, source: Source, folder: Path, runtime: Runtime, hooks: Hoo
         except NonFiniteLoss as error:
             if not _spared(unit):
                 raise
-            warm = Warm(source=source)  # its network may hold anything
+            warm = Warm(source=source, group=warm.group)  # its network may hold anything
             plan.lose(unit, error)
             hooks.note(f"{unit.title}: {error.lines[0]} The other settings go on.")
     tuning, finals = plan.units(job)
@@ -63,6 +65,38 @@ def run_job(job: Job, source: Source, folder: Path, runtime: Runtime, hooks: Hoo
 def _spared(unit: Unit) -> bool:
     """Tell whether a run goes on where this unit diverges: it is one of several settings of a grid."""
     return bool(unit.job.grid) and (unit.phase == "tune" or unit.job.on == "test") and len(points(unit.job)) > 1
+
+
+def run(
+    jobs: Sequence[Job], folder: Path, runtime: Runtime, *, devices: Sequence[str] = (), hooks: Hooks | None = None
+) -> Outcome:
+    """Bring every job to its result files, one unit after the other, each by all processes of torchrun.
+
+    Args and errors are those of `local.run`; also:
+
+    Raises:
+        UsageError: `devices` are given, but each process has its own.
+        PeerLost: a process is gone.
+    """
+    if devices:
+        raise UsageError(
+            "--devices shares units between workers; torchrun's processes share each unit.",
+            "Legal: one of the two.",
+            "Leave --devices out, or start without torchrun.",
+        )
+    hooks, plan = hooks or Hooks(), Plan(jobs, folder)
+    warm, start = Warm(group=together.group()), (time.monotonic(), plan.work()[0])
+    while ready := plan.ready():
+        hooks.unit(ready[0].title + plan.told_eta(*start), *plan.counts())
+        try:
+            run_unit(ready[0], folder, runtime, hooks, warm)
+            plan.succeeded = True
+        except (Interrupted, PeerLost):
+            raise
+        except VitftError as error:
+            warm = Warm(group=warm.group)  # a network that failed half-way may hold anything
+            plan.fail(ready[0], error, hooks.note)
+    return plan.outcome()
 
 
 def _share(file: Path, at: Path) -> None:

@@ -12,19 +12,17 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
-from datetime import timedelta
 from pathlib import Path
 from typing import IO, Any, Protocol
 
 from vitft import errors, machine
-from vitft.engines.plan import Plan
-from vitft.errors import CheckpointError, DiskFull, UsageError, VitftError
+from vitft.engines.plan import Outcome, Plan
+from vitft.errors import VitftError
 from vitft.progress import Hooks, StepReport
 from vitft.protocol.jobs import Runtime
 from vitft.protocol.units import Job, Unit
-from vitft.results.schema import UnitResult
 
 _DEATHS = 2
 _SAVE_S = 20.0
@@ -43,21 +41,6 @@ class Process(Protocol):
 
 
 Launch = Callable[[Path], Process]
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What became of the jobs.
-
-    Attributes:
-        results: job name -> results of its final units, in the order of its seeds; complete jobs only.
-        tuned: job name -> results of its tune units.
-        failed: job name -> why, in one line.
-    """
-
-    results: Mapping[str, list[UnitResult]]
-    tuned: Mapping[str, list[UnitResult]]
-    failed: Mapping[str, str]
 
 
 def start_process(log: Path) -> Process:
@@ -105,7 +88,7 @@ def run(
         _Supervisor(
             plan, folder, runtime, devices or (runtime.device,), hooks or Hooks(), launch or start_process
         ).run()
-    return Outcome(plan.results(), plan.tuned(), plan.failed)
+    return plan.outcome()
 
 
 @dataclass
@@ -129,7 +112,6 @@ class _Supervisor:
         self.workers = [_Worker(d, folder / "logs" / f"worker-{i}.log") for i, d in enumerate(devices)]
         self.deaths: dict[str, int] = {}
         self.early_deaths = 0
-        self.succeeded = False
         self.noted: set[str] = set()
         self.start = (time.monotonic(), plan.work()[0])
         self.selector = selectors.DefaultSelector()
@@ -160,10 +142,7 @@ class _Supervisor:
                 same = (i for i, unit in enumerate(ready) if unit.settings.resolution == worker.size)
                 worker.unit = ready.pop(next(same, 0))
                 worker.size = worker.unit.settings.resolution
-                done, total = self.plan.counts()
-                left = self.plan.eta(*self.start)
-                eta = f"; whole suite ETA {timedelta(seconds=round(left))}" if left is not None and total > 1 else ""
-                self.hooks.unit(worker.unit.title + eta, done, total)
+                self.hooks.unit(worker.unit.title + self.plan.told_eta(*self.start), *self.plan.counts())
                 self._send(worker, {"unit": worker.unit.to_json()})
         return bool(busy or ready or any(worker.unit for worker in self.workers))
 
@@ -216,21 +195,12 @@ class _Supervisor:
                 self.noted.add(event["text"])
                 self.hooks.note(event["text"])
             case "done":
-                self.succeeded = True
+                self.plan.succeeded = True
                 worker.unit = None
             case "failed":
                 unit, worker.unit = worker.unit, None
                 if unit is not None:
-                    self._failed(unit, _error(event["error"], event["lines"]))
-
-    def _failed(self, unit: Unit, error: VitftError) -> None:
-        hopeless = isinstance(error, UsageError | DiskFull) or (
-            isinstance(error, CheckpointError) and not self.succeeded
-        )
-        if hopeless:
-            raise error
-        self.plan.failed[unit.job.name] = error.lines[0]
-        self.hooks.note(f"{unit.title} failed: {' '.join(error.lines)}")
+                    self.plan.fail(unit, _error(event["error"], event["lines"]), self.hooks.note)
 
     def _died(self, worker: _Worker) -> None:
         """Start a dead worker again at the next assignment, and give up on a unit that kills its workers."""
@@ -252,7 +222,7 @@ class _Supervisor:
         if self.deaths[unit.id] < _DEATHS:
             self.hooks.note(f"The worker of {unit.title} died ({how}); it is started again.")
             return
-        self.plan.failed[unit.job.name] = f"its worker died {_DEATHS} times ({how}); see {worker.log}"
+        self.plan.give_up(unit, f"its worker died {_DEATHS} times ({how}); see {worker.log}")
         self.hooks.note(f"{unit.title} is given up: its worker died {_DEATHS} times ({how}): {_tail(worker.log)}")
 
     def _stop(self) -> None:

@@ -1,16 +1,32 @@
 """What of several jobs is finished, what can run now, what failed; read from the disk, never only remembered."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from pathlib import Path
 
 from vitft.catalog.tasks import by_name
-from vitft.errors import NonFiniteLoss
+from vitft.errors import CheckpointError, DiskFull, NonFiniteLoss, UsageError, VitftError
 from vitft.protocol.units import Job, Unit, counts, final_units, points, tune_units
 from vitft.results.files import write_json
 from vitft.results.folders import LOST, finished_unit, lost_unit, unit_folder
 from vitft.results.schema import Lost, UnitResult, to_json
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of the jobs.
+
+    Attributes:
+        results: job name -> results of its final units, in the order of its seeds; complete jobs only.
+        tuned: job name -> results of its tune units.
+        failed: job name -> why, in one line.
+    """
+
+    results: Mapping[str, list[UnitResult]]
+    tuned: Mapping[str, list[UnitResult]]
+    failed: Mapping[str, str]
 
 
 @dataclass
@@ -18,12 +34,14 @@ class Plan:
     """The units of some jobs and what became of them.
 
     Attributes:
-        failed: job name -> why, in one line; filled by the engine.
+        failed: job name -> why, in one line; filled by `fail`.
+        succeeded: whether a unit has come to its end in this process.
     """
 
     jobs: Sequence[Job]
     folder: Path
     failed: dict[str, str] = field(default_factory=dict)
+    succeeded: bool = False
     _finished: dict[str, UnitResult] = field(default_factory=dict)
     _lost: dict[str, Lost | None] = field(default_factory=dict)
 
@@ -92,6 +110,26 @@ class Plan:
             ready += [unit for unit in (finals or tuning) if not self.over(unit)]
         return ready
 
+    def fail(self, unit: Unit, error: VitftError, note: Callable[[str], None]) -> None:
+        """Give up the job of a unit that failed; the others go on.
+
+        Raises:
+            UsageError, DiskFull, CheckpointError: it would stop every other unit too.
+        """
+        unusable = isinstance(error, CheckpointError) and not self.succeeded
+        if unusable or isinstance(error, UsageError | DiskFull):
+            raise error
+        self.give_up(unit, error.lines[0])
+        note(f"{unit.title} failed: {' '.join(error.lines)}")
+
+    def give_up(self, unit: Unit, why: str) -> None:
+        """Count a unit's job as failed."""
+        self.failed[unit.job.name] = why
+
+    def outcome(self) -> Outcome:
+        """Return what there is."""
+        return Outcome(self.results(), self.tuned(), self.failed)
+
     def done(self) -> bool:
         return not self.ready()
 
@@ -111,6 +149,13 @@ class Plan:
         done, total = self.work()
         share = (done - before) / max(1.0, total - before)
         return (time.monotonic() - began) * (1 / share - 1) if share > 0 else None
+
+    def told_eta(self, began: float, before: float) -> str:
+        """Return a few words on when all units will be done, "" where there is one or nothing to go by."""
+        left = self.eta(began, before)
+        return (
+            f"; whole suite ETA {timedelta(seconds=round(left))}" if left is not None and self.counts()[1] > 1 else ""
+        )
 
     def work(self) -> tuple[float, float]:
         """Return (work done, work in all), in images weighed by their area; a training step counts three times."""

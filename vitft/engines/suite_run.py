@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from shutil import rmtree
 
-from vitft.engines import local
+from vitft.engines import choice
 from vitft.engines import suite as planning
 from vitft.engines.cost import estimate
 from vitft.engines.suite import Leg, Measured, Planned
@@ -26,6 +26,7 @@ class How:
         devices: one worker each; empty = the runtime's device.
         shard: "I/N", or "" for the whole.
         resume, overwrite: see `results.folders.claim`.
+        engine: who runs the units.
     """
 
     runtime: Runtime
@@ -33,6 +34,7 @@ class How:
     shard: str = ""
     resume: bool = True
     overwrite: bool = False
+    engine: choice.Engine = "local"
 
 
 @contextmanager
@@ -102,7 +104,7 @@ def run(leg: Leg, planned: Planned, how: How, hooks: Hooks) -> dict[str, str]:
     for job in jobs:
         if line := told_resolution(job):
             note(f"{job.name}: {line}")
-    return dict(local.run(jobs, folder, how.runtime, devices=how.devices, hooks=hooks).failed)
+    return dict(choice.run(how.engine, jobs, folder, how.runtime, how.devices, hooks).failed)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from vitft.device import autocast, out_of_memory
 from vitft.errors import OutOfMemory, VitftError, some
+from vitft.group import ALONE, Group
 
 Batches = Iterable[tuple[ArrayLike | Tensor, Tensor]]
 
@@ -38,6 +39,7 @@ def predict(
     *,
     precision: str = "auto",
     on_progress: Callable[[int], None] | None = None,
+    group: Group = ALONE,
 ) -> Predictions:
     """Run the network over all batches and put each answer into the row of its image.
 
@@ -48,11 +50,12 @@ def predict(
         num_classes: K, the width of the network's output.
         precision: "float32", "bf16" (autocast) or "auto": bf16 on CUDA, float32 elsewhere.
         on_progress: called with the number of images done after each batch.
+        group: processes that each come with batches of their own, and all get every answer.
 
     Raises:
         VitftError: an image came twice or not at all, or an answer is not finite; the images are named.
     """
-    logits = gather(net, net, batches, n, "logits", precision, on_progress)
+    logits = gather(net, net, batches, n, "logits", precision, on_progress, group)
     if logits.shape[1] != num_classes:
         raise VitftError(f"The network gave {logits.shape[1]} logits an image, not {num_classes}.")
     return Predictions(logits)
@@ -66,6 +69,7 @@ def gather(
     what: str,
     precision: str = "auto",
     on_progress: Callable[[int], None] | None = None,
+    group: Group = ALONE,
 ) -> NDArray[np.float32]:
     """Apply `function`, a part of `net`, to every image exactly once; raises as `predict`.
 
@@ -77,6 +81,7 @@ def gather(
         what: the word for the result in messages, e.g. "logits".
         precision: as for `predict`.
         on_progress: as for `predict`.
+        group: as for `predict`.
 
     Returns:
         (n, D) float32, on the CPU.
@@ -89,7 +94,7 @@ def gather(
     was_training = net.training
     net.eval()
     try:
-        with torch.inference_mode(), autocast(device, precision):
+        with group.together(), torch.inference_mode(), autocast(device, precision):
             for indices, images in batches:
                 rows = np.asarray(indices, dtype=np.int64)
                 outside = rows[(rows < 0) | (rows >= n)]
@@ -104,9 +109,10 @@ def gather(
                 np.add.at(seen, rows, 1)
                 done += len(rows)
                 if on_progress is not None:
-                    on_progress(done)
+                    on_progress(min(n, done * group.size))
     finally:
         net.train(was_training)
+    out = _joined(out, seen, group)
     _exactly_once(seen)
     if out is None:
         raise VitftError("There are no images to evaluate.")
@@ -116,6 +122,16 @@ def gather(
             f"The network's {what} are NaN or infinite for {len(broken)} of {n} images: {_some(broken)}.",
             action="Try --precision float32; if it stays, the checkpoint is damaged.",
         )
+    return out
+
+
+def _joined(out: NDArray[np.float32] | None, seen: NDArray[np.int64], group: Group) -> NDArray[np.float32] | None:
+    """Return the rows of all processes, and count in place how often each came; rows of no process are 0."""
+    widths = [width for width in group.all(None if out is None else out.shape[1]) if width is not None]
+    if group.size == 1 or not widths:
+        return out
+    out = np.zeros((len(seen), widths[0]), dtype=np.float32) if out is None else out
+    group.sum([torch.from_numpy(out), torch.from_numpy(seen)])
     return out
 
 

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vitft.data.split import Split
+from vitft.group import ALONE, Group
 from vitft.images import cache
 from vitft.images.preprocess import deterministic, normalise, random_one, random_part
 from vitft.progress import Hooks
@@ -91,8 +92,11 @@ def eval_batches(
     device: torch.device | str = "cpu",
     workers: int = 2,
     hooks: Hooks | None = None,
+    group: Group = ALONE,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield ((B,) int64 positions, (B, 3, H, W) float32 images) in the split's order: each position once, none dropped.
+
+    Of several processes each takes every `size`th batch: the batches are the same, whatever their number.
 
     Raises:
         DataDamaged: an image does not decode.
@@ -101,5 +105,6 @@ def eval_batches(
         raise ValueError("evaluation draws nothing: give a Preprocess without crop and flip")
     images = Images(split, pp, torch.device(device), workers, hooks)
     parts = [np.arange(a, min(a + batch_size, len(split))) for a in range(0, len(split), batch_size)]
+    parts = parts[group.rank :: group.size]
     for indices, batch in zip(parts, images.batches(parts), strict=True):
         yield torch.from_numpy(indices), batch

@@ -15,6 +15,7 @@ from vitft.data import carve
 from vitft.data.find import checked, find, path_of
 from vitft.data.split import Opened, Source
 from vitft.data.subsets import JOINED
+from vitft.group import Parallel
 from vitft.images import sizes
 from vitft.models import places
 from vitft.protocol.units import DEV, Job, Point, Scheme, at_point, points, scheme, told
@@ -36,6 +37,7 @@ class Runtime:
         deterministic: torch's deterministic algorithms.
         save_weights: keep the fine-tuned network; without it the head alone is kept.
         state_seconds: least time between two saved states.
+        parallel: how several processes hold a network, see `group`.
     """
 
     device: str = "auto"
@@ -45,6 +47,7 @@ class Runtime:
     deterministic: bool = False
     save_weights: bool = True
     state_seconds: float = 60.0
+    parallel: Parallel = "auto"
 
 
 class Rest(TypedDict, total=False):

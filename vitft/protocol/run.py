@@ -2,6 +2,8 @@
 
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,8 @@ from vitft.errors import CheckpointError, DataError, UsageError
 from vitft.evaluation import predictions, real
 from vitft.evaluation.intervals import wilson
 from vitft.evaluation.network import preprocess
-from vitft.evaluation.predict import Predictions, predict
+from vitft.evaluation.predict import Batches, Predictions, predict
+from vitft.group import Group
 from vitft.images.batches import Images, eval_batches
 from vitft.models import build as models
 from vitft.models import timm_folder
@@ -51,7 +54,7 @@ def run_unit(
 
     Args:
         folder: the run folder; the unit's own is below it.
-        warm: shared between the units of one process.
+        warm: shared between the units of one process; its group's other processes are told of the unit, and `follow`.
 
     Raises:
         Any VitftError; what was saved before stays, and the same call goes on from there.
@@ -61,49 +64,71 @@ def run_unit(
         return done
     hooks, warm = hooks or Hooks(), warm or Warm()
     own = unit_folder(folder, unit.id)
-    device, begun = _begun(own, runtime)
-    _deterministic(runtime.deterministic)
-    job, guard = unit.job, Guard(warm.open(unit.job), unit)
-
+    warm.group.tell({"unit": unit.to_json(), "runtime": asdict(runtime)})
     began = time.monotonic()
-    train, dev = _training_split(unit, guard)
-    built, settings = _network(unit, train.num_classes, device, warm)
-    for note in filter(None, [*built.info.notes, assumptions(built.info)]):
-        hooks.note(note)
-    pp = preprocess(settings, built.info)
-    workers = runtime.workers or machine.cores()
-    fitted = fit(
-        built.net,
-        Images(train, _augmented(pp, settings), device, workers, hooks),
-        parameter_groups(built.net, settings),
-        settings,
-        seed=unit.seed,
-        folder=own,
-        compute=Compute(begun.precision, begun.micro_batch or 0, runtime.state_seconds),
-        hooks=hooks,
-    )
-    begun = begun.model_copy(update={"micro_batch": fitted.micro_batch})
-
-    with fitted.state:
-        guard.trained()
-        held_out, lacking = stamping.classes(train, dev if dev is not None else guard.open(unit.held_out))
-        held_out = _limited(held_out, unit) if dev is None else held_out
-        began_test = time.monotonic()
-        answers = _evaluate(built.net, held_out, pp, device, workers, begun, hooks)
+    with _trained(unit, own, runtime, hooks, warm) as (trained, guard, train, lacking):
+        job, held_out = unit.job, trained.held_out
         if unit.phase == "tune":
             stamping.remember(folder, (train, held_out), hooks)
         tuned_on = stamping.seen_before(folder, job.name) if unit.phase == "final" and job.sweep else {}
         data = stamping.stamp(train, guard.first, held_out, lacking, tuned_on, job.limit is not None, hooks)
-        timing = _timing(fitted, began, began_test)
         warning = diverged.warning(own / "metrics.jsonl", train.num_classes)
         if warning and unit.phase == "final":
             hooks.note(f"Warning: {warning}.")
-        trained = _Done(unit, settings, built, held_out, answers, fitted, begun, pp, (warning,) if warning else ())
-        result = _result(trained, data, timing)
+        trained = replace(trained, warnings=(warning,) if warning else ())
+        result = _result(trained, data, _timing(trained, began, warm.group.size))
         if unit.phase == "final":
             _save(own, trained, runtime.save_weights, hooks)
         write_json(own / "result.json", to_json(result))
     return result
+
+
+def follow(unit: Unit, runtime: Runtime, hooks: Hooks, warm: Warm) -> None:
+    """Compute this process's share of a unit that process 0 brings to its result; nothing is written here."""
+    with _trained(unit, Path(), runtime, hooks, warm):
+        return
+
+
+@contextmanager
+def _trained(
+    unit: Unit, own: Path, runtime: Runtime, hooks: Hooks, warm: Warm
+) -> Iterator[tuple["_Done", Guard, Split, tuple[str, ...]]]:
+    """Fit and evaluate a unit, all processes of the group together; its state stays until the block has ended well.
+
+    Yields:
+        what was done; the guard; the training split; the classes without an image to be tested on.
+    """
+    group = warm.group
+    group.join(runtime.device)
+    with group.together():
+        device, begun = _begun(own, runtime, group)
+        _deterministic(runtime.deterministic)
+        guard = Guard(warm.open(unit.job), unit)
+        train, dev = _training_split(unit, guard)
+        built, settings = _network(unit, train.num_classes, device, warm)
+        pp = preprocess(settings, built.info)
+        workers = runtime.workers or machine.cores()
+        images = Images(train, _augmented(pp, settings), device, workers, hooks)
+    begun = group.from_first(begun)
+    torch.set_num_threads(begun.threads or torch.get_num_threads())
+    for note in filter(None, [*built.info.notes, assumptions(built.info)]):
+        hooks.note(note)
+    compute = Compute(begun.precision, begun.micro_batch or 0, runtime.state_seconds, group, runtime.parallel)
+    groups = parameter_groups(built.net, settings)
+    fitted = fit(built.net, images, groups, settings, seed=unit.seed, folder=own, compute=compute, hooks=hooks)
+    begun = begun.model_copy(update={"micro_batch": fitted.micro_batch})
+
+    with fitted.state if group.first else nullcontext():
+        guard.trained()
+        began_test = time.monotonic()
+        with group.together():
+            held_out, lacking = stamping.classes(train, dev if dev is not None else guard.open(unit.held_out))
+            held_out = _limited(held_out, unit) if dev is None else held_out
+            batch_size = max(1, min(256, 4 * (begun.micro_batch or 1)))
+            batches = eval_batches(held_out, pp, batch_size, device, workers, hooks, group)
+        answers = _evaluate(built.net, held_out, batches, begun, hooks, group)
+        seconds = time.monotonic() - began_test
+        yield _Done(unit, settings, built, held_out, answers, fitted, begun, pp, seconds), guard, train, lacking
 
 
 def _deterministic(asked: bool) -> None:
@@ -133,11 +158,11 @@ def _augmented(pp: Preprocess, settings: Settings) -> Preprocess:
     return replace(pp, crop=settings.crop, crop_from=settings.crop_from, flip=settings.flip)
 
 
-def _begun(own: Path, runtime: Runtime) -> tuple[torch.device, Computed]:
+def _begun(own: Path, runtime: Runtime, group: Group) -> tuple[torch.device, Computed]:
     """Choose device, precision, threads and micro-batch; a unit that was begun keeps what it began with."""
-    device = devices.pick(runtime.device)
+    device = devices.pick(runtime.device, group.local_rank)
     file = own / "begun.json"
-    value = read_json(file)
+    value = read_json(file) if group.first else None
     if value is None:
         begun = Computed(
             device_kind=device.type,
@@ -145,7 +170,8 @@ def _begun(own: Path, runtime: Runtime) -> tuple[torch.device, Computed]:
             micro_batch=runtime.micro_batch,
             threads=torch.get_num_threads(),
         )
-        write_json(file, to_json(begun))
+        if group.first:
+            write_json(file, to_json(begun))
     else:
         begun = parse(value, Computed, f"'{file}'", f"Delete the folder '{own}' and run the same command again.")
     if begun.device_kind != device.type:
@@ -154,7 +180,6 @@ def _begun(own: Path, runtime: Runtime) -> tuple[torch.device, Computed]:
             "A number comes from one kind of device.",
             f"Give --device {begun.device_kind}, or start anew with --overwrite.",
         )
-    torch.set_num_threads(begun.threads or torch.get_num_threads())
     return device, begun
 
 
@@ -211,22 +236,15 @@ def _plain(size: tuple[int, int]) -> int | tuple[int, int]:
 
 
 def _evaluate(
-    net: torch.nn.Module,
-    split: Split,
-    pp: Preprocess,
-    device: torch.device,
-    workers: int,
-    begun: Computed,
-    hooks: Hooks,
+    net: torch.nn.Module, split: Split, batches: Batches, begun: Computed, hooks: Hooks, group: Group
 ) -> Predictions:
-    batch_size = max(1, min(256, 4 * (begun.micro_batch or 1)))
-
     def told(done: int) -> None:
         hooks.phase(f"evaluate {split.name}", done, len(split))
         hooks.stop_if_asked()
 
-    batches = eval_batches(split, pp, batch_size, device, workers, hooks)
-    return predict(net, batches, len(split), split.num_classes, precision=begun.precision, on_progress=told)
+    return predict(
+        net, batches, len(split), split.num_classes, precision=begun.precision, on_progress=told, group=group
+    )
 
 
 @dataclass(frozen=True)
@@ -241,15 +259,18 @@ class _Done:
     fitted: Fitted
     begun: Computed
     pp: Preprocess
-    warnings: tuple[str, ...]
+    evaluate_s: float
+    warnings: tuple[str, ...] = ()
 
 
-def _timing(fitted: Fitted, began: float, began_test: float) -> Timing:
+def _timing(done: _Done, began: float, processes: int) -> Timing:
+    fitted = done.fitted
     return Timing(
         train_s=round(fitted.seconds, 3),
-        evaluate_s=round(time.monotonic() - began_test, 3),
+        evaluate_s=round(done.evaluate_s, 3),
         total_s=round(time.monotonic() - began, 3),
         train_images_per_s=round(fitted.images / fitted.seconds, 2) if fitted.images else None,
+        processes=processes if processes > 1 else None,
     )
 
 

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from vitft.data.split import Opened, Source
+from vitft.group import ALONE, Group
 from vitft.models import build as models
 from vitft.models.checkpoint import Checkpoint
 from vitft.protocol.jobs import source_of
@@ -20,6 +21,7 @@ class Warm:
     Attributes:
         opened: the checkpoint, for the units that build anew; `opened_as`: what it was opened for.
         source: of the data of the last unit's job.
+        group: the processes that share each unit.
     """
 
     key: tuple[Any, ...] = ()
@@ -29,6 +31,7 @@ class Warm:
     opened: Checkpoint | None = None
     source: Source | None = None
     place: tuple[str, ...] | None = None
+    group: Group = ALONE
 
     def open(self, job: Job) -> Source:
         """Return the source of a job's data; where it is that of the last job, its splits are open already."""

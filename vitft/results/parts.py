@@ -146,13 +146,14 @@ class Cost(Part):
 
 
 class Timing(Part):
-    """Seconds, and images a second of this process."""
+    """Seconds, and images a second of all processes that shared the work."""
 
     evaluate_s: float
     train_s: float | None = None
     total_s: float | None = None
     train_images_per_s: float | None = None
     images_per_s: float | None = None
+    processes: int | None = Field(None, description="that shared the work, each on a device of its own; absent = one")
 
 
 class Env(Part):

@@ -10,12 +10,13 @@ from typing import Any
 from torch import nn
 
 from vitft import device
-from vitft.errors import NonFiniteLoss, OutOfMemory
+from vitft.errors import DataError, DiskFull, NonFiniteLoss, OutOfMemory, PeerLost
+from vitft.group import ALONE, Group, Parallel
 from vitft.images.batches import Images
 from vitft.images.fingerprints import encoded_digest
-from vitft.progress import Hooks, StepReport
+from vitft.progress import Hooks, StepReport, interrupted
 from vitft.settings import Settings
-from vitft.training import inputs, state
+from vitft.training import inputs, parallel, state
 from vitft.training.schedule import learning_rate
 from vitft.training.update import Fit, Stopped
 
@@ -28,11 +29,15 @@ class Compute:
         precision: "float32" or "bf16" (autocast; the weights stay float32).
         micro_batch: images a forward pass; 0 = by device. The gradient is that of the effective batch in any case.
         state_seconds: least time between two saved states.
+        group: the processes that share each effective batch; each reads the images of its share.
+        parallel: "ddp" (each process holds the network), "fsdp" (a part of it) or "auto".
     """
 
     precision: str = "float32"
     micro_batch: int = 0
     state_seconds: float = 60.0
+    group: Group = ALONE
+    parallel: Parallel = "auto"
 
 
 @dataclass(frozen=True)
@@ -44,7 +49,7 @@ class Fitted:
         resumed_at: the update it went on from, 0 for a run in one piece.
         first_loss, last_loss: mean loss over the effective batch; ln K first, as the head is zero.
         micro_batch: images a forward pass, after any halving.
-        seconds, images: of this process only.
+        seconds: of this process only; images: of all that work on it together, meanwhile.
         computed: images of which the features were computed once; 0 where each update sends images through.
         saving: seconds that the updates waited for states.
         state: the last state, perhaps still being written: enter it as a context around what follows the training.
@@ -78,24 +83,28 @@ def fit(
     Args:
         images: the training split; its labels are those of its split.
         groups: parameter groups, each with "params", "lr_scale" and "weight_decay" (see `models.methods`).
-        folder: where metrics.jsonl and state.pt live; a state found there is gone on from.
+        folder: where metrics.jsonl and state.pt live; a state found there is gone on from, by any number of processes.
 
     Raises:
         NonFiniteLoss: with the step, the lr and the last finite loss.
         OutOfMemory: a single image does not fit.
         Interrupted: a signal came; the state was saved first.
         DiskFull: a state or a metric could not be written.
+        PeerLost: another process is gone.
+        What stops one process stops all of them.
     """
     compute, hooks = compute or Compute(), hooks or Hooks()
-    run = Fit(net, groups, settings, seed)
-    # Another image under the same name is another training set.
-    identity = f"{images.split.digest} {encoded_digest(images.split, hooks)}"
-    states = _States(folder / "state.pt", identity, compute)
-    micro_batch = min(settings.batch_size, compute.micro_batch or device.training_batch(net, images.device))
-    micro_batch = states.go_on(run, micro_batch, hooks)
+    group, whole, stopped = compute.group, net, 0
+    states = _States(folder / "state.pt", _same_images(images, group, hooks), compute)
+    micro_batch = compute.micro_batch or device.training_batch(net, images.device)
+    if spread := parallel.choose(compute.parallel, net, settings, images.device, group):
+        micro_batch = parallel.micro_batch(compute.micro_batch)
+        net, groups = parallel.spread(net, groups, images.device, group)
+    run = Fit(net, groups, settings, seed, group)
+    micro_batch = states.go_on(run, min(settings.batch_size, micro_batch), hooks)
     start, began = run.step, time.monotonic()
-    source = inputs.source(net, images, settings, compute.precision, micro_batch, hooks)
-    with state.Metrics(folder / "metrics.jsonl", keep=start) as metrics:
+    source = inputs.source(net, images, settings, compute.precision, micro_batch, hooks, group)
+    with state.Metrics(folder / "metrics.jsonl" if group.first else None, keep=start) as metrics:
         try:
             while run.step < settings.steps:
                 lr, began_step = learning_rate(settings, run.step), time.monotonic()
@@ -103,24 +112,35 @@ def fit(
                     tell = partial(_part, run, lr, began_step, hooks)
                     loss, norm = run.gradients(source, micro_batch, compute.precision, hooks, tell)
                 except RuntimeError as error:
-                    micro_batch = _halved(micro_batch, error, hooks)
+                    micro_batch = _halved(micro_batch, error, hooks, spread)
                     continue
                 _check_finite(run, lr, loss, norm)
                 run.update(lr, loss)
                 metrics.add({"step": run.step, "loss": loss, "lr": lr, "grad_norm": norm})
                 speed = 1.0 / max(1e-9, time.monotonic() - began_step)
                 hooks.step(StepReport(run.step, settings.steps, loss, lr, norm, speed * settings.batch_size, speed))
-                if hooks.signal():
+                if group.size == 1 and hooks.signal():  # several stop at their next agreement
                     break
-                if states.due() and run.step < settings.steps:
+                if states.wanted(run):
                     states.save(run, micro_batch, metrics)
-        except Stopped:
-            pass
-        states.last(run, micro_batch, metrics)
-    if hooks.signal():
+            states.last(run, micro_batch, metrics)
+        except Stopped as stop:
+            stopped = stop.signum
+            states.last(run, micro_batch, metrics)
+        except PeerLost:
+            if not spread:  # a part alone is no state
+                states.last(run, micro_batch, metrics)
+                states.saver.wait()
+            raise
+        except DiskFull as error:
+            group.agree(error)  # the others are on their way to their next agreement
+            raise
+    if signum := group.agree(signum=stopped or hooks.signal())[0]:
         states.saver.wait()
-        hooks.stop_if_asked()
+        raise interrupted(signum)
     run.use_average()
+    if spread:
+        parallel.collect(net, whole, images.device)
     seconds, done = time.monotonic() - began, (run.step - start) * settings.batch_size
     return Fitted(
         run.step, start, run.first_loss, run.last_loss, micro_batch, seconds, done, source.computed,
@@ -141,6 +161,23 @@ def _part(run: Fit, lr: float, began: float, hooks: Hooks, done: int) -> None:
     hooks.step(StepReport(run.step, run.settings.steps, run.last_loss, lr, math.nan, speed, speed / batch, part=share))
 
 
+def _same_images(images: Images, group: Group, hooks: Hooks) -> str:
+    """Return what tells this training set from another: another image under the same name is another one.
+
+    Raises:
+        DataError: another process sees other images.
+    """
+    with group.together():
+        identity = f"{images.split.digest} {encoded_digest(images.split, hooks)}"
+    if other := [rank for rank, theirs in enumerate(group.all(identity)) if theirs != group.from_first(identity)]:
+        raise DataError(
+            f"Process {other[0]} sees other training images than process 0.",
+            "Legal: the same data on all machines.",
+            "Compare what --data-dir holds there.",
+        )
+    return identity
+
+
 @dataclass
 class _States:
     """The states of one fit on disk: whether one is due, and the way back."""
@@ -158,6 +195,16 @@ class _States:
 
     def go_on(self, run: Fit, micro_batch: int, hooks: Hooks) -> int:
         """Bring a run to where its state was saved, and return the micro-batch it was computed with."""
+        group = self.compute.group
+        saved = group.from_first(self._usable(hooks) if group.first else None)
+        if saved is None:
+            return micro_batch
+        run.load(saved)
+        self.resumed_at = run.step
+        hooks.note(f"Going on from step {run.step} of {run.settings.steps}.")
+        return int(saved["micro_batch"])
+
+    def _usable(self, hooks: Hooks) -> dict[str, Any] | None:
         saved = state.load(self.path)
         if saved is None and self.path.exists():
             hooks.note("The saved state is damaged; this unit starts from its beginning.")
@@ -166,23 +213,27 @@ class _States:
                 "The training images have changed since the state was saved; this unit starts from its beginning."
             )
             saved = None
-        if saved is None:
-            return micro_batch
-        run.load(saved)
-        self.resumed_at = run.step
-        hooks.note(f"Going on from step {run.step} of {run.settings.steps}.")
-        return int(saved["micro_batch"])
+        return saved
 
     def due(self) -> bool:
         """Tell whether to save now: saving holds up at most a twentieth of the time, however large the network."""
         wait = max(self.compute.state_seconds, 20 * self._cost) if self.compute.state_seconds else 0.0
         return time.monotonic() - self._last >= wait and (not self.saver.busy or not wait)
 
+    def wanted(self, run: Fit) -> bool:
+        """Tell whether a state is due amid a run; where the weights lie in parts all processes give theirs."""
+        group = self.compute.group
+        due = group.first and self.due()
+        due = group.agree(due=due)[1] if run.in_parts else due
+        return due and run.step < run.settings.steps
+
     def save(self, run: Fit, micro_batch: int, metrics: state.Metrics) -> None:
-        """Begin to write the state; the metrics it counts on are on disk first."""
+        """Begin to write the state; the metrics it counts on are on disk first. Process 0 writes, of all parts."""
         self._last = time.monotonic()
-        metrics.flush()
-        self.saver.save({**run.state(), "split": self.split, "micro_batch": micro_batch})
+        whole = {**run.state(), "split": self.split, "micro_batch": micro_batch}
+        if self.compute.group.first:
+            metrics.flush()
+            self.saver.save(whole)
         self._cost = time.monotonic() - self._last
         self.seconds += self._cost
 
@@ -202,10 +253,16 @@ def _check_finite(run: Fit, lr: float, loss: float, norm: float) -> None:
     )
 
 
-def _halved(micro_batch: int, error: RuntimeError, hooks: Hooks) -> int:
+def _halved(micro_batch: int, error: RuntimeError, hooks: Hooks, spread: bool = False) -> int:
     """Return half the micro-batch where memory ran out; any other error is raised again."""
     if not device.out_of_memory(error):
         raise error
+    if spread:
+        raise OutOfMemory(
+            f"Out of memory at micro-batch {micro_batch}, the network in parts on the processes.",
+            "Those cannot halve it together.",
+            "Start anew with a smaller --micro-batch, or with more processes.",
+        ) from None
     if micro_batch == 1:
         raise OutOfMemory(
             "Out of memory with a single image at a time.",

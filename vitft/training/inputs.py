@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from vitft.device import autocast
+from vitft.group import ALONE, Group
 from vitft.images.batches import Images
 from vitft.images.preprocess import UNIFORMS
 from vitft.progress import Hooks
@@ -88,9 +89,17 @@ class _Head(nn.Module):
 
 
 def source(
-    net: nn.Module, images: Images, settings: Settings, precision: str, micro_batch: int, hooks: Hooks
+    net: nn.Module,
+    images: Images,
+    settings: Settings,
+    precision: str,
+    micro_batch: int,
+    hooks: Hooks,
+    group: Group = ALONE,
 ) -> Source:
     """Return features computed once where only the head learns and the views can be counted, else images.
+
+    Each process computes the features of its share, and gets those of the others.
 
     The network is put in training mode, or in evaluation mode where its weights are frozen.
     """
@@ -105,15 +114,19 @@ def source(
     n = len(images)
     views = []
     parts = [np.arange(a, min(a + micro_batch, n)) for a in range(0, n, micro_batch)]
+    own = parts[group.rank :: group.size]
     for mirrored in (False, True)[: 1 + images.pp.flip]:
-        rows = [np.full((len(p), UNIFORMS), 0.0 if mirrored else 0.9) for p in parts]
-        done, collected = 0, []
-        for batch in images.batches(parts, rows):
-            hooks.stop_if_asked()
-            with torch.no_grad(), autocast(batch.device, precision):
-                features = net.forward_head(net.forward_features(batch), pre_logits=True)  # type: ignore[operator]
-            collected.append(features.flatten(1).float())
-            done += len(batch)
-            hooks.phase("features" + " (mirrored)" * mirrored, done, n)
-        views.append(torch.cat(collected))
+        rows = [np.full((len(p), UNIFORMS), 0.0 if mirrored else 0.9) for p in own]
+        done, view = 0, torch.zeros(n, head.in_features if isinstance(head, nn.Linear) else head.in_channels)
+        view = view.to(images.device)
+        with group.together():
+            for part, batch in zip(own, images.batches(own, rows), strict=True):
+                hooks.stop_if_asked()
+                with torch.no_grad(), autocast(batch.device, precision):
+                    features = net.forward_head(net.forward_features(batch), pre_logits=True)  # type: ignore[operator]
+                view[part[0] : part[-1] + 1] = features.flatten(1).float()
+                done += len(batch)
+                hooks.phase("features" + " (mirrored)" * mirrored, min(n, done * group.size), n)
+        group.sum([view])
+        views.append(view)
     return FeatureSource(_Head(head), num_classes, labels, settings.batch_size, torch.stack(views))

@@ -164,9 +164,17 @@ def _digest(file: IO[bytes], size: int) -> bytes:
 
 
 class Metrics:
-    """metrics.jsonl: one line an update, without gap or duplicate whatever interrupts the run."""
+    """metrics.jsonl: one line an update, without gap or duplicate whatever interrupts the run.
 
-    def __init__(self, path: Path, keep: int) -> None:
+    Args:
+        path: None = nowhere, of a process that does not write.
+        keep: lines of an interrupted run that are gone on from.
+    """
+
+    def __init__(self, path: Path | None, keep: int) -> None:
+        if path is None:
+            self._file: IO[str] | None = None
+            return
         self._path = path
         lines = path.read_text().splitlines(keepends=True)[:keep] if path.exists() and keep else []
         try:
@@ -184,9 +192,12 @@ class Metrics:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         with suppress(OSError):  # a full disk: the flush before the state has said so already
-            self._file.close()
+            if self._file is not None:
+                self._file.close()
 
     def add(self, values: dict[str, float]) -> None:
+        if self._file is None:
+            return
         try:
             self._file.write(json.dumps(values) + "\n")
         except OSError as error:
@@ -194,6 +205,8 @@ class Metrics:
 
     def flush(self) -> None:
         """Bring the lines to the disk; always before the state that counts on them."""
+        if self._file is None:
+            return
         try:
             self._file.flush()
             os.fsync(self._file.fileno())

@@ -11,15 +11,21 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vitft.device import autocast
+from vitft.group import ALONE, Group
 from vitft.images.preprocess import UNIFORMS
 from vitft.progress import Hooks
 from vitft.settings import Settings
-from vitft.training import randomness
+from vitft.training import parallel, randomness
 from vitft.training.inputs import Source
 
 
 class Stopped(Exception):
     """A signal came between two micro-batches; the weights are those of the last whole update."""
+
+    @property
+    def signum(self) -> int:
+        """The signal's number."""
+        return int(self.args[0])
 
 
 class Fit:
@@ -29,17 +35,22 @@ class Fit:
         net: trained in place.
         groups: parameter groups, each with "params", "lr_scale" and "weight_decay".
         seed: of order, augmentation and mixup.
+        group: the processes that share each effective batch; all of them hold the same weights, or parts of them.
 
     Attributes:
         step: updates done.
         first_loss, last_loss: of the first and the latest update; NaN before them.
+        in_parts: the weights lie in parts on the processes (see `parallel`).
     """
 
-    def __init__(self, net: nn.Module, groups: list[dict[str, Any]], settings: Settings, seed: int) -> None:
-        self.settings, self.seed = settings, seed
+    def __init__(
+        self, net: nn.Module, groups: list[dict[str, Any]], settings: Settings, seed: int, group: Group = ALONE
+    ) -> None:
+        self.settings, self.seed, self.group = settings, seed, group
         self.parameters: list[nn.Parameter] = [p for g in groups for p in g["params"]]
         self.optimizer = _optimizer(groups, settings)
         self.average = [p.detach().clone() for p in self.parameters] if settings.ema else []
+        self.in_parts = any(parallel.in_parts(p) for p in self.parameters)
         self.buffers = _buffers(net)
         self.step = 0
         self.first_loss = self.last_loss = math.nan
@@ -52,53 +63,102 @@ class Fit:
         Args:
             tell: called after each micro-batch with the images of the effective batch that are done.
 
-        Whatever it raises, no gradient is left behind and the running statistics are what they were.
+        Whatever it raises, in all processes at once, no gradient is left behind and the running statistics are what
+        they were.
         """
         before = [b.clone() for b in self.buffers]
         try:
-            total: Tensor | float = 0.0
-            done = 0
-            for x, targets in self._micro_batches(source, source.whole or micro_batch, hooks):
-                with autocast(x.device, precision):
-                    logits = source.network(x)
-                loss = F.cross_entropy(logits.float(), targets, reduction="sum") / self.settings.batch_size
-                loss.backward()
-                total = total + loss.detach().double()
-                done += len(x)
-                if tell is not None:
-                    tell(done)
+            problem, total = None, torch.zeros((), dtype=torch.float64)
+            try:
+                total = self._accumulate(source, source.whole or micro_batch, precision, hooks, tell)
+            except Exception as error:
+                problem = error
+            self.group.agree(problem)
+            self._sum(total)
             norm = nn.utils.clip_grad_norm_(self.parameters, self.settings.clip_norm or math.inf)
+            norm = parallel.whole(norm.detach())
             # Both are read at once: on a GPU each reading waits for all that was queued.
-            both: list[float] = torch.stack([torch.as_tensor(total, device=norm.device), norm.double()]).tolist()
+            both: list[float] = torch.stack([total.to(norm.device), norm.double()]).tolist()
         except BaseException:
             self.optimizer.zero_grad(set_to_none=True)
             _copy(before, self.buffers)
             raise
         return both[0], both[1]
 
-    def _micro_batches(self, source: Source, size: int, hooks: Hooks) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield inputs and soft targets (B, K) of the effective batch, `size` at a time, mixed up where that is on."""
+    def _accumulate(
+        self, source: Source, size: int, precision: str, hooks: Hooks, tell: Callable[[int], None] | None
+    ) -> Tensor:
+        """Compute the gradient of this process's share; return its share of the mean loss."""
+        total = torch.zeros((), dtype=torch.float64, device=self.parameters[0].device)
+        parts = self._parts(size)
+        done = 0
+        # FSDP takes the mean over the processes where the sum is meant.
+        scale = self.group.size if self.in_parts else 1
+        for n, (x, targets) in enumerate(self._micro_batches(source, parts, hooks), 1):
+            if self.in_parts:
+                parallel.last_of(source.network, n == len(parts))
+            with autocast(x.device, precision):
+                logits = source.network(x)
+            loss = F.cross_entropy(logits.float(), targets, reduction="sum") / self.settings.batch_size
+            (loss * scale if scale > 1 else loss).backward()
+            total = total + loss.detach().double()
+            done += len(x)
+            if tell is not None:
+                tell(done * self.group.size)
+        return total
+
+    def _parts(self, size: int) -> list[slice]:
+        """Cut this process's share of the effective batch; slices from its end on hold nothing that counts."""
+        batch, share = self.settings.batch_size, self.group.share(self.settings.batch_size)
+        parts = [slice(a, min(a + size, share.stop)) for a in range(share.start, share.stop, size)]
+        if self.in_parts:
+            # Whoever holds a part must give it as often as the others ask for it.
+            most = math.ceil(math.ceil(batch / self.group.size) / size)
+            parts += [slice(batch, batch + 1)] * (most - len(parts))
+        return parts
+
+    def _sum(self, total: Tensor) -> None:
+        """Sum loss and gradients over the processes; running statistics are those of process 0."""
+        if self.group.size == 1:
+            return
+        if not self.in_parts:
+            used = torch.tensor([p.grad is not None for p in self.parameters], dtype=torch.int64)
+            if self.settings.batch_size < self.group.size:  # who had no image knows no gradient
+                self.group.sum([used])
+            trained = [p for p, there in zip(self.parameters, used.tolist(), strict=True) if there]
+            for p in trained:
+                p.grad = torch.zeros_like(p) if p.grad is None else p.grad
+            self.group.sum([p.grad for p in trained if p.grad is not None])
+        self.group.sum([total])
+        if self.buffers:
+            _copy(self.group.from_first([b.detach() for b in self.buffers]), self.buffers)
+
+    def _micro_batches(self, source: Source, parts: list[slice], hooks: Hooks) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield inputs and soft targets (B, K) of each part of the effective batch, mixed up where that is on.
+
+        A part past its end is its first image with targets of 0, whose loss and gradient are 0.
+        """
         settings, labels, batch = self.settings, source.labels, self.settings.batch_size
         indices = randomness.order(self.seed, len(labels), self.step, batch)
         rows = randomness.uniforms(self.seed, self.step, batch, UNIFORMS)
-        parts = [slice(a, min(a + size, batch)) for a in range(0, batch, size)]
         # Mixup pairs position p with batch - 1 - p: a pairing that no micro-batch boundary can change.
         weight = randomness.mixup_weight(self.seed, self.step, settings.mixup) if settings.mixup else 1.0
         partner = np.arange(batch)[::-1]
-        inputs = source.batches([indices[p] for p in parts], [rows[p] for p in parts])
+        at = [np.arange(batch)[p] if p.start < batch else np.zeros(1, dtype=np.int64) for p in parts]
+        inputs = source.batches([indices[p] for p in at], [rows[p] for p in at])
         others: Iterator[Tensor] = iter(())
         if settings.mixup:
-            others = source.batches([indices[partner[p]] for p in parts], [rows[partner[p]] for p in parts])
-        for micro, (part, x) in enumerate(zip(parts, inputs, strict=True)):
-            if hooks.signal():
-                raise Stopped
-            targets = self._targets(source, indices[part])
+            others = source.batches([indices[partner[p]] for p in at], [rows[partner[p]] for p in at])
+        for micro, (part, p, x) in enumerate(zip(parts, at, inputs, strict=True)):
+            if signum := hooks.signal():
+                raise Stopped(signum)
+            targets = self._targets(source, indices[p])
             if settings.mixup:
                 x = weight * x + (1 - weight) * next(others)
-                targets = weight * targets + (1 - weight) * self._targets(source, indices[partner[part]])
+                targets = weight * targets + (1 - weight) * self._targets(source, indices[partner[p]])
             if settings.drop_path:
-                torch.manual_seed(randomness.torch_seed(self.seed, self.step, micro))
-            yield x, targets
+                torch.manual_seed(randomness.torch_seed(self.seed, self.step, micro + (self.group.rank << 20)))
+            yield x, targets if part.start < batch else torch.zeros_like(targets)
 
     def _targets(self, source: Source, indices: NDArray[np.int64]) -> Tensor:
         where = torch.from_numpy(np.ascontiguousarray(indices)).to(source.labels.device)
@@ -113,11 +173,11 @@ class Fit:
             if self.settings.optimizer == "sgd" and group["decay"]:
                 with torch.no_grad():
                     for p in group["params"]:
-                        p.mul_(1 - group["lr"] * group["decay"])
+                        parallel.local(p).mul_(1 - group["lr"] * group["decay"])
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         for a, p in zip(self.average, self.parameters, strict=bool(self.average)):
-            a.lerp_(p.detach(), 1 - self.settings.ema)
+            parallel.local(a).lerp_(parallel.local(p.detach()), 1 - self.settings.ema)
         self.first_loss = loss if self.step == 0 else self.first_loss
         self.last_loss = loss
         self.step += 1
@@ -125,11 +185,14 @@ class Fit:
     def use_average(self) -> None:
         """Put the averaged weights in place of the last ones, where they are averaged."""
         if self.average:
-            _copy(self.average, self.parameters)
+            _copy([parallel.local(a) for a in self.average], [parallel.local(p) for p in self.parameters])
 
     def state(self) -> dict[str, Any]:
-        """Return everything that `load` needs; the tensors are the run's own, not copies."""
-        return {
+        """Return everything that `load` needs; the tensors are the run's own, not copies.
+
+        It is whole, whatever the processes hold: any number of them goes on from it.
+        """
+        state = {
             "step": self.step,
             "first_loss": self.first_loss,
             "last_loss": self.last_loss,
@@ -138,14 +201,25 @@ class Fit:
             "average": self.average,
             "buffers": self.buffers,
         }
+        return {key: parallel.whole(value) for key, value in state.items()}
 
     def load(self, saved: dict[str, Any]) -> None:
         """Go on from a state that `state` has returned."""
         self.step, self.first_loss, self.last_loss = saved["step"], saved["first_loss"], saved["last_loss"]
-        _copy(saved["parameters"], self.parameters)
-        _copy(saved["average"], self.average)
+        parallel.copy_into(saved["parameters"], self.parameters)
+        parallel.copy_into(saved["average"], self.average)
         _copy(saved["buffers"], self.buffers)
-        self.optimizer.load_state_dict(saved["optimizer"])
+        self.optimizer.load_state_dict(self._in_parts(saved["optimizer"]))
+
+    def _in_parts(self, optimizer: dict[str, Any]) -> dict[str, Any]:
+        """Return an optimiser's whole state in the parts of the parameters it belongs to."""
+        if not self.in_parts:
+            return optimizer
+        state = {
+            i: {k: parallel.part_of(v, self.parameters[i]) if v.ndim else v for k, v in of_parameter.items()}
+            for i, of_parameter in optimizer["state"].items()
+        }
+        return {**optimizer, "state": state}
 
 
 def _optimizer(groups: list[dict[str, Any]], settings: Settings) -> torch.optim.Optimizer:

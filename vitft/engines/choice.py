@@ -1,0 +1,29 @@
+"""Which engine runs the units of a suite. No torch until it runs one."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal, assert_never
+
+from vitft.engines import local
+from vitft.engines.plan import Outcome
+from vitft.progress import Hooks
+from vitft.protocol.jobs import Runtime
+from vitft.protocol.units import Job
+from vitft.world import world
+
+Engine = Literal["local"]
+
+
+def run(
+    engine: Engine, jobs: Sequence[Job], folder: Path, runtime: Runtime, devices: Sequence[str], hooks: Hooks
+) -> Outcome:
+    """Bring every job to its result files below `folder`; see the engines. Below torchrun its processes share each."""
+    if world().size > 1:
+        from vitft.engines import inline
+
+        return inline.run(jobs, folder, runtime, devices=devices, hooks=hooks)
+    match engine:
+        case "local":
+            return local.run(jobs, folder, runtime, devices=devices, hooks=hooks)
+        case _:
+            assert_never(engine)

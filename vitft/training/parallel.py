@@ -1,0 +1,133 @@
+"""A network whose weights, gradients and optimiser state lie in parts on several processes: FSDP2.
+
+Where a network fits each card, processes hold all of it and sum their gradients (see `update.Fit`). Where it does not,
+a copy is made for the training alone, whose blocks are gathered one by one as they are computed; the whole network
+waits in the host's memory and gets the trained weights at the end.
+"""
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vitft.errors import UsageError
+from vitft.group import Group
+from vitft.settings import Settings
+
+_SHARE = 0.6  # of a card's memory; activations need the rest
+_MICRO = 16  # images a forward pass: processes that run out of memory at different points cannot halve together
+
+
+def choose(asked: str, net: nn.Module, settings: Settings, device: torch.device, group: Group) -> bool:
+    """Tell whether the weights are to lie in parts.
+
+    "auto": where weights, gradients, optimiser and average take more than 60 % of a card. A frozen network never does.
+
+    Raises:
+        UsageError: "fsdp" with one process, or where this torch cannot.
+    """
+    if asked == "fsdp":
+        _possible(device, group)
+    if group.size == 1 or settings.method == "linear" or asked == "ddp":
+        return False
+    if asked == "fsdp":
+        return True
+    return device.type == "cuda" and needed(net, settings) > _SHARE * torch.cuda.mem_get_info(device)[1]
+
+
+def needed(net: nn.Module, settings: Settings) -> int:
+    """Return the bytes of weights, gradients, optimiser state and average; activations come to that."""
+    each = 8 + (4 if settings.optimizer == "sgd" else 8) + 4 * bool(settings.ema)
+    return sum(p.numel() * (each if p.requires_grad else 4) for p in net.parameters())
+
+
+def _possible(device: torch.device, group: Group) -> None:
+    if group.size == 1:
+        raise UsageError(
+            "'--parallel fsdp' shares a network between processes, and this is one.",
+            "Legal: several, as torchrun starts them.",
+            "Start with 'torchrun --nproc-per-node N -m vitft ...', or leave --parallel out.",
+        )
+    if device.type == "cpu" and not hasattr(torch.cpu.current_stream(), "record_event"):
+        raise UsageError(
+            f"torch {torch.__version__} has no FSDP on CPUs.", "Legal: a newer torch, or cards.", "Give --parallel ddp."
+        )
+
+
+def micro_batch(asked: int) -> int:
+    """Return images a forward pass of a network in parts: what was asked for, or few."""
+    return asked or _MICRO
+
+
+def spread(
+    net: nn.Module, groups: list[dict[str, Any]], device: torch.device, group: Group
+) -> tuple[nn.Module, list[dict[str, Any]]]:
+    """Return a copy of which each process holds a part, and the parameter groups of it; `net` moves to the host."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    names = {id(p): name for name, p in net.named_parameters()}
+    parts = copy.deepcopy(net)
+    net.to("cpu")
+    mesh = init_device_mesh(device.type, (group.size,))
+    for block in _blocks(parts):
+        fully_shard(block, mesh=mesh)
+    fully_shard(parts, mesh=mesh)
+    own = dict(parts.named_parameters())
+    return parts, [{**g, "params": [own[names[id(p)]] for p in g["params"]]} for g in groups]
+
+
+def _blocks(net: nn.Module) -> list[nn.Module]:
+    blocks = getattr(net, "blocks", None) or getattr(net, "stages", None)
+    return list(blocks.children()) if isinstance(blocks, nn.Module) else []
+
+
+def last_of(net: nn.Module, last: bool) -> None:
+    """Say whether the gradient of the next forward pass is the last of an update: they are summed once."""
+    net.set_requires_gradient_sync(last)  # type: ignore[operator]
+
+
+def collect(parts: nn.Module, into: nn.Module, device: torch.device) -> None:
+    """Put the trained weights into the whole network, on its device again; all processes together."""
+    with torch.no_grad():
+        for (_, part), target in zip(parts.state_dict().items(), into.state_dict().values(), strict=True):
+            target.copy_(whole(part))
+    into.to(device)
+
+
+def whole(value: Any) -> Any:
+    """Return a state with its parts put together; all processes together."""
+    if isinstance(value, Tensor):
+        return value.full_tensor() if in_parts(value) else value  # type: ignore[attr-defined]
+    if isinstance(value, dict):
+        return {key: whole(inner) for key, inner in value.items()}
+    return [whole(inner) for inner in value] if isinstance(value, list) else value
+
+
+def in_parts(tensor: Tensor) -> bool:
+    """Tell whether this process holds only a part of a tensor."""
+    return hasattr(tensor, "full_tensor")
+
+
+def local(tensor: Tensor) -> Tensor:
+    """Return what this process holds of a tensor: what is done number by number is done on that."""
+    return tensor.to_local() if in_parts(tensor) else tensor  # type: ignore[attr-defined]
+
+
+def part_of(value: Tensor, like: Tensor) -> Tensor:
+    """Return a whole tensor in the parts of another; all processes together."""
+    if not in_parts(like):
+        return value
+    from torch.distributed.tensor import distribute_tensor
+
+    mesh, placements = like.device_mesh, like.placements  # type: ignore[attr-defined]
+    return distribute_tensor(value.to(like.device), mesh, placements)
+
+
+def copy_into(values: Sequence[Tensor], into: Sequence[Tensor]) -> None:
+    """Put whole tensors into others, which may lie in parts; all processes together."""
+    with torch.no_grad():
+        for target, value in zip(into, values, strict=True):
+            local(target).copy_(local(part_of(value, target)))
