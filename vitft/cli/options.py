@@ -44,6 +44,10 @@ WorkersOption = Annotated[int, typer.Option("--workers", "-j", min=0, help="Thre
 DataDirOption = Annotated[
     Path | None, typer.Option("--data-dir", help="The folder that holds data sets, or one data set itself.")
 ]
+EngineOption = Annotated[
+    Literal["local", "ray"],
+    typer.Option("--engine", help="Who runs the units: this machine, or the Ray cluster of $RAY_ADDRESS."),
+]
 ParallelOption = Annotated[
     Parallel,
     typer.Option("--parallel", help="Below torchrun: each process holds the network (ddp), a part (fsdp), what fits."),

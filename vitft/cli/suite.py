@@ -41,6 +41,7 @@ def suite(
     model: o.ModelsOption = None,
     tasks: o.TasksOption = "",
     seeds: Annotated[str, typer.Option("--seeds", help="E.g. 0,1,2: means with intervals; default: the suite's.")] = "",
+    engine: o.EngineOption = "local",
     devices: o.DevicesOption = "",
     shard: o.ShardOption = "",
     allow_missing: o.AllowMissingOption = False,
@@ -91,7 +92,7 @@ def suite(
     runtime = Runtime(device, precision, micro_batch, workers, deterministic, save_weights, parallel=parallel)
     execute(
         asked,
-        How(runtime, o.parse_devices(devices), shard, resume == "auto", overwrite),
+        How(runtime, o.parse_devices(devices), shard, resume == "auto", overwrite, engine),
         Shown(dry_run, allow_missing, format, quiet),
     )
 

@@ -19,7 +19,7 @@ def vtab(
         Literal["vtab", "mini"], typer.Option("--suite", help="mini: six small tasks that need no download.")
     ] = "vtab",
     seeds: Annotated[str, typer.Option("--seeds", help="Several, e.g. 0,1,2: means with intervals.")] = "0",
-    engine: Annotated[Literal["local"], typer.Option("--engine", help="local: this machine.")] = "local",
+    engine: o.EngineOption = "local",
     devices: o.DevicesOption = "",
     shard: o.ShardOption = "",
     allow_missing: o.AllowMissingOption = False,
@@ -61,7 +61,6 @@ def vtab(
     from vitft.suites import document
     from vitft.suites.suite import choose
 
-    del engine  # there is one
     shots = checked_shots(shots)
     if suite == "mini" and shots == "full":
         raise UsageError("The suite 'mini' has 1,000 training examples a task.", "Legal: --shots 1 to 1000.")
@@ -79,6 +78,6 @@ def vtab(
     runtime = Runtime(device, precision, micro_batch, workers, deterministic, save_weights, parallel=parallel)
     execute(
         asked,
-        How(runtime, o.parse_devices(devices), shard, resume == "auto", overwrite),
+        How(runtime, o.parse_devices(devices), shard, resume == "auto", overwrite, engine),
         Shown(dry_run, allow_missing, format, quiet),
     )

@@ -11,7 +11,7 @@ from vitft.protocol.jobs import Runtime
 from vitft.protocol.units import Job
 from vitft.world import world
 
-Engine = Literal["local"]
+Engine = Literal["local", "ray"]
 
 
 def run(
@@ -25,5 +25,9 @@ def run(
     match engine:
         case "local":
             return local.run(jobs, folder, runtime, devices=devices, hooks=hooks)
+        case "ray":
+            from vitft.engines import ray
+
+            return ray.run(jobs, folder, runtime, devices=devices, hooks=hooks)
         case _:
             assert_never(engine)

@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
@@ -85,7 +84,7 @@ def run(
             "Leave --devices out, or start without torchrun.",
         )
     hooks, plan = hooks or Hooks(), Plan(jobs, folder)
-    warm, start = Warm(group=together.group()), (time.monotonic(), plan.work()[0])
+    warm, start = Warm(group=together.group()), plan.begun()
     while ready := plan.ready():
         hooks.unit(ready[0].title + plan.told_eta(*start), *plan.counts())
         try:

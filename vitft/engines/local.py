@@ -17,8 +17,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import IO, Any, Protocol
 
-from vitft import errors, machine
+from vitft import machine
 from vitft.engines.plan import Outcome, Plan
+from vitft.engines.worker import error_of
 from vitft.errors import VitftError
 from vitft.progress import Hooks, StepReport
 from vitft.protocol.jobs import Runtime
@@ -113,7 +114,7 @@ class _Supervisor:
         self.deaths: dict[str, int] = {}
         self.early_deaths = 0
         self.noted: set[str] = set()
-        self.start = (time.monotonic(), plan.work()[0])
+        self.start = plan.begun()
         self.selector = selectors.DefaultSelector()
 
     def run(self) -> None:
@@ -200,7 +201,7 @@ class _Supervisor:
             case "failed":
                 unit, worker.unit = worker.unit, None
                 if unit is not None:
-                    self.plan.fail(unit, _error(event["error"], event["lines"]), self.hooks.note)
+                    self.plan.fail(unit, error_of(event), self.hooks.note)
 
     def _died(self, worker: _Worker) -> None:
         """Start a dead worker again at the next assignment, and give up on a unit that kills its workers."""
@@ -259,15 +260,6 @@ class _Supervisor:
             process.stdin.close()
         process.stdout.close()
         return process.wait()
-
-
-def _error(name: str, lines: Sequence[str]) -> VitftError:
-    """Rebuild an error that a worker reported."""
-    kind = getattr(errors, name, VitftError)
-    error = VitftError.__new__(kind if isinstance(kind, type) and issubclass(kind, VitftError) else VitftError)
-    error.lines = tuple(lines)
-    Exception.__init__(error, "\n".join(lines))
-    return error
 
 
 def _tail(log: Path) -> str:

@@ -44,6 +44,8 @@ class Plan:
     succeeded: bool = False
     _finished: dict[str, UnitResult] = field(default_factory=dict)
     _lost: dict[str, Lost | None] = field(default_factory=dict)
+    _tuning: dict[str, list[Unit]] = field(default_factory=dict)
+    _finals: dict[str, list[Unit]] = field(default_factory=dict)
 
     def result(self, unit: Unit) -> UnitResult | None:
         if unit.id not in self._finished:
@@ -73,7 +75,7 @@ class Plan:
 
     def over(self, unit: Unit) -> bool:
         """Tell whether there is nothing more to do for a unit: a point that lost a seed needs no other one."""
-        seeds = (replace(unit, seed=seed) for seed in unit.job.seeds)
+        seeds = (replace(unit, seed=seed) for seed in unit.job.seeds if unit.job.grid)
         return self.result(unit) is not None or any(self.lost(one) is not None for one in seeds)
 
     def scored(self, job: Job) -> list[UnitResult]:
@@ -95,20 +97,25 @@ class Plan:
 
     def units(self, job: Job) -> tuple[list[Unit], list[Unit]]:
         """Return the tune units and, as soon as those are finished, the final units. Raises as `scored`."""
-        tuning = tune_units(job)
-        if not all(self.over(unit) for unit in tuning):
-            return tuning, []
-        return tuning, final_units(job, self.scored(job) if tuning else [])
+        if job.name not in self._tuning:
+            self._tuning[job.name] = tune_units(job)
+        tuning = self._tuning[job.name]
+        if job.name not in self._finals:
+            if not all(self.over(unit) for unit in tuning):
+                return tuning, []
+            self._finals[job.name] = final_units(job, self.scored(job) if tuning else [])
+        return tuning, self._finals[job.name]
 
     def ready(self) -> list[Unit]:
         """Return the units that can run now, in the order of the jobs."""
-        ready = []
-        for job in self.jobs:
-            if job.name in self.failed:
-                continue
-            tuning, finals = self.units(job)
-            ready += [unit for unit in (finals or tuning) if not self.over(unit)]
-        return ready
+        return [unit for job in self.jobs for unit in self.ready_of(job)]
+
+    def ready_of(self, job: Job) -> list[Unit]:
+        """Return the units of a job that can run now."""
+        if job.name in self.failed:
+            return []
+        tuning, finals = self.units(job)
+        return [unit for unit in (finals or tuning) if not self.over(unit)]
 
     def fail(self, unit: Unit, error: VitftError, note: Callable[[str], None]) -> None:
         """Give up the job of a unit that failed; the others go on.
@@ -144,6 +151,10 @@ class Plan:
             done += of_job if job.name in self.failed else finished
         return done, total
 
+    def begun(self) -> tuple[float, float]:
+        """Return what `eta` counts from: now."""
+        return time.monotonic(), self.work()[0]
+
     def eta(self, began: float, before: float) -> float | None:
         """Return the seconds left, from the work done since `began`, when `before` was done already; None at first."""
         done, total = self.work()
@@ -162,10 +173,10 @@ class Plan:
         done = total = 0.0
         for job in self.jobs:
             tuning, finals = self.units(job)
-            cost = _cost(job)
-            total += cost * sum(counts(job))
+            each = cost(job)
+            total += each * sum(counts(job))
             whole = job.name in self.failed
-            done += cost * sum(whole or self.over(unit) for unit in tuning + finals)
+            done += each * sum(whole or self.over(unit) for unit in tuning + finals)
         return done, total
 
     def results(self) -> dict[str, list[UnitResult]]:
@@ -185,7 +196,8 @@ class Plan:
         return found
 
 
-def _cost(job: Job) -> float:
+def cost(job: Job) -> float:
+    """Return the work of one unit, in images weighed by their area; a training step counts three times."""
     s = job.settings
     area = 1.0 if isinstance(s.resolution, str) else float(s.size[0] * s.size[1])
     task = by_name(job.name)

@@ -12,15 +12,21 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
+from vitft import errors
 from vitft.errors import Interrupted, UsageError, VitftError
 from vitft.progress import Hooks, StepReport
 from vitft.results.folders import lock, unit_folder
+
+if TYPE_CHECKING:
+    from vitft.protocol.jobs import Runtime
+    from vitft.protocol.units import Unit
+    from vitft.protocol.warm import Warm
 
 # A worker whose supervisor was killed ends within seconds; its successor waits that long for a unit's folder.
 _LOCK_S = 60.0
@@ -29,7 +35,7 @@ _TELL_EVERY_S = 0.2
 
 def serve(commands: IO[str], events: IO[str]) -> None:
     """Answer commands until their end, a signal, or a unit that was interrupted."""
-    stop = _Stop()
+    stop = Stop()
     inbox: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
 
     def listen() -> None:
@@ -43,40 +49,67 @@ def serve(commands: IO[str], events: IO[str]) -> None:
     if start is None:
         return
     from vitft.protocol.jobs import Runtime
-    from vitft.protocol.run import run_unit
     from vitft.protocol.units import Unit
     from vitft.protocol.warm import Warm
 
-    if start["threads"]:
-        import torch
-
-        torch.set_num_threads(start["threads"])
+    tell = _teller(events)
     folder, runtime, warm = Path(start["folder"]), Runtime(**start["runtime"]), Warm()
-    hooks = _hooks(events, stop)
-    _tell(events, "ready", pid=os.getpid())
+    share_cores(start["threads"])
+    tell({"event": "ready", "pid": os.getpid()})
     while (command := inbox.get()) is not None:
         unit = Unit.from_json(command["unit"])
-        try:
-            with _alone(unit_folder(folder, unit.id), stop):
-                run_unit(unit, folder, runtime, hooks, warm)
-        except Interrupted:
+        event, warm = run_one(unit, folder, runtime, warm, tell, stop)
+        if event is None:
             break
-        except VitftError as error:
-            # A network that failed half-way may hold anything: the next unit builds its own.
-            warm = Warm()
-            _tell(events, "failed", unit=unit.id, error=type(error).__name__, lines=list(error.lines))
-        else:
-            _tell(events, "done", unit=unit.id)
-    _tell(events, "stopped", signal=stop.signum)
+        tell(event)
+    tell({"event": "stopped", "signal": stop.signum})
 
 
-class _Stop:
+Tell = Callable[[dict[str, Any]], None]
+
+
+def share_cores(threads: int) -> None:
+    """Let torch compute on so many threads; 0 = as it has it."""
+    if threads:
+        import torch
+
+        torch.set_num_threads(threads)
+
+
+def run_one(
+    unit: "Unit", folder: Path, runtime: "Runtime", warm: "Warm", tell: Tell, stop: "Stop"
+) -> tuple[dict[str, Any] | None, "Warm"]:
+    """Run a unit, alone in its folder; return the event of its end, None where it was stopped, and what stays warm."""
+    from vitft.protocol.run import run_unit
+    from vitft.protocol.warm import Warm
+
+    try:
+        with _alone(unit_folder(folder, unit.id), stop):
+            run_unit(unit, folder, runtime, _hooks(tell, stop), warm)
+    except Interrupted:
+        return None, warm
+    except VitftError as error:
+        # A network that failed half-way may hold anything: the next unit builds its own.
+        return {"event": "failed", "unit": unit.id, "error": type(error).__name__, "lines": list(error.lines)}, Warm()
+    return {"event": "done", "unit": unit.id}, warm
+
+
+def error_of(event: Mapping[str, Any]) -> VitftError:
+    """Rebuild the error of a "failed" event."""
+    kind, lines = getattr(errors, event["error"], VitftError), tuple(event["lines"])
+    error = VitftError.__new__(kind if isinstance(kind, type) and issubclass(kind, VitftError) else VitftError)
+    error.lines = lines
+    Exception.__init__(error, "\n".join(lines))
+    return error
+
+
+class Stop:
     """The number of the signal that came, or 0."""
 
     signum = 0
 
 
-def _hooks(events: IO[str], stop: _Stop) -> Hooks:
+def _hooks(tell: Tell, stop: Stop) -> Hooks:
     last = {"step": 0.0, "phase": 0.0}
 
     def due(what: str, done: int, total: int) -> bool:
@@ -88,26 +121,32 @@ def _hooks(events: IO[str], stop: _Stop) -> Hooks:
 
     def step(report: StepReport) -> None:
         if due("step", report.step, report.steps):
-            _tell(events, "step", report=asdict(report))
+            tell({"event": "step", "report": asdict(report)})
 
     def phase(what: str, done: int, total: int) -> None:
         if due("phase", done, total):
-            _tell(events, "phase", what=what, done=done, total=total)
+            tell({"event": "phase", "what": what, "done": done, "total": total})
 
-    return Hooks(step=step, phase=phase, note=lambda text: _tell(events, "note", text=text), signal=lambda: stop.signum)
+    def note(text: str) -> None:
+        tell({"event": "note", "text": text})
+
+    return Hooks(step=step, phase=phase, note=note, signal=lambda: stop.signum)
 
 
-def _tell(events: IO[str], event: str, **data: Any) -> None:
-    try:
-        events.write(json.dumps({"event": event, **data}) + "\n")
-        events.flush()
-    except (BrokenPipeError, ValueError):
-        # The supervisor is gone. The end of the input says so too, and the unit saves its state and stops.
-        return
+def _teller(events: IO[str]) -> Tell:
+    def tell(event: dict[str, Any]) -> None:
+        try:
+            events.write(json.dumps(event) + "\n")
+            events.flush()
+        except (BrokenPipeError, ValueError):
+            # The supervisor is gone. The end of the input says so too, and the unit saves its state and stops.
+            return
+
+    return tell
 
 
 @contextmanager
-def _alone(folder: Path, stop: _Stop) -> Iterator[None]:
+def _alone(folder: Path, stop: Stop) -> Iterator[None]:
     """Hold a unit's folder; a worker that its supervisor left behind may still be saving there."""
     until = time.monotonic() + _LOCK_S
     while True:

@@ -9,6 +9,7 @@ import itertools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from statistics import fmean
 from typing import Any, Literal
@@ -145,7 +146,7 @@ class Unit:
         """The split that it is evaluated on."""
         return self.scheme.tune_val if self.phase == "tune" else self.scheme.test
 
-    @property
+    @cached_property
     def id(self) -> str:
         """A folder name that is the same in every process: `<task>/<phase>-<digest>-seed<n>`."""
         what = {

@@ -1,0 +1,131 @@
+"""The engine over Ray: the numbers of the local engine, whoever is killed."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests import vtab_archive
+from tests.engines.test_engine import RUNTIME, answers, plan
+from tests.forked_workers import forking
+from vitft.cli.app import app
+from vitft.engines import local
+from vitft.engines import ray as engine
+from vitft.errors import Interrupted, UsageError
+from vitft.progress import Hooks
+
+pytest.importorskip("ray", reason="needs the extra 'ray', which is not installed")
+pytestmark = pytest.mark.xdist_group("engine")
+TASKS = ["svhn", "dmlab", *vtab_archive.SWEPT]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    torch.set_num_threads(1)
+    root = tmp_path_factory.mktemp("ray")
+    vtab_archive.draw(root / "data")
+    vtab_archive.checkpoint(root / "tiny.safetensors")
+    return root
+
+
+@pytest.fixture(scope="module")
+def whole(place):
+    """Run the tasks by the local engine."""
+    assert not local.run(plan(place, TASKS), place / "local", RUNTIME, launch=forking()).failed
+    return answers(place / "local")
+
+
+def units_at_work() -> list[int]:
+    """Return the worker processes of Ray that run a unit; each calls itself by it."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if (folder / "cmdline").read_bytes().startswith(b"ray::_unit"):
+                found.append(int(folder.name))
+        except OSError:
+            continue
+    return found
+
+
+def test_workers_killed_at_random_the_numbers_are_those_of_the_local_engine(place, whole):
+    folder, chance, killed, over = place / "killed", random.Random(3), [], threading.Event()
+
+    def killer() -> None:
+        while len(killed) < 5 and not over.wait(chance.uniform(0.2, 1.0)):
+            for pid in chance.sample(found := units_at_work(), min(1, len(found))):
+                os.kill(pid, signal.SIGKILL)
+                killed.append(pid)
+
+    notes: list[str] = []
+    steps: list[int] = []
+    threading.Thread(target=killer, daemon=True).start()
+    hooks = Hooks(note=notes.append, step=lambda r: steps.append(r.step))
+    outcome = engine.run(plan(place, TASKS), folder, RUNTIME, devices=("cpu", "cpu"), hooks=hooks)
+    over.set()
+    if outcome.failed:  # one unit was hit three times
+        outcome = engine.run(plan(place, TASKS), folder, RUNTIME, devices=("cpu", "cpu"))
+    assert killed
+    assert any("its worker was lost" in note for note in notes)
+    assert steps  # progress is seen
+    assert not outcome.failed
+    assert answers(folder) == whole
+
+
+def test_a_signal_saves_and_the_same_call_goes_on(place, whole):
+    told: list[str] = []
+    hooks = Hooks(unit=lambda title, done, total: told.append(title), signal=lambda: 15 if len(told) > 3 else 0)
+    with pytest.raises(Interrupted) as caught:
+        engine.run(plan(place, TASKS), place / "stopped", RUNTIME, devices=("cpu", "cpu"), hooks=hooks)
+    assert caught.value.exit_code == 143
+    assert not units_at_work()
+    assert len(answers(place / "stopped")) < len(whole)
+    engine.run(plan(place, TASKS), place / "stopped", RUNTIME, devices=("cpu", "cpu"))
+    assert answers(place / "stopped") == whole
+
+
+def test_the_command_killed_and_started_again_runs_no_finished_unit_twice(place, tmp_path, monkeypatch):
+    monkeypatch.setattr(local, "start_process", forking())
+    recipe = tmp_path / "tiny.toml"
+    recipe.write_text('title = "t"\nsource = "tests"\nsteps = 2\nbatch_size = 4\nlr = 0.01\nresolution = 32\n')
+    words = ["vtab", "--recipe", recipe, "--model", place / "tiny.safetensors", "--device", "cpu", "--data-dir"]
+    words += [place / "data", "--tasks", "svhn,dmlab,dtd,eurosat,clevr_count", "--devices", "cpu,cpu"]
+
+    def finished(folder: Path) -> dict[str, float]:
+        return {p.parent.name: p.stat().st_mtime_ns for p in folder.glob("units/*/*/result.json")}
+
+    by_ray = [sys.executable, "-m", "vitft", *map(str, [*words, "-o", tmp_path / "ray", "--engine", "ray"])]
+    command = subprocess.Popen(by_ray, stderr=subprocess.DEVNULL)
+    until = time.monotonic() + 240
+    while not finished(tmp_path / "ray"):
+        assert time.monotonic() < until and command.poll() is None
+        time.sleep(0.02)
+    command.kill()
+    command.wait()
+    before = finished(tmp_path / "ray")
+    again = subprocess.run(by_ray, check=False, capture_output=True, text=True)
+    assert again.returncode == 0, again.stderr
+    after = finished(tmp_path / "ray")
+    assert {name: after[name] for name in before} == before
+    with pytest.raises(SystemExit) as caught:
+        app([*map(str, [*words, "-o", tmp_path / "local"])])
+    assert not caught.value.code
+    tables = [json.loads((tmp_path / name / "suite.json").read_text()) for name in ("ray", "local")]
+    assert tables[0]["tasks"] == tables[1]["tasks"]
+    assert len(tables[0]["tasks"]) == 5
+
+
+def test_mistakes_are_told_before_anything_runs(place, monkeypatch):
+    jobs = plan(place, ["svhn"])
+    with pytest.raises(UsageError, match="several kinds"):
+        engine.run(jobs, place / "no", RUNTIME, devices=("cpu", "cuda:0"))
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    with pytest.raises(UsageError, match="No Ray cluster answers"):
+        engine.run(jobs, place / "no", RUNTIME)

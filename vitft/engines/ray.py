@@ -1,0 +1,254 @@
+"""The engine of a cluster: each unit a plain task of Ray, on one GPU of its own where there are GPUs.
+
+Ray is given nothing to repeat: the result files are the truth, and `dispatch` tries again what they lack. Units of a
+command that died end with its Ray job; the same command takes them up. Needs the extra `ray`.
+"""
+
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from vitft import machine
+from vitft.engines import plan as planning
+from vitft.engines.dispatch import End, dispatch
+from vitft.engines.plan import Outcome, Plan
+from vitft.engines.worker import Stop, error_of, run_one, share_cores
+from vitft.errors import UsageError, VitftError
+from vitft.progress import Hooks, StepReport
+from vitft.protocol.jobs import Runtime
+from vitft.protocol.units import Job, Unit
+
+_SAVE_S = 60.0
+_LOOK_S = 0.5
+
+
+def run(
+    jobs: Sequence[Job], folder: Path, runtime: Runtime, *, devices: Sequence[str] = (), hooks: Hooks | None = None
+) -> Outcome:
+    """Bring every job to its result files below `folder`, on the cluster of $RAY_ADDRESS or on this machine.
+
+    Args:
+        folder: shared by all machines of the cluster.
+        runtime: with "auto" a unit takes a GPU where the cluster has any.
+        devices: how many units at once, named as for `local.run`; empty = as many as there are GPUs, or cores.
+        hooks: as for `local.run`.
+
+    Raises:
+        UsageError: Ray is not installed, not reachable, or has no such device.
+        Interrupted and the like: see `dispatch`.
+    """
+    plan, hooks = Plan(jobs, folder), hooks or Hooks()
+    if plan.done():
+        return plan.outcome()
+    ray = _ray()
+    kinds = {name.split(":")[0] for name in devices} or {runtime.device.split(":")[0]}
+    if len(kinds) > 1:
+        raise UsageError(
+            f"--devices {','.join(devices)} are of several kinds.", "Legal: one kind; Ray chooses which of them."
+        )
+    _connected(ray, len(devices))
+    try:
+        pool = _Pool(ray, folder.resolve(), replace(runtime, device=kinds.pop()), len(devices), hooks)
+        dispatch(plan, pool, hooks, planning.cost)
+    finally:
+        ray.shutdown()
+    return plan.outcome()
+
+
+def _ray() -> Any:
+    try:
+        import ray
+    except ImportError:
+        raise UsageError(
+            "'--engine ray' needs the package 'ray', which is not installed.",
+            "Legal: --engine local, or with it.",
+            "Run: pip install 'vitft[ray]'",
+        ) from None
+    return ray
+
+
+def _connected(ray: Any, at_once: int) -> None:
+    """Join the cluster, or start one of this machine alone; what vitft does on a signal stays."""
+    handlers = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
+    address = os.environ.get("RAY_ADDRESS")
+    _reachable(address or "")
+    alone: dict[str, Any] = {"include_dashboard": False, "object_store_memory": 100 << 20}
+    if at_once:
+        alone["num_cpus"] = max(at_once, machine.cores())
+    try:
+        ray.init(address=address or "local", log_to_driver=False, logging_level="ERROR", **({} if address else alone))
+    except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+        raise UsageError(
+            f"Ray does not start ({(str(error).splitlines() or [type(error).__name__])[0][:140]}).",
+            "Legal: RAY_ADDRESS of a cluster that runs, or none for this machine.",
+            "Run 'ray status' to see the cluster.",
+        ) from None
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+
+
+def _reachable(address: str) -> None:
+    """Raise UsageError for an address that nobody answers at; Ray itself would ask for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not port.isdecimal():
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except OSError as error:
+        raise UsageError(
+            f"No Ray cluster answers at RAY_ADDRESS={address} ({error.strerror or error}).",
+            "Legal: the address of a cluster that runs, or none for this machine.",
+            "Run 'ray status' to see the cluster.",
+        ) from None
+
+
+class _Board:
+    """What units tell, and whether they are to stop: an actor, on the machine of the command."""
+
+    def __init__(self) -> None:
+        self.events: list[tuple[str, dict[str, Any]]] = []
+        self.stopped = False
+
+    def tell(self, unit: str, event: dict[str, Any]) -> None:
+        """Take an event of a unit."""
+        self.events.append((unit, event))
+
+    def to_stop(self) -> bool:
+        """Tell whether `stop` was called."""
+        return self.stopped
+
+    def told(self) -> list[tuple[str, dict[str, Any]]]:
+        """Give what was told since."""
+        told, self.events = self.events, []
+        return told
+
+    def stop(self) -> None:
+        self.stopped = True
+
+
+class _Pool:
+    """Units as tasks of Ray."""
+
+    def __init__(self, ray: Any, folder: Path, runtime: Runtime, at_once: int, hooks: Hooks) -> None:
+        self.ray, self.folder, self.runtime, self.hooks = ray, folder, runtime, hooks
+        gpus = runtime.device != "cpu" and self._resource("GPU") > 0
+        if runtime.device not in ("auto", "cpu") and not gpus:
+            raise UsageError(f"This Ray cluster has no GPU for --device {runtime.device}.", "Legal: auto, cpu.")
+        self.needs, self.at_once = {"num_gpus": int(gpus), "num_cpus": 1}, at_once
+        self.task = ray.remote(max_retries=0, **self.needs)(_unit)
+        self.board = ray.remote(num_cpus=0, max_restarts=-1)(_Board).remote()
+        self.tasks: dict[Any, Unit] = {}
+        self.noted: set[str] = set()
+
+    def _resource(self, name: str) -> int:
+        return int(self.ray.cluster_resources().get(name, 0))
+
+    def room(self) -> int:
+        # Twice as many as run at once: none of them idles, and a cluster that grows sees why it should.
+        most = self.at_once or 2 * self._resource("GPU" if self.needs["num_gpus"] else "CPU")
+        return max(1, most) - len(self.tasks)
+
+    def submit(self, unit: Unit) -> None:
+        place = {"folder": str(self.folder), "cwd": os.getcwd(), "data": os.environ.get("VITFT_DATA", "")}  # noqa: PTH109
+        threads = 0 if self.needs["num_gpus"] else 1
+        self.tasks[self.task.remote(unit.to_json(), place, asdict(self.runtime), threads, self.board)] = unit
+
+    def wait(self) -> list[End]:
+        ended, _ = self.ray.wait(list(self.tasks), num_returns=1, timeout=_LOOK_S)
+        self._show()
+        return [self._end(task) for task in ended]
+
+    def _end(self, task: Any) -> End:
+        unit, errors = self.tasks.pop(task), self.ray.exceptions
+        try:
+            event = self.ray.get(task)
+        except errors.OutOfMemoryError as error:
+            return End(unit, "memory", why=_line(error))
+        except errors.RayTaskError as error:
+            return End(unit, "failed", VitftError(f"vitft itself failed: {_line(error.cause)}."))
+        except errors.RayError as error:
+            return End(unit, "lost", why=_line(error))
+        if event is None:
+            return End(unit, "stopped")
+        return End(unit, "done") if event["event"] == "done" else End(unit, "failed", error_of(event))
+
+    def _show(self) -> None:
+        """Pass on what the units tell: notes once, progress of the first one at work."""
+        told: list[tuple[str, dict[str, Any]]] = []
+        with suppress(self.ray.exceptions.RayError):  # the board may be on its way to another machine
+            told = self.ray.get(self.board.told.remote(), timeout=5)
+        at_work = {unit.id for unit in self.tasks.values()} & {unit for unit, _ in told}
+        first = next((unit.id for unit in self.tasks.values() if unit.id in at_work), None)
+        for unit, event in told:
+            match event["event"]:
+                case "note" if event["text"] not in self.noted:
+                    self.noted.add(event["text"])
+                    self.hooks.note(event["text"])
+                case "step" if unit == first:
+                    self.hooks.step(StepReport(**event["report"]))
+                case "phase" if unit == first:
+                    self.hooks.phase(event["what"], event["done"], event["total"])
+
+    def stop(self) -> None:
+        self.board.stop.remote()
+        until = time.monotonic() + _SAVE_S
+        while self.tasks and time.monotonic() < until:
+            self.wait()
+
+
+def _unit(text: str, place: dict[str, str], runtime: dict[str, Any], threads: int, board: Any) -> dict[str, Any] | None:
+    """Run a unit in a worker process of Ray; return the event of its end, None where it was stopped."""
+    import ray
+
+    from vitft.protocol.warm import Warm
+
+    if Path(place["cwd"]).is_dir():  # names of files are as the user wrote them
+        os.chdir(place["cwd"])
+    if place["data"]:
+        os.environ["VITFT_DATA"] = place["data"]
+    unit, stop, ended = Unit.from_json(text), Stop(), threading.Event()
+
+    def tell(event: dict[str, Any]) -> None:
+        with suppress(Exception):  # nobody listens: the command is gone, and Ray ends this process
+            board.tell.remote(unit.id, event)
+
+    def listen() -> None:
+        while not ended.wait(1.0):
+            with suppress(Exception):
+                if ray.get(board.to_stop.remote(), timeout=30):
+                    stop.signum = signal.SIGTERM
+
+    threading.Thread(target=listen, daemon=True).start()
+    share_cores(threads)
+    how, warm = Runtime(**{**runtime, "device": _device(ray)}), _WARM.pop() if _WARM else Warm()
+    try:
+        event: dict[str, Any] | None
+        event, warm = run_one(unit, Path(place["folder"]), how, warm, tell, stop)
+        _WARM.append(warm)
+        return event
+    finally:
+        ended.set()
+
+
+_WARM: list[Any] = []  # what this process keeps between its units; Ray ends those that used a GPU
+
+
+def _device(ray: Any) -> str:
+    """Return the device Ray has given this task: it shows the process that GPU alone, unless it is told not to."""
+    ids = ray.get_gpu_ids()
+    if not ids:
+        return "cpu"
+    return f"cuda:{ids[0]}" if os.environ.get("RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES") else "cuda:0"
+
+
+def _line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:160].rstrip(".")
