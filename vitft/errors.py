@@ -17,7 +17,7 @@
     ├── OutsideTolerance          5   a number lies outside its recipe's tolerance
     ├── SuiteIncomplete           6   a suite finished with failed tasks
     ├── OutOfMemory               7   not even one image at a time fits
-    └── Interrupted             130   stopped by a signal (143 for SIGTERM); the state is saved
+    └── Interrupted             130   stopped by a signal (143: SIGTERM) or to be queued again (75); the state is saved
 
 An error is at most three short lines: what is wrong (the value in quotes), what is legal, what to do.
 """
@@ -127,16 +127,20 @@ class OutOfMemory(VitftError):
     exit_code = 7
 
 
+REQUEUE = 75
+"""Stands for a signal's number where a run is to stop and be queued again; sysexits.h calls it EX_TEMPFAIL."""
+
+
 class Interrupted(VitftError):
     """Stopped by a signal after the state was saved.
 
     Args:
-        signum: 2 (SIGINT) or 15 (SIGTERM); the exit code is 128 + signum.
+        signum: 2 (SIGINT) or 15 (SIGTERM): the exit code is 128 + signum; or REQUEUE, which is the exit code itself.
     """
 
     def __init__(self, signum: int, what: str, legal: str = "", action: str = "") -> None:
         super().__init__(what, legal, action)
-        self.exit_code = 128 + signum
+        self.exit_code = REQUEUE if signum == REQUEUE else 128 + signum
 
 
 def some(names: Sequence[str], most: int = 5, more: str = "more") -> str:

@@ -1,9 +1,15 @@
-"""What this machine gives: its cores, its cache folder, the digest of a file. No torch."""
+"""What this machine gives: cores, cache folder, the digest of a file, a turn at what is made once. No torch."""
 
+import errno
+import fcntl
 import hashlib
 import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import cache as _cache
 from pathlib import Path
+from typing import IO
 
 
 def cores() -> int:
@@ -38,3 +44,54 @@ def sha256_once(path: Path) -> str:
 def _digested(path: Path, *state: int) -> str:
     del state
     return sha256(path)
+
+
+_LOOK_EVERY_S = 0.2
+
+
+@contextmanager
+def turn(path: Path, waiting: Callable[[bool], None]) -> Iterator[None]:
+    """Let one process after the other at what is made once a machine, or once for all that share its file system.
+
+    Args:
+        path: of the lock, a file that is there only while somebody is at it. The kernel lets go of it when a process
+            dies. Where the file system has no locks, or nothing can be written, everybody is let in.
+        waiting: called again and again while another is at it, first with True; it may raise.
+    """
+    first = True
+    while True:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file = path.open("a")
+        except OSError:
+            yield
+            return
+        with file:
+            if locked(file):
+                if not _there(file, path):  # the one before has just deleted it
+                    continue
+                try:
+                    yield
+                finally:
+                    with suppress(OSError):
+                        path.unlink()
+                return
+        waiting(first)
+        first = False
+        time.sleep(_LOOK_EVERY_S)
+
+
+def _there(file: IO[str], path: Path) -> bool:
+    try:
+        return os.fstat(file.fileno()).st_ino == path.stat().st_ino
+    except OSError:
+        return False
+
+
+def locked(file: IO[str]) -> bool:
+    """Lock a file for this process; False where another has it. True, too, where the file system has no locks."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        return error.errno in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP)
+    return True

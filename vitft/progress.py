@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from vitft.errors import Interrupted
+from vitft.errors import REQUEUE, Interrupted
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Hooks:
         phase: (what, done, total) of anything else that takes long: decoding, features, evaluation. Telling never
             raises: a supervisor passes on what its workers tell, and must let them save first.
         note: something the user should know, in one line.
-        signal: the number of the signal that asked to stop, or 0.
+        signal: the number of the signal that asked to stop, `errors.REQUEUE`, or 0.
     """
 
     unit: Callable[[str, int, int], None] = _silent
@@ -60,6 +60,5 @@ class Hooks:
 
 def interrupted(signum: int) -> Interrupted:
     """Return the error for a run that a signal has stopped, its state saved."""
-    return Interrupted(
-        signum, "Interrupted; the state is saved.", action="Run the same command again to go on from here."
-    )
+    why = "Stopped to be queued again" if signum == REQUEUE else "Interrupted"
+    return Interrupted(signum, f"{why}; the state is saved.", action="Run the same command again to go on from here.")

@@ -222,6 +222,7 @@ def _follow(here: "World") -> int:
     from vitft.cli import signals
     from vitft.engines import together
 
+    signals.requeue("", "USR2")  # whoever is sent it: all of them stop at their next agreement
     with signals.caught(quiet=True) as signum:
         try:
             together.follow(here, signum)

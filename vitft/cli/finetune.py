@@ -56,6 +56,8 @@ def finetune(
     output: o.OutputOption = None,
     resume: o.ResumeOption = "auto",
     overwrite: o.OverwriteOption = False,
+    max_time: o.MaxTimeOption = "",
+    requeue_signals: o.RequeueOption = "USR2",
     deterministic: o.DeterministicOption = False,
     save_weights: o.SaveWeightsOption = True,
     min_top1: o.MinTop1Option = None,
@@ -81,6 +83,7 @@ def finetune(
     from vitft.results.folders import beside
     from vitft.results.schema import to_json
 
+    signals.requeue(max_time, requeue_signals)
     loaded = recipes.load(recipe)
     fixed = o.overrides(set_, resolution, method=method, steps=steps, batch_size=batch_size, lr=lr)
     if compare_scratch and from_scratch:

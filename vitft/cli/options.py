@@ -48,6 +48,13 @@ EngineOption = Annotated[
     Literal["local", "ray"],
     typer.Option("--engine", help="Who runs the units: this machine, or the Ray cluster of $RAY_ADDRESS."),
 ]
+MaxTimeOption = Annotated[
+    str,
+    typer.Option("--max-time", help="E.g. 7h30m: save, and end with 75, for a queue that starts the command again."),
+]
+RequeueOption = Annotated[
+    str, typer.Option("--requeue-signals", help="Of USR1, USR2, TERM, HUP, ALRM: save, and end with 75.")
+]
 ParallelOption = Annotated[
     Parallel,
     typer.Option("--parallel", help="Below torchrun: each process holds the network (ddp), a part (fsdp), what fits."),

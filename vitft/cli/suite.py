@@ -61,6 +61,8 @@ def suite(
     output: o.OutputOption = None,
     resume: o.ResumeOption = "auto",
     overwrite: o.OverwriteOption = False,
+    max_time: o.MaxTimeOption = "",
+    requeue_signals: o.RequeueOption = "USR2",
     deterministic: o.DeterministicOption = False,
     save_weights: o.SaveWeightsInSuiteOption = False,
     quiet: o.QuietOption = False,
@@ -78,6 +80,7 @@ def suite(
     from vitft.suites import document
     from vitft.suites.suite import choose
 
+    signals.requeue(max_time, requeue_signals)
     o.different(model or [])
     chosen = document.load(suite)
     asked = Asked(

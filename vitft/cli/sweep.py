@@ -63,6 +63,8 @@ def sweep(
     output: o.OutputOption = None,
     resume: o.ResumeOption = "auto",
     overwrite: o.OverwriteOption = False,
+    max_time: o.MaxTimeOption = "",
+    requeue_signals: o.RequeueOption = "USR2",
     deterministic: o.DeterministicOption = False,
     save_weights: o.SaveWeightsOption = True,
     quiet: o.QuietOption = False,
@@ -82,6 +84,7 @@ def sweep(
     from vitft.results.folders import beside
     from vitft.results.schema import to_json
 
+    signals.requeue(max_time, requeue_signals)
     loaded = recipes.load(recipe)
     models = model or [DEFAULT]
     o.checked(models, device)

@@ -6,6 +6,7 @@ import typer
 
 from vitft.catalog.models import DEFAULT
 from vitft.cli import options as o
+from vitft.cli import signals
 from vitft.cli.suite import Shown, execute
 
 
@@ -42,6 +43,8 @@ def vtab(
     output: o.OutputOption = None,
     resume: o.ResumeOption = "auto",
     overwrite: o.OverwriteOption = False,
+    max_time: o.MaxTimeOption = "",
+    requeue_signals: o.RequeueOption = "USR2",
     deterministic: o.DeterministicOption = False,
     save_weights: o.SaveWeightsInSuiteOption = False,
     quiet: o.QuietOption = False,
@@ -62,6 +65,7 @@ def vtab(
     from vitft.suites.suite import choose
 
     shots = checked_shots(shots)
+    signals.requeue(max_time, requeue_signals)
     if suite == "mini" and shots == "full":
         raise UsageError("The suite 'mini' has 1,000 training examples a task.", "Legal: --shots 1 to 1000.")
     shipped = document.load(suite)

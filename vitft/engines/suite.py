@@ -253,7 +253,11 @@ def shard(names: Sequence[str], text: str) -> tuple[str, ...]:
     """Return the tasks of shard "I/N", I from 1: every Nth, so that large tasks are spread. Raises UsageError."""
     first, _, second = text.partition("/")
     if not (first.isdecimal() and second.isdecimal() and 1 <= int(first) <= int(second)):
-        raise UsageError(f"Shard '{text}' is not of the form I/N.", "Legal: 1/4, 2/4, 3/4 and 4/4 for four machines.")
+        raise UsageError(
+            f"Shard '{text}' is not of the form I/N.",
+            "Legal: 1/4, 2/4, 3/4 and 4/4 for four machines.",
+            "A Slurm array counts as you tell it: --array=1-4, each index below MaxArraySize ('scontrol show config').",
+        )
     return tuple(names[int(first) - 1 :: int(second)])
 
 

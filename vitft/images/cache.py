@@ -31,6 +31,8 @@ def pixels(split: Split, pp: Preprocess, workers: int = 2, hooks: Hooks | None =
     found again by the digest of the encoded bytes, so changed images are never taken for the old ones. Where the
     cache cannot be written (read-only or full), the array stays in memory.
 
+    Several processes decode a split once: the others wait for the first.
+
     Raises:
         DataDamaged: an image does not decode.
         Interrupted: `hooks` were asked to stop; nothing is left behind.
@@ -46,7 +48,22 @@ def pixels(split: Split, pp: Preprocess, workers: int = 2, hooks: Hooks | None =
     found = _existing(path, shape)
     if found is not None:
         return found
-    array, temporary = _allocate(path, shape, size)
+
+    def waiting(first: bool) -> None:
+        hooks.stop_if_asked()
+        if first:
+            hooks.note(f"Another vitft decodes {split.task} {split.name} for this machine: waiting for its end.")
+
+    with machine.turn(path.with_suffix(".lock"), waiting):
+        found = _existing(path, shape)
+        return found if found is not None else _made(split, pp, path, workers, hooks)
+
+
+def _made(split: Split, pp: Preprocess, path: Path, workers: int, hooks: Hooks) -> NDArray[np.uint8] | None:
+    """Decode all images of a split into a new file, or into memory."""
+    assert pp.stored_size is not None
+    shape = (len(split), *pp.stored_size, 3)
+    array, temporary = _allocate(path, shape, int(np.prod(shape, dtype=np.int64)))
     try:
         with ThreadPoolExecutor(max(1, workers)) as pool:
             for done, (i, image) in enumerate(_decoded(split, pp, pool, 4 * max(1, workers)), 1):

@@ -3,7 +3,7 @@
 import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -89,11 +89,14 @@ def prepare(
         return out, kept
     if source is None:
         folder = downloads(collection)
-        download.fetch_all(collection, folder, progress)
+        with _alone(folder, collection, progress):
+            download.fetch_all(collection, folder, progress)
     else:
         folder = located(collection, found, source.expanduser())
     hidden = out.parent / f".{out.name}.preparing"
-    with _workplace(hidden):
+    with _alone(out, collection, progress), _workplace(hidden):
+        if (kept := _complete(out, shots, allow_partial)) is not None:  # meanwhile
+            return out, kept
         raw, tree, files = opened(collection, folder, hidden / "raw", allow_partial, progress)
         partial_why = shortfall(found, raw)
         if partial_why and not allow_partial:
@@ -152,6 +155,12 @@ def _written(
         for name, part in chosen.items()
         if len(part.keys)
     }
+
+
+def _alone(folder: Path, collection: Collection, progress: Progress) -> AbstractContextManager[None]:
+    """Let one process after the other fetch or make a folder; those that wait say so."""
+    what = f"wait for another vitft that prepares {collection.title}"
+    return machine.turn(folder.parent / f".{folder.name}.lock", lambda _: progress(what, 0, 1))
 
 
 @contextmanager

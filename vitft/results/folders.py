@@ -16,7 +16,6 @@
     lost.json                   of a unit of a grid: why its training came to nothing
 """
 
-import fcntl
 import json
 import os
 import re
@@ -25,8 +24,8 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import IO
 
+from vitft import machine
 from vitft.errors import CheckpointError, RunFolderOccupied, UsageError, VitftError
 from vitft.results.files import HEAD, WEIGHTS, cannot_write, damaged, read_json, write_json
 from vitft.results.reading import load
@@ -169,8 +168,8 @@ def lock(
                 files = [held.enter_context(path.open("a")) for path in places]
             except OSError as error:
                 raise cannot_write(folder, error) from None
-            free = _held(own)
-            busy = [path.parent.name for path, file in zip(places, files, strict=True) if not _held(file)]
+            free = machine.locked(own)
+            busy = [path.parent.name for path, file in zip(places, files, strict=True) if not machine.locked(file)]
             if free and not busy:
                 yield
                 return
@@ -187,14 +186,6 @@ def lock(
                 "Wait for it, or choose another folder with --output.",
             )
         time.sleep(_LOOK_EVERY_S)
-
-
-def _held(file: IO[str]) -> bool:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True
 
 
 @contextmanager
