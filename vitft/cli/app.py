@@ -155,6 +155,7 @@ def _register() -> None:
         bench,
         data,
         doctor,
+        estimate,
         eval,
         export,
         fewshot,
@@ -181,6 +182,7 @@ def _register() -> None:
     app.command("export")(export.export)
     app.command("report")(report.report)
     app.command("bench")(bench.bench)
+    app.add_typer(estimate.app, name="estimate")
     app.add_typer(data.app, name="data")
     app.add_typer(models.app, name="models")
     app.add_typer(recipes.app, name="recipes")

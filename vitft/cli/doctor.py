@@ -16,7 +16,7 @@ _PACKAGES = ("torch", "torchvision", "timm", "datasets", "scikit-learn", "typer"
 
 
 def doctor(format: FormatOption = "text") -> None:
-    """Check the installation. Versions, devices, folders, room on disk, the default checkpoint."""
+    """Check the installation. Versions, devices, how they are joined, engines, folders, room on disk."""
     from rich.table import Table
 
     facts = {
@@ -30,6 +30,7 @@ def doctor(format: FormatOption = "text") -> None:
         except importlib.metadata.PackageNotFoundError:
             facts[package] = "MISSING"
     facts.update(_devices())
+    facts |= _around()
     facts |= {name: _folder(path) for name, path in _folders().items()}
     faults = [name for name, value in facts.items() if any(word in str(value) for word in _FAULTS)]
     table = Table("fact", "value", box=None, pad_edge=False, show_header=False)
@@ -39,6 +40,19 @@ def doctor(format: FormatOption = "text") -> None:
     console.emit({**facts, "faults": faults}, table, format)
     if faults:
         sys.exit(1)
+
+
+def _around() -> dict[str, str]:
+    """Return how processes would talk, what engines there are, what a run would use, and what a queue has set."""
+    try:
+        import torch
+    except ImportError:
+        return {}
+    from vitft.engines import surroundings
+
+    facts = {"interconnect": surroundings.interconnect(), **surroundings.engines(), "runs on": surroundings.would_use()}
+    queue = surroundings.slurm(os.environ, torch.cuda.device_count())
+    return facts | ({"slurm": queue} if queue else {})
 
 
 def _devices() -> dict[str, str]:

@@ -59,13 +59,13 @@ def dispatch(plan: Plan, pool: Pool, hooks: Hooks, cost: Callable[[Job], float])
         Interrupted: a signal came; the units have saved their state (exit code 130 or 143).
         UsageError, DiskFull, CheckpointError: see `Plan.fail`.
     """
-    began = plan.begun()
+    told = _Told(plan)
     waiting, busy = {unit.id: unit for unit in plan.ready()}, dict[str, Unit]()
     lost: Counter[str] = Counter()
     while waiting or busy:
         for unit in _first(waiting, cost, pool.room()):
             busy[unit.id] = waiting.pop(unit.id)
-            hooks.unit(unit.title + plan.told_eta(*began), *plan.counts())
+            hooks.unit(*told(unit))
             pool.submit(unit)
         for end in pool.wait():
             unit = busy.pop(end.unit.id)
@@ -78,6 +78,21 @@ def dispatch(plan: Plan, pool: Pool, hooks: Hooks, cost: Callable[[Job], float])
         if hooks.signal():
             pool.stop()
             hooks.stop_if_asked()
+
+
+class _Told:
+    """What is told when a unit begins; of thousands it is counted anew once in a while."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan, self._began, self._calls = plan, plan.begun(), 0
+        self._every = max(1, plan.counts()[1] // 100)
+
+    def __call__(self, unit: Unit) -> tuple[str, int, int]:
+        if self._calls % self._every == 0:
+            self._now = self._plan.told_eta(*self._began), self._plan.counts()
+        self._calls += 1
+        eta, (done, total) = self._now
+        return unit.title + eta, done, total
 
 
 def _first(waiting: dict[str, Unit], cost: Callable[[Job], float], n: int) -> list[Unit]:

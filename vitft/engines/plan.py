@@ -44,6 +44,7 @@ class Plan:
     succeeded: bool = False
     _finished: dict[str, UnitResult] = field(default_factory=dict)
     _lost: dict[str, Lost | None] = field(default_factory=dict)
+    _numbers: dict[str, int] = field(default_factory=dict)
     _tuning: dict[str, list[Unit]] = field(default_factory=dict)
     _finals: dict[str, list[Unit]] = field(default_factory=dict)
 
@@ -140,12 +141,17 @@ class Plan:
     def done(self) -> bool:
         return not self.ready()
 
+    def _number(self, job: Job) -> int:
+        if job.name not in self._numbers:
+            self._numbers[job.name] = sum(counts(job))
+        return self._numbers[job.name]
+
     def counts(self) -> tuple[int, int]:
         """Return (units finished, units in all); those of a failed job count as finished."""
         done = total = 0
         for job in self.jobs:
             tuning, finals = self.units(job)
-            of_job = sum(counts(job))
+            of_job = self._number(job)
             total += of_job
             finished = sum(self.over(unit) for unit in tuning + finals)
             done += of_job if job.name in self.failed else finished
@@ -174,7 +180,7 @@ class Plan:
         for job in self.jobs:
             tuning, finals = self.units(job)
             each = cost(job)
-            total += each * sum(counts(job))
+            total += each * self._number(job)
             whole = job.name in self.failed
             done += each * sum(whole or self.over(unit) for unit in tuning + finals)
         return done, total

@@ -1,0 +1,69 @@
+"""What stands around a run: cards and how they are joined, engines, what a queue has set. For `vitft doctor`."""
+
+import importlib.metadata
+import os
+from collections.abc import Mapping
+
+from vitft import machine
+from vitft.errors import UsageError
+from vitft.world import world
+
+
+def interconnect() -> str:
+    """Return how the processes of a run would talk to each other."""
+    import torch
+    import torch.distributed as dist
+
+    if not dist.is_available():
+        return "none: this torch has no distributed package"
+    cards = torch.cuda.device_count()
+    if not cards or not dist.is_nccl_available():
+        return "gloo over TCP, between processes on CPUs"
+    version = ".".join(map(str, torch.cuda.nccl.version()))
+    apart = [f"{a}-{b}" for a in range(cards) for b in range(a) if not torch.cuda.can_device_access_peer(a, b)]
+    peers = "one card" if cards == 1 else f"cards {', '.join(apart)} only through the host" if apart else "all peers"
+    return f"NCCL {version} between cards ({peers}), gloo over TCP"
+
+
+def engines() -> dict[str, str]:
+    """Return engine -> whether it can be used."""
+    try:
+        ray = importlib.metadata.version("ray")
+        where = os.environ.get("RAY_ADDRESS")
+        ray += f", cluster {where} (RAY_ADDRESS)" if where else ", this machine alone (RAY_ADDRESS is not set)"
+    except importlib.metadata.PackageNotFoundError:
+        ray = "not installed: pip install 'vitft[ray]'"
+    try:
+        here = world()
+        torchrun = f"process {here.rank} of {here.size}" if here.size > 1 else "not below torchrun"
+    except UsageError as error:
+        torchrun = error.lines[0]
+    return {"engine local": "one worker a device of --devices", "engine ray": ray, "torchrun": torchrun}
+
+
+def would_use() -> str:
+    """Return what a run takes where nothing is said."""
+    from vitft import device
+
+    found = device.pick("auto")
+    return f"{device.name(found.type)}, {device.precision('auto', found)}, {machine.cores()} decoding threads"
+
+
+def slurm(environment: Mapping[str, str], cards: int) -> str:
+    """Return what Slurm gives this process, with a warning where its neighbours are given the same cards.
+
+    Args:
+        cards: that this process sees.
+    """
+    if "SLURM_JOB_ID" not in environment:
+        return ""
+    here = environment.get("SLURM_TASKS_PER_NODE", "1").split("(")[0].split(",")[0]
+    tasks = int(here) if here.isdecimal() else 1
+    visible = environment.get("CUDA_VISIBLE_DEVICES", "not set")
+    said = f"job {environment['SLURM_JOB_ID']}, tasks on a node {tasks}, CUDA_VISIBLE_DEVICES {visible}"
+    if tasks > 1 and cards > 1 and not environment.get("LOCAL_RANK"):
+        return (
+            f"WARNING: {said}: each of these tasks sees the same {cards} cards and takes the first. "
+            "Give srun --gpus-per-task=1 --gpu-bind=single:1, or start one torchrun a node"
+        )
+    return said
