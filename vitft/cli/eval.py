@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -10,26 +10,15 @@ from vitft import machine
 from vitft.catalog.models import DEFAULT
 from vitft.cli import console
 from vitft.cli import options as o
+from vitft.cli.groups import EvalBatchOption, Opening, flat
 from vitft.errors import UsageError
 
 if TYPE_CHECKING:
     from vitft.evaluation.several import Evaluated
     from vitft.results.schema import Comparison
 
-Resize = Literal["checkpoint", "squash", "resize-small", "squash-crop"]
 
-ResizeOption = Annotated[
-    Resize | None,
-    typer.Option(
-        "--resize", help="checkpoint: its own crop fraction; squash; resize-small or squash-crop: 256 -> 224."
-    ),
-]
-CropOption = Annotated[float | None, typer.Option("--crop-pct", help="Crop fraction instead of the checkpoint's.")]
-EvalBatchOption = Annotated[
-    int, typer.Option("--batch-size", "-b", min=0, help="Images a forward pass; 0 = by device. No image is dropped.")
-]
-
-
+@flat
 def eval_(
     models_and_task: Annotated[
         list[str],
@@ -43,13 +32,9 @@ def eval_(
     ] = False,
     confusion: Annotated[bool, typer.Option("--confusion", help="Which class was taken for which.")] = False,
     complete: Annotated[bool, typer.Option("--complete", help="Exit 3 unless every official image is there.")] = False,
-    resolution: o.ResolutionOption = None,
-    resize: ResizeOption = None,
-    crop_pct: CropOption = None,
-    set_: o.SetOption = None,
+    opening: Opening = Opening(),
     batch_size: EvalBatchOption = 0,
     precision: o.PrecisionOption = "auto",
-    device: o.DeviceOption = "auto",
     workers: o.WorkersOption = 0,
     data_dir: o.DataDirOption = None,
     output: Annotated[
@@ -66,15 +51,12 @@ def eval_(
     the same images. With a single argument the model is --model.
     """
     from vitft.data.find import find
-    from vitft.evaluation import asked
 
     *models, task = models_and_task
     models = models or [model]
     if len(set(models)) < len(models):
         raise UsageError("A model is named twice.", "Legal: different models, and the task last.")
-    fixed = o.overrides(set_, resolution, resize=resize)
-    o.checked(models, device)
-    asked.check(fixed, crop_pct)
+    fixed = opening.fixed(*models)
     folders = _folders(output, models, overwrite)
     with console.display(quiet) as hooks:
         source = find(task, data_dir)
@@ -86,8 +68,8 @@ def eval_(
             console.note(f"Missing: {', '.join(what.missing)}.")
         how = several.How(
             fixed,
-            crop_pct,
-            device,
+            opening.crop_pct,
+            opening.device,
             precision,
             batch_size,
             workers or machine.cores(),

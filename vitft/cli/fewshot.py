@@ -9,10 +9,11 @@ from vitft import machine
 from vitft.catalog.models import DEFAULT
 from vitft.cli import console
 from vitft.cli import options as o
-from vitft.cli.eval import CropOption, EvalBatchOption, ResizeOption
+from vitft.cli.groups import EvalBatchOption, Opening, flat
 from vitft.errors import UsageError
 
 
+@flat
 def fewshot(
     task: o.TaskArgument,
     model: o.ModelOption = DEFAULT,
@@ -32,13 +33,9 @@ def fewshot(
         bool, typer.Option("--allow-fewer", help="Where a class has too few examples, take what there is (stamped).")
     ] = False,
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="At most N test images.")] = None,
-    resolution: o.ResolutionOption = None,
-    resize: ResizeOption = None,
-    crop_pct: CropOption = None,
-    set_: o.SetOption = None,
+    opening: Opening = Opening(),
     batch_size: EvalBatchOption = 0,
     precision: o.PrecisionOption = "auto",
-    device: o.DeviceOption = "auto",
     workers: o.WorkersOption = 0,
     data_dir: o.DataDirOption = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder for result.json.")] = None,
@@ -61,12 +58,9 @@ def fewshot(
     releases have before their head is left out; a class with too few examples is refused unless --allow-fewer.
     """
     from vitft.data.find import find
-    from vitft.evaluation.asked import check
 
     counts, draws = _counts(per_class), o.parse_seeds(seeds)
-    fixed = o.overrides(set_, resolution, resize=resize)
-    o.checked([model], device)
-    check(fixed, crop_pct)
+    fixed = opening.fixed(model)
     if output is not None and (output / "result.json").exists() and not overwrite:
         raise UsageError(
             f"'{output}' holds a result already.", "Legal: a new folder.", "Choose another, or replace it: --overwrite."
@@ -83,7 +77,7 @@ def fewshot(
         data = frozen.examples(source, limit, big_vision=protocol == "big-vision")
         for count in () if allow_fewer or data.stands_in else counts:
             fs.refuse_short(fs.short_classes(data.pool.labels, data.pool.class_names, count), count, data.pool.name)
-        network = open_network(model, fixed, crop_pct=crop_pct, device=device, precision=precision)
+        network = open_network(model, fixed, crop_pct=opening.crop_pct, device=opening.device, precision=precision)
         unsaid = assumptions(network.info) if format == "json" else ""  # else a footnote says it
         for note in filter(None, [*network.info.notes, unsaid]):
             hooks.note(note)

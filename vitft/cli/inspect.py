@@ -7,12 +7,13 @@ import typer
 
 from vitft.cli import console
 from vitft.cli import options as o
-from vitft.cli.eval import CropOption, ResizeOption
+from vitft.cli.groups import Opening, flat
 
 if TYPE_CHECKING:
     from vitft.results.inspection import Inspection, Looked
 
 
+@flat
 def inspect(
     models: Annotated[
         list[str],
@@ -31,14 +32,10 @@ def inspect(
     target: Annotated[
         str, typer.Option("--target", help="The class of the class-specific map, by name or index; else each answer.")
     ] = "",
-    resolution: o.ResolutionOption = None,
-    resize: ResizeOption = None,
-    crop_pct: CropOption = None,
-    set_: o.SetOption = None,
+    opening: Opening = Opening(),
     batch_size: Annotated[
         int, typer.Option("--batch-size", "-b", min=0, help="Images a forward pass; 0 = by device.")
     ] = 0,
-    device: o.DeviceOption = "auto",
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", help="Folder for pictures and numbers; default inspect/ in the run."),
@@ -50,15 +47,13 @@ def inspect(
     Written are PNG and SVG pictures, inspect.json with every number and arrays.npz with what the pictures show.
     """
     from vitft.errors import UsageError
-    from vitft.evaluation import asked, files
+    from vitft.evaluation import files
     from vitft.report import single
     from vitft.report.plots import style
 
     if len(models) > 2 or len(set(models)) < len(models):
         raise UsageError(f"{len(models)} models are named.", "Legal: one, or two different ones side by side.")
-    fixed = o.overrides(set_, resolution, resize=resize)
-    o.checked(models, device)
-    asked.check(fixed, crop_pct)
+    fixed = opening.fixed(*models)
     words = _words(what, bool(images), len(models))
     if target and "class" not in words:
         raise UsageError(f"--target '{target}' is of the class-specific map.", "Legal: with --images and --what class.")
@@ -73,8 +68,8 @@ def inspect(
         if len(set(titles)) < len(titles):
             titles = tuple(single.model_titles(models))
         request = Request(
-            tuple(models), titles, paths, words, fixed, target=target, crop_pct=crop_pct, batch_size=batch_size,
-            device=device,
+            tuple(models), titles, paths, words, fixed, target=target, crop_pct=opening.crop_pct, batch_size=batch_size,
+            device=opening.device,
         )  # fmt: skip
         found = inspect(request, hooks)
         folder = output or _folder(models, found.numbers)

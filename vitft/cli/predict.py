@@ -8,24 +8,21 @@ import typer
 
 from vitft.cli import console
 from vitft.cli import options as o
-from vitft.cli.eval import CropOption, EvalBatchOption, ResizeOption
+from vitft.cli.groups import EvalBatchOption, Opening, flat
 
 if TYPE_CHECKING:
     from vitft.errors import VitftError
     from vitft.evaluation.files import Answer
 
 
+@flat
 def predict(
     run: Annotated[str, typer.Argument(metavar="RUN", help="A finished run folder, or any checkpoint with a head.")],
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE|DIR...", help="Image files, or folders of them.")],
     top: Annotated[int, typer.Option("--top", min=1, help="Classes named for each image.")] = 5,
-    resolution: o.ResolutionOption = None,
-    resize: ResizeOption = None,
-    crop_pct: CropOption = None,
-    set_: o.SetOption = None,
+    opening: Opening = Opening(),
     batch_size: EvalBatchOption = 16,
     precision: o.PrecisionOption = "auto",
-    device: o.DeviceOption = "auto",
     quiet: o.QuietOption = False,
     format: Annotated[
         Literal["text", "json", "jsonl", "csv"], typer.Option("--format", help="jsonl: one JSON object a line.")
@@ -36,11 +33,9 @@ def predict(
     A file that is no whole image is reported, the others are answered, and the exit code is then 3.
     """
     from vitft.errors import CheckpointError, DataDamaged
-    from vitft.evaluation import asked, files
+    from vitft.evaluation import files
 
-    fixed = o.overrides(set_, resolution, resize=resize)
-    o.checked([run], device)
-    asked.check(fixed, crop_pct)
+    fixed = opening.fixed(run)
     broken: list[str] = []
     found: list[Answer] = []
     with console.display(quiet) as hooks:
@@ -48,7 +43,7 @@ def predict(
         from vitft.evaluation.network import open_network, refuse_zero_head
         from vitft.models.checkpoint import assumptions
 
-        network = open_network(run, fixed, crop_pct=crop_pct, device=device, precision=precision)
+        network = open_network(run, fixed, crop_pct=opening.crop_pct, device=opening.device, precision=precision)
         for note in filter(None, [*network.info.notes, assumptions(network.info)]):
             hooks.note(note)
         if not network.info.num_classes:
