@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -358,3 +359,15 @@ def test_a_suite_of_several_recipes_is_one_row_a_model_and_the_columns_of_its_do
     found = {key: cell.value for key, cell in row.cells.items()}
     assert found == {"cifar10": 0.9, "cifar100": 0.9, "vtab_cifar100": 0.6, "vtab_dtd": 0.6, "b": pytest.approx(0.6)}
     assert row.what.recipe == "linear, quick" and row.what.examples == "1,000, all"
+
+
+def test_parts_of_a_suite_that_train_nothing_stand_with_its_only_training(
+    tmp_path: Path, rng: np.random.Generator
+) -> None:
+    drawn.unit(tmp_path, "dtd", drawn.flags(rng, N, 0.5))
+    (one,) = gather([tmp_path]).numbers
+    shared = (("model", "m"), ("suite", "s"), ("images", ""))
+    frozen, other = replace(one, row=shared), replace(one, row=(("model", "n"), *shared[1:]))
+    trained = [replace(one, row=(*shared, ("training", steps))) for steps in ("steps 20", "steps 30")]
+    assert [x.row for x in in_suites.joined([frozen, trained[0], other])] == [trained[0].row, trained[0].row, other.row]
+    assert [x.row for x in in_suites.joined([frozen, *trained])] == [shared, *(x.row for x in trained)]

@@ -74,7 +74,7 @@ def gather(places: Sequence[Path]) -> Gathered:
             "Legal: folders of 'vitft finetune', 'vtab', 'suite', and of 'eval' and 'fewshot' with --output.",
             "Run 'vitft runs ls' to list your runs.",
         )
-    return Gathered(tuple(numbers), len(seen) - len(unfinished), tuple(unfinished))
+    return Gathered(tuple(in_suites.joined(numbers)), len(seen) - len(unfinished), tuple(unfinished))
 
 
 def folders(root: Path, depth: int = _DEPTH) -> Iterator[Path]:

@@ -12,6 +12,7 @@ from typing import Any
 
 from vitft.catalog.shots import number
 from vitft.errors import VitftError
+from vitft.evaluation.asked import SETTABLE
 from vitft.report.layout import REAL
 from vitft.report.measured import Measured
 from vitft.suites import document
@@ -31,22 +32,46 @@ def placed(run: Mapping[str, Any], numbers: Sequence[Measured]) -> list[Measured
     suite = _document(word)
     if suite is None or len(suite.parts()) < 2:
         return list(numbers)
-    changed = "".join(f", {key} {value}" for key, value in sorted((run.get("overrides") or {}).items()))
-    return [_placed(one, suite, word + changed) for one in numbers]
+    changed: dict[str, dict[str, str]] = {"images": {}, "training": {}}
+    for key, value in sorted((run.get("overrides") or {}).items()):
+        changed["images" if key in SETTABLE else "training"][key] = str(value)
+    own = {SUITE: word, **{part: ", ".join(map(" ".join, of.items())) for part, of in changed.items()}}
+    if "run" in run:  # trains nothing: it belongs to whatever was changed of the training beside it
+        del own["training"]
+    return [_placed(one, suite, own) for one in numbers]
+
+
+def joined(numbers: Sequence[Measured]) -> list[Measured]:
+    """Return numbers, those of a suite's parts that train nothing in the row of what was trained, if it is one."""
+    trained: dict[tuple[object, ...], set[str]] = {}
+    for one in numbers:
+        row = dict(one.row)
+        if SUITE in row and "training" in row:
+            trained.setdefault(_rest(row), set()).add(row["training"])
+    out = []
+    for one in numbers:
+        row = dict(one.row)
+        known = trained.get(_rest(row), set()) if SUITE in row and "training" not in row else set()
+        own = (*one.row, ("training", next(iter(known)))) if len(known) == 1 else one.row
+        out.append(replace(one, row=own))
+    return out
+
+
+def _rest(row: Mapping[str, str]) -> tuple[object, ...]:
+    return row.get("model"), row.get(SUITE), row.get("images")
 
 
 def document_of(numbers: Sequence[Measured]) -> Suite | None:
     """Return the suite that all of these numbers are columns of, None where there is no such one."""
-    names = {dict(one.row).get(SUITE, "").partition(",")[0] for one in numbers}
+    names = {dict(one.row).get(SUITE, "") for one in numbers}
     return _document(names.pop()) if len(names) == 1 and "" not in names else None
 
 
-def _placed(one: Measured, suite: Suite, name: str) -> Measured:
+def _placed(one: Measured, suite: Suite, own: Mapping[str, str]) -> Measured:
     column = next((column for column in suite.columns if _fits(column, one)), None)
     if column is None:
         return one
-    model = dict(one.row)["model"]
-    return replace(one, column=column.key, row=(("model", model), (SUITE, name)))
+    return replace(one, column=column.key, row=(("model", dict(one.row)["model"]), *own.items()))
 
 
 def _fits(column: Column, one: Measured) -> bool:

@@ -162,7 +162,7 @@ def of_eval(result: EvalResult, folder: Path | None = None) -> Iterator[Measured
             protocol=p.id,
             split_digest=result.provenance.split_digest,
             predictions=_file(place),
-            cost=(None, result.timing.evaluate_s),
+            cost=(0.0, result.timing.evaluate_s),
             finished=result.env.finished,
             notes=(*([result.stamp] if result.stamp else []), *_notes(result.provenance, result.task)),
         )
@@ -176,7 +176,7 @@ def of_fewshot(result: FewshotResult) -> Iterator[Measured]:
     p, info = result.protocol, result.checkpoint
     for row in result.rows:
         examples = "all" if row.per_class == "all" else f"{row.per_class} a class"
-        method = f"frozen, {result.classifier}" + (f" k={row.k}" if row.k else "")
+        method = f"frozen + {result.classifier}" + (f" k={row.k}" if row.k else "")
         what = Described(
             model=model_title(result.model),
             sha256=info.sha256,
@@ -204,6 +204,7 @@ def of_fewshot(result: FewshotResult) -> Iterator[Measured]:
                 what=what,
                 protocol=p.id,
                 split_digest=result.provenance.split_digest,
+                cost=(0.0, None),
                 finished=result.env.finished,
                 notes=(*([short] if short else []), *_notes(result.provenance, result.task)),
             )
@@ -265,7 +266,7 @@ def _real(one: Measured, metrics: Metrics) -> Measured:
         correct=metrics.real_correct,
         given=metrics.real_ci95,
         predictions=None,
-        cost=(None, None),
+        cost=(0.0, 0.0),
     )
 
 

@@ -75,8 +75,8 @@ def _seed(run: RunResult) -> str:
 
 
 def method_title(method: str | None) -> str:
-    """Return a method in a word or two."""
-    return _METHODS.get(method or "", method or "")
+    """Return a method in a word or two, or several with commas."""
+    return ", ".join(_METHODS.get(one, one) for one in (method or "").split(", "))
 
 
 def row_names(results: Sequence[RunResult]) -> list[str]:
