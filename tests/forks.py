@@ -252,7 +252,7 @@ class Work:
     """What a forked process runs.
 
     Attributes:
-        limit: seconds of its own computing, after which it ends by SIGXCPU; five times as many by the clock, so that
+        limit: seconds of its own computing, after which it ends by SIGXCPU; ten times as many by the clock, so that
             a busy machine stops nothing that a quiet one would not.
         then: told of the exit status (None for one that the clock stopped) and of its folder.
     """
@@ -274,7 +274,7 @@ def run_all(works: list[Work], jobs: int) -> None:
                 resource.setrlimit(resource.RLIMIT_CPU, (int(work.limit), int(work.limit) + 5))
                 return work.run(folder)
 
-            running[_forked(run, folder / "log")] = (work, time.monotonic() + 5 * work.limit, folder)
+            running[_forked(run, folder / "log")] = (work, time.monotonic() + 10 * work.limit, folder)
         time.sleep(0.02)
         for pid, (work, end, folder) in list(running.items()):
             done, status = os.waitpid(pid, os.WNOHANG)

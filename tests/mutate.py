@@ -159,7 +159,7 @@ def work(tree: ast.Module, mutant: Mutant, tests: list[Test], budget: float, tol
         words = (folder / "log").read_text(errors="replace") if (folder / "log").exists() else ""
         told(mutant, {"id": mutant.id, "outcome": NOTICED if by else outcome, "by": by, "status": str(status)}, words)
 
-    return Work(run, 60 + 2 * spent, then)
+    return Work(run, 20 + 1.5 * spent, then)
 
 
 def failing_anyway(names: set[str]) -> list[str]:

@@ -9,6 +9,7 @@ import torch
 from tests.data.test_edges import Owner, rows
 from tests.layouts import refused
 from tests.protocol.test_protocol import draw
+from vitft.data.split import Split
 from vitft.errors import CheckpointError, DataError, DataMissing, VitftError
 from vitft.evaluation import fewshot, real
 from vitft.evaluation.predict import gather, predict
@@ -276,3 +277,30 @@ def test_a_batch_that_does_not_fit_is_halved_and_any_other_error_is_itself():
         with pytest.raises(RuntimeError) as caught:
             _fitting(broken, x[:n])
         assert caught.value is other
+
+
+def test_classes_without_a_test_image_are_those_that_none_was_there_of_before_a_limit(tmp_path):
+    from vitft.evaluation import evaluate
+
+    class Two(Owner):
+        def open(self, name: str) -> Split:
+            return dataclasses.replace(rows(6, [0, 0, 2, 2, 2, 2], name), class_names=("a", "b", "c"), task="mine")
+
+    for limit in (None, 1):
+        found = evaluate.subject(Two("mine", {"test": 6}), with_real=False, limit=limit, complete=False)
+        assert found.classes_without_test == ("b",) and found.present == {"a", "c"} and len(found.split) == (limit or 6)
+
+
+@pytest.mark.parametrize(("change", "refused_"), [({}, False), ({"crop": "random"}, True), ({"flip": True}, True)])
+def test_an_evaluation_draws_nothing(change, refused_):
+    from tests.data.test_label_rules import picture
+    from vitft.images.batches import eval_batches
+    from vitft.settings import Preprocess
+
+    split = dataclasses.replace(rows(3, [0, 1, 0]), read=lambda i: picture(i, "PNG", (4, 4, 3)))
+    pp = dataclasses.replace(Preprocess((4, 4)), **change)
+    if refused_:
+        with pytest.raises(ValueError, match="draws nothing"):
+            list(eval_batches(split, pp, 2, torch.device("cpu"), 1))
+    else:
+        assert [len(i) for i, _ in eval_batches(split, pp, 2, torch.device("cpu"), 1)] == [2, 1]

@@ -126,3 +126,23 @@ def test_whose_code_trained_the_weights(model, kind, tag, google):
 
     info = build("timm:test_vit", 2, Settings(resolution=32), from_scratch=True).info
     assert _from_google(model, dataclasses.replace(info, kind=kind, timm_name=tag)) is google
+
+
+def test_an_opened_checkpoint_is_built_as_the_one_that_is_named(tmp_path):
+    import timm
+
+    from vitft.errors import UsageError
+    from vitft.models import loading
+
+    net = timm.create_model("vit_tiny_patch16_224", img_size=32, patch_size=16, embed_dim=64, depth=2, num_heads=1)
+    file = tmp_path / "vit_tiny_patch16_224.augreg_in21k"  # by its own name, as a page of timm's on a hub is
+    save_file(net.state_dict(), file.with_suffix(".safetensors"))
+    opened = loading.load(str(file.with_suffix(".safetensors")))
+    for tag, gelu in (("vit_tiny_patch16_224.augreg_in21k", "tanh"), ("vit_tiny_patch16_224.dino", "exact")):
+        info = dataclasses.replace(opened.info, name=f"hf-hub:timm/{tag}", timm_name=tag)
+        built = build(dataclasses.replace(opened, info=info), 2, Settings(resolution=32, gelu="original"))
+        assert built.info.architecture.gelu == gelu
+    refused(
+        lambda: build(opened, 2, Settings(resolution=8)), f"smaller than one patch of '{opened.info.name}'",
+        kind=UsageError,
+    )  # fmt: skip

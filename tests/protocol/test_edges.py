@@ -293,3 +293,30 @@ def test_what_is_known_of_images_goes_when_the_data_changes(tmp_path):
     (tmp_path / "d" / "train" / "a" / "9.png").write_bytes(picture(1, "PNG"))
     unchanged.hold(folder, ImageFolder(tmp_path / "d", "d"), lambda note: None)
     assert not seen.exists()
+
+
+def test_a_unit_begins_with_what_is_asked_for_and_keeps_it(tmp_path):
+    from vitft.errors import UsageError
+    from vitft.protocol.run import _begun
+
+    threads = torch.get_num_threads()
+    for asked, expected in (("auto", "float32"), ("float32", "float32"), ("bf16", "bf16")):
+        own = tmp_path / asked
+        own.mkdir()
+        device, begun = _begun(own, Runtime(device="cpu", precision=asked, micro_batch=3))
+        assert device.type == "cpu" and to_json(begun) == {
+            "device_kind": "cpu", "precision": expected, "micro_batch": 3, "threads": threads,
+        } == json.loads((own / "begun.json").read_text())  # fmt: skip
+        other = "float32" if expected == "bf16" else "bf16"
+        assert _begun(own, Runtime(device="cpu", precision=other, micro_batch=8))[1] == begun
+    (own / "begun.json").write_text(json.dumps({**to_json(begun), "device_kind": "cuda", "threads": threads}))
+    refused(lambda: _begun(own, Runtime(device="cpu")), "begun on cuda", "--device cuda", kind=UsageError)
+
+
+def test_a_jobs_identity_is_what_its_file_holds(tmp_path):
+    j, _ = job(
+        draw(tmp_path / "d", per_class=2), overrides={"schedule": "staircase", "decay_steps": [2, 4]}, seeds=(1, 2)
+    )
+    identity = {**j.identity(), "seeds": list(j.seeds), "given": list(j.given)}
+    assert json.loads(json.dumps(identity)) == identity  # claimed again it is compared with what was read
+    assert identity["settings"]["decay_steps"] == [2, 4] and "scheme" not in identity
