@@ -158,7 +158,7 @@ def plain(name: str) -> dict[str, str]:
         ("patch_camelyon", {"train": "train_{}", "validation": "valid_{}", "test": "test_{}"}),
         ("clevr", {split: f"CLEVR_{owners}_{{:06d}}.png" for split, owners in
                    (("train", "train"), ("validation", "val"), ("test", "test"))}),
-        ("cifar100", plain("{}")), ("svhn_cropped", plain("{}")), ("dsprites", plain("{}")),
+        *((name, plain("{}")) for name in ("cifar10", "cifar100", "svhn_cropped", "dsprites", "smallnorb")),
     ],
 )  # fmt: skip
 def test_each_raw_split_has_the_owners_keys(collection, ends):

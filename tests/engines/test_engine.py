@@ -235,3 +235,24 @@ def test_a_signal_saves_and_the_same_call_goes_on(place, whole):
 def test_the_supervisor_needs_no_torch():
     code = "import sys, vitft.engines.local; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_seeds_that_were_tested_on_different_images_have_no_mean(tmp_path):
+    from tests.layouts import refused
+    from tests.protocol.test_protocol import draw, job
+    from vitft.engines.inline import summary
+    from vitft.errors import DataError
+    from vitft.protocol.jobs import Runtime
+    from vitft.protocol.run import run_unit
+    from vitft.protocol.units import final_units
+
+    j, _ = job(draw(tmp_path / "d", per_class=2), overrides={"lr": 0.1, "steps": 1}, seeds=(0, 1))
+    units = final_units(j, [])
+    done = [run_unit(unit, tmp_path / "run", Runtime(device="cpu")) for unit in units]
+    mean = summary(units, done, [])
+    assert mean.metrics.top1 == pytest.approx(sum(r.metrics.top1 for r in done) / 2) and mean.metrics.correct is None
+    assert mean.seeds is not None and list(mean.seeds) == ["0", "1"] and mean.units == tuple(u.id for u in units)
+    other = done[1].model_copy(update={"provenance": done[1].provenance.model_copy(update={"split_digest": "x"})})
+    refused(lambda: summary(units, [done[0], other], []), "changed between its seeds", kind=DataError)
+    alone = summary(units[:1], done[:1], [])
+    assert alone.seeds is None and alone.units is None and alone.metrics == done[0].metrics

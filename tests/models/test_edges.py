@@ -146,3 +146,10 @@ def test_an_opened_checkpoint_is_built_as_the_one_that_is_named(tmp_path):
         lambda: build(opened, 2, Settings(resolution=8)), f"smaller than one patch of '{opened.info.name}'",
         kind=UsageError,
     )  # fmt: skip
+
+
+@pytest.mark.parametrize(("size", "used", "grid"), [(32, 32, 2), (40, 32, 2), (47, 32, 2), (48, 48, 3), (160, 160, 10)])
+def test_a_network_says_which_pixels_it_uses_and_how_many_patches_they_are(size, used, grid):
+    info = build("timm:test_vit", 2, Settings(resolution=size), from_scratch=True).info
+    assert (info.resolution, info.used, info.grid, info.patch) == ((size,) * 2, (used,) * 2, (grid,) * 2, (16, 16))
+    assert any(f"{used} pixels used" in note for note in info.notes) == (used != size)
