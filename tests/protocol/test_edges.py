@@ -297,20 +297,21 @@ def test_what_is_known_of_images_goes_when_the_data_changes(tmp_path):
 
 def test_a_unit_begins_with_what_is_asked_for_and_keeps_it(tmp_path):
     from vitft.errors import UsageError
+    from vitft.group import ALONE
     from vitft.protocol.run import _begun
 
     threads = torch.get_num_threads()
     for asked, expected in (("auto", "float32"), ("float32", "float32"), ("bf16", "bf16")):
         own = tmp_path / asked
         own.mkdir()
-        device, begun = _begun(own, Runtime(device="cpu", precision=asked, micro_batch=3))
+        device, begun = _begun(own, Runtime(device="cpu", precision=asked, micro_batch=3), ALONE)
         assert device.type == "cpu" and to_json(begun) == {
             "device_kind": "cpu", "precision": expected, "micro_batch": 3, "threads": threads,
         } == json.loads((own / "begun.json").read_text())  # fmt: skip
         other = "float32" if expected == "bf16" else "bf16"
-        assert _begun(own, Runtime(device="cpu", precision=other, micro_batch=8))[1] == begun
+        assert _begun(own, Runtime(device="cpu", precision=other, micro_batch=8), ALONE)[1] == begun
     (own / "begun.json").write_text(json.dumps({**to_json(begun), "device_kind": "cuda", "threads": threads}))
-    refused(lambda: _begun(own, Runtime(device="cpu")), "begun on cuda", "--device cuda", kind=UsageError)
+    refused(lambda: _begun(own, Runtime(device="cpu"), ALONE), "begun on cuda", "--device cuda", kind=UsageError)
 
 
 def test_a_jobs_identity_is_what_its_file_holds(tmp_path):
@@ -320,3 +321,20 @@ def test_a_jobs_identity_is_what_its_file_holds(tmp_path):
     identity = {**j.identity(), "seeds": list(j.seeds), "given": list(j.given)}
     assert json.loads(json.dumps(identity)) == identity  # claimed again it is compared with what was read
     assert identity["settings"]["decay_steps"] == [2, 4] and "scheme" not in identity
+
+
+@pytest.mark.parametrize(("micro_batch", "batch"), [(1, 4), (70, 256)])
+def test_a_unit_is_evaluated_in_batches_of_four_micro_batches(tmp_path, monkeypatch, micro_batch, batch):
+    from vitft.protocol import run
+
+    seen: list[int] = []
+    plain = run.eval_batches
+
+    def batches(split, pp, size, *rest):
+        seen.append(size)
+        return plain(split, pp, size, *rest)
+
+    monkeypatch.setattr(run, "eval_batches", batches)
+    j, _ = job(draw(tmp_path / "d", per_class=2), overrides={"lr": 0.1, "steps": 1, "batch_size": micro_batch})
+    run_unit(final_units(j, [])[0], tmp_path / "run", Runtime(device="cpu", micro_batch=micro_batch))
+    assert seen == [batch]
