@@ -57,7 +57,12 @@ def test_published_rows_stand_where_they_measured_the_same_and_say_what_differs(
     )
     assert own.cells["mean_of_tasks"].value == 0.727
     assert own.cells["natural"].value == pytest.approx(0.8327, abs=1e-4)
-    assert own.differs == () and own.reproducible and own.what.selected == "best on val"
+    assert own.differs == (
+        "all 6,084 test images of caltech101, not 300",
+        "all 10,000 test images of cifar100, not 300",
+        "and of 17 more tasks",
+    )
+    assert own.reproducible and own.what.selected == "best on val"
     assert rows["ViT-H/14, JFT-300M"].reproducible is False
     assert set(rows["ViT-G/14, JFT-3B"].cells) == {"mean_of_tasks"}
     text = formats.text(summary_table.table(made), 200)

@@ -5,11 +5,13 @@ from collections.abc import Sequence
 from vitft.catalog import published
 from vitft.catalog.published import Published
 from vitft.catalog.tasks import GROUPS, VTAB, group
+from vitft.data import official
 from vitft.errors import UnknownName, UsageError
 from vitft.results.summary import Cell, Described, Summary, SummaryColumn, SummaryRow
 
 _ALIASES = {"vtab-2019": "vtab-resnet"}
 _JUST = "weights never released"
+_SHOWN = 2
 
 
 def rows(names: Sequence[str]) -> tuple[Published, ...]:
@@ -101,4 +103,17 @@ def _differs(one: Published, own: Sequence[SummaryRow], keys: set[str]) -> tuple
     side = one.resolution
     if side and not any((side, side) in row.what.resolutions for row in near):
         told.append(f"{side} px")
+    told += _parts(near, keys)
     return (*told, *(text for text in one.differs if text != _JUST))
+
+
+def _parts(near: Sequence[SummaryRow], keys: set[str]) -> list[str]:
+    """Say where fewer test images than the official ones were evaluated here: a published number is of all of them."""
+    told = []
+    for key in sorted(keys):
+        whole = official.counts(key, "test")
+        here = {n for row in near if (n := row.cells[key].n) is not None}
+        if whole and not here & {*whole}:
+            told.append(f"all {whole[0]:,} test images of {key}, not {min(here):,}")
+    more = [f"and of {len(told) - _SHOWN} more tasks"] if len(told) > _SHOWN else []
+    return [*told[:_SHOWN], *more]
