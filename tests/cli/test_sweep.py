@@ -4,6 +4,8 @@ import csv
 import io
 import json
 import re
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 from statistics import fmean
@@ -133,6 +135,19 @@ def test_a_killed_sweep_goes_on_to_the_same_table(swept, data, tmp_path, monkeyp
     assert "holds another run" in other and "seeds" in other
 
 
+def test_a_finished_sweep_answers_without_torch(swept, data):
+    run, told, _ = swept
+    words = [str(word) for word in ("sweep", data, *TINY, *GRID, "-o", run, "--format", "json")]
+    code = (
+        "import sys\nsys.modules['torch'] = None\nfrom typer.testing import CliRunner\n"
+        "from vitft.cli.app import app\n"
+        "done = CliRunner().invoke(app, sys.argv[1:], catch_exceptions=False)\n"
+        "sys.stdout.write(done.stdout)\nsys.exit(done.exit_code)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout) == told
+
+
 def test_a_choice_on_test_is_called_that(data, tmp_path):
     command = ("sweep", data, *TINY, "--lr", "0.003,0.3", "--on", "test", "-o", tmp_path / "run")
     told = json.loads(vitft(*command, "--format", "json").stdout)
@@ -179,12 +194,13 @@ def test_a_dry_run_counts_and_leaves_nothing(data, tmp_path):
     command = ("sweep", data, *TINY[:2], "--steps", "2,6", "-b", "4,8", "--seeds", "0,1,2", "-o", tmp_path / "run")
     told = json.loads(vitft(*command, "--dry-run", "--format", "json").stdout)
     assert (told["compared"], told["tested"]) == (12, 3)
-    assert told["steps"] == 3 * (2 + 2 + 6 + 6) + 3 * 6
-    assert told["train_images"] == 3 * (2 + 6) * (4 + 8) + 3 * 6 * 8
-    assert told["eval_images"] == 15 * 12
+    takes = told["estimate"]
+    assert (takes["units"], takes["steps"]) == (15, 3 * (2 + 2 + 6 + 6) + 3 * 6)
+    assert takes["train_images"] == 3 * (2 + 6) * (4 + 8) + 3 * 6 * 8
+    assert takes["test_images"] == 15 * 12
     assert len(told["grid"]) == 4 and not (tmp_path / "run").exists()
     words = " ".join(vitft(*command, "--dry-run", "--on", "test").stdout.split())
-    assert "12 runs, all of them tested on test: the choice will have seen it; 48 steps" in words
+    assert "12 runs, all of them tested on test: the choice will have seen it; 12 fits, 48 steps" in words
 
 
 def test_several_models_are_each_chosen_and_compared(data, tmp_path):

@@ -66,6 +66,7 @@ def finetune(
         typer.Option("--track", help="Send learning curves there; TensorBoard's files lie in the run. Off by default."),
     ] = None,
     quiet: o.QuietOption = False,
+    val_every: o.ValEveryOption = 0,
     format: o.TableFormatOption = "text",
 ) -> None:
     """Fine-tune a pretrained model on a task and test it once. The test split is evaluated whole.
@@ -116,7 +117,16 @@ def finetune(
     else:
         words = ("pretrained", "scratch") if compare_scratch else ("",)
         folders = [own / word for own in beside(output, models) for word in words]
-    runtime = Runtime(device, precision, micro_batch, workers, deterministic, save_weights, parallel=parallel)
+    runtime = Runtime(
+        device,
+        precision,
+        micro_batch,
+        workers,
+        deterministic,
+        save_weights,
+        parallel=parallel,
+        val_every=val_every,
+    )
     _advise(jobs[0][0])
     openable(jobs, folders)
     source = jobs[0][1]  # the same data for all of them

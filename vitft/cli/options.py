@@ -60,6 +60,9 @@ ParallelOption = Annotated[
     typer.Option("--parallel", help="Below torchrun: each process holds the network (ddp), a part (fsdp), what fits."),
 ]
 OutputOption = Annotated[Path | None, typer.Option("--output", "-o", help="Run folder; default below runs/.")]
+ValEveryOption = Annotated[
+    int, typer.Option("--val-every", min=0, help="Write val accuracy into metrics.jsonl after every N updates.")
+]
 ResumeOption = Annotated[Literal["auto", "never"], typer.Option("--resume", help="auto: go on with what is there.")]
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Start anew in an occupied run folder.")]
 DeterministicOption = Annotated[bool, typer.Option("--deterministic", help="Bit-equal runs on CUDA too, slower.")]

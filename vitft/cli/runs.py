@@ -6,10 +6,12 @@ from typing import Annotated
 
 import typer
 
-from vitft.cli import after, console
+from vitft.cli import after, console, curve
 from vitft.cli.options import FormatOption, TableFormatOption
 
-app = typer.Typer(help="Runs: list, status, clean, mistakes, schema.", no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(
+    help="Runs: list, table, status, mistakes, curve, clean, schema.", no_args_is_help=True, rich_markup_mode=None
+)
 
 _Dir = Annotated[Path, typer.Argument(metavar="DIR", help="A run folder, as 'vitft runs ls' prints it.")]
 
@@ -108,3 +110,4 @@ def schema() -> None:
 
 
 app.command("mistakes")(after.mistakes)
+app.command("curve")(curve.curve)

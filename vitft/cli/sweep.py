@@ -1,5 +1,6 @@
 """`vitft sweep`: a grid of settings in one command, compared on val; the best one is tested."""
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
@@ -15,6 +16,7 @@ from vitft.cli.finetune import openable
 
 if TYPE_CHECKING:
     from vitft.data.split import Source
+    from vitft.protocol.jobs import Runtime
     from vitft.protocol.units import Job
     from vitft.recipes import Recipe
     from vitft.report.table import Table
@@ -68,6 +70,7 @@ def sweep(
     deterministic: o.DeterministicOption = False,
     save_weights: o.SaveWeightsOption = True,
     quiet: o.QuietOption = False,
+    val_every: o.ValEveryOption = 0,
     format: o.TableFormatOption = "text",
 ) -> None:
     """Try a grid of settings and put them into one table. Every combination of the values is run with every seed.
@@ -111,11 +114,11 @@ def sweep(
     jobs, source = [job for job, _ in made], made[0][1]
     _several(jobs[0])
     folders = [run_folder(job) for job in jobs] if output is None else beside(output, models)
+    runtime = Runtime(device, precision, micro_batch, workers, deterministic, save_weights, val_every=val_every)
     if dry_run:
-        console.emit_table(*_dry(jobs, source, folders), format)
+        console.emit_table(*_dry(jobs, source, folders, runtime), format)
         return
     openable(made, folders)
-    runtime = Runtime(device, precision, micro_batch, workers, deterministic, save_weights)
     results = [
         in_folder(
             job,
@@ -140,7 +143,8 @@ def sweep(
     if format == "json":
         return
     for folder in folders:
-        console.note(f"Run folder: {folder}")
+        console.note(f"Run folder: {folder}", uncut=True)
+        console.note(f"Table: vitft runs table {shlex.quote(str(folder))} --format latex", uncut=True)
         after.told(folder)
 
 
@@ -192,18 +196,27 @@ def _several(job: "Job") -> None:
         )
 
 
-def _dry(jobs: "Sequence[Job]", source: "Source", folders: Sequence[Path]) -> "tuple[dict[str, Any], Table]":
+def _dry(
+    jobs: "Sequence[Job]", source: "Source", folders: Sequence[Path], runtime: "Runtime"
+) -> "tuple[dict[str, Any], Table]":
     """Return the grid and what it takes, after a look at the names and labels of all its data."""
-    from vitft.protocol import grid
+    from vitft.protocol.estimate import estimate
     from vitft.protocol.look import look
-    from vitft.report import sweep as report
+    from vitft.protocol.units import counts
+    from vitft.report import planned
 
     for line in dict.fromkeys(line for job in jobs for line in look(job, source)):
         console.note(f"Note: {line}.")
-    takes = [grid.takes(job, source) for job in jobs]
+    estimates = [estimate(job, source, runtime) for job in jobs]
     payloads = [
-        {"model": job.model, "folder": str(folder), **asdict(cost), "grid": [grid.described(p) for p in job.grid]}
-        for job, folder, cost in zip(jobs, folders, takes, strict=True)
+        {
+            "model": job.model,
+            "folder": str(folder),
+            **dict(zip(("compared", "tested"), counts(job), strict=True)),
+            "grid": [point.values for point in job.grid],
+            "estimate": asdict(of),
+        }
+        for job, folder, of in zip(jobs, folders, estimates, strict=True)
     ]
-    table = report.planned(jobs, takes, [str(folder) for folder in folders])
+    table = planned.table(jobs, estimates, [str(folder) for folder in folders])
     return (payloads[0] if len(payloads) == 1 else {"sweeps": payloads}), table

@@ -7,7 +7,7 @@ from pathlib import Path
 from vitft.data.split import Source
 from vitft.progress import Hooks
 from vitft.protocol import unchanged
-from vitft.protocol.jobs import Runtime, told_resolution
+from vitft.protocol.jobs import Runtime, told_resolution, told_watch
 from vitft.protocol.look import look
 from vitft.protocol.units import Job
 from vitft.results.folders import claim, lock, nothing_left_behind
@@ -44,12 +44,14 @@ def in_folder(
         if finished is not None:
             unchanged.hold(folder, source, note)
             note("Finished before: this is the stored result; nothing was run or looked at again.")
+            if runtime.val_every:
+                note("--val-every writes while a run trains: start anew with --overwrite.")
             return finished
         for line in look(job, source):
             note(f"Note: {line}.")
         with watched() as hooks:
             note(f"vitft {job.name} with {job.model}, recipe {job.recipe} -> {folder}")
-            if line := told_resolution(job):
+            for line in filter(None, (told_resolution(job), told_watch(job, runtime))):
                 note(line)
             from vitft.engines.inline import run_job
             from vitft.protocol.estimate import estimate, told

@@ -2,11 +2,10 @@
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 from vitft.data.split import Source
 from vitft.data.subsets import JOINED
-from vitft.protocol.units import DEV, Job, Point, counts, fits
+from vitft.protocol.units import DEV, Job
 from vitft.recipes import Recipe
 from vitft.results.checkpoint import CheckpointInfo, Size, side
 from vitft.settings import CHECKPOINT_KEYS
@@ -52,45 +51,9 @@ def uneven(info: CheckpointInfo, values: Sequence[object]) -> list[str]:
     return found
 
 
-@dataclass(frozen=True)
-class Takes:
-    """What a grid takes; of the runs that are tested where the choice is made on val, the most it can be.
-
-    Attributes:
-        compared, tested: runs that end on val, and on test.
-        steps, train_images: of all of them.
-        eval_images: answered at the ends of all of them.
-    """
-
-    compared: int
-    tested: int
-    steps: int
-    train_images: int
-    eval_images: int
-
-
-def takes(job: Job, source: Source) -> Takes:
-    """Count what the units of a grid will do; splits are opened for their lengths."""
-    tuning, finals = counts(job)
-    run = [settings for settings, _ in fits(job)]
-    return Takes(
-        compared=tuning,
-        tested=finals,
-        steps=sum(s.steps for s in run),
-        train_images=sum(s.steps * s.batch_size for s in run),
-        eval_images=tuning * length(job, source, job.scheme.tune_val) + finals * length(job, source, job.scheme.test),
-    )
-
-
 def length(job: Job, source: Source, name: str) -> int:
     """Return how many images a run is evaluated on; of dev about, as classes are rounded each by itself."""
     parts = (job.scheme.tune_train if name == DEV else name).split(JOINED)
     n = sum(len(source.open(part)) for part in parts if part)
     n = round(n * job.settings.dev_fraction) if name == DEV else n
     return n if job.limit is None else min(n, job.limit)
-
-
-def described(point: Point) -> dict[str, object]:
-    """Return a point for a reader: what tells it from the others, and how long it trains."""
-    s = point.settings
-    return {"point": dict(point.values), "steps": s.steps, "images": s.steps * s.batch_size}

@@ -11,7 +11,8 @@ from vitft.data import subsets
 from vitft.data.split import Source, Split
 from vitft.data.subsets import JOINED
 from vitft.errors import ProtocolBreach
-from vitft.protocol.units import DEV, Unit
+from vitft.protocol.units import DEV, Job, Unit
+from vitft.results.parts import Phase
 
 
 def names_only(split: Split) -> Split:
@@ -24,6 +25,16 @@ def names_only(split: Split) -> Split:
         )
 
     return replace(split, read=refuse)
+
+
+def watched(job: Job, phase: Phase) -> str:
+    """Return the split that can be looked at beside the training of a phase; "" where there is none of its own.
+
+    A dev split, which is cut off train, is not opened but cut; a final run trains on it.
+    """
+    scheme = job.scheme
+    alone = phase == "tune" or scheme.final_train == scheme.tune_train
+    return scheme.tune_val if alone and scheme.tune_val not in (DEV, scheme.test) else ""
 
 
 class Guard:
@@ -41,11 +52,24 @@ class Guard:
     def __init__(self, source: Source, unit: Unit) -> None:
         self._source, self._unit = source, unit
         self._trained = False
+        self._watched: Split | None = None
         self.opened: list[str] = []
 
     def trained(self) -> None:
         """Say that the fit is over: from now on the evaluation split may be opened."""
         self._trained = True
+
+    def watch(self) -> Split | None:
+        """Open val before the training, to be looked at beside it; None where there is none that it leaves alone.
+
+        Nothing that is learned may depend on it, so that a tune unit is judged on it afterwards all the same.
+        """
+        name = watched(self._unit.job, self._unit.phase)
+        if not name:
+            return None
+        self.opened.append(name)
+        self._watched = self._opened(name)
+        return self._watched
 
     def open(self, name: str) -> Split:
         """Open a split of the source.
@@ -57,6 +81,9 @@ class Guard:
         tuning = unit.phase == "tune"
         legal = {scheme.tune_train, scheme.tune_val} if tuning else {scheme.final_train, scheme.test}
         held_out = unit.held_out
+        if tuning and name == held_out and self._trained and self._watched is not None:
+            seen, self._watched = self._watched, None
+            return seen
         problem = ""
         if name not in legal or name == DEV or (tuning and name == scheme.test):
             problem = f"may not open '{name}'"
@@ -71,8 +98,11 @@ class Guard:
                 "This is a fault of vitft, not of yours: please report it.",
             )
         self.opened.append(name)
-        parts = [self._source.open(part) for part in name.split(JOINED)]
-        split = parts[0] if len(parts) == 1 else subsets.join(parts, name)
+        split = self._opened(name)
         if len(self.opened) == 1:
             self.first = split
         return split
+
+    def _opened(self, name: str) -> Split:
+        parts = [self._source.open(part) for part in name.split(JOINED)]
+        return parts[0] if len(parts) == 1 else subsets.join(parts, name)

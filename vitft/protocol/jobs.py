@@ -18,7 +18,8 @@ from vitft.data.subsets import JOINED
 from vitft.group import Parallel
 from vitft.images import sizes
 from vitft.models import places
-from vitft.protocol.units import DEV, Job, Point, Scheme, at_point, points, scheme, told
+from vitft.protocol.guard import watched
+from vitft.protocol.units import DEV, Job, Point, Scheme, at_point, points, scheme, told, tune_units
 from vitft.recipes import Recipe
 from vitft.results.folders import default_folder, slug
 from vitft.results.parts import Seen
@@ -38,6 +39,7 @@ class Runtime:
         save_weights: keep the fine-tuned network; without it the head alone is kept.
         state_seconds: least time between two saved states.
         parallel: how several processes hold a network, see `group`.
+        val_every: updates from one look at val to the next while it trains; 0 = none.
     """
 
     device: str = "auto"
@@ -48,6 +50,7 @@ class Runtime:
     save_weights: bool = True
     state_seconds: float = 60.0
     parallel: Parallel = "auto"
+    val_every: int = 0
 
 
 class Rest(TypedDict, total=False):
@@ -116,12 +119,8 @@ def make(
         job = document.swept(base, {})
         points(job)  # every point of it goes together, before the first is run
         return job, source
-    grid = [
-        Point({**{key: getattr(point.settings, key) for key in chosen}, **point.values}, point.settings)
-        for chosen in crossed
-        for point in points(document.swept(base, chosen))
-    ]
-    return replace(base, grid=tuple(grid), sweep=_values(grid)), source
+    grid = document.grid(base, crossed)
+    return replace(base, grid=grid, sweep=_values(grid)), source
 
 
 @dataclass(frozen=True)
@@ -145,6 +144,14 @@ class _Document:
         fixed = {k: v[0] for k, v in sweep.items() if len(v) == 1}
         job = replace(base, settings=own)
         return replace(job, settings=at_point(job, fixed), sweep={k: v for k, v in sweep.items() if k not in fixed})
+
+    def grid(self, base: Job, crossed: Sequence[Mapping[str, Any]]) -> tuple[Point, ...]:
+        """Return a point for each combination of values and each of what the recipe sweeps there."""
+        return tuple(
+            Point({**{key: getattr(point.settings, key) for key in chosen}, **point.values}, point.settings)
+            for chosen in crossed
+            for point in points(self.swept(base, chosen))
+        )
 
 
 def _values(grid: Sequence[Point]) -> dict[str, list[Any]]:
@@ -184,6 +191,17 @@ def told_resolution(job: Job) -> str:
     size, s = f"{job.seen.pixels:,} pixels", job.settings
     larger = f" from {s.crop_from}" if s.crop == "random" and s.crop_from else ""
     return f"Resolution {s.resolution}{larger}: the median of {job.seen.of} training images has {size}."
+
+
+def told_watch(job: Job, runtime: Runtime) -> str:
+    """Return a line where `--val-every` finds no val to look at while the final runs train; "" where it does."""
+    if not runtime.val_every or watched(job, "final"):
+        return ""
+    tuned = "; the runs that are compared have it" if tune_units(job) else ""
+    return (
+        f"--val-every: '{job.name}' has no val that the final run does not train on, and test is not looked at before "
+        f"the end: no val accuracy is written{tuned}."
+    )
 
 
 def model_sha256(model: str) -> str:

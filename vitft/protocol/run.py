@@ -29,7 +29,7 @@ from vitft.models.flops import macs
 from vitft.models.loading import save_weights
 from vitft.models.methods import apply, parameter_groups
 from vitft.progress import Hooks
-from vitft.protocol import diverged
+from vitft.protocol import diverged, looking
 from vitft.protocol import stamp as stamping
 from vitft.protocol.guard import Guard
 from vitft.protocol.jobs import Runtime
@@ -109,11 +109,19 @@ def _trained(
         pp = preprocess(settings, built.info)
         workers = runtime.workers or machine.cores()
         images = Images(train, _augmented(pp, settings), device, workers, hooks)
+        val = _val(unit, runtime, guard, train, dev, group)
     begun = group.from_first(begun)
     torch.set_num_threads(begun.threads or torch.get_num_threads())
     for note in filter(None, [*built.info.notes, assumptions(built.info)]):
         hooks.note(note)
     compute = Compute(begun.precision, begun.micro_batch or 0, runtime.state_seconds, group, runtime.parallel)
+    if val is not None:
+
+        def asked(micro_batch: int, split: Split = val) -> Predictions:
+            batches = eval_batches(split, pp, _at_once(micro_batch), device, workers, hooks)
+            return _evaluate(built.net, split, batches, begun, hooks, group)
+
+        compute = replace(compute, watch=looking.watch(val, runtime.val_every, asked, hooks.note))
     groups = parameter_groups(built.net, settings)
     fitted = fit(built.net, images, groups, settings, seed=unit.seed, folder=own, compute=compute, hooks=hooks)
     begun = begun.model_copy(update={"micro_batch": fitted.micro_batch})
@@ -124,11 +132,27 @@ def _trained(
         with group.together():
             held_out, lacking = stamping.classes(train, dev if dev is not None else guard.open(unit.held_out))
             held_out = _limited(held_out, unit) if dev is None else held_out
-            batch_size = max(1, min(256, 4 * (begun.micro_batch or 1)))
-            batches = eval_batches(held_out, pp, batch_size, device, workers, hooks, group)
+            batches = eval_batches(held_out, pp, _at_once(fitted.micro_batch), device, workers, hooks, group)
         answers = _evaluate(built.net, held_out, batches, begun, hooks, group)
         seconds = time.monotonic() - began_test
         yield _Done(unit, settings, built, held_out, answers, fitted, begun, pp, seconds), guard, train, lacking
+
+
+def _val(unit: Unit, runtime: Runtime, guard: Guard, train: Split, dev: Split | None, group: Group) -> Split | None:
+    """Return what is looked at beside the training. Raises UsageError where several processes share it."""
+    if not runtime.val_every:
+        return None
+    if group.size > 1:
+        raise UsageError(
+            "--val-every looks at val in one process alone.", "Legal: a run in one process, or without it."
+        )
+    val = looking.val(guard, train, dev)
+    return val if val is None or dev is not None else _limited(val, unit)
+
+
+def _at_once(micro_batch: int) -> int:
+    """Return how many images are evaluated at once: they need no gradients."""
+    return max(1, min(256, 4 * (micro_batch or 1)))
 
 
 def _deterministic(asked: bool) -> None:

@@ -2,8 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 
-from vitft.protocol.grid import Takes
-from vitft.protocol.units import Job
 from vitft.report import said
 from vitft.report.single import footnotes, model_title, row_names
 from vitft.report.table import HOLE, Column, Footnotes, Row, Table, Value
@@ -40,34 +38,6 @@ def table(results: Sequence[RunResult], compared: Sequence[Comparison] = ()) -> 
     return Table(_caption(results), (*columns, Column("chosen", "")), tuple(rows), tuple(notes.texts), tuple(told))
 
 
-def planned(jobs: Sequence[Job], takes: Sequence[Takes], folders: Sequence[str]) -> Table:
-    """Return the grid before it runs: a row a setting, and below how many runs, steps and images that is."""
-    job = jobs[0]
-    columns = [Column(key, "px" if key == "resolution" else key) for key in job.sweep]
-    columns += [Column("steps_a_run", "steps a run", "count")] * ("steps" not in job.sweep)
-    columns += [Column("images_a_run", "images a run", "count")]
-    rows = []
-    for point in job.grid:
-        steps = point.settings.steps
-        rows.append(
-            Row({**_words(point.values), "steps_a_run": steps, "images_a_run": steps * point.settings.batch_size})
-        )
-    where = choice.made_on(job.scheme.tune_val, job.settings.dev_fraction)
-    notes = []
-    for one, cost, folder in zip(jobs, takes, folders, strict=True):
-        runs = f"{cost.tested} runs, all of them tested on {one.scheme.test}: the choice will have seen it"
-        if one.on == "val":
-            runs = f"{cost.compared} runs compared on {where}, then the chosen one, {cost.tested} to test"
-        most = "up to " * (one.on == "val" and len({p.settings.steps * p.settings.batch_size for p in one.grid}) > 1)
-        notes.append(
-            f"{model_title(one.model)}: {runs}; {most}{cost.steps:,} steps, {cost.train_images:,} training images, "
-            f"{cost.eval_images:,} to evaluate. It would go to {folder}"
-        )
-    seeds = f"seed{'s' * (len(job.seeds) > 1)} {', '.join(map(str, job.seeds))}"
-    caption = f"{job.name}: {len(job.grid)} settings, {seeds}, recipe {job.recipe}. Nothing was run."
-    return Table(caption, tuple(columns), tuple(rows), notes=tuple(notes))
-
-
 def _caption(results: Sequence[RunResult]) -> str:
     first = results[0]
     n = len(first.tuned) + len({str(one.point) for one in first.lost})
@@ -88,7 +58,7 @@ def _scores(key: str, where: str) -> list[Column]:
 def _rows(result: RunResult, notes: Footnotes) -> list[Row]:
     rows = []
     for one in result.tuned:
-        cells: dict[str, Value] = {"model": model_title(result.model), **_words(one.point)}
+        cells: dict[str, Value] = {"model": model_title(result.model), **words(one.point)}
         cells |= _cells("val", one.top1, one.ci95, one.n)
         marks = {"val": notes.mark([f"{text[0].upper()}{text[1:]}." for text in one.warnings[:1]])}
         if one.point == result.point:
@@ -98,7 +68,7 @@ def _rows(result: RunResult, notes: Footnotes) -> list[Row]:
             marks[f"{at}_n"] = notes.mark(footnotes(result))
         rows.append(Row(cells, marks=marks))
     for gone in {str(one.point): one for one in result.lost}.values():
-        cells = {"model": model_title(result.model), **_words(gone.point), "val": HOLE}
+        cells = {"model": model_title(result.model), **words(gone.point), "val": HOLE}
         rows.append(Row(cells, marks={"val": notes.mark([f"Seed {gone.seed}: {gone.why}"])}))
     return rows
 
@@ -107,7 +77,8 @@ def _cells(key: str, top1: float, interval: tuple[float, float] | None, n: int) 
     return {key: top1, f"{key}_ci95": interval, f"{key}_n": n}
 
 
-def _words(point: Mapping[str, Scalar]) -> dict[str, Value]:
+def words(point: Mapping[str, Scalar]) -> dict[str, Value]:
+    """Return the cells of a point."""
     return {key: choice.value(key, found).removesuffix(" px") for key, found in point.items()}
 
 

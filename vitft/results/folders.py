@@ -6,7 +6,8 @@
   units/<task>/data.json        names, sizes and times of the files it was made of
   units/<task>/seen-*           digests of the images that a choice was made on
   units/<unit id>/
-    metrics.jsonl               one line an update: step, loss, lr, grad_norm
+    metrics.jsonl               one line an update: step, loss, lr, grad_norm; val_top1, val_loss, val_n where val
+                                was looked at (--val-every)
     state.pt                    to go on after a kill; removed when the unit is finished
     weights.safetensors         network and head (`--save-weights`, and every single fine-tune)
     config.json                 beside weights: what timm needs to load the folder by itself

@@ -19,6 +19,7 @@ from vitft.settings import Settings
 from vitft.training import inputs, parallel, state
 from vitft.training.schedule import learning_rate
 from vitft.training.update import Fit, Stopped
+from vitft.training.watch import Watch
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class Compute:
         state_seconds: least time between two saved states.
         group: the processes that share each effective batch; each reads the images of its share.
         parallel: "ddp" (each process holds the network), "fsdp" (a part of it) or "auto".
+        watch: looks at held-out images beside the training of one process; None = nobody looks.
     """
 
     precision: str = "float32"
@@ -38,6 +40,7 @@ class Compute:
     state_seconds: float = 60.0
     group: Group = ALONE
     parallel: Parallel = "auto"
+    watch: Watch | None = None
 
 
 @dataclass(frozen=True)
@@ -94,7 +97,7 @@ def fit(
         What stops one process stops all of them.
     """
     compute, hooks = compute or Compute(), hooks or Hooks()
-    group, whole, stopped = compute.group, net, 0
+    group, whole, stopped, watched = compute.group, net, 0, 0.0
     states = _States(folder / "state.pt", _same_images(images, group, hooks), compute)
     micro_batch = compute.micro_batch or device.training_batch(net, images.device)
     if spread := parallel.choose(compute.parallel, net, settings, images.device, group):
@@ -106,6 +109,7 @@ def fit(
     source = inputs.source(net, images, settings, compute.precision, micro_batch, hooks, group)
     with state.Metrics(folder / "metrics.jsonl" if group.first else None, keep=start) as metrics:
         try:
+            watched += _look(compute, run, micro_batch, metrics)  # where it was stopped in the middle of one
             while run.step < settings.steps:
                 lr, began_step = learning_rate(settings, run.step), time.monotonic()
                 try:
@@ -119,6 +123,7 @@ def fit(
                 metrics.add({"step": run.step, "loss": loss, "lr": lr, "grad_norm": norm})
                 speed = 1.0 / max(1e-9, time.monotonic() - began_step)
                 hooks.step(StepReport(run.step, settings.steps, loss, lr, norm, speed * settings.batch_size, speed))
+                watched += _look(compute, run, micro_batch, metrics)
                 if group.size == 1 and hooks.signal():  # several stop at their next agreement
                     break
                 if states.wanted(run):
@@ -141,7 +146,7 @@ def fit(
     run.use_average()
     if spread:
         parallel.collect(net, whole, images.device)
-    seconds, done = time.monotonic() - began, (run.step - start) * settings.batch_size
+    seconds, done = time.monotonic() - began - watched, (run.step - start) * settings.batch_size
     return Fitted(
         run.step, start, run.first_loss, run.last_loss, micro_batch, seconds, done, source.computed,
         states.seconds, states.saver,
@@ -159,6 +164,11 @@ def _part(run: Fit, lr: float, began: float, hooks: Hooks, done: int) -> None:
         return
     speed, share = done / seconds, done / batch
     hooks.step(StepReport(run.step, run.settings.steps, run.last_loss, lr, math.nan, speed, speed / batch, part=share))
+
+
+def _look(compute: Compute, run: Fit, micro_batch: int, metrics: state.Metrics) -> float:
+    """Look at val where that is due; return the seconds it took. Raises Stopped."""
+    return compute.watch.look(run, micro_batch, metrics) if compute.watch is not None else 0.0
 
 
 def _same_images(images: Images, group: Group, hooks: Hooks) -> str:

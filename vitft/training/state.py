@@ -14,7 +14,7 @@ from typing import IO, Any, Self
 import torch
 from torch import Tensor
 
-from vitft.results.files import cannot_write, writing
+from vitft.results.files import cannot_write, write_atomic, writing
 
 _MAGIC = b"vitft-state-2\n"
 _DIGEST = hashlib.sha256().digest_size
@@ -172,11 +172,14 @@ class Metrics:
     """
 
     def __init__(self, path: Path | None, keep: int) -> None:
+        self._pending = ""
+        self.last: dict[str, float] = {}
         if path is None:
             self._file: IO[str] | None = None
             return
         self._path = path
         lines = path.read_text().splitlines(keepends=True)[:keep] if path.exists() and keep else []
+        self.last = json.loads(lines[-1]) if lines else {}
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file = path.open("w")
@@ -192,6 +195,8 @@ class Metrics:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         with suppress(OSError):  # a full disk: the flush before the state has said so already
+            self._write()
+        with suppress(OSError):
             if self._file is not None:
                 self._file.close()
 
@@ -199,15 +204,38 @@ class Metrics:
         if self._file is None:
             return
         try:
-            self._file.write(json.dumps(values) + "\n")
+            self._write()
         except OSError as error:
             raise cannot_write(self._path, error) from None
+        self._pending, self.last = json.dumps(values) + "\n", values
+
+    def amend(self, values: dict[str, float]) -> None:
+        """Add values to the last line."""
+        if self._file is None:
+            return
+        self.last = {**self.last, **values}
+        line = json.dumps(self.last) + "\n"
+        if self._pending:
+            self._pending = line
+            return
+        # It lies on disk, and a state counts on it: the file is replaced whole.
+        self.flush()
+        self._file.close()
+        before = self._path.read_text().splitlines(keepends=True)[:-1]
+        write_atomic(self._path, "".join([*before, line]).encode())
+        self._file = self._path.open("a")
+
+    def _write(self) -> None:
+        if self._file is not None:
+            self._file.write(self._pending)
+            self._pending = ""
 
     def flush(self) -> None:
         """Bring the lines to the disk; always before the state that counts on them."""
         if self._file is None:
             return
         try:
+            self._write()
             self._file.flush()
             os.fsync(self._file.fileno())
         except OSError as error:

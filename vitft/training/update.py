@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -186,6 +187,17 @@ class Fit:
         """Put the averaged weights in place of the last ones, where they are averaged."""
         if self.average:
             _copy([parallel.local(a) for a in self.average], [parallel.local(p) for p in self.parameters])
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Put the averaged weights in place for a while, where they are averaged; the own ones come back bit by bit."""
+        own = [p.detach().clone() for p in self.parameters] if self.average else []
+        self.use_average()
+        try:
+            yield
+        finally:
+            if own:
+                _copy(own, self.parameters)
 
     def state(self) -> dict[str, Any]:
         """Return everything that `load` needs; the tensors are the run's own, not copies.
