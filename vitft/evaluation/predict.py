@@ -116,13 +116,17 @@ def gather(
     _exactly_once(seen)
     if out is None:
         raise VitftError("There are no images to evaluate.")
-    broken = np.flatnonzero(~np.isfinite(out).all(axis=1))
+    _refuse_broken(out, what)
+    return out
+
+
+def _refuse_broken(values: NDArray[np.float32], what: str) -> None:
+    broken = np.flatnonzero(~np.isfinite(values).all(axis=1))
     if len(broken):
         raise VitftError(
-            f"The network's {what} are NaN or infinite for {len(broken)} of {n} images: {_some(broken)}.",
+            f"The network's {what} are NaN or infinite for {len(broken)} of {len(values)} images: {_some(broken)}.",
             action="Try --precision float32; if it stays, the checkpoint is damaged.",
         )
-    return out
 
 
 def _joined(out: NDArray[np.float32] | None, seen: NDArray[np.int64], group: Group) -> NDArray[np.float32] | None:

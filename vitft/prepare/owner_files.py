@@ -118,6 +118,14 @@ def version(name: str) -> str:
         return "unknown"
 
 
+def decoder() -> str:
+    """Name the decoder whose pixels the examples have, as the stamp gives it."""
+    from PIL import features
+
+    turbo = features.version_feature("libjpeg_turbo")
+    return f"Pillow {version('pillow')}, {f'libjpeg-turbo {turbo}' if turbo else 'libjpeg'} (accurate DCT)"
+
+
 def split_keys(
     task: str,
     split: str,

@@ -26,13 +26,13 @@ from vitft.prepare.card import card
 from vitft.prepare.collections.raw import Collection, Raw
 from vitft.prepare.download import Progress, silent
 from vitft.prepare.owner_files import (
+    decoder,
     downloads,
     fingerprint,
     located,
     official_sizes,
     opened,
     shortfall,
-    version,
     versions,
 )
 from vitft.prepare.spool import Spool
@@ -97,27 +97,34 @@ def prepare(
     with _alone(out, collection, progress), _workplace(hidden):
         if (kept := _complete(out, shots, allow_partial)) is not None:  # meanwhile
             return out, kept
-        raw, tree, files = opened(collection, folder, hidden / "raw", allow_partial, progress)
-        partial_why = shortfall(found, raw)
-        if partial_why and not allow_partial:
-            raise _partial(found, collection, folder, partial_why)
-        if not partial_why:
-            _refuse_other_files(collection, files)
-        chosen = select(found, raw, shots, bool(partial_why))
-        build = hidden / "build"
-        shutil.rmtree(build, ignore_errors=True)
-        build.mkdir()
-        with Spool(hidden, fingerprint(collection, tree)) as spool:
-            gather(collection, raw, chosen, spool, progress)
-            written = _written(build, found, chosen, spool, progress)
-        manifest = _manifest(found, collection, raw, shots, partial_why, chosen, written, files)
-        (build / "README.md").write_text(card(found, collection, manifest), encoding="utf-8")
-        manifest.write(build)  # last: what has one is whole
+        manifest = _build(found, folder, hidden, shots, allow_partial, progress)
         if out.exists():
             out.rename(hidden / "old")
-        build.rename(out)
+        (hidden / "build").rename(out)
         (hidden / "spool.bin").unlink()
     return out, manifest
+
+
+def _build(task: Task, folder: Path, hidden: Path, shots: Shots, allow_partial: bool, progress: Progress) -> Manifest:
+    """Make the whole data set in `hidden`/build from the owner's files in `folder`."""
+    collection = collections.of_task(task.name)
+    raw, tree, files = opened(collection, folder, hidden / "raw", allow_partial, progress)
+    partial_why = shortfall(task, raw)
+    if partial_why and not allow_partial:
+        raise _partial(task, collection, folder, partial_why)
+    if not partial_why:
+        _refuse_other_files(collection, files)
+    chosen = select(task, raw, shots, bool(partial_why))
+    build = hidden / "build"
+    shutil.rmtree(build, ignore_errors=True)
+    build.mkdir()
+    with Spool(hidden, fingerprint(collection, tree)) as spool:
+        gather(collection, raw, chosen, spool, progress)
+        written = _written(build, task, chosen, spool, progress)
+    manifest = _manifest(task, collection, raw, shots, partial_why, chosen, written, files)
+    (build / "README.md").write_text(card(task, collection, manifest), encoding="utf-8")
+    manifest.write(build)  # last: what has one is whole
+    return manifest
 
 
 def _partial(task: Task, collection: Collection, folder: Path, why: str) -> DataMissing:
@@ -266,14 +273,6 @@ def _complete(out: Path, shots: Shots, allow_partial: bool) -> Manifest | None:
     enough = set(_STORED[shots]) <= set(_STORED[manifest.shots])
     whole = all((out / split.file).is_file() for split in manifest.splits.values()) and not manifest.outdated
     return manifest if enough and whole and (allow_partial or manifest.completeness == "full") else None
-
-
-def decoder() -> str:
-    """Name the decoder whose pixels the examples have, as the stamp gives it."""
-    from PIL import features
-
-    turbo = features.version_feature("libjpeg_turbo")
-    return f"Pillow {version('pillow')}, {f'libjpeg-turbo {turbo}' if turbo else 'libjpeg'} (accurate DCT)"
 
 
 def _manifest(

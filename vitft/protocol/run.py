@@ -6,13 +6,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from vitft import device as devices
 from vitft import machine
-from vitft.catalog.shots import first_of
 from vitft.data import subsets
 from vitft.data.split import Split
 from vitft.errors import CheckpointError, DataError, UsageError
@@ -36,11 +34,9 @@ from vitft.protocol.jobs import Runtime
 from vitft.protocol.stamp import DataStamp
 from vitft.protocol.units import DEV, Unit
 from vitft.protocol.warm import Warm
-from vitft.recipes import digest
-from vitft.results.checkpoint import side
 from vitft.results.files import HEAD, WEIGHTS, read_json, write_json
 from vitft.results.folders import finished_unit, unit_folder
-from vitft.results.parts import Computed, Cost, Env, Loss, Metrics, Provenance, Timing, UnitProtocol
+from vitft.results.parts import Computed, Cost, Env, Loss, Metrics, Provenance, Timing
 from vitft.results.reading import parse
 from vitft.results.schema import UnitResult, to_json
 from vitft.settings import CHECKPOINT_KEYS, Preprocess, Settings
@@ -309,7 +305,7 @@ def _result(done: _Done, data: DataStamp, timing: Timing) -> UnitResult:
         phase=done.unit.phase,
         seed=done.unit.seed,
         metrics=_metrics(held_out, done.answers),
-        protocol=_protocol(done),
+        protocol=stamping.protocol(done.unit, done.settings, done.built.info.architecture.gelu),
         provenance=Provenance(
             **{**asdict(held_out.provenance), **asdict(data)}, checkpoint_sha256=done.built.info.sha256
         ),
@@ -337,37 +333,6 @@ def _metrics(split: Split, answers: Predictions) -> Metrics:
     n, correct = len(split), int((answers.answers == split.labels).sum())
     found = Metrics(top1=correct / n, correct=correct, n=n, ci95=wilson(correct, n))
     return real.judged(found, real.of_validation(split.keys, split.labels, split.num_classes), answers.answers)
-
-
-def _protocol(done: _Done) -> UnitProtocol:
-    job, settings = done.unit.job, done.settings
-    first = first_of(job.shots)
-    stamp: dict[str, Any] = {
-        "recipe": job.recipe,
-        "recipe_digest": job.recipe_digest,
-        "resize": settings.resize,
-        "interpolation": settings.interpolation,
-        "antialias": settings.antialias,
-        "normalise": settings.normalise,
-        "gelu": done.built.info.architecture.gelu,
-        "selection": _selection(done.unit),
-        "from_scratch": job.from_scratch,
-        "train": {"per_class": job.per_class, "limit": job.limit} | ({"first": first} if first else {}),
-    } | ({"chosen_by_pixels": job.seen.model_dump()} if job.seen else {})
-    # The digest is over the words that version 1 had: runs begun with it go on to the same protocol.
-    identity = digest({**stamp, "resolution": side(settings.size)})
-    return UnitProtocol(id=identity, resolution=settings.size, **stamp)
-
-
-def _selection(unit: Unit) -> str:
-    job = unit.job
-    if not job.sweep:
-        return "none"
-    if job.on == "test":
-        return f"{unit.scheme.test}, best of {len(job.grid)} settings by top1 on the test split itself"
-    beyond = "" if job.per_class is None else ", labels beyond --per-class"
-    over = f" over seeds {', '.join(map(str, job.seeds))}" if job.grid and len(job.seeds) > 1 else ""
-    return f"{unit.scheme.tune_val}, best top1{over}, ties to the smaller lr{beyond}"
 
 
 def _train_flops(settings: Settings, fitted: Fitted, per_image: float) -> float:

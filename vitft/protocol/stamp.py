@@ -1,18 +1,23 @@
-"""What a result says of the data it was made of, beside the provenance of the split it was tested on."""
+"""What a result says of its protocol and of its data, beside the provenance of the split it was tested on."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from vitft.catalog.shots import first_of
 from vitft.data import official, subsets
 from vitft.data.split import Split
 from vitft.data.subsets import JOINED
 from vitft.images import fingerprints
 from vitft.images.overlap import overlap
 from vitft.progress import Hooks
+from vitft.protocol.units import Unit
+from vitft.recipes import digest
+from vitft.results.checkpoint import side
 from vitft.results.files import write_atomic
 from vitft.results.folders import SEEN, slug, task_folder
-from vitft.results.parts import Completeness, Overlap
+from vitft.results.parts import Completeness, Overlap, UnitProtocol
+from vitft.settings import Settings
 
 
 @dataclass(frozen=True)
@@ -105,3 +110,35 @@ def classes(train: Split, held_out: Split) -> tuple[Split, tuple[str, ...]]:
     """
     same = subsets.by_name(held_out, train.class_names, f"'{train.name}'")
     return same, subsets.absent(same)
+
+
+def protocol(unit: Unit, settings: Settings, gelu: str) -> UnitProtocol:
+    """Say by which protocol a unit was run: its id is what must be equal for numbers to be averaged."""
+    job = unit.job
+    first = first_of(job.shots)
+    words: dict[str, object] = {
+        "recipe": job.recipe,
+        "recipe_digest": job.recipe_digest,
+        "resize": settings.resize,
+        "interpolation": settings.interpolation,
+        "antialias": settings.antialias,
+        "normalise": settings.normalise,
+        "gelu": gelu,
+        "selection": _selection(unit),
+        "from_scratch": job.from_scratch,
+        "train": {"per_class": job.per_class, "limit": job.limit} | ({"first": first} if first else {}),
+    } | ({"chosen_by_pixels": job.seen.model_dump()} if job.seen else {})
+    # The digest is over the words that version 1 had: runs begun with it go on to the same protocol.
+    identity = digest({**words, "resolution": side(settings.size)})
+    return UnitProtocol.model_validate({"id": identity, "resolution": settings.size, **words})
+
+
+def _selection(unit: Unit) -> str:
+    job = unit.job
+    if not job.sweep:
+        return "none"
+    if job.on == "test":
+        return f"{unit.scheme.test}, best of {len(job.grid)} settings by top1 on the test split itself"
+    beyond = "" if job.per_class is None else ", labels beyond --per-class"
+    over = f" over seeds {', '.join(map(str, job.seeds))}" if job.grid and len(job.seeds) > 1 else ""
+    return f"{unit.scheme.tune_val}, best top1{over}, ties to the smaller lr{beyond}"
