@@ -170,9 +170,10 @@ def main() -> None:
     """Serve on stdin and what was stdout; whatever a library prints goes to stderr, the worker's log."""
     events = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
-    # The supervisor passes a stop on; a Ctrl-C that reached the whole terminal must not cut a save short.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    # The supervisor passes a stop on; a Ctrl-C that reached the whole terminal, or a queue's signal to all processes of
+    # a job, must not cut a save short.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
     serve(sys.stdin, events)
 
 

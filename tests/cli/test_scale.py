@@ -1,0 +1,117 @@
+"""What the README says of many cards and machines is run, small and on CPUs: torchrun, Ray, a Slurm script."""
+
+import importlib.util
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests import vtab_archive
+from tests.forked_workers import forking
+from tests.processes import free_port
+from vitft.cli.app import app
+from vitft.engines import local
+
+pytestmark = pytest.mark.xdist_group("engine")
+SECTION = (
+    (Path(__file__).parents[2] / "README.md").read_text().split("## Many cards, many machines\n")[1].split("\n## ")[0]
+)
+TORCHRUN, RAY, SLURM, ESTIMATE = (block.strip() for block in re.findall(r"^```\w*\n(.*?)^```", SECTION, re.S | re.M))
+TASKS = "svhn,dtd,eurosat"
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    root = tmp_path_factory.mktemp("scale")
+    vtab_archive.draw(root / "data")
+    vtab_archive.checkpoint(root / "tiny.safetensors")
+    text = 'title = "tiny"\nsource = "tests"\nsteps = 2\nbatch_size = 4\nlr = 0.01\nresolution = 32\n'
+    (root / "tiny.toml").write_text(text)
+    (root / "bin").mkdir()
+    own = f"--recipe {root}/tiny.toml --device cpu --tasks {TASKS}"
+    vitft = f'#!/bin/bash\nverb=$1; shift\nexec {sys.executable} -m vitft "$verb" {own} "$@"\n'
+    # Slurm's own words: a task after the other, the highest exit code at the end; a job that is queued again.
+    srun = '#!/bin/bash\nworst=0\nfor i in $(seq 0 $((SLURM_NTASKS-1))); do SLURM_PROCID=$i "$@"; c=$?; '
+    srun += "[ $c -gt $worst ] && worst=$c; done; exit $worst\n"
+    scontrol = f'#!/bin/bash\necho "$@" >> {root}/requeued\n'
+    for name, script in (("vitft", vitft), ("srun", srun), ("scontrol", scontrol)):
+        (root / "bin" / name).write_text(script)
+        (root / "bin" / name).chmod(0o755)
+    return root
+
+
+def placed(text: str, place: Path, run: Path) -> str:
+    """Return what the README shows with this machine's folders in it."""
+    return (
+        text.replace("/data/vtab-1k", str(place / "data"))
+        .replace("vit-b16", str(place / "tiny.safetensors"))
+        .replace("/scratch/b16", str(run))
+    )
+
+
+def shell(script: str, place: Path, cwd: Path, **variables: str) -> subprocess.CompletedProcess:
+    env = {**os.environ, "PATH": f"{place / 'bin'}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1", **variables}
+    return subprocess.run(["bash", "-c", script], env=env, cwd=cwd, check=False, capture_output=True, text=True)
+
+
+@pytest.fixture(scope="module")
+def whole(place):
+    """Run the suite whole, in this process and by workers forked from it."""
+    words = ["vtab", "--recipe", place / "tiny.toml", "--device", "cpu", "--tasks", TASKS, "-o", place / "whole"]
+    words += ["--data-dir", place / "data", "-m", place / "tiny.safetensors"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(local, "start_process", forking())
+        with pytest.raises(SystemExit) as caught:
+            app([str(word) for word in words])
+    assert not caught.value.code
+    return json.loads((place / "whole/suite.json").read_text())
+
+
+def test_the_slurm_script_three_shards_are_the_whole_and_what_is_stopped_is_queued_again(place, whole, tmp_path):
+    script = placed(SLURM, place, tmp_path / "run")
+    slurm = {"SLURM_NTASKS": "3", "SLURM_JOB_ID": "17"}
+    stopped = shell(script.replace("3h50m", "0s"), place, tmp_path, **{**slurm, "SLURM_NTASKS": "1"})
+    assert (place / "requeued").read_text() == "requeue 17\n", stopped.stderr
+    assert "Stopped to be queued again" in stopped.stderr
+    assert not (tmp_path / "b16.tex").exists()
+    done = shell(script, place, tmp_path, **slurm)
+    assert done.returncode == 0, done.stderr
+    assert [f"Shard {i}/3 is done" in done.stderr for i in (1, 2)] == [True, True]
+    assert "Finished before" in done.stderr  # the last line, which prints the table
+    assert "tabular" in (tmp_path / "b16.tex").read_text()
+    assert json.loads((tmp_path / "run/suite.json").read_text())["tasks"] == whole["tasks"]
+
+
+def test_the_ray_line(place, whole, tmp_path):
+    if importlib.util.find_spec("ray") is None:
+        pytest.skip("needs the extra 'ray', which is not installed")
+    line = placed(RAY, place, tmp_path / "run").replace("RAY_ADDRESS=head:6379 ", "")
+    assert line != placed(RAY, place, tmp_path / "run")
+    done = shell(line, place, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "run/suite.json").read_text())["tasks"] == whole["tasks"]
+
+
+def test_the_torchrun_line(tmp_path):
+    words = shlex.split(TORCHRUN)
+    assert words[:2] == ["torchrun", "--nproc-per-node"]
+    changed = {"8": "2", "imagenet": "digits", "vit-h14": "vit-mini", "vit-paper": "quick", "/scratch/h14": "run"}
+    small = ["--limit", "24", "--steps", "2", "-b", "4", "-r", "32", "--device", "cpu"]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--master-port", str(free_port())]
+    command = [*launcher, *[changed.get(word, word) for word in words[1:]], *small]
+    done = subprocess.run(command, cwd=tmp_path, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    result = json.loads((tmp_path / "run/result.json").read_text())
+    assert result["timing"]["processes"] == 2 and result["metrics"]["n"] == 24
+
+
+def test_the_estimate(place, whole, capsys):
+    with pytest.raises(SystemExit) as caught:
+        app(shlex.split(placed(ESTIMATE, place, place / "whole"))[1:])
+    assert not caught.value.code
+    assert "150 units: tasks 3, models 10, seeds 5" in capsys.readouterr().out
