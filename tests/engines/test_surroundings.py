@@ -1,0 +1,48 @@
+"""What `vitft doctor` says of the queue, the cards and the engines around a run."""
+
+import importlib.metadata
+
+import torch
+
+from vitft.engines import surroundings
+
+
+def test_tasks_of_a_slurm_job_that_see_the_same_cards_are_warned_of():
+    job = {"SLURM_JOB_ID": "7", "SLURM_TASKS_PER_NODE": "8(x2)", "CUDA_VISIBLE_DEVICES": "0,1,2,3,4,5,6,7"}
+    assert surroundings.slurm({}, 8) == ""
+    warned = surroundings.slurm(job, 8)
+    assert warned.startswith("WARNING: job 7, tasks on a node 8, CUDA_VISIBLE_DEVICES 0,1,2,3,4,5,6,7")
+    assert "takes the first" in warned and "--gpus-per-task=1" in warned
+    fine = [
+        surroundings.slurm({**job, "CUDA_VISIBLE_DEVICES": "3"}, 1),  # narrowed
+        surroundings.slurm({**job, "SLURM_TASKS_PER_NODE": "1(x16)"}, 8),  # one torchrun a node
+        surroundings.slurm({**job, "LOCAL_RANK": "2"}, 8),  # below torchrun each takes its own
+    ]
+    assert all("WARNING" not in line and line.startswith("job 7") for line in fine)
+
+
+def test_engines_and_interconnect_are_told(monkeypatch):
+    def none(name: str) -> str:
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", none)
+    assert "pip install 'vitft[ray]'" in surroundings.engines()["engine ray"]
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: "2.60.0")
+    monkeypatch.setenv("RAY_ADDRESS", "head:6379")
+    assert surroundings.engines()["engine ray"] == "2.60.0, cluster head:6379 (RAY_ADDRESS)"
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("MASTER_ADDR", "x")
+    monkeypatch.setenv("MASTER_PORT", "1")
+    assert surroundings.engines()["torchrun"] == "process 1 of 2"
+    assert surroundings.interconnect() == "gloo over TCP, between processes on CPUs"
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    monkeypatch.setattr(torch.distributed, "is_nccl_available", lambda: True)
+    monkeypatch.setattr(torch.cuda.nccl, "version", lambda: (2, 21, 5))
+    monkeypatch.setattr(torch.cuda, "can_device_access_peer", lambda a, b: {a, b} != {0, 2})
+    said = surroundings.interconnect()
+    assert said == "NCCL 2.21.5 between cards (cards 2-0 only through the host), gloo over TCP"
+
+
+def test_what_would_be_used_is_what_a_run_takes():
+    assert surroundings.would_use().startswith("cpu, float32, ")
