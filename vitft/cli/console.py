@@ -93,13 +93,20 @@ def width(*, listing: bool = False) -> int:
     return _UNCUT if listing and not sys.stdout.isatty() else stdout().width
 
 
+def folded(text: str, columns: int | None = None) -> str:
+    """Return lines broken at words to a width, by default stdout's; in a pipe they stay as they are."""
+    columns = columns or width(listing=True)
+    return "\n".join(
+        textwrap.fill(line, max(20, columns), subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+        for line in text.split("\n")
+    )
+
+
 def note(text: str, *, uncut: bool = False) -> None:
     """Print one line to stderr, on a terminal broken at words; `uncut`: it holds a command to be copied."""
     console = stderr()
     if console.is_terminal and not uncut:
-        text = textwrap.fill(
-            text, max(20, console.width), subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
-        )
+        text = folded(text, console.width)
     console.print(text, markup=False, soft_wrap=True)
 
 

@@ -1,16 +1,16 @@
 """`vitft suite`: any suite document, one model or several, to one table."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from vitft.catalog.models import DEFAULT
 from vitft.cli import console, signals
 from vitft.cli import options as o
-from vitft.errors import some
+from vitft.cli.suite_plan import few, planned_text
 
 if TYPE_CHECKING:
     from vitft.engines.suite import Asked, Leg, Planned
@@ -124,7 +124,7 @@ def execute(asked: "Asked", how: "How", shown: Shown) -> None:
     ready = _ready(asked, legs, found, planned)
     if shown.dry_run:
         _usable(asked, how)
-        payload, text = _dry(legs, found, planned, ready, how)
+        payload, text = planned_text(legs, found, planned, ready, how)
         console.emit(payload, text, "json" if shown.format == "json" else "text")
         return
     _refuse_holes(asked, legs, found, planned, ready, shown.allow_missing)
@@ -169,7 +169,7 @@ def _refuse_holes(
     ]
     some = ", or run on with --allow-missing" * (len(missing) < len(names))
     raise DataMissing(
-        f"{len(missing)} of {len(names)} tasks have no data: {_few(missing)}.",
+        f"{len(missing)} of {len(names)} tasks have no data: {few(missing)}.",
         "; ".join(f"{why}." for why in faults[:3]) or _looked(asked.data_dir),
         f"Prepare them ('vitft data prepare TASK'), choose others with --tasks{some}.",
     )
@@ -217,7 +217,7 @@ def _report(asked: "Asked", outcomes: "Sequence[Outcome]", shard: str, format: s
     if failed:
         raise SuiteIncomplete(
             f"{len(failed)} of {sum(len(one.leg.tasks()) for one in outcomes)} tasks failed: "
-            f"{_few([name for name, _ in failed])}.",
+            f"{few([name for name, _ in failed])}.",
             "; ".join(f"{name}: {text}" for name, text in failed[:3]),
             f"What there is lies in '{outcomes[0].leg.folder()}'; the same command tries the failed ones again.",
         )
@@ -280,75 +280,6 @@ def _looked(data_dir: Path | None) -> str:
     return f"Looked in {', '.join(places)} and the hub's cache."
 
 
-def _dry(
-    legs: "Sequence[Leg]",
-    found: "Sequence[tuple[list[Row], dict[str, str]]]",
-    planned: "Sequence[Planned]",
-    ready: str,
-    how: "How",
-) -> tuple[dict[str, Any], str]:
-    """Return what a dry run prints: as JSON, one leg's plan or several; and as text."""
-    plans = [_plan_of(*one, how) for one in zip(legs, found, planned, strict=True)]
-    payload = plans[0][0] if len(plans) == 1 else {"suite": legs[0].suite.name, "legs": [one for one, _ in plans]}
-    texts = [f"{leg.model}: " * (len(plans) > 1) + text for leg, (_, text) in zip(legs, plans, strict=True)]
-    return payload, "\n".join([ready, *texts])
-
-
-def _plan_of(
-    leg: "Leg", found: "tuple[list[Row], dict[str, str]]", planned: "Planned", how: "How"
-) -> tuple[dict[str, Any], str]:
-    from vitft.engines import suite as planning
-    from vitft.engines.cost import estimate
-    from vitft.protocol.estimate import duration, speed_for
-    from vitft.protocol.units import tune_units
-
-    shard = how.shard
-    mine = planning.of_shard(leg, shard)
-    jobs = [job for job in planned.jobs if job.name in mine.tasks()]
-    cost = estimate(leg, jobs)
-    speed = (
-        speed_for(jobs[0], cost.flops, replace(how.runtime, device=(how.devices or (how.runtime.device,))[0]))
-        if jobs
-        else None
-    )
-    payload = {
-        "suite": leg.suite.name,
-        "model": leg.model,
-        "run": leg.part.first.run,
-        "folder": str(leg.folder()),
-        "shard": shard,
-        "data": [asdict(row) | {"usable": row.task not in planned.missing} for row in found[0]],
-        "plan": [
-            {
-                "task": job.name,
-                "tune": len(tune_units(job)),
-                "final": len(job.seeds),
-                "splits": asdict(job.scheme),
-                "settings": job.settings.model_dump(mode="json"),
-                "sweep": job.sweep,
-            }
-            for job in jobs
-        ],
-        "estimate": asdict(cost)
-        | ({"seconds": cost.flops / speed.flops_per_s, "speed": asdict(speed)} if speed else {}),
-    }
-    names = _few([name for name in mine.tasks() if name not in planned.missing])
-    head = f"Plan{f' of shard {shard} ({names})' if shard else ''}: "
-    if leg.recipe is None:
-        return payload, f"{head}{leg.part.name} of {names}.\nNothing was run. It would go to {leg.folder()}\n"
-    swept = ", ".join(sorted({key for job in jobs for key in job.sweep}))
-    val = ", ".join(dict.fromkeys(job.scheme.tune_val for job in jobs if job.sweep))
-    text = (
-        f"{head}recipe {leg.recipe.name}, tasks {len(jobs)}, fits {cost.units} "
-        f"({f'{swept} tuned on {val}' if swept else 'nothing tuned'}), seeds {', '.join(map(str, leg.seeds))}.\n"
-        f"{cost.train_images:,} training images, {cost.test_images:,} to evaluate, "
-        f"about {cost.flops:.0e} floating-point operations (a rough rule: parameters x patches, three passes a step)"
-        + (f": about {duration(cost.flops / speed.flops_per_s)} on one {speed.device} ({speed.how})" if speed else "")
-        + f".\nNothing was run. It would go to {leg.folder()}\n"
-    )
-    return payload, text
-
-
 def _usable(asked: "Asked", how: "How") -> None:
     """Raise what a run would raise of a model or a device that is not there, before anything is planned."""
     from vitft import device as devices
@@ -359,7 +290,3 @@ def _usable(asked: "Asked", how: "How") -> None:
         loading.load(model, weights=False, said=Said.within(asked.overrides))
     for device in how.devices or (how.runtime.device,):
         devices.pick(device)
-
-
-def _few(tasks: Sequence[str]) -> str:
-    return some(list(dict.fromkeys(tasks)))

@@ -3,6 +3,7 @@
 import os
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -35,7 +36,7 @@ def run_job(job: Job, source: Source, folder: Path, runtime: Runtime, hooks: Hoo
         Any VitftError of a unit; finished units stay, and the same call goes on from there. Of a grid, a point whose
         training diverges is out of the choice instead.
     """
-    hooks = hooks or Hooks()
+    hooks = _said_once(hooks or Hooks())
     unchanged.hold(folder, source, hooks.note)
     plan, warm = Plan((job,), folder), Warm(source=source, group=together.group())
     while ready := plan.ready():
@@ -59,6 +60,18 @@ def run_job(job: Job, source: Source, folder: Path, runtime: Runtime, hooks: Hoo
     result = summary(finals, [plan.needed(unit) for unit in finals], scored, lost)
     write_json(folder / "result.json", to_json(result))
     return result
+
+
+def _said_once(hooks: Hooks) -> Hooks:
+    """Return the same hooks for notes that are told once a run: what is said of a checkpoint holds for all units."""
+    told: set[str] = set()
+
+    def note(text: str) -> None:
+        if text not in told:
+            told.add(text)
+            hooks.note(text)
+
+    return replace(hooks, note=note)
 
 
 def _spared(unit: Unit) -> bool:
