@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
-from typing import Any
 
 from vitft.data.split import Source
 from vitft.engines import together
@@ -141,7 +140,7 @@ def summary(
             "Start anew with --overwrite.",
         )
     overlap = worst_overlap(finals)
-    fields: dict[str, Any] = {
+    fields: dict[str, object] = {
         **{name: getattr(first, name) for name in UnitResult.model_fields},
         "provenance": first.provenance.model_copy(update={"overlap": overlap}),
         "warnings": tuple(dict.fromkeys(w for r in finals for w in r.warnings)),

@@ -100,7 +100,7 @@ class Job:
     grid: tuple[Point, ...] = ()
     on: Literal["val", "test"] = "val"
 
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> dict[str, object]:
         """Return what decides the numbers, for the run folder."""
         fields = {k: v for k, v in _plain(self).items() if k not in ("scheme", *_OF_GRID)}
         kind = {"kind": "sweep", "on": self.on} if self.grid else {"kind": "finetune"}
@@ -177,7 +177,7 @@ class Unit:
 _UNIT = TypeAdapter(Unit)
 
 
-def _plain(job: Job) -> dict[str, Any]:
+def _plain(job: Job) -> dict[str, object]:
     """Return a job as JSON has it."""
     seen = job.seen.model_dump() if job.seen else {}
     return {**asdict(replace(job, grid=())), "settings": job.settings.model_dump(mode="json"), "seen": seen}

@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from vitft.errors import CheckpointError, DataMissing
 from vitft.report import in_suites, measured
@@ -107,7 +106,7 @@ def _read(folder: Path) -> tuple[list[Measured], list[CheckpointError]]:
         return [], [*damaged, error]
 
 
-def _parsed(value: dict[str, Any], where: str, run: type[UnitResult]) -> _Result:
+def _parsed(value: dict[str, object], where: str, run: type[UnitResult]) -> _Result:
     if value.get("kind") == "eval":
         return parse(value, EvalResult, where)
     if value.get("kind") == "fewshot":
@@ -145,7 +144,7 @@ def _at(one: Measured, place: Path) -> Measured:
     return replace(one, file=str(place))
 
 
-def _json(path: Path) -> dict[str, Any]:
+def _json(path: Path) -> dict[str, object]:
     value = read_json(path)
     assert value is not None, path
     return value
