@@ -6,7 +6,7 @@ from pathlib import Path
 PACKAGE = Path(__file__).resolve().parents[1] / "vitft"
 FILE, FUNCTION = 350, 60
 # Those that have grown past it: to be made smaller, never larger.
-GROWN = {"cli/suite.py": 365, "training/fit.py:fit": 90, "protocol/jobs.py:make": 70}
+GROWN = {"training/fit.py:fit": 90, "protocol/jobs.py:make": 70}
 
 
 def test_files_and_functions_stay_small() -> None:
