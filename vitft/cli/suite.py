@@ -1,7 +1,8 @@
 """`vitft suite`: any suite document, one model or several, to one table."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,12 +11,12 @@ import typer
 from vitft.catalog.models import DEFAULT
 from vitft.cli import console, signals
 from vitft.cli import options as o
-from vitft.cli.suite_plan import few, planned_text
+from vitft.errors import some
 
 if TYPE_CHECKING:
-    from vitft.engines.suite import Asked, Leg, Planned
+    from vitft.engines.suite import Asked
+    from vitft.engines.suite_plan import Prospect
     from vitft.engines.suite_run import How, Outcome
-    from vitft.prepare.inventory import Row
     from vitft.report.suite_table import PublishedRow
     from vitft.results.schema import SuiteResult
 
@@ -31,7 +32,6 @@ class Shown:
     dry_run: bool
     allow_missing: bool
     format: str
-    quiet: bool = False
 
 
 def suite(
@@ -95,8 +95,17 @@ def suite(
     runtime = Runtime(device, precision, micro_batch, workers, deterministic, save_weights, parallel=parallel)
     execute(
         asked,
-        How(runtime, o.parse_devices(devices), shard, resume == "auto", overwrite, engine),
-        Shown(dry_run, allow_missing, format, quiet),
+        How(
+            runtime,
+            console.note,
+            partial(signals.watched, quiet),
+            o.parse_devices(devices),
+            shard,
+            resume == "auto",
+            overwrite,
+            engine,
+        ),
+        Shown(dry_run, allow_missing, format),
     )
 
 
@@ -107,69 +116,53 @@ def execute(asked: "Asked", how: "How", shown: Shown) -> None:
         DataMissing: there is no data for some of it (exit code 3); SuiteIncomplete: tasks failed (exit code 6).
     """
     from vitft.engines import suite as planning
-    from vitft.engines import suite_run
+    from vitft.engines import suite_plan, suite_run
     from vitft.errors import UsageError
 
     if how.shard and (how.overwrite or not how.resume):
         flag = "--overwrite" if how.overwrite else "--resume never"
         raise UsageError(f"{flag} would delete what the other shards have done.", "Legal: either, not both.")
     o.checked(asked.models, how.runtime.device, *how.devices)
-    legs = asked.legs()
-    planning.shard((), how.shard or "1/1")
-    found = [planning.availability(leg) for leg in legs]
-    planned = []
-    for leg, (_, missing) in zip(legs, found, strict=True):
-        again = not how.overwrite and how.resume and not shown.dry_run and not planning.unfinished(leg, missing)
-        planned.append(planning.Planned((), missing) if again else planning.plan(leg, missing))
-    ready = _ready(asked, legs, found, planned)
+    plans = suite_plan.prospects(asked, how, anew=shown.dry_run)
+    ready = _ready(asked, plans)
     if shown.dry_run:
         _usable(asked, how)
-        payload, text = planned_text(legs, found, planned, ready, how)
-        console.emit(payload, text, "json" if shown.format == "json" else "text")
+        payloads = [suite_plan.described(one, how) for one in plans]
+        payload = payloads[0] if len(plans) == 1 else {"suite": asked.suite.name, "legs": payloads}
+        told = [f"{one.leg.model}: " * (len(plans) > 1) + _told(one, how) for one in plans]
+        console.emit(payload, "\n".join([ready, *told]), "json" if shown.format == "json" else "text")
         return
-    _refuse_holes(asked, legs, found, planned, ready, shown.allow_missing)
-    suite_run.check_models(legs)
-    failed: list[Mapping[str, str]] = []
-    with suite_run.held(legs, how, console.note):
-        for leg, one in zip(legs, planned, strict=True):
-            mine = planning.of_shard(leg, how.shard)
-            with console.display(shown.quiet) as hooks, signals.caught() as signum:
-                failed.append(suite_run.run(mine, one, how, replace(hooks, signal=signum, note=console.note)))
-    outcomes = [
-        suite_run.outcome(leg, one, wrong, how.shard) for leg, one, wrong in zip(legs, planned, failed, strict=True)
-    ]
+    _refuse_holes(asked, plans, ready, shown.allow_missing)
+    suite_run.check_models([one.leg for one in plans])
+    outcomes = []
+    with suite_run.held([one.leg for one in plans], how):
+        failed = [suite_run.run(planning.of_shard(one.leg, how.shard), one.planned, how) for one in plans]
+    for one, wrong in zip(plans, failed, strict=True):
+        outcomes.append(suite_run.outcome(one.leg, one.planned, wrong, how.shard))
     _report(asked, outcomes, how.shard, shown.format)
 
 
-def _refuse_holes(
-    asked: "Asked",
-    legs: "Sequence[Leg]",
-    found: "Sequence[tuple[list[Row], dict[str, str]]]",
-    planned: "Sequence[Planned]",
-    ready: str,
-    allow_missing: bool,
-) -> None:
+def _of_data(asked: "Asked", plans: "Sequence[Prospect]") -> "list[Prospect]":
+    """Return the plans of the first model: every model wants the same data."""
+    return [one for one in plans if one.leg.model == asked.models[0]]
+
+
+def _refuse_holes(asked: "Asked", plans: "Sequence[Prospect]", ready: str, allow_missing: bool) -> None:
     """Show what is there where something is missing, and raise DataMissing unless that is allowed."""
     from vitft.errors import DataMissing
 
-    # Every model wants the same data.
-    legs = [leg for leg in legs if leg.model == asked.models[0]]
-    names = [name for leg in legs for name in leg.tasks()]
-    missing = [name for one in planned[: len(legs)] for name in one.missing]
+    own = _of_data(asked, plans)
+    names = [name for one in own for name in one.leg.tasks()]
+    missing = [name for one in own for name in one.planned.missing]
     if not missing:
         return
     console.note(ready)
     if len(missing) < len(names) and allow_missing:
         return
-    faults = [
-        why
-        for one, (_, known) in zip(planned[: len(legs)], found, strict=False)
-        for task, why in one.missing.items()
-        if task not in known
-    ]
+    faults = [why for one in own for name, why in one.planned.missing.items() if name not in one.absent]
     some = ", or run on with --allow-missing" * (len(missing) < len(names))
     raise DataMissing(
-        f"{len(missing)} of {len(names)} tasks have no data: {few(missing)}.",
+        f"{len(missing)} of {len(names)} tasks have no data: {_few(missing)}.",
         "; ".join(f"{why}." for why in faults[:3]) or _looked(asked.data_dir),
         f"Prepare them ('vitft data prepare TASK'), choose others with --tasks{some}.",
     )
@@ -217,7 +210,7 @@ def _report(asked: "Asked", outcomes: "Sequence[Outcome]", shard: str, format: s
     if failed:
         raise SuiteIncomplete(
             f"{len(failed)} of {sum(len(one.leg.tasks()) for one in outcomes)} tasks failed: "
-            f"{few([name for name, _ in failed])}.",
+            f"{_few([name for name, _ in failed])}.",
             "; ".join(f"{name}: {text}" for name, text in failed[:3]),
             f"What there is lies in '{outcomes[0].leg.folder()}'; the same command tries the failed ones again.",
         )
@@ -240,35 +233,17 @@ def _beside(asked: "Asked", data: "SuiteResult") -> "Sequence[PublishedRow]":
     return alone(published.for_suite(name, recipe, max(sides.values()), method=data.method or "full", shots=shots))
 
 
-def _ready(
-    asked: "Asked",
-    legs: "Sequence[Leg]",
-    found: "Sequence[tuple[list[Row], dict[str, str]]]",
-    planned: "Sequence[Planned]",
-) -> str:
-    """Return the table before a suite: every task, whether its data is there, and where, or what to do."""
-    from vitft.prepare.prepare import size_text
-    from vitft.report import formats
-    from vitft.report.table import Column, Row, Table
+def _ready(asked: "Asked", plans: "Sequence[Prospect]") -> str:
+    """Return the table before a suite."""
+    from vitft.report import formats, suite_ready
 
-    columns = [Column(key, key) for key in ("task", "group", "data", "size")] + [
-        Column("where", "where, or what to do", "path")
+    entries = [
+        suite_ready.Entry(row, one.leg.tasks()[row.task].group, one.planned.missing.get(row.task, ""))
+        for one in _of_data(asked, plans)
+        for row in one.rows
     ]
-    lines, there = [], 0
-    for leg, (rows, _), one in zip(legs, found, planned, strict=True):
-        if leg.model != asked.models[0]:
-            continue  # every model wants the same data
-        of = leg.tasks()
-        there += len(rows) - len(one.missing)
-        lines += [
-            Row({
-                "task": row.task, "group": of[row.task].group, "size": size_text(row.size or 0),
-                "data": one.missing.get(row.task, row.status).removeprefix("no data: "), "where": row.where,
-            })
-            for row in rows
-        ]  # fmt: skip
-    caption = f"{asked.suite.title}: {there} of {len(lines)} tasks ready. {_looked(asked.data_dir)}"
-    return formats.text(Table(caption, tuple(columns), tuple(lines)), console.width(listing=True))
+    table = suite_ready.table(asked.suite.title, entries, _looked(asked.data_dir))
+    return formats.text(table, console.width(listing=True))
 
 
 def _looked(data_dir: Path | None) -> str:
@@ -278,6 +253,30 @@ def _looked(data_dir: Path | None) -> str:
     places = [f"'{data_dir}' (--data-dir)"] if data_dir else []
     places.append(f"'{root}' (prepared data)" if root else "$VITFT_DATA (not set)")
     return f"Looked in {', '.join(places)} and the hub's cache."
+
+
+def _told(one: "Prospect", how: "How") -> str:
+    """Say what a leg would do, and what it would cost."""
+    from vitft.engines.suite import of_shard
+    from vitft.protocol.estimate import duration
+
+    leg, jobs = one.leg, one.mine(how)
+    names = _few([name for name in of_shard(leg, how.shard).tasks() if name not in one.planned.missing])
+    head = f"Plan{f' of shard {how.shard} ({names})' if how.shard else ''}: "
+    if leg.recipe is None:
+        return f"{head}{leg.part.name} of {names}.\nNothing was run. It would go to {leg.folder()}\n"
+    cost, speed = one.cost(how)
+    swept = ", ".join(sorted({key for job in jobs for key in job.sweep}))
+    val = ", ".join(dict.fromkeys(job.scheme.tune_val for job in jobs if job.sweep))
+    here = f": about {duration(cost.flops / speed.flops_per_s)} on one {speed.device} ({speed.how})" if speed else ""
+    told = (
+        f"{head}recipe {leg.recipe.name}, tasks {len(jobs)}, fits {cost.units} "
+        f"({f'{swept} tuned on {val}' if swept else 'nothing tuned'}), seeds {', '.join(map(str, leg.seeds))}.\n"
+        f"{cost.train_images:,} training images, {cost.test_images:,} to evaluate, "
+        f"about {cost.flops:.0e} floating-point operations (a rough rule: parameters x patches, three passes a step)"
+        f"{here}."
+    )
+    return f"{console.folded(told)}\nNothing was run. It would go to {leg.folder()}\n"
 
 
 def _usable(asked: "Asked", how: "How") -> None:
@@ -290,3 +289,7 @@ def _usable(asked: "Asked", how: "How") -> None:
         loading.load(model, weights=False, said=Said.within(asked.overrides))
     for device in how.devices or (how.runtime.device,):
         devices.pick(device)
+
+
+def _few(names: Sequence[str]) -> str:
+    return some(list(dict.fromkeys(names)))

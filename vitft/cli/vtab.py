@@ -1,12 +1,13 @@
 """`vitft vtab`: the suite `vtab` (or `mini`) with a recipe of your choice."""
 
+from functools import partial
 from typing import Annotated, Literal
 
 import typer
 
 from vitft.catalog.models import DEFAULT
+from vitft.cli import console, signals
 from vitft.cli import options as o
-from vitft.cli import signals
 from vitft.cli.suite import Shown, execute
 
 
@@ -82,6 +83,15 @@ def vtab(
     runtime = Runtime(device, precision, micro_batch, workers, deterministic, save_weights, parallel=parallel)
     execute(
         asked,
-        How(runtime, o.parse_devices(devices), shard, resume == "auto", overwrite, engine),
-        Shown(dry_run, allow_missing, format, quiet),
+        How(
+            runtime,
+            console.note,
+            partial(signals.watched, quiet),
+            o.parse_devices(devices),
+            shard,
+            resume == "auto",
+            overwrite,
+            engine,
+        ),
+        Shown(dry_run, allow_missing, format),
     )

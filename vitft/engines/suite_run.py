@@ -1,7 +1,7 @@
 """A suite's legs run: their folders held, what is finished left alone, fits by workers, measurements here."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from shutil import rmtree
@@ -27,9 +27,12 @@ class How:
         shard: "I/N", or "" for the whole.
         resume, overwrite: see `results.folders.claim`.
         engine: who runs the units.
+        note, watched: see `single.in_folder`.
     """
 
     runtime: Runtime
+    note: Note
+    watched: Callable[[], AbstractContextManager[Hooks]]
     devices: Sequence[str] = ()
     shard: str = ""
     resume: bool = True
@@ -38,7 +41,7 @@ class How:
 
 
 @contextmanager
-def held(legs: Sequence[Leg], how: How, note: Note) -> Iterator[None]:
+def held(legs: Sequence[Leg], how: How) -> Iterator[None]:
     """Claim the folders of all legs before any of them begins, and hold them.
 
     Raises:
@@ -46,18 +49,18 @@ def held(legs: Sequence[Leg], how: How, note: Note) -> Iterator[None]:
     """
     with ExitStack() as all_:
         for leg in legs:
-            all_.enter_context(_held(leg, how, note))
+            all_.enter_context(_held(leg, how))
         yield
 
 
 @contextmanager
-def _held(leg: Leg, how: How, note: Note) -> Iterator[None]:
+def _held(leg: Leg, how: How) -> Iterator[None]:
     """Claim a run folder and hold it; shards hold a place of their own in it."""
     folder = leg.folder()
     if not how.shard:
         # Shards at work are waited for, but never to delete what they do.
         patient = how.resume and not how.overwrite
-        with lock(folder, wait=CLAIM_S * patient, on_shards=note if patient else None), nothing_left_behind(folder):
+        with lock(folder, wait=CLAIM_S * patient, on_shards=how.note if patient else None), nothing_left_behind(folder):
             claim(folder, leg.identity(), overwrite=how.overwrite, resume=how.resume)
             try:
                 yield
@@ -73,14 +76,14 @@ def _held(leg: Leg, how: How, note: Note) -> Iterator[None]:
         yield
 
 
-def run(leg: Leg, planned: Planned, how: How, hooks: Hooks) -> dict[str, str]:
+def run(leg: Leg, planned: Planned, how: How) -> dict[str, str]:
     """Run what of a leg is not finished, in a folder that is held; return data set -> why it failed.
 
     Args:
         leg: with the columns of the shard, where there is one.
         planned: jobs may be absent where everything was finished when it was looked.
     """
-    note, folder = hooks.note, leg.folder()
+    note, folder = how.note, leg.folder()
     names = [name for name in leg.tasks() if name not in planned.missing]
     if not names:
         return {}  # nothing of it is this shard's
@@ -97,7 +100,8 @@ def run(leg: Leg, planned: Planned, how: How, hooks: Hooks) -> dict[str, str]:
         from vitft.engines.measure import measure
 
         note(f"vitft {leg.suite.name} with {leg.model}, {leg.part.name}: tasks {len(left)} -> {folder}")
-        return measure(leg, left, how.runtime, how.devices, hooks)
+        with how.watched() as hooks:
+            return measure(leg, left, how.runtime, how.devices, hooks)
     planned = planned if planned.jobs else planning.plan(leg, planned.missing)
     jobs = [job for job in planned.jobs if job.name in names]
     for line in planned.notes:
@@ -107,7 +111,8 @@ def run(leg: Leg, planned: Planned, how: How, hooks: Hooks) -> dict[str, str]:
     for job in jobs:
         if line := told_resolution(job):
             note(f"{job.name}: {line}")
-    return dict(choice.run(how.engine, jobs, folder, how.runtime, how.devices, hooks).failed)
+    with how.watched() as hooks:
+        return dict(choice.run(how.engine, jobs, folder, how.runtime, how.devices, hooks).failed)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,79 @@
+"""What a suite is going to do, before it does it: each leg with its data, its plan and its cost."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from vitft.engines import suite as planning
+from vitft.engines.cost import Estimate, estimate
+from vitft.engines.suite import Asked, Leg, Planned
+from vitft.engines.suite_run import How
+from vitft.prepare.inventory import Row
+from vitft.protocol.estimate import speed_for
+from vitft.protocol.units import Job, tune_units
+from vitft.training.speed import Speed
+
+
+@dataclass(frozen=True)
+class Prospect:
+    """A leg before it runs.
+
+    Attributes:
+        rows: its data sets; of `planned.missing` there is no usable data.
+        absent: those of them whose data is not there at all.
+    """
+
+    leg: Leg
+    rows: Sequence[Row]
+    absent: frozenset[str]
+    planned: Planned
+
+    def mine(self, how: How) -> list[Job]:
+        """Return the jobs of the shard."""
+        names = planning.of_shard(self.leg, how.shard).tasks()
+        return [job for job in self.planned.jobs if job.name in names]
+
+    def cost(self, how: How) -> tuple[Estimate, Speed | None]:
+        """Return a rough cost, and how fast this machine is; nothing is known of a leg that trains nothing."""
+        jobs = self.mine(how)
+        found = estimate(self.leg, jobs)
+        first = replace(how.runtime, device=(how.devices or (how.runtime.device,))[0])
+        return found, speed_for(jobs[0], found.flops, first) if jobs else None
+
+
+def prospects(asked: Asked, how: How, *, anew: bool) -> list[Prospect]:
+    """Return every leg with its plan; what is finished is not planned again, unless `anew`."""
+    legs = asked.legs()
+    planning.shard((), how.shard or "1/1")  # a wrong one is told before anything is looked at
+    found = []
+    for leg in legs:
+        rows, missing = planning.availability(leg)
+        again = not anew and not how.overwrite and how.resume and not planning.unfinished(leg, missing)
+        planned = Planned((), missing) if again else planning.plan(leg, missing)
+        found.append(Prospect(leg, rows, frozenset(missing), planned))
+    return found
+
+
+def described(one: Prospect, how: How) -> dict[str, Any]:
+    """Return a leg's plan as JSON has it."""
+    cost, speed = one.cost(how)
+    return {
+        "suite": one.leg.suite.name,
+        "model": one.leg.model,
+        "run": one.leg.part.first.run,
+        "folder": str(one.leg.folder()),
+        "shard": how.shard,
+        "data": [asdict(row) | {"usable": row.task not in one.planned.missing} for row in one.rows],
+        "plan": [
+            {
+                "task": job.name,
+                "tune": len(tune_units(job)),
+                "final": len(job.seeds),
+                "splits": asdict(job.scheme),
+                "settings": job.settings.model_dump(mode="json"),
+                "sweep": job.sweep,
+            }
+            for job in one.mine(how)
+        ],
+        "estimate": asdict(cost) | {"seconds": cost.flops / speed.flops_per_s if speed else 0.0},
+    }
