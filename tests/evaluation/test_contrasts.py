@@ -176,6 +176,9 @@ def test_a_tail_that_cannot_be_drawn_gives_no_interval() -> None:
     """The least mean of four tasks comes once in 256 draws; 5 % by Student's t needs tails of 0.07 %."""
     assert stats.norm.cdf(stats.t.ppf(0.025, 3)) < 4.0**-4
     assert c.over_tasks([[0.1, 0.4, 0.6, 0.9]]) is None
+    # Three degrees of freedom, not four: at 7 % that decides it.
+    assert stats.norm.cdf(stats.t.ppf(0.035, 3)) < 4.0**-4 < stats.norm.cdf(stats.t.ppf(0.035, 4))
+    assert c.over_tasks([[0.1, 0.4, 0.6, 0.9]], 0.07) is None
     assert stats.norm.cdf(stats.t.ppf(0.025, 4)) > 5.0**-5
     assert c.over_tasks([[0.1, 0.4, 0.5, 0.6, 0.9]]) is not None
     assert c.over_tasks([[0.1, 0.2], [0.3, 0.5], [0.6, 0.7]]) is None
