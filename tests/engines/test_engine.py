@@ -22,7 +22,7 @@ from tests import vtab_archive
 from tests.forked_workers import forking
 from vitft.catalog.tasks import VTAB
 from vitft.data.sources.vtab_folder import VtabFolder
-from vitft.engines import local
+from vitft.engines import inline, local
 from vitft.errors import Interrupted, UsageError, VitftError
 from vitft.progress import Hooks
 from vitft.protocol import run as protocol
@@ -172,6 +172,24 @@ def test_two_workers_give_the_same_numbers(place, whole):
     assert len((place / "two" / "logs" / "pids").read_text().split()) == 2
     expected = answers(place / "whole")
     assert {k: v for k, v in expected.items() if k.split("/")[1] in tasks} == answers(place / "two")
+
+
+def test_one_unit_after_the_other_here_gives_the_same_numbers(place, whole, tmp_path):
+    """Run them as torchrun's processes do, each of which takes part in every unit."""
+    vtab_archive.draw(tmp_path / "data", {"train800": 4, "val200": 2, "test": 2})
+    (tmp_path / "data/eurosat/images/val200/000001.jpg").write_bytes(b"\xff\xd8 no image")
+    tasks, told = ["svhn", *vtab_archive.SWEPT], list[tuple[int, int]]()
+    jobs = plan(place, tasks)
+    (broken,) = plan(place, ["eurosat"], data_dir=tmp_path / "data")
+    hooks = Hooks(unit=lambda _, done, total: told.append((done, total)))
+    outcome = inline.run([broken, *jobs], tmp_path / "run", RUNTIME, hooks=hooks)
+    assert list(outcome.results) == tasks
+    assert list(outcome.failed) == ["eurosat"]
+    expected = answers(place / "whole")
+    assert {k: v for k, v in expected.items() if k.split("/")[1] in tasks} == answers(tmp_path / "run")
+    assert told[0] == (0, 8) and told[-1] == (7, 8)
+    with pytest.raises(UsageError, match="share each unit"):
+        inline.run(jobs, tmp_path / "run", RUNTIME, devices=("cpu",))
 
 
 def test_a_unit_that_kills_its_workers_is_given_up_and_the_others_go_on(place):

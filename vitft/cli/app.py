@@ -216,7 +216,7 @@ def main() -> None:
             from vitft.engines import together
 
             if not together.end():
-                console.note(f"Note: {here.size} processes were started and one worked: units of runs are shared.")
+                console.note(f"Note: {here.size} processes were started and one worked: fine-tunes alone are shared.")
 
 
 def _follow(here: "World") -> int:

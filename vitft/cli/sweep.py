@@ -61,6 +61,7 @@ def sweep(
     precision: o.PrecisionOption = "auto",
     device: o.DeviceOption = "auto",
     workers: o.WorkersOption = 0,
+    parallel: o.ParallelOption = "auto",
     data_dir: o.DataDirOption = None,
     output: o.OutputOption = None,
     resume: o.ResumeOption = "auto",
@@ -114,7 +115,9 @@ def sweep(
     jobs, source = [job for job, _ in made], made[0][1]
     _several(jobs[0])
     folders = [run_folder(job) for job in jobs] if output is None else beside(output, models)
-    runtime = Runtime(device, precision, micro_batch, workers, deterministic, save_weights, val_every=val_every)
+    runtime = Runtime(
+        device, precision, micro_batch, workers, deterministic, save_weights, val_every=val_every, parallel=parallel
+    )
     if dry_run:
         console.emit_table(*_dry(jobs, source, folders, runtime), format)
         return
