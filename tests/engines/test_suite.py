@@ -285,3 +285,18 @@ def test_shards_of_a_suite_with_several_recipes(place: Path, vitft: Vitft, own: 
     assert set(json.loads(out)["tasks"]) == {"birds", "dtd", "birds_1", "birds_2"}
     code, out, _ = vitft(*command, "--shard", "2/2")
     assert code == 0 and json.loads(out)["complete"]
+
+
+def test_shifted_labels_of_imagenet_are_refused_before_the_first_step(
+    place: Path, vitft: Vitft, tmp_path: Path
+) -> None:
+    data = tmp_path / "imagenet"
+    data.mkdir()
+    (data / "train").symlink_to(place / "data/imagenet/train")
+    labels = lists.imagenet_validation()
+    rng = np.random.default_rng(0)
+    for number in range(1, 41):  # as many that luck does not explain them
+        _image(data / "val" / WNIDS[labels[number]] / imagenet_name(number), rng)
+    options = [*SMALL, "-m", place / "tiny.safetensors", "--data-dir", tmp_path, "-o", tmp_path / "run"]
+    code, _, err = vitft("suite", "paper", *options, "--tasks", "imagenet", "--seeds", "0")
+    assert code == 3 and "labels do not belong to these images" in err and not (tmp_path / "run").exists()
