@@ -6,7 +6,6 @@ from typing import Annotated, Literal
 import typer
 
 from vitft.cli import console
-from vitft.cli.options import TableFormatOption
 
 
 def report(
@@ -21,7 +20,10 @@ def report(
         Literal["pretraining", "scratch", "compute"] | None,
         typer.Option("--view", help="Effect of the pretraining data; weights against scratch; accuracy by compute."),
     ] = None,
-    format: TableFormatOption = "text",
+    format: Annotated[
+        Literal["text", "markdown", "csv", "latex", "json", "html"],
+        typer.Option("--format", help="html: one file that needs nothing else, on stdout; json: the whole result."),
+    ] = "text",
 ) -> None:
     """Put many results into one table. Rows are models, columns tasks and their means; nothing is run.
 
@@ -40,4 +42,9 @@ def report(
     columns = suite_columns(suite, {one.column for one in found.numbers}) if suite else None
     made = summary.summarise(found.numbers, columns, by, view=view or "")
     made = beside.add(made, published) if published else made
+    if format == "html":
+        from vitft.report.page.page import page
+
+        console.write(page(made, found.numbers))
+        return
     console.emit_table(to_json(made), summary_table.table(made), format)
