@@ -93,6 +93,7 @@ def test_commands_that_need_no_network_do_what_they_say(title, tmp_path, monkeyp
 
 
 def _done(command: list[str]) -> str:
+    command = command[: command.index(">")] if ">" in command else command
     done = CliRunner().invoke(app, command, catch_exceptions=False)
     assert done.exit_code == 0, (command, done.output)
     return done.stdout

@@ -10,7 +10,9 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 from PIL import Image
 from typer.testing import CliRunner
@@ -134,6 +136,17 @@ def test_charts_lie_where_their_numbers_do(tmp_path):
     assert y1 - y0 == pytest.approx(0.99 * per_unit, abs=0.3) and x1 > x0
     log.write_text("damaged\n")
     assert charts.curve(log) is None and charts.curve(tmp_path / "none") is None
+
+
+def test_pictures_for_a_paper(folder, tmp_path):
+    done = vitft("report", folder, "--plots", tmp_path / "a", "--format", "csv")
+    assert done.exit_code == 0, done.output
+    for name in ("tasks", "compute", "learning-curves"):
+        assert np.asarray(Image.open(tmp_path / "a" / f"{name}.png").convert("L")).std() > 3
+        drawn = ElementTree.parse(tmp_path / "a" / f"{name}.svg").iter()
+        assert not [part for part in drawn if "script" in str(part.tag) or any(k.startswith("on") for k in part.attrib)]
+    vitft("report", folder, "--plots", tmp_path / "b")
+    assert (tmp_path / "a" / "tasks.svg").read_bytes() == (tmp_path / "b" / "tasks.svg").read_bytes()
 
 
 def test_two_hundred_runs_are_a_small_page(folder, tmp_path):

@@ -24,6 +24,9 @@ def report(
         Literal["text", "markdown", "csv", "latex", "json", "html"],
         typer.Option("--format", help="html: one file that needs nothing else, on stdout; json: the whole result."),
     ] = "text",
+    plots: Annotated[
+        Path | None, typer.Option("--plots", help="Folder for pictures: tasks, compute, learning curves (PNG, SVG).")
+    ] = None,
 ) -> None:
     """Put many results into one table. Rows are models, columns tasks and their means; nothing is run.
 
@@ -34,6 +37,10 @@ def report(
     from vitft.report.suite_table import suite_columns
     from vitft.results.schema import to_json
 
+    if plots is not None:
+        from vitft.report.plots import style
+
+        style.check()
     published = beside.rows([name.strip() for name in compare.split(",") if name.strip()])
     found = gather.gather(folders)
     for folder in found.unfinished:
@@ -42,6 +49,11 @@ def report(
     columns = suite_columns(suite, {one.column for one in found.numbers}) if suite else None
     made = summary.summarise(found.numbers, columns, by, view=view or "")
     made = beside.add(made, published) if published else made
+    if plots is not None:
+        from vitft.report.plots.results import draw
+
+        drawn = draw(plots, made, found.numbers)
+        console.note(f"Pictures in {plots}: {', '.join(drawn)}")
     if format == "html":
         from vitft.report.page.page import page
 

@@ -67,6 +67,13 @@ def lines(numbers: Iterable[Measured], by: By = "model") -> list[Line]:
     return sorted(found, key=lambda line: (heads.index(_fields(line, by)[0]), _many(line.what.examples)))
 
 
+def labels(numbers: Iterable[Measured], by: By = "model") -> dict[tuple[str, str], str]:
+    """Return what the row of each number is called, by the number's file and column."""
+    rows = lines(numbers, by)
+    name(rows, by)
+    return {(one.file, one.column): row.label for row in rows for one in row.numbers}
+
+
 def _variants(numbers: Sequence[Measured]) -> list[Line]:
     """Return one row, or more where a task's results are of unlike protocols or test images."""
     kept: dict[str, dict[Any, dict[int | None, Measured]]] = {}

@@ -84,37 +84,49 @@ def bars(summary: Summary) -> list[Bars]:
 
 
 def by_compute(summary: Summary) -> Chart | None:
-    """Return accuracy against training FLOPs, one point a row; None where fewer than two rows know theirs.
+    """Return `compute` as a chart with a logarithmic axis."""
+    found = compute(summary)
+    if found is None:
+        return None
+    return _chart([(math.log10(flops), 100 * value, label) for flops, value, label in found[1]], logarithmic=True)
 
-    The accuracy is that of the last mean all these rows have, else of the only column.
+
+def compute(summary: Summary) -> tuple[str, list[tuple[float, float, str]]] | None:
+    """Return (training FLOPs, accuracy in [0, 1], row) and whose accuracy it is; None where fewer than two rows know.
+
+    It is that of the last mean that two rows have, else of the last task.
     """
-    columns = [c for c in summary.columns if c.of] or list(summary.columns)
-    for column in reversed(columns):
+    means, rest = ([c for c in summary.columns if bool(c.of) == mean] for mean in (True, False))
+    for column in (*reversed(means), *reversed(rest)):
         known = [
-            (row.flops, row.cells[column.key].value, row.label)
+            (row.flops, value, row.label)
             for row in summary.rows
-            if row.flops and column.key in row.cells and row.cells[column.key].value is not None
+            if row.flops and column.key in row.cells and (value := row.cells[column.key].value) is not None
         ]
         if len(known) > 1:
-            rows = [(math.log10(flops), 100 * value, label) for flops, value, label in known if value is not None]
-            return _chart(rows, logarithmic=True)
+            return column.title, known
     return None
 
 
-def curve(file: Path) -> Chart | None:
-    """Return the loss of metrics.jsonl by update; None where there are no two updates, or the file is damaged."""
+def losses(file: Path) -> list[tuple[float, float]]:
+    """Return (update, loss) of metrics.jsonl, averaged into few points; none for one update or a damaged file."""
     try:
         lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
         rows = [(float(line["step"]), float(line["loss"])) for line in lines]
     except (OSError, ValueError, KeyError, TypeError):
-        return None
+        return []
     rows = [(step, loss) for step, loss in rows if math.isfinite(loss)]
     if len(rows) < 2:
-        return None
+        return []
     chunk = -(-len(rows) // _POINTS)
     parts = [rows[i : i + chunk] for i in range(0, len(rows), chunk)]
-    mean = [(sum(s for s, _ in p) / len(p), sum(v for _, v in p) / len(p), "") for p in parts]
-    return _chart(mean, joined=True)
+    return [(sum(s for s, _ in p) / len(p), sum(v for _, v in p) / len(p)) for p in parts]
+
+
+def curve(file: Path) -> Chart | None:
+    """Return the loss of metrics.jsonl by update; None where `losses` finds none."""
+    rows = [(step, loss, "") for step, loss in losses(file)]
+    return _chart(rows, joined=True) if rows else None
 
 
 def _chart(rows: Sequence[tuple[float, float, str]], *, logarithmic: bool = False, joined: bool = False) -> Chart:

@@ -9,7 +9,7 @@ from jinja2 import Environment, StrictUndefined
 
 from vitft import __version__
 from vitft.report import summary_table
-from vitft.report.lines import lines, name
+from vitft.report.lines import labels
 from vitft.report.measured import Measured
 from vitft.report.page import charts, runs
 from vitft.results.summary import Summary
@@ -26,9 +26,6 @@ def page(summary: Summary, numbers: Sequence[Measured]) -> str:
         f"style-src {_hashed(style)}; script-src {_hashed(script)}"
     )
     drawn = summary_table.table(summary, details=False)
-    rows = lines(numbers, summary.by)
-    name(rows, summary.by)
-    labels = {(one.file, one.column): row.label for row in rows for one in row.numbers}
     template = _environment().from_string(_text("page.html.j2"))
     return template.render(
         summary=summary,
@@ -38,7 +35,7 @@ def page(summary: Summary, numbers: Sequence[Measured]) -> str:
         marks=[row.marks for row in drawn.rows],
         bars=charts.bars(summary),
         compute=charts.by_compute(summary),
-        parts=runs.parts(numbers, labels),
+        parts=runs.parts(numbers, labels(numbers, summary.by)),
         style=style,
         script=script,
         policy=policy,
