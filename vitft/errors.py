@@ -140,6 +140,7 @@ class Interrupted(VitftError):
 
     def __init__(self, signum: int, what: str, legal: str = "", action: str = "") -> None:
         super().__init__(what, legal, action)
+        self.signum = signum
         self.exit_code = REQUEUE if signum == REQUEUE else 128 + signum
 
 

@@ -34,5 +34,5 @@ class Watch:
             with run.averaged():
                 metrics.amend(self.measure(run.step, micro_batch))
         except Interrupted as error:
-            raise Stopped(error.exit_code - 128) from None
+            raise Stopped(error.signum) from None
         return time.monotonic() - began
