@@ -135,6 +135,9 @@ def test_few_shot_says_which_examples_are_missing_and_which_are_in_both(tmp_path
     assert len(few.test) == 5 and len(few.whole) == 16
     stamps = frozen.run(network, few, "logistic", (2,), (1,), workers=1).stamps
     assert stamps == ("subset 5 of the 16 test images",)
+    (tmp_path / "d" / "test").rename(tmp_path / "d" / "val")
+    on_val = frozen.run(network, frozen.examples(ImageFolder(tmp_path / "d", "d")), "knn", (2,), (1,), workers=1)
+    assert on_val.provenance.split == "val"
 
 
 # --- several seeds ---------------------------------------------------------------------------------------------------

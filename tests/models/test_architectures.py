@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import timm
 import torch
+from timm.layers.mlp import SwiGLUPacked
 
 from vitft.errors import CheckpointError
 from vitft.models import tags
@@ -95,6 +96,7 @@ def test_a_resnet_of_another_width_keeps_its_widths(name, width):
         ({"fc_norm": True, "global_pool": "avg"}, ("num_heads",)),
         ({"patch_size": (8, 16)}, ("num_heads",)),
         ({"mlp_ratio": 3.3}, ("num_heads",)),
+        ({"mlp_layer": SwiGLUPacked, "act_layer": torch.nn.SiLU, "init_values": 1e-5}, ("num_heads",)),
         ({"pos_embed": "none"}, ("num_heads",)),
         ({"no_embed_class": True}, ("num_heads",)),
         ({"reg_tokens": 4}, ("num_heads",)),
@@ -111,6 +113,7 @@ def test_each_trait_is_seen(kwargs, says):
     kept = {k: v for k, v in found.architecture.kwargs.items() if k != "pos_embed" or v}
     made = outline(found.architecture.name, num_classes=7, img_size=size, **kept)
     assert shapes(made) == shapes(net) and ("num_heads" in found.assumed) == (says != ())
+    assert type(made.blocks[0].mlp) is type(net.blocks[0].mlp)
     assert made.blocks[0].attn.num_heads == net.blocks[0].attn.num_heads
     assert made.no_embed_class == net.no_embed_class and made.global_pool == net.global_pool
     assert found.grid == (None if "pos_embed" in kwargs else (8, 8))
