@@ -98,6 +98,8 @@ def test_a_users_own_document_is_relative_to_itself_and_the_nearest_choice_count
     assert suite.means[0].of == ("birds", "cars", "vtab_oxford_iiit_pet")
     assert suite.counted("public") == ("vtab_oxford_iiit_pet", "vtab_imagenet")
     assert choose(suite, "pets,frozen") == ("vtab_oxford_iiit_pet", "birds_5", "birds_10")
+    assert choose(suite, "Cars 2024") == ("cars",)
+    assert choose(document.load("ci"), "shapes") == ("mini-shapes",)
     assert choose(suite, "imagenet") == ("vtab_imagenet", "vtab_imagenet_real")
     part = suite.only(["birds", "cars", "birds_5"])
     assert (part.keys, [g.mean for g in part.group_list], part.means) == (

@@ -201,7 +201,7 @@ def _part_name(kind: tuple[str, ...], kinds: list[tuple[str, ...]]) -> str:
 def choose(suite: Suite, words_: str) -> tuple[str, ...]:
     """Return the columns that a comma-separated list of tasks, columns, groups or "all" names, in the suite's order.
 
-    Aliases of tasks (the community's folder names, TFDS names) are understood, and names without the suite's prefix.
+    Aliases of tasks (the community's folder names, TFDS names) and the columns' titles are understood.
 
     Raises:
         UnknownName: a word names neither a column of the suite nor a group.
@@ -212,12 +212,12 @@ def choose(suite: Suite, words_: str) -> tuple[str, ...]:
     if not words:
         raise UsageError("--tasks names no task.", f"Legal: all, {', '.join(suite.groups)}, or task names with commas.")
     for word in words:
-        spelled = {word, tasks.canonical(word), f"{suite.name}-{word}"}
+        spelled = {word, tasks.canonical(word)}
         if word == "all":
             wanted.update(suite.keys)
         elif word in suite.groups:
             wanted.update(suite.groups[word])
-        elif found := [c.key for c in suite.columns if {c.key, c.task} & spelled]:
+        elif found := [c.key for c in suite.columns if {c.key, c.task} & spelled or c.title.lower() == word.lower()]:
             wanted.update(found)
         else:
             legal = ["all", *suite.groups, *suite.keys]
