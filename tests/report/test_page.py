@@ -1,6 +1,8 @@
 """The HTML page: every number is that of its result file, names do nothing, a browser asks for nothing."""
 
+import base64
 import html.parser
+import io
 import json
 import re
 import shutil
@@ -113,6 +115,19 @@ def test_it_asks_for_nothing_and_lets_nothing_else_run(page):
     assert len([1 for _, a in told.tags if (a.get("src") or "").startswith("data:image/png")]) == 5, (
         "4 matrices, 1 picture"
     )
+
+
+def test_worst_mistakes_are_shown_where_their_images_are(folder, page, tmp_path):
+    shown = [a["src"] or "" for tag, a in Seen(page).tags if a.get("class") == "thumbnail"]
+    wrong = json.loads(vitft("runs", "mistakes", folder / "a", "--format", "json").stdout)["wrong"]
+    assert wrong > 8 and len(shown) > 8, "digits are built in, the photos a folder"
+    assert all(max(Image.open(io.BytesIO(base64.b64decode(one.split(",")[1]))).size) <= 56 for one in shown)
+    # The photos are gone: the page is made all the same.
+    shutil.copytree(folder / "c", tmp_path / "c")
+    file = tmp_path / "c" / "run.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"task": "/nowhere/at/all"}))
+    done = vitft("report", tmp_path, "--format", "html")
+    assert done.exit_code == 0 and 'thumbnail"' not in done.stdout and "Most confident" in done.stdout
 
 
 def test_the_command_repeats_the_run(folder, page, tmp_path):

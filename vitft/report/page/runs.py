@@ -4,7 +4,7 @@ import base64
 import io
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from vitft.evaluation import predictions
 from vitft.evaluation.predictions import Saved
 from vitft.report.measured import Measured
 from vitft.report.page.charts import Chart, curve
+from vitft.report.page.thumbnails import Thumbnails
 from vitft.results.checkpoint import side
 from vitft.results.files import read_json
 from vitft.results.reading import load
@@ -34,6 +35,7 @@ class Mistake:
     truth: str
     answer: str
     confidence: float
+    image: str = ""
 
 
 @dataclass(frozen=True)
@@ -79,24 +81,26 @@ def parts(numbers: Sequence[Measured], labels: Mapping[tuple[str, str], str]) ->
     Args:
         labels: (file, column) -> what the number's row is called.
     """
-    room, out, shown = Room(), [], set()
+    room, thumbnails, out, shown = Room(), Thumbnails(), [], set()
     for one in numbers:
         if one.tuning or (one.file, one.column) in shown:
             continue
         shown.add((one.file, one.column))
-        out.append(_part(one, labels.get((one.file, one.column), one.what.model), room))
+        out.append(_part(one, labels.get((one.file, one.column), one.what.model), room, thumbnails))
     return out
 
 
-def _part(one: Measured, label: str, room: Room) -> Part:
+def _part(one: Measured, label: str, room: Room, thumbnails: Thumbnails) -> Part:
     folder = Path(one.file)
     root = folder.parents[2] if len(folder.parents) > 2 and folder.parents[1].name == "units" else folder
     run = _json(root / "run.json")
     saved = _saved(one.predictions)
     confusion, classes, confused = ("", 0, ()) if saved is None else _confusion(saved)
     before = room.out
+    mistakes = () if saved is None else _mistakes(saved)
     pictures = [(name, room.take(file)) for name in _PICTURES if (file := root / "inspect" / f"{name}.png").is_file()]
     result = _result(folder)
+    split = result.provenance.split if result is not None else ""
     seed = "" if one.seed is None else f", seed {one.seed}"
     return Part(
         title=f"{label} on {one.column}{seed}",
@@ -110,7 +114,7 @@ def _part(one: Measured, label: str, room: Room) -> Part:
         confusion=confusion,
         classes=classes,
         confused=confused,
-        mistakes=() if saved is None else _mistakes(saved),
+        mistakes=tuple(replace(m, image=thumbnails.of(run, split, m.file)) for m in mistakes),
         pictures=tuple((name, data) for name, data in pictures if data),
         left_out=room.out - before,
     )

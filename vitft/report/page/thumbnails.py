@@ -1,0 +1,70 @@
+"""Small copies of test images, where their data lie here: nothing is fetched, and what is gone is left out."""
+
+import base64
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+from vitft.catalog import tasks
+from vitft.data import find
+from vitft.data.split import Source, Split
+from vitft.errors import VitftError
+from vitft.images.decode import decode
+
+SIDE = 56
+BUDGET = 800_000
+"""Bytes of all thumbnails of a page."""
+
+
+class Thumbnails:
+    """Thumbnails of the images of some runs; each split is opened once."""
+
+    def __init__(self) -> None:
+        self.left = BUDGET
+        self._splits: dict[tuple[str, str, str, str], dict[str, tuple[Split, int]]] = {}
+
+    def of(self, run: Mapping[str, Any], split: str, key: str) -> str:
+        """Return an image as a data address; "" where it is not here or there is no room.
+
+        Args:
+            run: run.json of the run.
+            split: that its answers are of.
+            key: of the image.
+        """
+        found = self._keys(run, split).get(key)
+        if found is None or self.left <= 0:
+            return ""
+        from PIL import Image
+
+        try:
+            pixels = decode(found[0].read(found[1]), key, found[0].exif)
+        except (VitftError, OSError):
+            return ""
+        image = Image.fromarray(pixels)
+        image.thumbnail((SIDE, SIDE))
+        out = io.BytesIO()
+        image.save(out, "JPEG", quality=80)
+        self.left -= len(out.getvalue())
+        return f"data:image/jpeg;base64,{base64.b64encode(out.getvalue()).decode()}"
+
+    def _keys(self, run: Mapping[str, Any], split: str) -> dict[str, tuple[Split, int]]:
+        what = (str(run.get("task", "")), str(run.get("data_dir") or ""), str(run.get("shots") or ""), split)
+        if what not in self._splits:
+            try:
+                opened = _source(*what[:3]).open(split)
+                self._splits[what] = {key: (opened, i) for i, key in enumerate(opened.keys)}
+            except (VitftError, OSError, ValueError):
+                self._splits[what] = {}
+        return self._splits[what]
+
+
+def _source(task: str, data_dir: str, shots: str) -> Source:
+    """Return the data of a run where they are a folder, or built in. Raises DataMissing for anything else."""
+    if data_dir or Path(task).exists():
+        return find.find(task, Path(data_dir) if data_dir else None, cast(Any, shots or None))
+    known = tasks.by_name(task)
+    built_in = find.built_in(known) if known is not None else None
+    if built_in is None:
+        raise VitftError(f"'{task}' is not looked for elsewhere.")
+    return built_in
