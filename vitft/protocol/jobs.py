@@ -115,12 +115,7 @@ def make(
         seen=seen,
         **rest,
     )
-    if axes is None:
-        job = document.swept(base, {})
-        points(job)  # every point of it goes together, before the first is run
-        return job, source
-    grid = document.grid(base, crossed)
-    return replace(base, grid=grid, sweep=_values(grid)), source
+    return document.job(base, None if axes is None else crossed), source
 
 
 @dataclass(frozen=True)
@@ -136,6 +131,15 @@ class _Document:
     def settings(self, chosen: Mapping[str, Any]) -> Settings:
         """Return the settings with these values set, too. Raises RecipeError."""
         return self.recipe.resolve(self.task, {**self.overrides, **chosen}, self.examples, self.pixels)
+
+    def job(self, base: Job, crossed: Sequence[Mapping[str, Any]] | None) -> Job:
+        """Return a job with all its points: a grid's, or those that the recipe sweeps. Raises RecipeError."""
+        if crossed is not None:
+            grid = self.grid(base, crossed)
+            return replace(base, grid=grid, sweep=_values(grid))
+        job = self.swept(base, {})
+        points(job)  # every point of it goes together, before the first is run
+        return job
 
     def swept(self, base: Job, chosen: Mapping[str, Any]) -> Job:
         """Return a job with these values set, and with what the recipe sweeps there; a single value is a setting."""

@@ -97,78 +97,110 @@ def fit(
         What stops one process stops all of them.
     """
     compute, hooks = compute or Compute(), hooks or Hooks()
-    group, whole, stopped, watched = compute.group, net, 0, 0.0
+    group = compute.group
     states = _States(folder / "state.pt", _same_images(images, group, hooks), compute)
-    micro_batch = compute.micro_batch or device.training_batch(net, images.device)
+    micro_batch, trained = compute.micro_batch or device.training_batch(net, images.device), net
     if spread := parallel.choose(compute.parallel, net, settings, images.device, group):
         micro_batch = parallel.micro_batch(compute.micro_batch)
-        net, groups = parallel.spread(net, groups, images.device, group)
-    run = Fit(net, groups, settings, seed, group)
+        trained, groups = parallel.spread(net, groups, images.device, group)
+    run = Fit(trained, groups, settings, seed, group)
     micro_batch = states.go_on(run, min(settings.batch_size, micro_batch), hooks)
     start, began = run.step, time.monotonic()
-    source = inputs.source(net, images, settings, compute.precision, micro_batch, hooks, group)
+    source = inputs.source(trained, images, settings, compute.precision, micro_batch, hooks, group)
     with state.Metrics(folder / "metrics.jsonl" if group.first else None, keep=start) as metrics:
-        try:
-            watched += _look(compute, run, micro_batch, metrics)  # where it was stopped in the middle of one
-            while run.step < settings.steps:
-                lr, began_step = learning_rate(settings, run.step), time.monotonic()
-                try:
-                    tell = partial(_part, run, lr, began_step, hooks)
-                    loss, norm = run.gradients(source, micro_batch, compute.precision, hooks, tell)
-                except RuntimeError as error:
-                    micro_batch = _halved(micro_batch, error, hooks, spread)
-                    continue
-                _check_finite(run, lr, loss, norm)
-                run.update(lr, loss)
-                metrics.add({"step": run.step, "loss": loss, "lr": lr, "grad_norm": norm})
-                speed = 1.0 / max(1e-9, time.monotonic() - began_step)
-                hooks.step(StepReport(run.step, settings.steps, loss, lr, norm, speed * settings.batch_size, speed))
-                watched += _look(compute, run, micro_batch, metrics)
-                if group.size == 1 and hooks.signal():  # several stop at their next agreement
-                    break
-                if states.wanted(run):
-                    states.save(run, micro_batch, metrics)
-            states.last(run, micro_batch, metrics)
-        except Stopped as stop:
-            stopped = stop.signum
-            states.last(run, micro_batch, metrics)
-        except PeerLost:
-            if not spread:  # a part alone is no state
-                states.last(run, micro_batch, metrics)
-                states.saver.wait()
-            raise
-        except DiskFull as error:
-            group.agree(error)  # the others are on their way to their next agreement
-            raise
+        loop = _Loop(run, source, states, metrics, compute, hooks, micro_batch, spread)
+        stopped = loop.to_the_end()
     if signum := group.agree(signum=stopped or hooks.signal())[0]:
         states.saver.wait()
         raise interrupted(signum)
     run.use_average()
     if spread:
-        parallel.collect(net, whole, images.device)
-    seconds, done = time.monotonic() - began - watched, (run.step - start) * settings.batch_size
+        parallel.collect(trained, net, images.device)
+    seconds = time.monotonic() - began - loop.watched
     return Fitted(
-        run.step, start, run.first_loss, run.last_loss, micro_batch, seconds, done, source.computed,
-        states.seconds, states.saver,
+        run.step, start, run.first_loss, run.last_loss, loop.micro_batch, seconds,
+        (run.step - start) * settings.batch_size, source.computed, states.seconds, states.saver,
     )  # fmt: skip
+
+
+@dataclass
+class _Loop:
+    """The updates of a fit, one after the other, and what is told, looked at and saved between them."""
+
+    run: Fit
+    source: inputs.Source
+    states: "_States"
+    metrics: state.Metrics
+    compute: Compute
+    hooks: Hooks
+    micro_batch: int
+    spread: bool
+    watched: float = 0.0
+
+    def to_the_end(self) -> int:
+        """Make all updates and begin to write the last state; return the signal that ended them before, or 0."""
+        group = self.compute.group
+        try:
+            self._look()  # where it was stopped in the middle of one
+            while self.run.step < self.run.settings.steps:
+                if not self._update():
+                    continue
+                self._look()
+                if group.size == 1 and self.hooks.signal():  # several stop at their next agreement
+                    break
+                if self.states.wanted(self.run):
+                    self.states.save(self.run, self.micro_batch, self.metrics)
+            self._last()
+        except Stopped as stop:
+            self._last()
+            return stop.signum
+        except PeerLost:
+            if not self.spread:  # a part alone is no state
+                self._last()
+                self.states.saver.wait()
+            raise
+        except DiskFull as error:
+            group.agree(error)  # the others are on their way to their next agreement
+            raise
+        return 0
+
+    def _update(self) -> bool:
+        """Make one update; False where memory ran out and the micro-batch was halved instead."""
+        run, settings = self.run, self.run.settings
+        lr, began = learning_rate(settings, run.step), time.monotonic()
+        try:
+            tell = partial(self._part, lr, began)
+            loss, norm = run.gradients(self.source, self.micro_batch, self.compute.precision, self.hooks, tell)
+        except RuntimeError as error:
+            self.micro_batch = _halved(self.micro_batch, error, self.hooks, self.spread)
+            return False
+        _check_finite(run, lr, loss, norm)
+        run.update(lr, loss)
+        self.metrics.add({"step": run.step, "loss": loss, "lr": lr, "grad_norm": norm})
+        speed = 1.0 / max(1e-9, time.monotonic() - began)
+        self.hooks.step(StepReport(run.step, settings.steps, loss, lr, norm, speed * settings.batch_size, speed))
+        return True
+
+    def _part(self, lr: float, began: float, done: int) -> None:
+        """Tell of an update that goes on, where it takes long."""
+        run, seconds, batch = self.run, time.monotonic() - began, self.run.settings.batch_size
+        if seconds < _PART_S or done >= batch:
+            return
+        speed, share = done / seconds, done / batch
+        report = StepReport(run.step, run.settings.steps, run.last_loss, lr, math.nan, speed, speed / batch, part=share)
+        self.hooks.step(report)
+
+    def _look(self) -> None:
+        """Look at val where that is due. Raises Stopped."""
+        if self.compute.watch is not None:
+            self.watched += self.compute.watch.look(self.run, self.micro_batch, self.metrics)
+
+    def _last(self) -> None:
+        self.states.last(self.run, self.micro_batch, self.metrics)
 
 
 _PART_S = 2.0
 """Seconds from which on an update is told of before its end."""
-
-
-def _part(run: Fit, lr: float, began: float, hooks: Hooks, done: int) -> None:
-    """Tell of an update that goes on, where it takes long."""
-    seconds, batch = time.monotonic() - began, run.settings.batch_size
-    if seconds < _PART_S or done >= batch:
-        return
-    speed, share = done / seconds, done / batch
-    hooks.step(StepReport(run.step, run.settings.steps, run.last_loss, lr, math.nan, speed, speed / batch, part=share))
-
-
-def _look(compute: Compute, run: Fit, micro_batch: int, metrics: state.Metrics) -> float:
-    """Look at val where that is due; return the seconds it took. Raises Stopped."""
-    return compute.watch.look(run, micro_batch, metrics) if compute.watch is not None else 0.0
 
 
 def _same_images(images: Images, group: Group, hooks: Hooks) -> str:
