@@ -97,6 +97,7 @@ def test_a_resnet_of_another_width_keeps_its_widths(name, width):
         ({"patch_size": (8, 16)}, ("num_heads",)),
         ({"mlp_ratio": 3.3}, ("num_heads",)),
         ({"mlp_layer": SwiGLUPacked, "act_layer": torch.nn.SiLU, "init_values": 1e-5}, ("num_heads",)),
+        ({"mlp_layer": SwiGLUPacked, "act_layer": torch.nn.SiLU}, ("num_heads",)),
         ({"pos_embed": "none"}, ("num_heads",)),
         ({"no_embed_class": True}, ("num_heads",)),
         ({"reg_tokens": 4}, ("num_heads",)),

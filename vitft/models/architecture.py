@@ -140,7 +140,7 @@ def _transformer(
     else:
         scaled = "blocks.0.ls1.gamma" in state
         prefix = int(classed) + registers
-        kwargs |= {"class_token": classed, "reg_tokens": registers, "pre_norm": pre_norm, **_blocks(state)}
+        kwargs |= {"class_token": classed, "reg_tokens": registers, "pre_norm": pre_norm, **_blocks(state, packed)}
         names = _names(size, patch[0], registers, scaled, pre_norm, pooled, classed)
         quick = pre_norm and re.search("openai|quickgelu", hint.lower()) is not None
         if quick:  # OpenAI's own weights need it, others' do not
@@ -185,10 +185,13 @@ def _mlp(state: State) -> tuple[int, bool]:
     return hidden.shape[0], back.shape[1] * 2 == hidden.shape[0]
 
 
-def _blocks(state: State) -> dict[str, object]:
+def _blocks(state: State, gated: bool) -> dict[str, object]:
     """Return timm's arguments for the norms and scales that the tensors show."""
     own = {"fc_norm": "fc_norm.weight" in state, "qk_norm": "blocks.0.attn.q_norm.weight" in state}
-    return own | ({"init_values": 1e-5} if "blocks.0.ls1.gamma" in state else {})
+    if "blocks.0.ls1.gamma" in state:
+        return own | {"init_values": 1e-5}
+    # The gated network that stands in for an unknown name has layer scale; 0 takes it away.
+    return own | ({"init_values": 0.0} if gated else {})
 
 
 def _hybrid(stages: tuple[int, ...]) -> tuple[str, int]:
