@@ -28,7 +28,7 @@ from vitft.images.preprocess import deterministic
 from vitft.protocol import jobs
 from vitft.protocol.jobs import Runtime, make
 from vitft.protocol.run import run_unit
-from vitft.protocol.units import Job, Scheme, Unit, final_units
+from vitft.protocol.units import Job, Point, Scheme, Unit, final_units
 from vitft.protocol.warm import Warm
 from vitft.results.parts import Seen
 from vitft.settings import Preprocess, Settings
@@ -284,10 +284,12 @@ JOB: dict[str, Any] = {
     "recipe_digest": "other", "settings": Settings(lr=1.0),
     "sweep": {"lr": [1, 2]}, "seeds": (4,), "data_dir": "/other",
     "shots": "full", "from_scratch": True, "limit": 3, "per_class": 1, "given": ("lr",), "seen": Seen(pixels=1, of=1),
-    "scheme": Scheme("a", "b", "c", "d"),
+    "scheme": Scheme("a", "b", "c", "d"), "grid": (Point({"lr": 1.0}, Settings(lr=1.0)),), "on": "test",
 }  # fmt: skip
 # Of these a unit's own settings stand in its id, or the folder is refused before a unit is looked at.
-FOLDER_ALONE = {"task", "model", "recipe_digest", "settings", "sweep", "seeds", "data_dir", "given", "seen"}
+FOLDER_ALONE = {
+    "task", "model", "recipe_digest", "settings", "sweep", "seeds", "data_dir", "given", "seen", "grid", "on",
+}  # fmt: skip
 
 
 def test_each_field_of_a_job_and_a_unit_is_told_by_folder_or_id(place):
@@ -296,6 +298,8 @@ def test_each_field_of_a_job_and_a_unit_is_told_by_folder_or_id(place):
     job = made(place, BASE)
     unit = final_units(job, [])[0]
     for name, value in JOB.items():
+        # What a grid is chosen on means nothing without one.
+        job = replace(job, grid=JOB["grid"]) if name == "on" else job
         other = replace(job, **{name: value})
         known = name == "model" and bool(job.model_sha256)  # a file is told by its digest, not by the way to it
         known = known or name == "scheme"  # follows from the data, whose listing the run keeps

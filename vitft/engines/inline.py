@@ -24,11 +24,14 @@ from vitft.results.folders import SHOWN, unit_folder
 from vitft.results.schema import Lost, RunResult, Tuned, UnitResult, to_json, worst_overlap
 
 
-def run_job(job: Job, source: Source, folder: Path, runtime: Runtime, hooks: Hooks | None = None) -> RunResult:
+def run_job(
+    job: Job, source: Source, folder: Path, runtime: Runtime, hooks: Hooks | None = None, warm: Warm | None = None
+) -> RunResult:
     """Run all units of a job in this process, then write and return the run's result.json.
 
     Args:
         source: of the job's data.
+        warm: what of the data and the checkpoint is open already.
 
     Raises:
         DataError: the data changed since one of its units was finished (exit code 3).
@@ -37,7 +40,7 @@ def run_job(job: Job, source: Source, folder: Path, runtime: Runtime, hooks: Hoo
     """
     hooks = _said_once(hooks or Hooks())
     unchanged.hold(folder, source, hooks.note)
-    plan, warm = Plan((job,), folder), Warm(source=source, group=together.group())
+    plan, warm = Plan((job,), folder), warm or Warm(source=source, group=together.group())
     while ready := plan.ready():
         unit = ready[0]
         hooks.unit(unit.title, *plan.counts())

@@ -53,10 +53,13 @@ def in_folder(
             note(f"vitft {job.name} with {job.model}, recipe {job.recipe} -> {folder}")
             for line in filter(None, (told_resolution(job), told_watch(job, runtime))):
                 note(line)
+            from vitft.engines import together
             from vitft.engines.inline import run_job
             from vitft.protocol.estimate import estimate, told
+            from vitft.protocol.warm import Warm
 
-            for line in told(job, source, estimate(job, source, runtime)):
+            warm = Warm(source=source, group=together.group())
+            info = warm.checkpoint(job, job.settings).info
+            for line in told(job, source, estimate(job, source, runtime, info)):
                 note(line)
-
-            return run_job(job, source, folder, runtime, hooks)
+            return run_job(job, source, folder, runtime, hooks, warm)

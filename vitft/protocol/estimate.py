@@ -44,6 +44,7 @@ class Estimate:
         seconds: at the speed; decoding and start-up are not in it.
         memory: bytes for weights, gradients, optimiser and one micro-batch.
         disk: bytes below the run folder, and of decoded pixels in the cache.
+        info: what the checkpoint says of itself.
     """
 
     resolution: Size
@@ -56,16 +57,20 @@ class Estimate:
     memory: int
     disk: int
     speed: Speed
+    info: CheckpointInfo
 
 
-def estimate(job: Job, source: Source, runtime: Runtime) -> Estimate:
+def estimate(job: Job, source: Source, runtime: Runtime, info: CheckpointInfo | None = None) -> Estimate:
     """Estimate a job on the runtime's device; the data is not read, the network not fetched.
+
+    Args:
+        info: of the job's checkpoint, where it is open already.
 
     Raises:
         UsageError: the device is not here, or the resolution is none for the network (exit code 2).
         CheckpointError: a file that cannot be opened (exit code 4).
     """
-    info = _info(job)
+    info = info or _info(job)
     run = [(settings.at(info.native, info.patch), length(job, source, split)) for settings, split in fits(job)]
     train, classes = _trained_on(job, source)
     nets = {settings.size: counted(info, settings.size, classes) for settings, _ in run}
@@ -86,6 +91,7 @@ def estimate(job: Job, source: Source, runtime: Runtime) -> Estimate:
         memory=_memory(largest, net, runtime, speed.device),
         disk=_disk(job, info, largest, net, runtime, train + run[-1][1]),
         speed=speed,
+        info=info,
     )
 
 
@@ -167,7 +173,7 @@ def cheaper(job: Job, source: Source, of: Estimate, others: Sequence[tuple[str, 
     Args:
         others: recipes' names, with their settings for this task.
     """
-    info = _info(job)
+    info = of.info
     train, classes = _trained_on(job, source)
     own = job.settings.at(info.native, info.patch)
     other = [(f"--recipe {name}", settings.at(info.native, info.patch), 1) for name, settings in others]
