@@ -2,16 +2,17 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vitft.engines import suite as planning
 from vitft.engines.cost import Estimate, estimate
 from vitft.engines.suite import Asked, Leg, Planned
 from vitft.engines.suite_run import How
 from vitft.prepare.inventory import Row
-from vitft.protocol.estimate import speed_for
 from vitft.protocol.units import Job, tune_units
-from vitft.training.speed import Speed
+
+if TYPE_CHECKING:
+    from vitft.training.speed import Speed
 
 
 @dataclass(frozen=True)
@@ -33,8 +34,10 @@ class Prospect:
         names = planning.of_shard(self.leg, how.shard).tasks()
         return [job for job in self.planned.jobs if job.name in names]
 
-    def cost(self, how: How) -> tuple[Estimate, Speed | None]:
+    def cost(self, how: How) -> "tuple[Estimate, Speed | None]":
         """Return a rough cost, and how fast this machine is; nothing is known of a leg that trains nothing."""
+        from vitft.protocol.estimate import speed_for  # with torch, which a wrong word must not wait for
+
         jobs = self.mine(how)
         found = estimate(self.leg, jobs)
         first = replace(how.runtime, device=(how.devices or (how.runtime.device,))[0])
