@@ -57,6 +57,16 @@ def _forked_with_cuda() -> None:
 os.register_at_fork(before=_forked_with_cuda)
 
 
+def _threads_anew() -> None:
+    """Make torch's pool of threads anew in a forked process, before two of its threads do so at once and one fails."""
+    torch = sys.modules.get("torch")
+    if torch is not None and hasattr(torch, "set_num_threads"):
+        torch.set_num_threads(torch.get_num_threads())
+
+
+os.register_at_fork(after_in_child=_threads_anew)
+
+
 @pytest.fixture(scope="session")
 def _card() -> dict[str, str]:
     import ctypes

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import traceback
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -484,6 +485,8 @@ def _child(j, folder: Path, die_at: int) -> int:
             run_job(j, source_of(j), folder, Runtime(device="cpu", state_seconds=0.0), Hooks(signal=ask))
             os._exit(0)
         except BaseException:
+            traceback.print_exc()  # pytest's capture shows it where the test fails
+            sys.stderr.flush()
             os._exit(1)
     return os.waitpid(pid, 0)[1]
 

@@ -25,6 +25,8 @@ from vitft.training import fit
 from vitft.training.fit import Compute
 from vitft.world import World, world
 
+APART = "TESTS_APART"
+pytestmark = pytest.mark.skipif(APART not in os.environ, reason="runs in a fresh process: test_apart.py")
 CPU = torch.device("cpu")
 MANY: dict[str, Any] = {"steps": 50, "batch_size": 7, "lr": 0.05, "flip": True, "momentum": 0.9}
 WAYS: dict[str, dict[str, Any]] = {
