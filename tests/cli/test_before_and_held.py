@@ -26,6 +26,9 @@ def test_a_dry_run_says_what_it_would_take_and_leaves_nothing(tmp_path, monkeypa
     (row,) = csv.DictReader(io.StringIO(vitft("finetune", data, *FLAGS, "--dry-run", "--format", "csv").stdout))
     assert (row["units"], row["steps"], row["train_images"]) == ("1", "2", "8")
     (plan,) = json.loads(vitft("finetune", data, *FLAGS, "--dry-run", "--format", "json").stdout)["plan"]
+    assert {*plan["estimate"]} == {
+        "resolution", "units", "steps", "train_images", "test_images", "flops", "seconds", "memory", "disk", "speed",
+    }  # fmt: skip
     assert plan["estimate"]["steps"] == 2 and plan["settings"]["batch_size"] == 4 and plan["splits"]["test"] == "test"
     assert not (tmp_path / "runs").exists()
     assert "cuda" in vitft("finetune", data, "--device", "cuda:9", "--dry-run", code=2).stderr

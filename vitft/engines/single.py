@@ -60,6 +60,6 @@ def in_folder(
 
             warm = Warm(source=source, group=together.group())
             info = warm.checkpoint(job, job.settings).info
-            for line in told(job, source, estimate(job, source, runtime, info)):
+            for line in told(job, source, estimate(job, source, runtime, info), info):
                 note(line)
             return run_job(job, source, folder, runtime, hooks, warm)

@@ -44,7 +44,6 @@ class Estimate:
         seconds: at the speed; decoding and start-up are not in it.
         memory: bytes for weights, gradients, optimiser and one micro-batch.
         disk: bytes below the run folder, and of decoded pixels in the cache.
-        info: what the checkpoint says of itself.
     """
 
     resolution: Size
@@ -57,7 +56,6 @@ class Estimate:
     memory: int
     disk: int
     speed: Speed
-    info: CheckpointInfo
 
 
 def estimate(job: Job, source: Source, runtime: Runtime, info: CheckpointInfo | None = None) -> Estimate:
@@ -91,7 +89,6 @@ def estimate(job: Job, source: Source, runtime: Runtime, info: CheckpointInfo | 
         memory=_memory(largest, net, runtime, speed.device),
         disk=_disk(job, info, largest, net, runtime, train + run[-1][1]),
         speed=speed,
-        info=info,
     )
 
 
@@ -113,12 +110,12 @@ _LONG = 12 * 3600.0
 """Seconds from which what would be cheaper is told."""
 
 
-def told(job: Job, source: Source, of: Estimate) -> list[str]:
-    """Return an estimate in one line, and where it is long one with what would be cheaper."""
+def told(job: Job, source: Source, of: Estimate, info: CheckpointInfo | None = None) -> list[str]:
+    """Return an estimate in one line, and where it is long one with what would be cheaper; `info` as for `estimate`."""
     if of.seconds < _LONG:
         return [line(of)]
     quick = recipes.load("quick").resolve(job.name)
-    rest = [f"{words} ({duration(seconds)})" for words, seconds in cheaper(job, source, of, [("quick", quick)])]
+    rest = [f"{words} ({duration(seconds)})" for words, seconds in cheaper(job, source, of, [("quick", quick)], info)]
     if of.speed.device == "cpu":
         rest.append(f"a GPU ({duration(of.flops / _GPU)} at an assumed {_GPU / 1e12:.0f} TFLOP/s)")
     return [line(of), f"That is long for {of.speed.device}. Cheaper: {', '.join(rest)}."]
@@ -167,13 +164,20 @@ def train_flops(settings: Settings, macs: float, examples: int) -> float:
     return 2 * macs * (examples * (1 + settings.flip) if once else images)
 
 
-def cheaper(job: Job, source: Source, of: Estimate, others: Sequence[tuple[str, Settings]]) -> list[tuple[str, float]]:
+def cheaper(
+    job: Job,
+    source: Source,
+    of: Estimate,
+    others: Sequence[tuple[str, Settings]],
+    info: CheckpointInfo | None = None,
+) -> list[tuple[str, float]]:
     """Return (what to give instead, seconds) of what would be cheaper than an estimate, the dearest first.
 
     Args:
         others: recipes' names, with their settings for this task.
+        info: as for `estimate`.
     """
-    info = of.info
+    info = info or _info(job)
     train, classes = _trained_on(job, source)
     own = job.settings.at(info.native, info.patch)
     other = [(f"--recipe {name}", settings.at(info.native, info.patch), 1) for name, settings in others]
