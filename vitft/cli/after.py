@@ -1,18 +1,43 @@
 """What comes after a run: the next commands, told at its end, and `vitft runs mistakes`."""
 
 import shlex
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from vitft.cli import console
-from vitft.cli.options import TableFormatOption
+from vitft.cli.options import TableFormat, TableFormatOption
 
 if TYPE_CHECKING:
     from vitft.evaluation.predictions import Saved
+    from vitft.report.table import Table
+    from vitft.results.schema import RunResult
 
 _ANSWERS = "predictions.parquet"
+
+
+def emit(
+    results: "Sequence[RunResult]", folders: Sequence[Path], table: "Callable[..., Table]", format: TableFormat
+) -> None:
+    """Print the results of one task, several models compared on the same images.
+
+    Args:
+        table: results and their comparisons (`compared`) -> the table.
+    """
+    from vitft.evaluation.stored import comparisons
+    from vitft.report import single
+    from vitft.results.schema import to_json
+
+    compared, notes = comparisons(list(zip(single.row_names(results), results, folders, strict=True)))
+    payloads = [to_json(r) | {"folder": str(folder)} for r, folder in zip(results, folders, strict=True)]
+    payload: Any = payloads[0]
+    if len(payloads) > 1:
+        payload = {"results": payloads, "paired": [to_json(c) for c in compared]}
+    for note in notes:
+        console.note(note)
+    console.emit_table(payload, table(results, compared=compared), format)
 
 
 def told(folder: Path) -> None:

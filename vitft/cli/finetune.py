@@ -4,13 +4,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from vitft.catalog.models import DEFAULT
 from vitft.cli import after, console, signals
 from vitft.cli import options as o
+from vitft.cli.groups import Keys, Running, flat
 
 if TYPE_CHECKING:
     from vitft.data.split import Source
@@ -20,17 +21,11 @@ if TYPE_CHECKING:
     from vitft.protocol.units import Job
 
 
+@flat
 def finetune(
     task: o.TaskArgument,
     model: o.ModelsOption = None,
     recipe: o.RecipeOption = "quick",
-    set_: o.SetOption = None,
-    resolution: o.ResolutionOption = None,
-    method: o.MethodOption = None,
-    steps: o.StepsOption = None,
-    batch_size: o.BatchSizeOption = None,
-    micro_batch: o.MicroBatchOption = 0,
-    lr: o.LrOption = None,
     seed: o.SeedOption = 0,
     seeds: Annotated[str, typer.Option("--seeds", help="Several, e.g. 0,1,2: the mean with its interval.")] = "",
     per_class: Annotated[
@@ -45,29 +40,20 @@ def finetune(
     compare_scratch: Annotated[
         bool, typer.Option("--compare-scratch", help="Both, pretrained and from scratch, in one table.")
     ] = False,
-    precision: o.PrecisionOption = "auto",
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what it would take: steps, time here, memory, disk; run nothing.")
     ] = False,
-    device: o.DeviceOption = "auto",
-    workers: o.WorkersOption = 0,
-    parallel: o.ParallelOption = "auto",
-    data_dir: o.DataDirOption = None,
-    output: o.OutputOption = None,
-    resume: o.ResumeOption = "auto",
-    overwrite: o.OverwriteOption = False,
-    max_time: o.MaxTimeOption = "",
-    requeue_signals: o.RequeueOption = "USR2",
-    deterministic: o.DeterministicOption = False,
     save_weights: o.SaveWeightsOption = True,
     min_top1: o.MinTop1Option = None,
     track: Annotated[
         Literal["tensorboard", "wandb", "trackio", "mlflow"] | None,
         typer.Option("--track", help="Send learning curves there; TensorBoard's files lie in the run. Off by default."),
     ] = None,
-    quiet: o.QuietOption = False,
     val_every: o.ValEveryOption = 0,
     format: o.TableFormatOption = "text",
+    *,
+    keys: Keys,
+    running: Running,
 ) -> None:
     """Fine-tune a pretrained model on a task and test it once. The test split is evaluated whole.
 
@@ -78,15 +64,13 @@ def finetune(
     from vitft.engines import tracking
     from vitft.engines.single import in_folder
     from vitft.errors import UsageError
-    from vitft.evaluation.stored import comparisons
-    from vitft.protocol.jobs import Runtime, make, run_folder
+    from vitft.protocol.jobs import make, run_folder
     from vitft.report import single
     from vitft.results.folders import beside
-    from vitft.results.schema import to_json
 
-    signals.requeue(max_time, requeue_signals)
+    running.requeue()
     loaded = recipes.load(recipe)
-    fixed = o.overrides(set_, resolution, method=method, steps=steps, batch_size=batch_size, lr=lr)
+    fixed = keys.fixed()
     if compare_scratch and from_scratch:
         raise UsageError("--compare-scratch runs from scratch already.", "Legal: either, not both.")
     if seeds and seed:
@@ -94,7 +78,7 @@ def finetune(
     models = model or [DEFAULT]
     if len(set(models)) < len(models):
         raise UsageError("A model is named twice.", "Legal: different models.")
-    o.checked(models, device)
+    o.checked(models, running.device)
     tracking.check(track)
     variants = [False, True] if compare_scratch else [from_scratch]
     jobs = [
@@ -103,7 +87,7 @@ def finetune(
             model=name,
             recipe=loaded,
             overrides=fixed,
-            data_dir=data_dir,
+            data_dir=running.data_dir,
             seeds=o.parse_seeds(seeds) if seeds else (seed,),
             from_scratch=scratch,
             limit=limit,
@@ -112,21 +96,12 @@ def finetune(
         for name in models
         for scratch in variants
     ]
-    if output is None:
+    if running.output is None:
         folders = [run_folder(job) for job, _ in jobs]
     else:
         words = ("pretrained", "scratch") if compare_scratch else ("",)
-        folders = [own / word for own in beside(output, models) for word in words]
-    runtime = Runtime(
-        device,
-        precision,
-        micro_batch,
-        workers,
-        deterministic,
-        save_weights,
-        parallel=parallel,
-        val_every=val_every,
-    )
+        folders = [own / word for own in beside(running.output, models) for word in words]
+    runtime = running.runtime(save_weights, val_every)
     _advise(jobs[0][0])
     openable(jobs, folders)
     source = jobs[0][1]  # the same data for all of them
@@ -139,21 +114,14 @@ def finetune(
             source,
             folder,
             runtime,
-            resume=resume == "auto",
-            overwrite=overwrite,
+            resume=running.resume == "auto",
+            overwrite=running.overwrite,
             note=console.note,
-            watched=partial(_watched, quiet, track, folder),
+            watched=partial(_watched, running.quiet, track, folder),
         )
         for (job, _), folder in zip(jobs, folders, strict=True)
     ]
-    payloads = [to_json(r) | {"folder": str(folder)} for r, folder in zip(results, folders, strict=True)]
-    payload: Any = payloads[0]
-    compared, notes = comparisons(list(zip(single.row_names(results), results, folders, strict=True)))
-    if len(payloads) > 1:
-        payload = {"results": payloads, "paired": [to_json(c) for c in compared]}
-    for note in notes:
-        console.note(note)
-    console.emit_table(payload, single.table(results, compared=compared), format)
+    after.emit(results, folders, single.table, format)
     for folder in folders if format != "json" else ():
         console.note(f"Run folder: {folder}", uncut=True)
         after.told(folder)

@@ -3,11 +3,17 @@
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, fields, is_dataclass
-from typing import Annotated, Any, Literal, get_type_hints
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
 import typer
 
+from vitft.cli import console, signals
 from vitft.cli import options as o
+
+if TYPE_CHECKING:
+    from vitft.engines.suite_run import How
+    from vitft.protocol.jobs import Runtime
 
 EvalBatchOption = Annotated[
     int, typer.Option("--batch-size", "-b", min=0, help="Images a forward pass; 0 = by device. No image is dropped.")
@@ -43,6 +49,89 @@ class Opening:
         o.checked(models, self.device)
         asked.check(values, self.crop_pct)
         return values
+
+
+@dataclass(frozen=True)
+class Keys:
+    """Keys of a recipe that have flags of their own, one value each."""
+
+    set_: o.SetOption = None
+    resolution: o.ResolutionOption = None
+    method: o.MethodOption = None
+    steps: o.StepsOption = None
+    batch_size: o.BatchSizeOption = None
+    lr: o.LrOption = None
+
+    def fixed(self) -> dict[str, Any]:
+        """Return the keys that the user has set. Raises UsageError or UnknownName."""
+        flags = {"method": self.method, "steps": self.steps, "batch_size": self.batch_size, "lr": self.lr}
+        return o.overrides(self.set_, self.resolution, **flags)
+
+
+@dataclass(frozen=True)
+class Running:
+    """Where training runs and computes, where its files are, and how it stops and goes on."""
+
+    micro_batch: o.MicroBatchOption = 0
+    precision: o.PrecisionOption = "auto"
+    device: o.DeviceOption = "auto"
+    workers: o.WorkersOption = 0
+    parallel: o.ParallelOption = "auto"
+    data_dir: o.DataDirOption = None
+    output: o.OutputOption = None
+    resume: o.ResumeOption = "auto"
+    overwrite: o.OverwriteOption = False
+    max_time: o.MaxTimeOption = ""
+    requeue_signals: o.RequeueOption = "USR2"
+    deterministic: o.DeterministicOption = False
+    quiet: o.QuietOption = False
+
+    def requeue(self) -> None:
+        """Take in when to stop and be queued again. Raises UsageError."""
+        signals.requeue(self.max_time, self.requeue_signals)
+
+    def runtime(self, save_weights: bool, val_every: int = 0) -> "Runtime":
+        """Return how units are run."""
+        from vitft.protocol.jobs import Runtime
+
+        return Runtime(
+            self.device,
+            self.precision,
+            self.micro_batch,
+            self.workers,
+            self.deterministic,
+            save_weights,
+            parallel=self.parallel,
+            val_every=val_every,
+        )
+
+
+@dataclass(frozen=True)
+class Dispatched:
+    """Who runs a suite's units, and what of it is wanted."""
+
+    engine: o.EngineOption = "local"
+    devices: o.DevicesOption = ""
+    shard: o.ShardOption = ""
+    allow_missing: o.AllowMissingOption = False
+    dry_run: o.DryRunOption = False
+    save_weights: o.SaveWeightsInSuiteOption = False
+    format: o.TableFormatOption = "text"
+
+    def how(self, running: Running) -> "How":
+        """Return how the suite is run."""
+        from vitft.engines.suite_run import How
+
+        return How(
+            running.runtime(self.save_weights),
+            console.note,
+            partial(signals.watched, running.quiet),
+            o.parse_devices(self.devices),
+            self.shard,
+            running.resume == "auto",
+            running.overwrite,
+            self.engine,
+        )
 
 
 def flat(verb: Callable[..., None]) -> Callable[..., None]:

@@ -1,16 +1,15 @@
 """`vitft suite`: any suite document, one model or several, to one table."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from vitft.catalog.models import DEFAULT
-from vitft.cli import console, signals
+from vitft.cli import console
 from vitft.cli import options as o
+from vitft.cli.groups import Dispatched, Keys, Running, flat
 from vitft.errors import some
 
 if TYPE_CHECKING:
@@ -21,19 +20,7 @@ if TYPE_CHECKING:
     from vitft.results.schema import SuiteResult
 
 
-@dataclass(frozen=True)
-class Shown:
-    """What is wanted of a suite besides its numbers.
-
-    Attributes:
-        allow_missing: run what has data; the rest are holes.
-    """
-
-    dry_run: bool
-    allow_missing: bool
-    format: str
-
-
+@flat
 def suite(
     suite: Annotated[
         str, typer.Argument(metavar="NAME|FILE", help="paper, vtab, mini, ci, fewshot, or a TOML file of your own.")
@@ -41,32 +28,10 @@ def suite(
     model: o.ModelsOption = None,
     tasks: o.TasksOption = "",
     seeds: Annotated[str, typer.Option("--seeds", help="E.g. 0,1,2: means with intervals; default: the suite's.")] = "",
-    engine: o.EngineOption = "local",
-    devices: o.DevicesOption = "",
-    shard: o.ShardOption = "",
-    allow_missing: o.AllowMissingOption = False,
-    dry_run: o.DryRunOption = False,
-    set_: o.SetOption = None,
-    resolution: o.ResolutionOption = None,
-    method: o.MethodOption = None,
-    steps: o.StepsOption = None,
-    batch_size: o.BatchSizeOption = None,
-    micro_batch: o.MicroBatchOption = 0,
-    lr: o.LrOption = None,
-    precision: o.PrecisionOption = "auto",
-    device: o.DeviceOption = "auto",
-    workers: o.WorkersOption = 0,
-    parallel: o.ParallelOption = "auto",
-    data_dir: o.DataDirOption = None,
-    output: o.OutputOption = None,
-    resume: o.ResumeOption = "auto",
-    overwrite: o.OverwriteOption = False,
-    max_time: o.MaxTimeOption = "",
-    requeue_signals: o.RequeueOption = "USR2",
-    deterministic: o.DeterministicOption = False,
-    save_weights: o.SaveWeightsInSuiteOption = False,
-    quiet: o.QuietOption = False,
-    format: o.TableFormatOption = "text",
+    *,
+    keys: Keys,
+    running: Running,
+    dispatched: Dispatched,
 ) -> None:
     """Run a suite and print its table, a row a model. The same command goes on where it stopped.
 
@@ -75,41 +40,25 @@ def suite(
     """
     from vitft.data.find import checked
     from vitft.engines.suite import Asked
-    from vitft.engines.suite_run import How
-    from vitft.protocol.jobs import Runtime
     from vitft.suites import document
     from vitft.suites.suite import choose
 
-    signals.requeue(max_time, requeue_signals)
+    running.requeue()
     o.different(model or [])
     chosen = document.load(suite)
     asked = Asked(
         chosen,
         choose(chosen, tasks or "all"),
         tuple(model or [DEFAULT]),
-        o.overrides(set_, resolution, method=method, steps=steps, batch_size=batch_size, lr=lr),
-        checked(data_dir),
+        keys.fixed(),
+        checked(running.data_dir),
         o.parse_seeds(seeds) if seeds else chosen.seeds,
-        output,
+        running.output,
     )
-    runtime = Runtime(device, precision, micro_batch, workers, deterministic, save_weights, parallel=parallel)
-    execute(
-        asked,
-        How(
-            runtime,
-            console.note,
-            partial(signals.watched, quiet),
-            o.parse_devices(devices),
-            shard,
-            resume == "auto",
-            overwrite,
-            engine,
-        ),
-        Shown(dry_run, allow_missing, format),
-    )
+    execute(asked, dispatched.how(running), dispatched)
 
 
-def execute(asked: "Asked", how: "How", shown: Shown) -> None:
+def execute(asked: "Asked", how: "How", shown: Dispatched) -> None:
     """Plan a suite, run what is not finished, and print its table or, for a dry run, its plan.
 
     Raises:

@@ -13,6 +13,7 @@ from vitft.catalog.models import DEFAULT
 from vitft.cli import after, axes, console, signals
 from vitft.cli import options as o
 from vitft.cli.finetune import openable
+from vitft.cli.groups import Running, flat
 
 if TYPE_CHECKING:
     from vitft.data.split import Source
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 _SEVERAL = "one or several, with commas"
 
 
+@flat
 def sweep(
     task: o.TaskArgument,
     model: o.ModelsOption = None,
@@ -48,7 +50,6 @@ def sweep(
         ),
     ] = "val",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the grid and what it takes; run nothing.")] = False,
-    micro_batch: o.MicroBatchOption = 0,
     per_class: Annotated[
         int | None, typer.Option("--per-class", min=1, help="Train on K images of each class.")
     ] = None,
@@ -58,21 +59,11 @@ def sweep(
     from_scratch: Annotated[
         bool, typer.Option("--from-scratch", help="Same architecture and budget, random weights.")
     ] = False,
-    precision: o.PrecisionOption = "auto",
-    device: o.DeviceOption = "auto",
-    workers: o.WorkersOption = 0,
-    parallel: o.ParallelOption = "auto",
-    data_dir: o.DataDirOption = None,
-    output: o.OutputOption = None,
-    resume: o.ResumeOption = "auto",
-    overwrite: o.OverwriteOption = False,
-    max_time: o.MaxTimeOption = "",
-    requeue_signals: o.RequeueOption = "USR2",
-    deterministic: o.DeterministicOption = False,
     save_weights: o.SaveWeightsOption = True,
-    quiet: o.QuietOption = False,
     val_every: o.ValEveryOption = 0,
     format: o.TableFormatOption = "text",
+    *,
+    running: Running,
 ) -> None:
     """Try a grid of settings and put them into one table. Every combination of the values is run with every seed.
 
@@ -81,17 +72,14 @@ def sweep(
     """
     from vitft import recipes
     from vitft.engines.single import in_folder
-    from vitft.evaluation.stored import comparisons
-    from vitft.protocol.jobs import Runtime, make, run_folder
-    from vitft.report import single
+    from vitft.protocol.jobs import make, run_folder
     from vitft.report import sweep as report
     from vitft.results.folders import beside
-    from vitft.results.schema import to_json
 
-    signals.requeue(max_time, requeue_signals)
+    running.requeue()
     loaded = recipes.load(recipe)
     models = model or [DEFAULT]
-    o.checked(models, device)
+    o.checked(models, running.device)
     flags = {"lr": lr, "resolution": resolution, "method": method, "steps": steps, "batch_size": batch_size}
     asked = axes.parse(set_ or (), flags)
     for line in _sound(loaded, task, models, asked):
@@ -103,7 +91,7 @@ def sweep(
             recipe=loaded,
             overrides=asked.fixed,
             axes=asked.varied,
-            data_dir=data_dir,
+            data_dir=running.data_dir,
             seeds=o.parse_seeds(seeds),
             from_scratch=from_scratch,
             limit=limit,
@@ -114,10 +102,8 @@ def sweep(
     ]
     jobs, source = [job for job, _ in made], made[0][1]
     _several(jobs[0])
-    folders = [run_folder(job) for job in jobs] if output is None else beside(output, models)
-    runtime = Runtime(
-        device, precision, micro_batch, workers, deterministic, save_weights, val_every=val_every, parallel=parallel
-    )
+    folders = [run_folder(job) for job in jobs] if running.output is None else beside(running.output, models)
+    runtime = running.runtime(save_weights, val_every)
     if dry_run:
         console.emit_table(*_dry(jobs, source, folders, runtime), format)
         return
@@ -128,21 +114,14 @@ def sweep(
             source,
             folder,
             runtime,
-            resume=resume == "auto",
-            overwrite=overwrite,
+            resume=running.resume == "auto",
+            overwrite=running.overwrite,
             note=console.note,
-            watched=partial(signals.watched, quiet),
+            watched=partial(signals.watched, running.quiet),
         )
         for job, folder in zip(jobs, folders, strict=True)
     ]
-    compared, notes = comparisons(list(zip(single.row_names(results), results, folders, strict=True)))
-    payloads = [to_json(r) | {"folder": str(folder)} for r, folder in zip(results, folders, strict=True)]
-    payload: Any = payloads[0]
-    if len(payloads) > 1:
-        payload = {"results": payloads, "paired": [to_json(c) for c in compared]}
-    for note in notes:
-        console.note(note)
-    console.emit_table(payload, report.table(results, compared), format)
+    after.emit(results, folders, report.table, format)
     if format == "json":
         return
     for folder in folders:
