@@ -17,8 +17,9 @@ from vitft.models.flops import macs
 from vitft.progress import Hooks
 from vitft.results.bench import BenchResult, LoopPace, Pace, Products, Saving
 from vitft.results.parts import Env
+from vitft.training.fit import Compute
+from vitft.training.state import interval
 
-_STATE_SECONDS = 60.0
 _SQUARE = {"cpu": 1024}
 _LARGE = 8192
 
@@ -82,7 +83,7 @@ def measure(subject: Subject, model: str, against: Sequence[Other], plan: Plan, 
             for name in names
         ),
         waiting=min(1.0, own.waited / own.trained),
-        saving=Saving(seconds=held_up, share=held_up / max(_STATE_SECONDS, 20 * held_up)),
+        saving=Saving(seconds=held_up, share=held_up / interval(Compute.state_seconds, held_up)),
         memory_bytes=memory,
         macs_per_image=per_image,
         products=Products(square=square, own_shapes=_of_block(own.net, s), train=flops, share=flops / square),

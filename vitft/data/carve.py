@@ -8,7 +8,7 @@ import numpy as np
 
 from vitft.catalog import tasks
 from vitft.data import official_splits, reader
-from vitft.data.split import Opened, Provenance, Source, Split
+from vitft.data.split import Opened, Provenance, Source, Split, place_of
 from vitft.errors import DataDamaged, DataMissing
 
 _RAW = {"train": "train", "validation": "val", "test": "test"}
@@ -35,8 +35,7 @@ class Carved:
     @property
     def place(self) -> Path | None:
         """Where the files of the owner's splits are."""
-        place: Path | None = getattr(self.source, "place", None) or getattr(self.source, "path", None)
-        return place
+        return place_of(self.source)
 
     @property
     def splits(self) -> tuple[str, ...]:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from vitft.catalog.shots import split_name
 from vitft.data import subsets
-from vitft.data.split import Source, Split
+from vitft.data.split import Source, Split, place_of
 from vitft.errors import DataError, DataMissing
 
 
@@ -26,8 +26,7 @@ class First:
     @property
     def place(self) -> Path | None:
         """Where the source's files are."""
-        place: Path | None = getattr(self.source, "place", None) or getattr(self.source, "path", None)
-        return place
+        return place_of(self.source)
 
     @property
     def splits(self) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ from typing import Any
 
 from vitft import machine
 from vitft.data.sources.files import printable
-from vitft.data.split import Source
+from vitft.data.split import Source, place_of
 from vitft.errors import DataDamaged, some
 
 Listing = dict[str, list[Any]]
@@ -49,7 +49,7 @@ def of(source: Source) -> Listing:
     Raises:
         DataDamaged: a folder or a file cannot be listed (exit code 3).
     """
-    place = getattr(source, "place", None) or getattr(source, "path", None)
+    place = place_of(source)
     if place is None:
         return {}
     root = Path(place)

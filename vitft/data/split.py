@@ -120,6 +120,12 @@ class Source(Protocol):
         ...
 
 
+def place_of(source: Source) -> Path | None:
+    """Return where a source's files are, as narrowly as it knows; None for what is inside vitft."""
+    place: Path | None = getattr(source, "place", None) or getattr(source, "path", None)
+    return place
+
+
 class Opened:
     """A source whose splits are opened once; what is found out about an opened split stays with it."""
 
@@ -134,8 +140,7 @@ class Opened:
     @property
     def place(self) -> Path | None:
         """Where its files are; None for what is inside vitft."""
-        found: Path | None = getattr(self.source, "place", None) or getattr(self.source, "path", None)
-        return found
+        return place_of(self.source)
 
     @property
     def splits(self) -> tuple[str, ...]:

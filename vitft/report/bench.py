@@ -1,5 +1,6 @@
 """A measurement of speed as a table: a row a loop, and below it what vitft's own waited for."""
 
+from vitft.machine import rate
 from vitft.report.table import Column, Row, Table, Value
 from vitft.results.bench import BenchResult, LoopPace, Pace
 
@@ -20,7 +21,7 @@ def table(result: BenchResult) -> Table:
             columns += [Column(key, title), Column(f"{key}_ratio", "vitft over it")]
     failed = [f"{_NAMES[loop.name]}: {loop.why}." for loop in result.loops if loop.why]
     products = result.products
-    shapes = f", {_flops(products.own_shapes)} at a block's own shapes" if products.own_shapes else ""
+    shapes = f", {rate(products.own_shapes)} at a block's own shapes" if products.own_shapes else ""
     return Table(
         f"Speed of {result.model} at {h} x {w}, {result.method} with {result.optimizer}, batch {result.batch_size} in "
         f"micro-batches of {result.micro_batch}, {result.precision}, {result.env.device}, {result.threads} threads",
@@ -31,8 +32,8 @@ def table(result: BenchResult) -> Table:
             "ratios are of the same round.",
             f"vitft waited for batches {100 * result.waiting:.1f} % of its training time; a state holds it up "
             f"{result.saving.seconds:.2g} s, {100 * result.saving.share:.2f} % at the usual intervals.",
-            f"Training {_flops(products.train)}, {100 * products.share:.0f} % of a large matrix product's "
-            f"{_flops(products.square)} measured in this call{shapes}; {result.macs_per_image / 1e9:.3g} G "
+            f"Training {rate(products.train)}, {100 * products.share:.0f} % of a large matrix product's "
+            f"{rate(products.square)} measured in this call{shapes}; {result.macs_per_image / 1e9:.3g} G "
             f"multiply-accumulates an image.",
             f"Memory at the peak: {result.memory_bytes / 2**30:.2g} GiB "
             f"({'the whole process' if result.env.device == 'cpu' else 'on the card'}, vitft's loop alone).",
@@ -57,7 +58,3 @@ def _ratio(pace: Pace) -> str:
     if pace.ratio is None or pace.ratio_span is None:
         return ""
     return f"{pace.ratio:.2f} ({pace.ratio_span[0]:.2f}, {pace.ratio_span[1]:.2f})"
-
-
-def _flops(per_s: float) -> str:
-    return f"{per_s / 1e12:.3g} TFLOP/s" if per_s >= 1e12 else f"{per_s / 1e9:.3g} GFLOP/s"

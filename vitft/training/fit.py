@@ -259,7 +259,7 @@ class _States:
 
     def due(self) -> bool:
         """Tell whether to save now: saving holds up at most a twentieth of the time, however large the network."""
-        wait = max(self.compute.state_seconds, 20 * self._cost) if self.compute.state_seconds else 0.0
+        wait = state.interval(self.compute.state_seconds, self._cost)
         return time.monotonic() - self._last >= wait and (not self.saver.busy or not wait)
 
     def wanted(self, run: Fit) -> bool:

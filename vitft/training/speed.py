@@ -7,6 +7,7 @@ import torch
 from timm.models.vision_transformer import Block
 
 from vitft import device as devices
+from vitft.machine import rate
 
 _SECONDS = 0.5
 _TOKENS = 256
@@ -28,7 +29,7 @@ class Speed:
 
 def assumed(flops_per_s: float, device: str) -> Speed:
     """Return a speed that nobody has measured, and that says so."""
-    return Speed(flops_per_s, device, f"assumed: {_giga(flops_per_s)}")
+    return Speed(flops_per_s, device, f"assumed: {rate(flops_per_s)}")
 
 
 def measured(width: int, tokens: int, device: torch.device, precision: str) -> Speed:
@@ -48,7 +49,7 @@ def measured(width: int, tokens: int, device: torch.device, precision: str) -> S
         _pass(block, x, precision)
         passes += 1
     speed = flops * passes / (time.perf_counter() - began)
-    return Speed(speed, device.type, f"a block of its width, measured now: {_giga(speed)}")
+    return Speed(speed, device.type, f"a block of its width, measured now: {rate(speed)}")
 
 
 def _pass(block: torch.nn.Module, x: torch.Tensor, precision: str) -> None:
@@ -57,7 +58,3 @@ def _pass(block: torch.nn.Module, x: torch.Tensor, precision: str) -> None:
     loss.backward()
     block.zero_grad(set_to_none=True)
     loss.item()  # waits for the device
-
-
-def _giga(speed: float) -> str:
-    return f"{speed / 1e12:.3g} TFLOP/s" if speed >= 1e12 else f"{speed / 1e9:.3g} GFLOP/s"

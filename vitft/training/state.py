@@ -84,6 +84,11 @@ class Saver:
             self._error = cause if isinstance(cause, OSError) else OSError(str(error).split("\n")[0])
 
 
+def interval(least: float, cost: float) -> float:
+    """Return the seconds between states: `least`, or twenty times what one holds the updates up; 0 stays 0."""
+    return max(least, 20 * cost) if least else 0.0
+
+
 def load(path: Path) -> dict[str, Any] | None:
     """Read a state; None where there is none or where it is damaged (the caller then starts from the beginning)."""
     end = _DIGEST + len(_MAGIC)
