@@ -249,7 +249,7 @@ def test_a_dry_run_tells_plan_and_cost_and_runs_nothing(vitft, data, small, tmp_
     # Two seeds of 19 tasks and two points of dtd's sweep, 2 steps of 4 images each.
     assert payload["estimate"]["units"] == 2 * 19 + 2
     assert payload["estimate"]["train_images"] == 40 * 2 * 4
-    assert payload["estimate"]["test_images"] == 2 * 387_904 + 2 * 200
+    assert payload["estimate"]["test_images"] == 2 * 19 * 5 + 2 * 4  # what the drawn archive holds
     assert payload["plan"][0]["splits"]["final_train"] == "train800val200"
     assert not (tmp_path / "runs").exists()
     full = ["vtab", *small, "--data-dir", data / "all", "--shots", "full", "--dry-run", "--format", "json"]
@@ -258,7 +258,7 @@ def test_a_dry_run_tells_plan_and_cost_and_runs_nothing(vitft, data, small, tmp_
     assert payload["plan"] == []
     text = vitft("vtab", "--suite", "mini", "--dry-run")[1]
     assert "6 of 6 tasks ready" in text
-    assert "57,600 training images, 3,797 to evaluate" in text
+    assert "57,600 images to train on, 3,797 to evaluate" in text
 
 
 def test_the_sides_before_a_crop_are_those_of_the_published_pairs():

@@ -8,10 +8,14 @@ import torch
 
 from tests.cli.test_cli import images
 from vitft import recipes
+from vitft.catalog import tasks
+from vitft.data.split import catalogued
+from vitft.errors import DataMissing
 from vitft.models.flops import counted
 from vitft.models.loading import load
 from vitft.protocol import estimate as costs
-from vitft.protocol.jobs import Runtime, make
+from vitft.protocol.grid import length
+from vitft.protocol.jobs import Runtime, make, plan
 from vitft.training import speed
 
 
@@ -54,6 +58,29 @@ def test_operations_are_six_a_mac_trained_two_evaluated_and_none_backwards_throu
     lrs = len(tuned.sweep["lr"])
     of = costs.estimate(tuned, source, runtime)
     assert (of.units, of.steps) == (lrs + 1, 10 * (lrs + 1)) and of.test_images > test
+
+
+def test_jobs_one_after_the_other_take_their_sum_and_the_memory_of_the_largest(tmp_path):
+    runtime = Runtime(device="cpu")
+    small = planned(images(tmp_path / "a"), steps=3, batch_size=4, seeds=(0, 1))
+    large = planned(images(tmp_path / "b"), steps=5, batch_size=8, resolution=64)
+    apart = [costs.estimate(*one, runtime) for one in (small, large)]
+    both = costs.total([small, large], runtime)
+    for key in ("units", "steps", "train_images", "test_images", "flops", "disk"):
+        assert getattr(both, key) == sum(getattr(one, key) for one in apart), key
+    assert both.memory == max(one.memory for one in apart) and both.resolution == (64, 64)
+
+
+def test_what_the_catalogue_counts_is_planned_as_the_owners_data_would_be():
+    counts = catalogued(tasks.get("cifar100"))
+    job = plan("cifar100", counts, model="vit-mini", recipe=recipes.load("quick"), overrides={})
+    assert job.scheme.final_train == "train+val"  # VTAB's val is of the owner's 50,000
+    assert costs.estimate(job, counts, Runtime(device="cpu")).test_images == 10_000
+    assert length(job, counts, job.scheme.final_train) == 50_000
+    looking = recipes.load("bit-hyperrule")
+    looking.for_task.clear()  # no task is told apart: the size of the images decides
+    with pytest.raises(DataMissing, match="size of the images"):
+        plan("cifar100", counts, model="vit-mini", recipe=looking, overrides={})
 
 
 def test_a_month_on_a_cpu_is_called_that_and_what_is_cheaper_is_named(tmp_path, monkeypatch):

@@ -14,7 +14,7 @@ from vitft.cli import options as o
 from vitft.cli.groups import Keys, Running, flat
 
 if TYPE_CHECKING:
-    from vitft.data.split import Source
+    from vitft.data.split import Opened
     from vitft.engines.tracking import Tracker
     from vitft.progress import Hooks
     from vitft.protocol.jobs import Runtime
@@ -138,7 +138,7 @@ def _watched(quiet: bool, track: "Tracker | None", folder: Path) -> Iterator["Ho
 
 
 def _dry(
-    jobs: "Sequence[Job]", source: "Source", folders: Sequence[Path], runtime: "Runtime", format: o.TableFormat
+    jobs: "Sequence[Job]", source: "Opened", folders: Sequence[Path], runtime: "Runtime", format: o.TableFormat
 ) -> None:
     """Print what a run would take; the splits' names and labels are looked at, as before a run."""
     from dataclasses import asdict
@@ -173,7 +173,7 @@ def _dry(
         console.note(f"It would go to {folder}", uncut=True)
 
 
-def openable(jobs: "Sequence[tuple[Job, Source]]", folders: Sequence[Path]) -> None:
+def openable(jobs: "Sequence[tuple[Job, Opened]]", folders: Sequence[Path]) -> None:
     """Raise now what the last of several models would raise when the others are trained."""
     if len({job.model for job, _ in jobs}) < 2:
         return

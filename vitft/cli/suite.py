@@ -207,23 +207,20 @@ def _looked(data_dir: Path | None) -> str:
 def _told(one: "Prospect", how: "How") -> str:
     """Say what a leg would do, and what it would cost."""
     from vitft.engines.suite import of_shard
-    from vitft.protocol.estimate import duration
+    from vitft.protocol.estimate import line
 
     leg, jobs = one.leg, one.mine(how)
     names = _few([name for name in of_shard(leg, how.shard).tasks() if name not in one.planned.missing])
     head = f"Plan{f' of shard {how.shard} ({names})' if how.shard else ''}: "
     if leg.recipe is None:
         return f"{head}{leg.part.name} of {names}.\nNothing was run. It would go to {leg.folder()}\n"
-    cost, speed = one.cost(how)
+    of = one.estimate(how)
     swept = ", ".join(sorted({key for job in jobs for key in job.sweep}))
     val = ", ".join(dict.fromkeys(job.scheme.tune_val for job in jobs if job.sweep))
-    here = f": about {duration(cost.flops / speed.flops_per_s)} on one {speed.device} ({speed.how})" if speed else ""
     told = (
-        f"{head}recipe {leg.recipe.name}, tasks {len(jobs)}, fits {cost.units} "
+        f"{head}recipe {leg.recipe.name}, tasks {len(jobs)} "
         f"({f'{swept} tuned on {val}' if swept else 'nothing tuned'}), seeds {', '.join(map(str, leg.seeds))}.\n"
-        f"{cost.train_images:,} training images, {cost.test_images:,} to evaluate, "
-        f"about {cost.flops:.0e} floating-point operations (a rough rule: parameters x patches, three passes a step)"
-        f"{here}."
+        + (f"{line(of)}." if of else "")
     )
     return f"{console.folded(told)}\nNothing was run. It would go to {leg.folder()}\n"
 

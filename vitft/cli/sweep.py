@@ -16,7 +16,7 @@ from vitft.cli.finetune import openable
 from vitft.cli.groups import Running, flat
 
 if TYPE_CHECKING:
-    from vitft.data.split import Source
+    from vitft.data.split import Opened
     from vitft.protocol.jobs import Runtime
     from vitft.protocol.units import Job
     from vitft.recipes import Recipe
@@ -179,7 +179,7 @@ def _several(job: "Job") -> None:
 
 
 def _dry(
-    jobs: "Sequence[Job]", source: "Source", folders: Sequence[Path], runtime: "Runtime"
+    jobs: "Sequence[Job]", source: "Opened", folders: Sequence[Path], runtime: "Runtime"
 ) -> "tuple[dict[str, Any], Table]":
     """Return the grid and what it takes, after a look at the names and labels of all its data."""
     from vitft.protocol.estimate import estimate

@@ -8,7 +8,7 @@ import numpy as np
 
 from vitft.catalog import tasks
 from vitft.data import official_splits, reader
-from vitft.data.split import Opened, Provenance, Source, Split, place_of
+from vitft.data.split import Opened, Provenance, Sized, Source, Split, place_of
 from vitft.errors import DataDamaged, DataMissing
 
 _RAW = {"train": "train", "validation": "val", "test": "test"}
@@ -98,11 +98,11 @@ def can_carve(source: Source) -> bool:
     return needed <= set(source.splits)
 
 
-def val_is_train(source: Source) -> bool:
+def val_is_train(data: Sized) -> bool:
     """Tell whether a known task comes with the val that VTAB cut off the end of its owner's train."""
-    known = tasks.by_name(source.task)
-    if known is None or not {"train", "val"} <= set(known.splits) & set(source.splits):
+    known = tasks.by_name(data.task)
+    if known is None or not {"train", "val"} <= set(known.splits) & set(data.splits):
         return False
     train, val = known.splits["train"][0], known.splits["val"][0]
-    lengths = [(len(source.open(name)), piece.stop - piece.start) for name, piece in (("train", train), ("val", val))]
+    lengths = [(data.count(name), piece.stop - piece.start) for name, piece in (("train", train), ("val", val))]
     return train.raw_split == val.raw_split and all(have == official for have, official in lengths)

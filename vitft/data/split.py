@@ -1,7 +1,7 @@
 """What a data set looks like to the rest of vitft: a `Source` opens a `Split`."""
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -10,6 +10,7 @@ from typing import Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from vitft.catalog.tasks import Task
 from vitft.data.reader import Reader, selected
 
 Completeness = Literal["full", "declared", "partial"]
@@ -126,6 +127,54 @@ def place_of(source: Source) -> Path | None:
     return place
 
 
+class Sized(Protocol):
+    """What a plan asks of a data set: how many images its splits have, and how many classes; no image, no name."""
+
+    @property
+    def task(self) -> str:
+        """Canonical task name, or the folder's name for a user's own data."""
+        ...
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """Names that the other methods take."""
+        ...
+
+    def count(self, split: str) -> int:
+        """Return how many images a split has."""
+        ...
+
+    def num_classes(self, split: str, /) -> int:
+        """Return how many classes a split's labels are of."""
+        ...
+
+
+@dataclass(frozen=True)
+class Counts:
+    """A data set in numbers: `images` of each split, and classes."""
+
+    task: str
+    images: Mapping[str, int]
+    classes: int
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        return tuple(self.images)
+
+    def count(self, split: str) -> int:
+        return self.images[split]
+
+    def num_classes(self, _split: str, /) -> int:
+        return self.classes
+
+
+def catalogued(task: Task) -> Counts:
+    """Return a task's whole official data in numbers: its owner's training images, val and test."""
+    whole = {name: pieces for name, pieces in task.splits.items() if name in ("train", "val", "test")}
+    images = {name: sum(piece.stop - piece.start for piece in pieces) for name, pieces in whole.items()}
+    return Counts(task.name, images, task.num_classes)
+
+
 class Opened:
     """A source whose splits are opened once; what is found out about an opened split stays with it."""
 
@@ -151,3 +200,13 @@ class Opened:
         if split not in self._splits:
             self._splits[split] = self.source.open(split)
         return self._splits[split]
+
+    def count(self, split: str) -> int:
+        return len(self.open(split))
+
+    def num_classes(self, split: str) -> int:
+        return self.open(split).num_classes
+
+    def counts(self, splits: Sequence[str]) -> Counts:
+        """Return these splits in numbers; they are opened, where they are not."""
+        return Counts(self.task, {split: self.count(split) for split in splits}, self.num_classes(splits[0]))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from vitft import recipes
 from vitft.catalog.models import DEFAULT
-from vitft.data.split import Source
+from vitft.data.split import Opened
 from vitft.engines import check as engine
 from vitft.engines.single import in_folder
 from vitft.errors import Interrupted, UsageError, VitftError
@@ -206,7 +206,7 @@ def _run(runs: Sequence[Asked], how: How, seeds: Callable[[Asked], tuple[int, ..
     return done
 
 
-def _job(one: Asked, data_dir: Path | None, seeds: tuple[int, ...]) -> tuple[Job, Source] | VitftError:
+def _job(one: Asked, data_dir: Path | None, seeds: tuple[int, ...]) -> tuple[Job, Opened] | VitftError:
     """Return the job of a run, or why there is none. Raises UsageError."""
     try:
         return make(one.task, model=one.model, recipe=one.recipe, overrides={}, data_dir=data_dir, seeds=seeds)
@@ -216,7 +216,7 @@ def _job(one: Asked, data_dir: Path | None, seeds: tuple[int, ...]) -> tuple[Job
         return error
 
 
-def _result(job: tuple[Job, Source] | VitftError, how: How, folder: Path | None) -> tuple[RunResult, Path]:
+def _result(job: tuple[Job, Opened] | VitftError, how: How, folder: Path | None) -> tuple[RunResult, Path]:
     """Bring one task to its number, or take the stored one. Raises the error that stands for a job, too."""
     if isinstance(job, VitftError):
         raise job

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from vitft.data.split import Source
+from vitft.data.split import Opened
 from vitft.progress import Hooks
 from vitft.protocol import unchanged
 from vitft.protocol.jobs import Runtime, told_resolution, told_watch
@@ -17,7 +17,7 @@ from vitft.results.schema import RunResult
 
 def in_folder(
     job: Job,
-    source: Source,
+    source: Opened,
     folder: Path,
     runtime: Runtime,
     *,

@@ -14,6 +14,7 @@ from vitft import recipes
 from vitft.catalog.models import MODELS
 from vitft.catalog.shots import number, splits_of
 from vitft.data.find import UNTUNED, WHOLE, at, find
+from vitft.data.split import Counts
 from vitft.errors import DataError, UsageError
 from vitft.evaluation.asked import SETTABLE
 from vitft.prepare.inventory import Row, inventory, own_row
@@ -202,11 +203,13 @@ class Planned:
         jobs: one for each data set that can be trained on, in the suite's order.
         missing: data set -> why it cannot run, in one line.
         notes: what the user should know of the data.
+        counts: of each data set that can be trained on, what its splits hold.
     """
 
     jobs: tuple[Job, ...]
     missing: Mapping[str, str]
     notes: tuple[str, ...] = ()
+    counts: Mapping[str, Counts] = field(default_factory=dict)
 
 
 def plan(leg: Leg, missing: Mapping[str, str]) -> Planned:
@@ -216,6 +219,7 @@ def plan(leg: Leg, missing: Mapping[str, str]) -> Planned:
         UnknownName, RecipeError: exit code 2.
     """
     jobs, missing, notes = [], dict(missing), []
+    counts = {}
     for name, column in leg.tasks().items() if leg.recipe else ():
         if name in missing:
             continue
@@ -234,7 +238,8 @@ def plan(leg: Leg, missing: Mapping[str, str]) -> Planned:
             missing[name] = error.lines[0].rstrip(".")
         else:
             jobs.append(job)
-    return Planned(tuple(jobs), missing, tuple(notes))
+            counts[name] = source.counts(job.splits())
+    return Planned(tuple(jobs), missing, tuple(notes), counts)
 
 
 def hold(leg: Leg, names: Iterable[str], note: Callable[[str], None]) -> None:

@@ -1,18 +1,18 @@
 """What a suite is going to do, before it does it: each leg with its data, its plan and its cost."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from vitft.engines import suite as planning
-from vitft.engines.cost import Estimate, estimate
+from vitft.engines import suite_run
 from vitft.engines.suite import Asked, Leg, Planned
 from vitft.engines.suite_run import How
 from vitft.prepare.inventory import Row
 from vitft.protocol.units import Job, tune_units
 
 if TYPE_CHECKING:
-    from vitft.training.speed import Speed
+    from vitft.protocol.estimate import Estimate
 
 
 @dataclass(frozen=True)
@@ -34,14 +34,9 @@ class Prospect:
         names = planning.of_shard(self.leg, how.shard).tasks()
         return [job for job in self.planned.jobs if job.name in names]
 
-    def cost(self, how: How) -> "tuple[Estimate, Speed | None]":
-        """Return a rough cost, and how fast this machine is; nothing is known of a leg that trains nothing."""
-        from vitft.protocol.estimate import speed_for  # with torch, which a wrong word must not wait for
-
-        jobs = self.mine(how)
-        found = estimate(self.leg, jobs)
-        first = replace(how.runtime, device=(how.devices or (how.runtime.device,))[0])
-        return found, speed_for(jobs[0], found.flops, first) if jobs else None
+    def estimate(self, how: How) -> "Estimate | None":
+        """Return what it would take; None of a leg that trains nothing, or of data that is not here."""
+        return suite_run.estimate(self.mine(how), self.planned, how)
 
 
 def prospects(asked: Asked, how: How, *, anew: bool) -> list[Prospect]:
@@ -59,7 +54,7 @@ def prospects(asked: Asked, how: How, *, anew: bool) -> list[Prospect]:
 
 def described(one: Prospect, how: How) -> dict[str, Any]:
     """Return a leg's plan as JSON has it."""
-    cost, speed = one.cost(how)
+    of = one.estimate(how)
     return {
         "suite": one.leg.suite.name,
         "model": one.leg.model,
@@ -78,5 +73,5 @@ def described(one: Prospect, how: How) -> dict[str, Any]:
             }
             for job in one.mine(how)
         ],
-        "estimate": asdict(cost) | {"seconds": cost.flops / speed.flops_per_s if speed else 0.0},
+        "estimate": asdict(of) if of else None,
     }

@@ -2,18 +2,22 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from shutil import rmtree
+from typing import TYPE_CHECKING
 
 from vitft.engines import choice
 from vitft.engines import suite as planning
-from vitft.engines.cost import estimate
 from vitft.engines.suite import Leg, Measured, Planned
 from vitft.errors import CheckpointError, UsageError
 from vitft.progress import Hooks
 from vitft.protocol.jobs import Runtime, told_resolution
+from vitft.protocol.units import Job, fits
 from vitft.results.folders import CLAIM_S, claim, lock, nothing_left_behind
+
+if TYPE_CHECKING:
+    from vitft.protocol.estimate import Estimate
 
 Note = Callable[[str], None]
 
@@ -104,15 +108,32 @@ def run(leg: Leg, planned: Planned, how: How) -> dict[str, str]:
             return measure(leg, left, how.runtime, how.devices, hooks)
     planned = planned if planned.jobs else planning.plan(leg, planned.missing)
     jobs = [job for job in planned.jobs if job.name in names]
-    for line in planned.notes:
-        note(f"Note: {line}.")
-    what = f"tasks {len(jobs)}, fits {estimate(leg, jobs).units}"
+    for text in planned.notes:
+        note(f"Note: {text}.")
+    what = f"tasks {len(jobs)}, fits {sum(len(fits(job)) for job in jobs)}"
     note(f"vitft {leg.suite.name} with {leg.model}, recipe {leg.recipe.name}: {what} -> {folder}")
+    if of := estimate([job for job in jobs if job.name in left], planned, how, apart=True):
+        from vitft.protocol.estimate import line
+
+        note(line(of))
     for job in jobs:
-        if line := told_resolution(job):
-            note(f"{job.name}: {line}")
+        if text := told_resolution(job):
+            note(f"{job.name}: {text}")
     with how.watched() as hooks:
         return dict(choice.run(how.engine, jobs, folder, how.runtime, how.devices, hooks).failed)
+
+
+def estimate(jobs: Sequence[Job], planned: Planned, how: How, *, apart: bool = False) -> "Estimate | None":
+    """Return what jobs of a plan take on the first device, one after the other; None of no jobs.
+
+    Raises as `protocol.estimate.total`, which `apart` is of.
+    """
+    if not jobs:
+        return None
+    from vitft.protocol.estimate import total  # with torch, which a wrong word must not wait for
+
+    first = replace(how.runtime, device=(how.devices or (how.runtime.device,))[0])
+    return total([(job, planned.counts[job.name]) for job in jobs], first, apart=apart)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from vitft import device as devices
 from vitft.data import official, subsets
 from vitft.data.carve import val_is_train
-from vitft.data.split import Source, Split
+from vitft.data.split import Opened, Source, Split
 from vitft.evaluation import features, fewshot, knn, ridge
 from vitft.evaluation.fewshot import Row
 from vitft.evaluation.intervals import clipped
@@ -53,6 +53,7 @@ def examples(source: Source, limit: int | None = None, *, big_vision: bool = Fal
         DataMissing: no split to draw from or to evaluate on.
         DataError: the evaluated split has a class that the pool does not have.
     """
+    source = Opened(source)
     pool = source.open(fewshot.pool_name(source.splits))
     if big_vision and val_is_train(source):
         pool = subsets.join([pool, source.open("val")], f"train{subsets.JOINED}val")

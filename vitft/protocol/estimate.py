@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 from vitft import device as devices
 from vitft import recipes
-from vitft.data.split import Source
+from vitft.data.split import Sized
 from vitft.data.subsets import JOINED
 from vitft.evaluation.network import preprocess
 from vitft.models import loading
@@ -58,8 +58,8 @@ class Estimate:
     speed: Speed
 
 
-def estimate(job: Job, source: Source, runtime: Runtime, info: CheckpointInfo | None = None) -> Estimate:
-    """Estimate a job on the runtime's device; the data is not read, the network not fetched.
+def estimate(job: Job, data: Sized, runtime: Runtime, info: CheckpointInfo | None = None) -> Estimate:
+    """Estimate a job on the runtime's device; no image is read, the network not fetched.
 
     Args:
         info: of the job's checkpoint, where it is open already.
@@ -68,54 +68,88 @@ def estimate(job: Job, source: Source, runtime: Runtime, info: CheckpointInfo | 
         UsageError: the device is not here, or the resolution is none for the network (exit code 2).
         CheckpointError: a file that cannot be opened (exit code 4).
     """
-    info = info or _info(job)
-    run = [(settings.at(info.native, info.patch), length(job, source, split)) for settings, split in fits(job)]
-    train, classes = _trained_on(job, source)
-    nets = {settings.size: counted(info, settings.size, classes) for settings, _ in run}
-    flops = sum(
-        train_flops(settings, nets[settings.size].macs, train) + 2 * nets[settings.size].macs * n for settings, n in run
-    )
-    speed = speed_of(max(nets.values(), key=lambda net: net.macs), flops, runtime)
-    largest = max((settings for settings, _ in run), key=lambda settings: settings.size)
-    net = nets[largest.size]
+    return total([(job, data)], runtime, info)
+
+
+def total(
+    jobs: Sequence[tuple[Job, Sized]], runtime: Runtime, info: CheckpointInfo | None = None, *, apart: bool = False
+) -> Estimate:
+    """Estimate jobs of one model that run one after the other on one device; memory is that of the largest.
+
+    Args:
+        apart: the speed of a card is measured in a process of its own, which leaves the card to the workers.
+
+    Raises as `estimate`.
+    """
+    info = info or _info(jobs[0][0])
+    works = [_work(job, data, info) for job, data in jobs]
+    most = max(works, key=lambda work: work.net.macs)
+    flops = sum(work.flops for work in works)
+    speed = speed_of(most.net, flops, runtime, apart=apart)
+    runs = [run for work in works for run in work.runs]
     return Estimate(
-        resolution=largest.size,
-        units=len(run),
-        steps=sum(settings.steps for settings, _ in run),
-        train_images=sum(settings.steps * settings.batch_size for settings, _ in run),
-        test_images=sum(n for _, n in run),
+        resolution=most.largest.size,
+        units=len(runs),
+        steps=sum(settings.steps for settings, _ in runs),
+        train_images=sum(settings.steps * settings.batch_size for settings, _ in runs),
+        test_images=sum(n for _, n in runs),
         flops=flops,
         seconds=flops / speed.flops_per_s,
-        memory=_memory(largest, net, runtime, speed.device),
-        disk=_disk(job, info, largest, net, runtime, train + run[-1][1]),
+        memory=max(_memory(work.largest, work.net, runtime, speed.device) for work in works),
+        disk=sum(_disk(work, info, runtime) for work in works),
         speed=speed,
     )
 
 
-def speed_for(job: Job, flops: float, runtime: Runtime) -> Speed:
-    """Return the speed of a device on a job's network, for so many operations. Raises as `estimate`."""
-    info = _info(job)
-    return speed_of(counted(info, job.settings.at(info.native, info.patch).size, 2), flops, runtime)
+@dataclass(frozen=True)
+class _Work:
+    """What a job is made of.
+
+    Attributes:
+        runs: settings of each fit, and images that it is evaluated on.
+        examples: of the final run's training split.
+        largest: of the settings, by resolution; `net` is the network at it.
+    """
+
+    job: Job
+    runs: list[tuple[Settings, int]]
+    examples: int
+    largest: Settings
+    net: Counted
+    flops: float
 
 
-def speed_of(net: Counted, flops: float, runtime: Runtime) -> Speed:
+def _work(job: Job, data: Sized, info: CheckpointInfo) -> _Work:
+    runs = [(settings.at(info.native, info.patch), length(job, data, split)) for settings, split in fits(job)]
+    train, classes = _trained_on(job, data)
+    nets = {settings.size: counted(info, settings.size, classes) for settings, _ in runs}
+    flops = sum(
+        train_flops(settings, nets[settings.size].macs, train) + 2 * nets[settings.size].macs * n
+        for settings, n in runs
+    )
+    largest = max((settings for settings, _ in runs), key=lambda settings: settings.size)
+    return _Work(job, runs, train, largest, nets[largest.size], flops)
+
+
+def speed_of(net: Counted, flops: float, runtime: Runtime, *, apart: bool = False) -> Speed:
     """Return the speed of a device on a network: measured, but for what is over soon anywhere."""
     device = devices.pick(runtime.device)
     if flops < _SMALL:
         return speeds.assumed(_SLOW, device.type)
-    return speeds.measured(net.width, net.tokens, device, devices.precision(runtime.precision, device))
+    measure = speeds.measured_apart if apart and device.type != "cpu" else speeds.measured
+    return measure(net.width, net.tokens, device, devices.precision(runtime.precision, device))
 
 
 _LONG = 12 * 3600.0
 """Seconds from which what would be cheaper is told."""
 
 
-def told(job: Job, source: Source, of: Estimate, info: CheckpointInfo | None = None) -> list[str]:
+def told(job: Job, data: Sized, of: Estimate, info: CheckpointInfo | None = None) -> list[str]:
     """Return an estimate in one line, and where it is long one with what would be cheaper; `info` as for `estimate`."""
     if of.seconds < _LONG:
         return [line(of)]
     quick = recipes.load("quick").resolve(job.name)
-    rest = [f"{words} ({duration(seconds)})" for words, seconds in cheaper(job, source, of, [("quick", quick)], info)]
+    rest = [f"{words} ({duration(seconds)})" for words, seconds in cheaper(job, data, of, [("quick", quick)], info)]
     if of.speed.device == "cpu":
         rest.append(f"a GPU ({duration(of.flops / _GPU)} at an assumed {_GPU / 1e12:.0f} TFLOP/s)")
     return [line(of), f"That is long for {of.speed.device}. Cheaper: {', '.join(rest)}."]
@@ -166,7 +200,7 @@ def train_flops(settings: Settings, macs: float, examples: int) -> float:
 
 def cheaper(
     job: Job,
-    source: Source,
+    data: Sized,
     of: Estimate,
     others: Sequence[tuple[str, Settings]],
     info: CheckpointInfo | None = None,
@@ -178,7 +212,7 @@ def cheaper(
         info: as for `estimate`.
     """
     info = info or _info(job)
-    train, classes = _trained_on(job, source)
+    train, classes = _trained_on(job, data)
     own = job.settings.at(info.native, info.patch)
     other = [(f"--recipe {name}", settings.at(info.native, info.patch), 1) for name, settings in others]
     if max(own.size) > max(info.native):
@@ -199,10 +233,10 @@ def _info(job: Job) -> CheckpointInfo:
     return loading.load(job.model, weights=False, said=Said.of(job.settings)).info
 
 
-def _trained_on(job: Job, source: Source) -> tuple[int, int]:
-    """Return (training examples, classes); names alone are looked at."""
-    classes = source.open(job.scheme.final_train.split(JOINED)[0]).num_classes
-    train = length(job, source, job.scheme.final_train)
+def _trained_on(job: Job, data: Sized) -> tuple[int, int]:
+    """Return how many examples the final run trains on, and of how many classes."""
+    classes = data.num_classes(job.scheme.final_train.split(JOINED)[0])
+    train = length(job, data, job.scheme.final_train)
     return train if job.per_class is None else min(train, job.per_class * classes), classes
 
 
@@ -220,10 +254,11 @@ def _memory(settings: Settings, net: Counted, runtime: Runtime, device: str) -> 
     return weights + min(micro, settings.batch_size) * image
 
 
-def _disk(job: Job, info: CheckpointInfo, settings: Settings, net: Counted, runtime: Runtime, images: int) -> int:
-    kept = 4 * net.parameters * len(job.seeds) * runtime.save_weights
+def _disk(work: _Work, info: CheckpointInfo, runtime: Runtime) -> int:
+    settings, net = work.largest, work.net
+    kept = 4 * net.parameters * len(work.job.seeds) * runtime.save_weights
     copies = 1 + (2 if settings.optimizer == "adamw" else 1) + bool(settings.ema)
     state = 4 * copies * _trained(settings, net)  # of the unit at work; deleted at its end
     pp = replace(preprocess(settings, info), crop=settings.crop, crop_from=settings.crop_from)
     height, width = pp.stored_size or (0, 0)
-    return kept + state + 3 * height * width * images
+    return kept + state + 3 * height * width * (work.examples + work.runs[-1][1])

@@ -3,7 +3,7 @@
 import itertools
 from collections.abc import Mapping, Sequence
 
-from vitft.data.split import Source
+from vitft.data.split import Sized
 from vitft.data.subsets import JOINED
 from vitft.protocol.units import DEV, Job
 from vitft.recipes import Recipe
@@ -51,9 +51,9 @@ def uneven(info: CheckpointInfo, values: Sequence[object]) -> list[str]:
     return found
 
 
-def length(job: Job, source: Source, name: str) -> int:
-    """Return how many images a run is evaluated on; of dev about, as classes are rounded each by itself."""
+def length(job: Job, data: Sized, name: str) -> int:
+    """Return how many images of a split a run uses; of dev about, as classes are rounded each by itself."""
     parts = (job.scheme.tune_train if name == DEV else name).split(JOINED)
-    n = sum(len(source.open(part)) for part in parts if part)
+    n = sum(data.count(part) for part in parts if part)
     n = round(n * job.settings.dev_fraction) if name == DEV else n
     return n if job.limit is None else min(n, job.limit)

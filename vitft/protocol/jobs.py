@@ -6,15 +6,16 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, TypedDict, Unpack
+from typing import Any, Literal, Required, TypedDict, Unpack
 
 from vitft import machine
 from vitft.catalog.models import MODELS
 from vitft.catalog.shots import Shots
 from vitft.data import carve
 from vitft.data.find import checked, find, path_of
-from vitft.data.split import Opened, Source
+from vitft.data.split import Opened, Sized, Source
 from vitft.data.subsets import JOINED
+from vitft.errors import DataMissing
 from vitft.group import Parallel
 from vitft.images import sizes
 from vitft.models import places
@@ -63,8 +64,31 @@ class Rest(TypedDict, total=False):
     on: Literal["val", "test"]
 
 
+class Asked(Rest, total=False):
+    """What `plan` takes besides a task and its data; see there."""
+
+    model: Required[str]
+    recipe: Required[Recipe]
+    overrides: Required[Mapping[str, Any]]
+    axes: Mapping[str, Sequence[Any]] | None
+
+
 def make(
+    task: str, *, data_dir: Path | None = None, shots: Shots | None = None, **asked: Unpack[Asked]
+) -> tuple[Job, Opened]:
+    """Find the data and `plan` a job; the source's splits are opened once. Raises as `opened` and `plan`."""
+    source = opened(task, data_dir, shots)
+    return plan(task, source, data_dir=data_dir, shots=shots, **asked), source
+
+
+def opened(task: str, data_dir: Path | None = None, shots: Shots | None = None) -> Opened:
+    """Find a task's data; its splits are opened once. Raises as `data.find`."""
+    return Opened(find(task, data_dir, shots))
+
+
+def plan(
     task: str,
+    data: Sized,
     *,
     model: str,
     recipe: Recipe,
@@ -73,27 +97,28 @@ def make(
     data_dir: Path | None = None,
     shots: Shots | None = None,
     **rest: Unpack[Rest],
-) -> tuple[Job, Source]:
-    """Find the data, decide every setting and choose the splits; the source's splits are opened once.
+) -> Job:
+    """Decide every setting and choose the splits.
 
     Args:
+        data: of the task.
         axes: key -> several values: every combination is a point of a grid, with what the recipe itself sweeps.
             None = no grid, but what the recipe itself chooses.
 
     Raises:
-        UnknownName, RecipeError: exit code 2.
-        DataMissing, DataDamaged: exit code 3.
+        RecipeError: exit code 2.
+        DataMissing: no split to train or to evaluate on, or the recipe looks at images of which numbers alone are
+            known (exit code 3).
     """
     data_dir = checked(data_dir)
     path = path_of(task, data_dir)
     said = str(path or task)
     if path is not None:  # absolute: the same word elsewhere is another data set
         task = str(path.resolve())
-    source = Opened(find(task, data_dir, shots))
-    splits = scheme(source.splits, said, shots or "", carve.val_is_train(source))
-    examples = _examples(source, splits, rest.get("limit"), rest.get("per_class")) if recipe.for_size else 0
-    seen = _seen(source, splits) if recipe.looks_at_images(source.task) else None
-    document = _Document(recipe, source.task, overrides, examples, seen.pixels if seen else 0)
+    splits = scheme(data.splits, said, shots or "", carve.val_is_train(data))
+    examples = _examples(data, splits, rest.get("limit"), rest.get("per_class")) if recipe.for_size else 0
+    seen = _seen(data, splits, recipe) if recipe.looks_at_images(data.task) else None
+    document = _Document(recipe, data.task, overrides, examples, seen.pixels if seen else 0)
     several = {key: list(values) for key, values in (axes or {}).items()}
     crossed = [dict(zip(several, values, strict=True)) for values in itertools.product(*several.values())]
     settings = document.settings(crossed[0])
@@ -102,7 +127,7 @@ def make(
         splits = replace(splits, tune_train=splits.final_train, tune_val=DEV)
     base = Job(
         task=task,
-        name=source.task,
+        name=data.task,
         model=model,
         model_sha256="" if rest.get("from_scratch") else model_sha256(model),
         recipe=recipe.name,
@@ -115,7 +140,7 @@ def make(
         seen=seen,
         **rest,
     )
-    return document.job(base, None if axes is None else crossed), source
+    return document.job(base, None if axes is None else crossed)
 
 
 @dataclass(frozen=True)
@@ -174,18 +199,24 @@ def source_of(job: Job) -> Source:
     return find(job.task, data_dir, job.shots or None)
 
 
-def _examples(source: Source, splits: Scheme, limit: int | None, per_class: int | None) -> int:
+def _examples(data: Sized, splits: Scheme, limit: int | None, per_class: int | None) -> int:
     """Return how many examples the final run trains on."""
-    opened = [source.open(name) for name in splits.final_train.split(JOINED)]
-    n = sum(len(split) for split in opened)
+    parts = splits.final_train.split(JOINED)
+    n = sum(data.count(part) for part in parts)
     if per_class is not None:
-        n = min(n, per_class * opened[0].num_classes)
+        n = min(n, per_class * data.num_classes(parts[0]))
     return n if limit is None else min(n, limit)
 
 
-def _seen(source: Source, splits: Scheme) -> Seen:
+def _seen(data: Sized, splits: Scheme, recipe: Recipe) -> Seen:
     """Measure the images of the training split that is trained on first; test is never looked at."""
-    return sizes.median(source.open(splits.final_train.split(JOINED)[0]))
+    if not isinstance(data, Opened):
+        raise DataMissing(
+            f"Recipe '{recipe.name}' chooses by the size of the images, and those of '{data.task}' are not here.",
+            "Legal: a recipe that does not look at images.",
+            f"Run 'vitft data prepare {data.task}', or name their folder with --data-dir.",
+        )
+    return sizes.median(data.open(splits.final_train.split(JOINED)[0]))
 
 
 def told_resolution(job: Job) -> str:
