@@ -50,7 +50,3 @@ def test_a_device_that_is_not_here_is_refused(monkeypatch):
 )
 def test_memory_that_ran_out_is_told_from_other_errors(error, short):
     assert device.out_of_memory(error) is short
-
-
-def test_a_device_evaluates_as_many_images_at_once_as_it_has_room_for():
-    assert [device.evaluation_batch(torch.device(d)) for d in ("cpu", "mps", "cuda", "xpu")] == [16, 64, 256, 16]

@@ -4,7 +4,6 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal
 
 import torch
-from torch import nn
 
 from vitft.errors import UsageError
 
@@ -80,19 +79,3 @@ def forget() -> None:
     """Give memory that nothing uses back to the card."""
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-
-
-def training_batch(net: nn.Module, device: torch.device) -> int:
-    """Return images a forward pass in training: on a CPU about 3,200 tokens, elsewhere plenty (it halves when short).
-
-    Measured on two CPU cores with Ti/16 at 224 px (197 tokens): 8 to 16 images are fastest, 64 a fifth slower.
-    """
-    if device.type != "cpu":
-        return 512
-    patches = getattr(getattr(net, "patch_embed", None), "num_patches", None)
-    return max(4, 3200 // patches) if patches else 16
-
-
-def evaluation_batch(device: torch.device) -> int:
-    """Return images a forward pass in evaluation, where nothing is kept for a backward pass."""
-    return {"cpu": 16, "mps": 64, "cuda": 256}.get(device.type, 16)

@@ -17,6 +17,20 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def memory() -> int:
+    """Return the bytes of memory that this process may still take; a container may give fewer than the machine has."""
+    found = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
+    with suppress(OSError, ValueError, StopIteration):
+        line = next(line for line in Path("/proc/meminfo").read_text().splitlines() if line.startswith("MemAvailable"))
+        found.append(1024 * int(line.split()[1]))
+    with suppress(OSError, ValueError):  # of a container; "max" is none
+        found.append(int(_LIMIT.read_text()))
+    return min(found)
+
+
+_LIMIT = Path("/sys/fs/cgroup/memory.max")
+
+
 def cache() -> Path:
     """Return $VITFT_CACHE, or ~/.cache/vitft."""
     return Path(os.environ.get("VITFT_CACHE") or "~/.cache/vitft").expanduser()

@@ -131,19 +131,7 @@ def test_a_unit_is_the_same_whatever_the_order_of_its_keys(tmp_path):
     assert found == unit.id.removeprefix("d/final-").removesuffix("-seed0")
 
 
-def test_a_micro_batch_holds_about_3200_tokens_on_a_cpu():
-    from types import SimpleNamespace
-
-    from vitft.device import training_batch
-
-    def of(patches: int | None, device: str = "cpu") -> int:
-        net = (
-            SimpleNamespace() if patches is None else SimpleNamespace(patch_embed=SimpleNamespace(num_patches=patches))
-        )
-        return training_batch(net, torch.device(device))  # type: ignore[arg-type]
-
-    assert [of(196), of(16), of(576), of(1024), of(None)] == [16, 200, 5, 4, 16]
-    assert of(196, "meta") == of(None, "meta") == 512  # a device with memory of its own
+def test_how_units_run_unless_somebody_says():
     plain = Runtime()
     assert (plain.device, plain.precision, plain.micro_batch, plain.workers) == ("auto", "auto", 0, 0)
     assert not plain.deterministic and plain.save_weights

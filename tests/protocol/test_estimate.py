@@ -31,7 +31,7 @@ def test_a_network_is_counted_without_its_weights(model):
     found = counted(info, (64, 64), 7)
     sized = {} if "resnet" in model else {"img_size": 64}
     net = timm.create_model(info.architecture.name, num_classes=7, **sized, **info.architecture.kwargs)
-    assert found.parameters == sum(p.numel() for p in net.parameters())
+    assert found.shape.parameters == sum(p.numel() for p in net.parameters())
     linear = sum(m.weight.numel() for m in net.modules() if isinstance(m, torch.nn.Linear))
     assert found.macs > (0 if "resnet" in model else linear)  # each at least once
 

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from tests.report.test_report import MINI, PLAIN, _result, _single, _summarise, _table
 from vitft.cli import console
 from vitft.cli.app import app
+from vitft.models.memory import Plan
 from vitft.protocol.estimate import Estimate
 from vitft.protocol.units import Job, Scheme
 from vitft.report import estimate, runs
@@ -52,7 +53,8 @@ def _estimate() -> Table:
     scheme = Scheme("train", "dev", "train", "test")
     job = Job("cifar10", "cifar10", "vit-b16", "", "vit-paper", "0123abcd", Settings(), scheme)
     speed = Speed(5e10, "cpu", "measured")
-    of = Estimate((384, 384), 5, 50_000, 25_600_000, 14_000, 8.5e18, 1.6e8, 2_800_000_000, 10**9, speed)
+    plan = Plan(16, False, 1_000_000_000, 2_800_000_000, 64_000_000_000)
+    of = Estimate((384, 384), 5, 50_000, 25_600_000, 14_000, 8.5e18, 1.6e8, plan, 10**9, speed)
     return estimate.table([job], [of])
 
 

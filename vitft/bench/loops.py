@@ -21,6 +21,7 @@ from vitft.data.split import Split
 from vitft.errors import VitftError
 from vitft.evaluation.predict import predict
 from vitft.images.batches import Images
+from vitft.models.memory import evaluation_batch
 from vitft.models.methods import parameter_groups
 from vitft.progress import Hooks
 from vitft.training.fit import Compute, fit
@@ -88,7 +89,7 @@ class Own:
 
     def evaluate(self, images: int) -> float:
         s, n = self._subject, len(self._tested)
-        size = devices.evaluation_batch(s.device)
+        size = evaluation_batch(self.net, s.device)
         rows = [np.arange(a, min(a + size, images)) for a in range(0, images, size)]
         batches = zip(rows, self._tested.batches([r % n for r in rows]), strict=True)
         began = time.perf_counter()
@@ -128,7 +129,7 @@ class Bare:
         return time.perf_counter() - began
 
     def evaluate(self, images: int) -> float:
-        s, size = self._subject, devices.evaluation_batch(self._subject.device)
+        s, size = self._subject, evaluation_batch(self._net, self._subject.device)
         self._net.eval()
         x = torch.randn(size, 3, *s.pp.size, device=s.device)
         s.wait()
@@ -164,7 +165,7 @@ class Timm:
 
     def evaluate(self, images: int) -> float:
         s, done = self._subject, 0
-        loader = self._loader(devices.evaluation_batch(s.device), training=False)
+        loader = self._loader(evaluation_batch(self._net, s.device), training=False)
         self._net.eval()
         began = time.perf_counter()
         with torch.inference_mode(), devices.autocast(s.device, s.precision):

@@ -15,6 +15,7 @@ from vitft.data.split import Provenance, Split
 from vitft.evaluation.network import preprocess
 from vitft.models import build as models
 from vitft.models.checkpoint import Checkpoint, assumptions
+from vitft.models.memory import Wish, planned
 from vitft.models.methods import apply
 from vitft.progress import Hooks
 from vitft.protocol.jobs import Runtime
@@ -120,5 +121,5 @@ def opened(model: str, settings: Settings, split: Split | None, runtime: Runtime
     )
     if runtime.micro_batch:
         return subject
-    net = models.build(checkpoint, split.num_classes, settings).net
-    return replace(subject, micro_batch=min(settings.batch_size, devices.training_batch(net, device)))
+    net = subject.network()
+    return replace(subject, micro_batch=planned(net, settings, device, subject.precision, Wish()).micro_batch)

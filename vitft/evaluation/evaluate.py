@@ -17,6 +17,7 @@ from vitft.evaluation.intervals import wilson
 from vitft.evaluation.network import Network, computed, head_fits
 from vitft.evaluation.predict import Predictions, predict
 from vitft.images.batches import eval_batches
+from vitft.models.memory import evaluation_batch
 from vitft.progress import Hooks
 from vitft.recipes import digest
 from vitft.results.parts import Env, EvalProtocol, Metrics, Provenance, Timing
@@ -163,7 +164,7 @@ def evaluate(
             "Leave out --real.",
         )
     what = replace(what, split=split)
-    size = batch_size or devices.evaluation_batch(network.device)
+    size = batch_size or evaluation_batch(network.net, network.device)
     began = time.monotonic()
 
     def told(done: int) -> None:

@@ -18,6 +18,7 @@ from vitft.evaluation.network import Network, computed
 from vitft.images.batches import eval_batches
 from vitft.images.fingerprints import fingerprints
 from vitft.images.overlap import overlap
+from vitft.models.memory import evaluation_batch
 from vitft.progress import Hooks
 from vitft.recipes import digest
 from vitft.results.parts import Env, FewshotProtocol, Provenance
@@ -134,7 +135,7 @@ def _features(network: Network, split: Split, batch_size: int, workers: int, hoo
         hooks.phase(f"features {split.name}", done, n)
 
     def compute() -> NDArray[np.float32]:
-        size = batch_size or devices.evaluation_batch(network.device)
+        size = batch_size or evaluation_batch(network.net, network.device)
         batches = eval_batches(split, pp, size, network.device, workers, hooks)
         return features.extract(network.net, batches, n, network.precision, told)
 

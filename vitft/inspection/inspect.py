@@ -24,6 +24,7 @@ from vitft.inspection.moved import moved
 from vitft.inspection.observe import Observed, observe
 from vitft.models import loading, posembed
 from vitft.models.checkpoint import Checkpoint, assumptions
+from vitft.models.memory import evaluation_batch
 from vitft.models.methods import head_names
 from vitft.models.said import Said
 from vitft.progress import Hooks
@@ -206,7 +207,7 @@ def _pixels(request: Request, network: Network) -> NDArray[np.uint8]:
 def _with_images(one: _One, request: Request, title: str, hooks: Hooks) -> None:
     network = one.network
     pixels = _pixels(request, network)
-    size = request.batch_size or max(1, devices.evaluation_batch(network.device) // 4)
+    size = request.batch_size or max(1, evaluation_batch(network.net, network.device) // 4)
 
     def batches() -> Iterator[Tensor]:
         for start in range(0, len(pixels), size):

@@ -8,6 +8,7 @@ import timm
 import torch
 
 from vitft.models.architecture import outline
+from vitft.models.memory import Shape, shape
 from vitft.results.checkpoint import CheckpointInfo, Size
 
 
@@ -65,22 +66,10 @@ def macs(net: Any, size: Size) -> float:
 
 @dataclass(frozen=True)
 class Counted:
-    """A network in numbers: of one forward pass of one image, and of its weights.
-
-    Attributes:
-        macs: multiply-accumulates.
-        parameters: head included.
-        width, tokens, depth: of a ViT; those of a ViT of as many parameters (`_LIKE`) for anything else.
-    """
+    """A network in numbers: multiply-accumulates of one forward pass of one image, and what decides its memory."""
 
     macs: float
-    parameters: int
-    width: int
-    tokens: int
-    depth: int
-
-
-_LIKE = (768, 197, 12)
+    shape: Shape
 
 
 def counted(info: CheckpointInfo, size: Size, classes: int) -> Counted:
@@ -89,10 +78,4 @@ def counted(info: CheckpointInfo, size: Size, classes: int) -> Counted:
     sized = timm.get_pretrained_cfg(arch.name)
     at = {"img_size": size} if sized is not None and sized.fixed_input_size else {}
     net = outline(arch.name, **{**arch.kwargs, "num_classes": classes, **at})
-    parameters = sum(parameter.numel() for parameter in net.parameters())
-    blocks: Any = getattr(net, "blocks", None)
-    grid = getattr(getattr(net, "patch_embed", None), "grid_size", None)
-    if blocks is None or grid is None:
-        return Counted(macs(net, size), parameters, *_LIKE)
-    tokens = grid[0] * grid[1] + int(getattr(net, "num_prefix_tokens", 0))
-    return Counted(macs(net, size), parameters, int(net.embed_dim), tokens, len(blocks))
+    return Counted(macs(net, size), shape(net))

@@ -10,6 +10,8 @@ from vitft.data.subsets import JOINED
 from vitft.evaluation.network import preprocess
 from vitft.models import loading
 from vitft.models.flops import Counted, counted
+from vitft.models.memory import Plan, Wish, need, plan
+from vitft.models.memory import room as free
 from vitft.models.said import Said
 from vitft.protocol.grid import length
 from vitft.protocol.jobs import Runtime
@@ -26,9 +28,6 @@ _SLOW = 1e10
 _GPU = 1e14
 """Operations a second of a card of the last years in bf16, assumed where there is none."""
 
-_ACTIVATIONS = 17
-"""Numbers kept for the backward pass, a token, a block and a unit of width (Ti, S and B at 224 px: 16.2 to 16.5)."""
-
 
 @dataclass(frozen=True)
 class Estimate:
@@ -42,7 +41,7 @@ class Estimate:
         test_images: to evaluate, tuning included.
         flops: floating-point operations of all of it: six a multiply-accumulate trained, two evaluated.
         seconds: at the speed; decoding and start-up are not in it.
-        memory: bytes for weights, gradients, optimiser and one micro-batch.
+        plan: images a forward pass, and the memory that takes.
         disk: bytes below the run folder, and of decoded pixels in the cache.
     """
 
@@ -53,9 +52,14 @@ class Estimate:
     test_images: int
     flops: float
     seconds: float
-    memory: int
+    plan: Plan
     disk: int
     speed: Speed
+
+    @property
+    def memory(self) -> int:
+        """Bytes at the peak."""
+        return self.plan.memory
 
 
 def estimate(job: Job, data: Sized, runtime: Runtime, info: CheckpointInfo | None = None) -> Estimate:
@@ -95,7 +99,7 @@ def total(
         test_images=sum(n for _, n in runs),
         flops=flops,
         seconds=flops / speed.flops_per_s,
-        memory=max(_memory(work.largest, work.net, runtime, speed.device) for work in works),
+        plan=max((_plan(work, runtime) for work in works), key=lambda plan: (not plan.fits, plan.memory)),
         disk=sum(_disk(work, info, runtime) for work in works),
         speed=speed,
     )
@@ -137,7 +141,7 @@ def speed_of(net: Counted, flops: float, runtime: Runtime, *, apart: bool = Fals
     if flops < _SMALL:
         return speeds.assumed(_SLOW, device.type)
     measure = speeds.measured_apart if apart and device.type != "cpu" else speeds.measured
-    return measure(net.width, net.tokens, device, devices.precision(runtime.precision, device))
+    return measure(net.shape.width, net.shape.tokens, device, devices.precision(runtime.precision, device))
 
 
 _LONG = 12 * 3600.0
@@ -146,13 +150,17 @@ _LONG = 12 * 3600.0
 
 def told(job: Job, data: Sized, of: Estimate, info: CheckpointInfo | None = None) -> list[str]:
     """Return an estimate in one line, and where it is long one with what would be cheaper; `info` as for `estimate`."""
+    lines = [line(of)] if of.plan.fits else [line(of), _TOO_LARGE]
     if of.seconds < _LONG:
-        return [line(of)]
+        return lines
     quick = recipes.load("quick").resolve(job.name)
     rest = [f"{words} ({duration(seconds)})" for words, seconds in cheaper(job, data, of, [("quick", quick)], info)]
     if of.speed.device == "cpu":
         rest.append(f"a GPU ({duration(of.flops / _GPU)} at an assumed {_GPU / 1e12:.0f} TFLOP/s)")
-    return [line(of), f"That is long for {of.speed.device}. Cheaper: {', '.join(rest)}."]
+    return [*lines, f"That is long for {of.speed.device}. Cheaper: {', '.join(rest)}."]
+
+
+_TOO_LARGE = "More memory than there is: it may run out. Smaller are -r, --method lora or linear, and --micro-batch."
 
 
 def line(of: Estimate) -> str:
@@ -161,8 +169,15 @@ def line(of: Estimate) -> str:
     return (
         f"{units}, {of.train_images:,} images to train on, {of.test_images:,} to evaluate: about "
         f"{duration(of.seconds)} on {of.speed.device} ({of.speed.how}; decoding comes on top), "
-        f"memory {size(of.memory)}, disk {size(of.disk)}"
+        f"{memory(of.plan)}, disk {size(of.disk)}"
     )
+
+
+def memory(of: Plan) -> str:
+    """Return in words how a run fits its device."""
+    again = ", activations computed again" * of.checkpoint
+    fits = "fits" if of.fits else "DOES NOT FIT"
+    return f"memory {size(of.memory)} of {size(of.room)} in micro-batches of {of.micro_batch}{again}: {fits}"
 
 
 def duration(seconds: float) -> str:
@@ -242,21 +257,22 @@ def _trained_on(job: Job, data: Sized) -> tuple[int, int]:
 
 def _trained(settings: Settings, net: Counted) -> int:
     """Return about how many parameters learn: all, or next to none."""
-    return net.parameters if settings.method == "full" else 0
+    return net.shape.parameters if settings.method == "full" else 0
 
 
-def _memory(settings: Settings, net: Counted, runtime: Runtime, device: str) -> int:
-    copies = 1 + (2 if settings.optimizer == "adamw" else 1) + bool(settings.ema)
-    weights = 4 * (net.parameters + copies * _trained(settings, net))
-    micro = runtime.micro_batch or (max(4, 3200 // net.tokens) if device == "cpu" else 512)
-    kept = 0 if settings.method == "linear" else _ACTIVATIONS
-    image = (4 if device == "cpu" else 2) * kept * net.tokens * net.width * net.depth
-    return weights + min(micro, settings.batch_size) * image
+def _plan(work: _Work, runtime: Runtime) -> Plan:
+    settings, net = work.largest, work.net
+    device = devices.pick(runtime.device)
+    precision = devices.precision(runtime.precision, device)
+    needed = need(net.shape, _trained(settings, net), settings, precision)
+    # A warm worker keeps the weights that a unit began with beside those that it trains.
+    room = free(device) - 4 * net.shape.parameters
+    return plan(net.shape, needed, room, settings.batch_size, device.type, Wish(runtime.micro_batch))
 
 
 def _disk(work: _Work, info: CheckpointInfo, runtime: Runtime) -> int:
     settings, net = work.largest, work.net
-    kept = 4 * net.parameters * len(work.job.seeds) * runtime.save_weights
+    kept = 4 * net.shape.parameters * len(work.job.seeds) * runtime.save_weights
     copies = 1 + (2 if settings.optimizer == "adamw" else 1) + bool(settings.ema)
     state = 4 * copies * _trained(settings, net)  # of the unit at work; deleted at its end
     pp = replace(preprocess(settings, info), crop=settings.crop, crop_from=settings.crop_from)

@@ -25,6 +25,7 @@ from vitft.models import timm_folder
 from vitft.models.checkpoint import assumptions
 from vitft.models.flops import macs
 from vitft.models.loading import save_weights
+from vitft.models.memory import evaluation_batch
 from vitft.models.methods import apply, parameter_groups
 from vitft.progress import Hooks
 from vitft.protocol import diverged, looking
@@ -114,7 +115,8 @@ def _trained(
     if val is not None:
 
         def asked(micro_batch: int, split: Split = val) -> Predictions:
-            batches = eval_batches(split, pp, _at_once(micro_batch), device, workers, hooks)
+            size = evaluation_batch(built.net, device, micro_batch)
+            batches = eval_batches(split, pp, size, device, workers, hooks)
             return _evaluate(built.net, split, batches, begun, hooks, group)
 
         compute = replace(compute, watch=looking.watch(val, runtime.val_every, asked, hooks.note))
@@ -128,7 +130,8 @@ def _trained(
         with group.together():
             held_out, lacking = stamping.classes(train, dev if dev is not None else guard.open(unit.held_out))
             held_out = _limited(held_out, unit) if dev is None else held_out
-            batches = eval_batches(held_out, pp, _at_once(fitted.micro_batch), device, workers, hooks, group)
+            size = evaluation_batch(built.net, device, fitted.micro_batch)
+            batches = eval_batches(held_out, pp, size, device, workers, hooks, group)
         answers = _evaluate(built.net, held_out, batches, begun, hooks, group)
         seconds = time.monotonic() - began_test
         yield _Done(unit, settings, built, held_out, answers, fitted, begun, pp, seconds), guard, train, lacking
@@ -144,11 +147,6 @@ def _val(unit: Unit, runtime: Runtime, guard: Guard, train: Split, dev: Split | 
         )
     val = looking.val(guard, train, dev)
     return val if val is None or dev is not None else _limited(val, unit)
-
-
-def _at_once(micro_batch: int) -> int:
-    """Return how many images are evaluated at once: they need no gradients."""
-    return max(1, min(256, 4 * (micro_batch or 1)))
 
 
 def _deterministic(asked: bool) -> None:

@@ -21,6 +21,7 @@ def table(jobs: Sequence[Job], estimates: Sequence[Estimate]) -> Table:
         Column("test_images", "images evaluated", "count"),
         Column("flops", "FLOPs"),
         Column("time", "time here"),
+        Column("micro_batch", "micro-batch", "count"),
         Column("memory", "memory"),
         Column("disk", "disk"),
     )
@@ -36,7 +37,8 @@ def table(jobs: Sequence[Job], estimates: Sequence[Estimate]) -> Table:
                 "test_images": of.test_images,
                 "flops": f"{of.flops:.1e}".replace("e+", "e"),
                 "time": duration(of.seconds),
-                "memory": size(of.memory),
+                "micro_batch": of.plan.micro_batch,
+                "memory": f"{size(of.memory)}, {'fits' if of.plan.fits else 'DOES NOT FIT'}",
                 "disk": size(of.disk),
             }
         )

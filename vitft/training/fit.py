@@ -14,6 +14,7 @@ from vitft.errors import DataError, DiskFull, NonFiniteLoss, OutOfMemory, PeerLo
 from vitft.group import ALONE, Group, Parallel
 from vitft.images.batches import Images
 from vitft.images.fingerprints import encoded_digest
+from vitft.models.memory import Wish, planned
 from vitft.progress import Hooks, StepReport, interrupted
 from vitft.settings import Settings
 from vitft.training import inputs, parallel, state
@@ -28,7 +29,7 @@ class Compute:
 
     Attributes:
         precision: "float32" or "bf16" (autocast; the weights stay float32).
-        micro_batch: images a forward pass; 0 = by device. The gradient is that of the effective batch in any case.
+        micro_batch: images a forward pass; 0 = by rule. The gradient is that of the effective batch in any case.
         state_seconds: least time between two saved states.
         group: the processes that share each effective batch; each reads the images of its share.
         parallel: "ddp" (each process holds the network), "fsdp" (a part of it) or "auto".
@@ -99,10 +100,11 @@ def fit(
     compute, hooks = compute or Compute(), hooks or Hooks()
     group = compute.group
     states = _States(folder / "state.pt", _same_images(images, group, hooks), compute)
-    micro_batch, trained = compute.micro_batch or device.training_batch(net, images.device), net
-    if spread := parallel.choose(compute.parallel, net, settings, images.device, group):
-        micro_batch = parallel.micro_batch(compute.micro_batch)
+    trained, wish = net, Wish(compute.micro_batch)
+    how = planned(net, settings, images.device, compute.precision, wish, group.size)
+    if spread := parallel.choose(compute.parallel, how, settings, images.device, group):
         trained, groups = parallel.spread(net, groups, images.device, group)
+    micro_batch = parallel.micro_batch(compute.micro_batch) if spread else group.from_first(how.micro_batch)
     run = Fit(trained, groups, settings, seed, group)
     micro_batch = states.go_on(run, min(settings.batch_size, micro_batch), hooks)
     start, began = run.step, time.monotonic()

@@ -14,13 +14,14 @@ from torch import Tensor, nn
 
 from vitft.errors import UsageError
 from vitft.group import Group
+from vitft.models.memory import Plan
 from vitft.settings import Settings
 
 _SHARE = 0.6  # of a card's memory; activations need the rest
 _MICRO = 16  # images a forward pass: processes that run out of memory at different points cannot halve together
 
 
-def choose(asked: str, net: nn.Module, settings: Settings, device: torch.device, group: Group) -> bool:
+def choose(asked: str, plan: Plan, settings: Settings, device: torch.device, group: Group) -> bool:
     """Tell whether the weights are to lie in parts.
 
     "auto": where weights, gradients, optimiser and average take more than 60 % of a card. A frozen network never does.
@@ -34,13 +35,7 @@ def choose(asked: str, net: nn.Module, settings: Settings, device: torch.device,
         return False
     if asked == "fsdp":
         return True
-    return device.type == "cuda" and needed(net, settings) > _SHARE * torch.cuda.mem_get_info(device)[1]
-
-
-def needed(net: nn.Module, settings: Settings) -> int:
-    """Return the bytes of weights, gradients, optimiser state and average; activations come to that."""
-    each = 8 + (4 if settings.optimizer == "sgd" else 8) + 4 * bool(settings.ema)
-    return sum(p.numel() * (each if p.requires_grad else 4) for p in net.parameters())
+    return device.type == "cuda" and plan.fixed > _SHARE * torch.cuda.mem_get_info(device)[1]
 
 
 def _possible(device: torch.device, group: Group) -> None:

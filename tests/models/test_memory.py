@@ -1,0 +1,155 @@
+"""The rule for memory: against the tensors that torch keeps, against a card's counter, and what follows from it."""
+
+from functools import partial
+
+import pytest
+import torch
+from timm.layers.mlp import SwiGLU
+from timm.models.eva import Eva
+from timm.models.vision_transformer import VisionTransformer
+from torch.autograd.graph import saved_tensors_hooks
+
+from vitft.models.architecture import outline
+from vitft.models.memory import MOST_TOKENS, Need, Shape, Wish, evaluation_batch, need, plan, planned, shape
+from vitft.models.methods import apply
+from vitft.settings import Settings
+
+CPU = torch.device("cpu")
+PLAIN = partial(VisionTransformer, img_size=64, patch_size=8, embed_dim=96, depth=5, num_heads=3, num_classes=7)
+NETWORKS = {
+    "plain": PLAIN,
+    "narrow": partial(PLAIN, mlp_ratio=1.5, depth=3),
+    "wide": partial(PLAIN, embed_dim=192, img_size=32, mlp_ratio=6.0),
+    "scaled": partial(PLAIN, init_values=1e-3),
+    "gated": partial(PLAIN, mlp_layer=SwiGLU, mlp_ratio=8 / 3),
+    "eva": partial(
+        Eva, img_size=64, patch_size=8, embed_dim=96, depth=5, num_heads=3, num_classes=7, use_abs_pos_emb=True
+    ),
+}
+WAYS = {
+    "full": {},
+    "bf16": {},
+    "bias": {"method": "bias"},
+    "lora": {"method": "lora"},
+    "lora of the MLP": {"method": "lora", "lora_targets": ("q", "v", "fc1", "fc2")},
+}
+
+
+def kept(net: torch.nn.Module, images: int, side: int, precision: str) -> int:
+    """Return the bytes that a forward pass leaves for the backward pass, each storage once."""
+    found = {}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        found[tensor.untyped_storage().data_ptr()] = tensor  # alive, so that no address is used twice
+        return tensor
+
+    with saved_tensors_hooks(pack, lambda tensor: tensor), torch.autocast("cpu", enabled=precision == "bf16"):
+        loss = net(torch.randn(images, 3, side, side)).float().sum()
+    total = sum(tensor.untyped_storage().nbytes() for tensor in found.values())
+    del loss
+    return total
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("way", WAYS)
+def test_what_an_image_keeps_is_what_torch_keeps_for_it(name, way):
+    if name == "eva" and "MLP" in way:
+        pytest.skip("its plain MLP is the other rows'")
+    net = NETWORKS[name]().train()
+    side = net.patch_embed.img_size[0]
+    settings = Settings(resolution=side, flip=False, **WAYS[way])
+    apply(net, settings)
+    precision = "bf16" if way == "bf16" else "float32"
+    torch.manual_seed(0)
+    own = (kept(net, 6, side, precision) - kept(net, 2, side, precision)) / 4  # what is there once falls out
+    trained = sum(p.numel() for p in net.parameters() if p.requires_grad)
+    rule = need(shape(net), trained, settings, precision).image - 24 * side * side  # pixels are no activations
+    assert rule == pytest.approx(own, rel=0.15)
+
+
+# Peak of torch's allocator on one H200 (GiB): bare loops of timm 1.0.29, torch 2.11, bf16 autocast, SGD with momentum.
+@pytest.mark.parametrize(
+    ("model", "side", "images", "peak"),
+    [
+        ("vit_large_patch16_224", 384, 64, 34.2),
+        ("vit_base_patch16_224", 384, 128, 25.0),
+        ("vit_base_patch16_224", 224, 64, 5.1),
+        ("vit_huge_patch14_224", 518, 16, 36.9),
+    ],
+)
+def test_the_peak_on_a_card_was_the_rules(model, side, images, peak):
+    of = shape(outline(model, img_size=side, num_classes=102))
+    found = plan(of, need(of, of.parameters, Settings(resolution=side), "bf16"), 1 << 40, images, "cuda", Wish(images))
+    assert found.memory / 2**30 == pytest.approx(peak, rel=0.1)
+
+
+def test_h14_at_518_pixels_fits_a_card_of_80_gb_without_a_failed_attempt():
+    of, room = huge(), int(79.1 * 2**30)
+    for optimizer in ("sgd", "adamw"):
+        needed = need(of, of.parameters, Settings(resolution=518, optimizer=optimizer), "bf16")
+        found = plan(of, needed, room, 512, "cuda", Wish())
+        assert (found.micro_batch, found.checkpoint, found.fits) == (32, False, True)
+    # Where there is room for less than one image's activations they are computed again, and that is all that changes.
+    small = plan(of, needed, needed.fixed + needed.image // 2, 512, "cuda", Wish())
+    assert small.checkpoint and small.fits and small.micro_batch >= 1
+    assert not plan(of, needed, needed.fixed + needed.image // 2, 512, "cuda", Wish(checkpoint="off")).fits
+    asked = plan(of, needed, room, 512, "cuda", Wish(checkpoint="on"))
+    assert asked.checkpoint and asked.micro_batch == 32 and asked.memory < found.memory / 2
+
+
+def huge() -> Shape:
+    return shape(outline("vit_huge_patch14_224", img_size=518, num_classes=102))
+
+
+@pytest.mark.parametrize(
+    ("fit", "batch", "images"),
+    [
+        (1000, 512, 256),  # 65,536 tokens are 332 images, of which 256 divides the batch
+        (90, 512, 64),
+        (90, 60, 60),
+        (9, 20, 5),
+        (9, 22, 9),  # no divisor from 5 to 9: the last forward pass is smaller
+        (0, 22, 1),
+    ],
+)
+def test_forward_passes_are_as_large_as_fits_and_alike_where_the_batch_divides(fit, batch, images):
+    of = Shape(1000, 196, 768, 197, 12, 3072)
+    needed = Need(fixed=1000, image=100, checkpointed=100)
+    room = (1000 + fit * 100 + 50) / 0.92
+    assert MOST_TOKENS // 197 == 332
+    assert plan(of, needed, int(room), batch, "cuda", Wish()).micro_batch == images
+    assert plan(of, needed, int(room), batch, "cuda", Wish(7)).micro_batch == 7
+
+
+def test_on_a_cpu_a_forward_pass_holds_about_3200_tokens():
+    def of(patches: int) -> int:
+        return plan(Shape(1, patches, 8, patches + 1, 2, 32), Need(0, 1, 1), 1 << 30, 512, "cpu", Wish()).micro_batch
+
+    assert [of(n) for n in (196, 16, 576, 1024, 0)] == [16, 200, 5, 4, 16]
+
+
+def test_gradients_optimiser_and_average_count_where_parameters_learn():
+    of = Shape(1000, 4, 8, 5, 2, 32)
+    each = {"sgd": 8, "adamw": 12}
+    for name, bytes_ in each.items():
+        found = need(of, 100, Settings(optimizer=name, ema=0.9), "float32")  # type: ignore[arg-type]
+        assert found.fixed == 4 * 1000 + (bytes_ + 4) * 100
+    assert need(of, 0, Settings(), "bf16").fixed == 6 * 1000
+    linear = need(of, 0, Settings(resolution=8, method="linear"), "float32")
+    assert linear.image < need(of, 0, Settings(resolution=8), "float32").image  # one block at work, whatever the depth
+
+
+def test_a_network_that_is_built_counts_as_room_that_is_there(monkeypatch):
+    net = PLAIN()
+    monkeypatch.setattr("vitft.models.memory.room", lambda device: 1000)
+    found = planned(net, Settings(resolution=64, batch_size=9), CPU, "float32", Wish(), processes=2)
+    parameters = sum(p.numel() for p in net.parameters())
+    assert found.room == 1000 + 4 * parameters and found.micro_batch == 5 and not found.fits
+
+
+def test_evaluation_takes_a_power_of_two_on_a_card_and_few_images_on_a_cpu():
+    net = PLAIN()
+    assert [evaluation_batch(net, CPU, n) for n in (0, 1, 16, 100)] == [16, 4, 64, 256]
+    assert evaluation_batch(net, torch.device("cuda")) == 256
+    large = outline("vit_huge_patch14_224", img_size=518)
+    assert evaluation_batch(large, torch.device("cuda"), 4) == 32  # 47 of 1,370 tokens are 65,536
