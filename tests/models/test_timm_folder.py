@@ -81,7 +81,8 @@ def by_timm(run: Path, data: Path) -> tuple[list[str], torch.Tensor, torch.Tenso
         ("-r", 48, "--set", "resize=squash", "--set", "gelu=tanh", "--set", "normalise=imagenet"),
         ("-r", 48, "--method", "lora", "--lr", 0.3),
         ("-r", 48, "--set", "resize=checkpoint", "--set", "activation=quick_gelu"),
-        ("-r", 56, "--set", "resize=squash-crop"),
+        ("-r", 48, "--set", "resize=squash", "--set", "activation=gelu"),
+        ("-r", 56, "--set", "resize=squash-crop", "--set", "activation=gelu", "--set", "gelu=tanh"),
     ],
 )
 def test_timm_alone_gives_the_runs_answers(drawn, tmp_path, args):

@@ -20,6 +20,10 @@ CONFIG = "config.json"
 _IDLE = ("Dropout", "DropPath", "PatchDropout", "Identity")  # nothing to an evaluation
 
 
+_GELUS = {"GELU": "gelu", "GELUTanh": "gelu_tanh"}
+"""timm's own, which its factory takes where the activation is named."""
+
+
 def config(net: nn.Module, info: CheckpointInfo, pp: Preprocess, class_names: Sequence[str]) -> dict[str, object]:
     """Return what config.json holds for a network and the images it was evaluated on.
 
@@ -77,8 +81,8 @@ def _candidates(info: CheckpointInfo) -> Iterator[dict[str, object]]:
     arch = info.architecture
     own = dict(arch.kwargs)
     size = {"img_size": list(info.resolution)}
-    acts = [{"act_layer": arch.activation}] if arch.activation else [{}]
-    if arch.gelu == "tanh" and not arch.activation:
+    acts: list[dict[str, object]] = [{}, *([{"act_layer": arch.activation}] if arch.activation else [])]
+    if arch.gelu == "tanh":
         acts.append({"act_layer": "gelu_tanh"})
     for sized in (size, {**size, "dynamic_img_size": False}, {}):
         for act in acts:
@@ -93,8 +97,8 @@ def _described(net: nn.Module) -> dict[str, str]:
         kind = type(module).__name__
         if isinstance(module, nn.GELU):
             told[name] = "gelu_tanh" if module.approximate == "tanh" else "gelu"
-        elif kind == "GELUTanh":
-            told[name] = "gelu_tanh"
+        elif kind in _GELUS:
+            told[name] = _GELUS[kind]
         elif getattr(module, "eps", None) is not None:
             told[name] = f"a norm with epsilon {module.eps:g}"
         elif not any(module.children()) and not any(True for _ in module.parameters()) and kind not in _IDLE:
