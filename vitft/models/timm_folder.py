@@ -81,7 +81,9 @@ def _candidates(info: CheckpointInfo) -> Iterator[dict[str, object]]:
     arch = info.architecture
     own = dict(arch.kwargs)
     size = {"img_size": list(info.resolution)}
-    acts: list[dict[str, object]] = [{}, *([{"act_layer": arch.activation}] if arch.activation else [])]
+    acts: list[dict[str, object]] = [{}]
+    if arch.activation:
+        acts.append({"act_layer": arch.activation})
     if arch.gelu == "tanh":
         acts.append({"act_layer": "gelu_tanh"})
     for sized in (size, {**size, "dynamic_img_size": False}, {}):
