@@ -26,7 +26,7 @@ def pick(name: str, local_rank: int | None = None) -> torch.device:
     except (RuntimeError, AssertionError):
         raise UsageError(
             f"Device '{name}' is not here.",
-            f"Legal: auto, cpu{', cuda' * torch.cuda.is_available()}.",
+            f"auto, cpu{', cuda' * torch.cuda.is_available()}.",
             "Run 'vitft doctor' to see what torch finds.",
         ) from None
     return device
@@ -38,13 +38,13 @@ def _card(name: str, local_rank: int) -> str:
     if name != "cuda":
         raise UsageError(
             f"Device '{name}' is one card, and several processes were started.",
-            "Legal: auto, cuda (each takes the card of its number), cpu.",
+            "auto, cuda (each takes the card of its number), cpu.",
             "Choose cards with CUDA_VISIBLE_DEVICES.",
         )
     if 0 < cards <= local_rank:
         raise UsageError(
             f"Process {local_rank} of this machine has no card: there are {cards}.",
-            "Legal: one process a card.",
+            "one process a card.",
             f"Start with 'torchrun --nproc-per-node {cards}'.",
         )
     return f"cuda:{local_rank}"

@@ -19,31 +19,45 @@
     ├── OutOfMemory               7   not even one image at a time fits
     └── Interrupted             130   stopped by a signal (143: SIGTERM) or to be queued again (75); the state is saved
 
-An error is at most three short lines: what is wrong (the value in quotes), what is legal, what to do.
+An error is at most three short lines: what is wrong (the value in quotes), what is legal, what to do. Where nothing
+legal is to be told, a fact may stand on the second.
 """
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TypeVar
 
 
 class VitftError(Exception):
-    """An expected failure: what is wrong, what would be legal, what to do about it."""
+    """An expected failure.
+
+    Args:
+        what: what is wrong.
+        legal: what would be legal; the line begins with "Legal: ".
+        action: what to do about it.
+        fact: what else is so, said as it stands.
+    """
 
     exit_code = 1
 
-    def __init__(self, what: str, legal: str = "", action: str = "") -> None:
-        self.lines = tuple(line for line in (what, legal, action) if line)
+    def __init__(self, what: str, legal: str = "", action: str = "", *, fact: str = "") -> None:
+        self.lines = tuple(line for line in (what, legal and f"Legal: {legal}", fact, action) if line)
         super().__init__("\n".join(self.lines))
 
     def __reduce__(self) -> tuple[object, ...]:
         """Survive a trip between processes (the default would join the three lines into one)."""
-        return _rebuild, (type(self), self.lines, self.__dict__)
+        return rebuilt, (type(self), self.lines, self.__dict__)
 
 
-def _rebuild(cls: type[VitftError], lines: tuple[str, ...], state: dict[str, object]) -> VitftError:
+_E = TypeVar("_E", bound=VitftError)
+
+
+def rebuilt(cls: type[_E], lines: Sequence[str], state: Mapping[str, object] | None = None) -> _E:
+    """Return an error of these lines, as they stand, whatever its class takes to be made."""
     error = cls.__new__(cls)
+    error.lines = tuple(lines)
     Exception.__init__(error, "\n".join(lines))
-    error.__dict__.update(state)
+    error.__dict__.update(state or {})
     return error
 
 
@@ -71,16 +85,17 @@ class UnknownName(UsageError):
         name: what the user wrote.
         names: every legal name.
         action: the command that lists them.
+        legal: how to say what is legal, where the names alone do not.
     """
 
-    def __init__(self, kind: str, name: str, names: Iterable[str], action: str = "") -> None:
+    def __init__(self, kind: str, name: str, names: Iterable[str], action: str = "", *, legal: str = "") -> None:
         names = list(names)
         near = difflib.get_close_matches(name.lower(), names, n=1, cutoff=0.6)
         what = f"Unknown {kind} '{name}'."
         if near:
             what += f" Did you mean '{near[0]}'?"
-        legal = "" if near or len(names) > 24 else "Legal: " + ", ".join(names) + "."
-        super().__init__(what, legal, action)
+        listed = "" if near or len(names) > 24 else ", ".join(names) + "."
+        super().__init__(what, legal or listed, action)
 
 
 class RecipeError(UsageError):
@@ -138,8 +153,8 @@ class Interrupted(VitftError):
         signum: 2 (SIGINT) or 15 (SIGTERM): the exit code is 128 + signum; or REQUEUE, which is the exit code itself.
     """
 
-    def __init__(self, signum: int, what: str, legal: str = "", action: str = "") -> None:
-        super().__init__(what, legal, action)
+    def __init__(self, signum: int, what: str, legal: str = "", action: str = "", *, fact: str = "") -> None:
+        super().__init__(what, legal, action, fact=fact)
         self.signum = signum
         self.exit_code = REQUEUE if signum == REQUEUE else 128 + signum
 

@@ -252,8 +252,8 @@ def lost(rank: int, why: str) -> PeerLost:
     """Return the error for another process that is gone."""
     return PeerLost(
         f"Another of the processes is gone; process {rank} stops too ({why}).",
-        "The state that was saved last is whole.",
-        "Run the same command again to go on from here, with as many processes as you like.",
+        fact="The state that was saved last is whole.",
+        action="Run the same command again to go on from here, with as many processes as you like.",
     )
 
 
@@ -268,7 +268,7 @@ def _store(world: World, client: bool = False) -> Any:
     except RuntimeError as error:
         raise UsageError(
             f"No store at {world.address}:{world.port} ({str(error).splitlines()[0][:100]}).",
-            "Legal: MASTER_ADDR and MASTER_PORT of process 0, reachable from here and free.",
+            "MASTER_ADDR and MASTER_PORT of process 0, reachable from here and free.",
         ) from None
     return PrefixStore(f"vitft/{world.attempt}", store)
 

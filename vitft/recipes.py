@@ -152,7 +152,7 @@ def load(name_or_path: str = _DEFAULT) -> Recipe:
         if not path.is_file():
             raise RecipeError(
                 f"No recipe file '{name_or_path}'.",
-                "Legal: the path of a TOML file, or the name of a shipped recipe.",
+                "the path of a TOML file, or the name of a shipped recipe.",
                 "Run 'vitft recipes ls' to list them.",
             )
     elif name_or_path in names():
@@ -231,7 +231,7 @@ def parse_override(text: str) -> tuple[str, object]:
     key, sep, raw = text.partition("=")
     key = key.strip()
     if not sep or not key:
-        raise UsageError(f"'{text}' is not of the form key=value.", "Legal: e.g. --set warmup_steps=10.")
+        raise UsageError(f"'{text}' is not of the form key=value.", "e.g. --set warmup_steps=10.")
     if key not in Settings.model_fields:
         raise UnknownName("recipe key", key, Settings.model_fields, "Run 'vitft recipes show' to see them all.")
     try:

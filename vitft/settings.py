@@ -200,7 +200,7 @@ class Settings(BaseModel):
         if self.crop == "random" and 0 < self.crop_from < max(size):
             raise RecipeError(
                 f"crop_from {self.crop_from} is smaller than the resolution '{self.resolution}', here {max(size)}.",
-                f"Legal: 0, or {max(size)} and more.",
+                f"0, or {max(size)} and more.",
             )
         return self.model_copy(update={"resolution": size[0] if size[0] == size[1] else size})
 
@@ -212,7 +212,7 @@ def checked(values: Mapping[str, object]) -> Settings:
     except ValidationError as error:
         first = error.errors()[0]
         key = str(first["loc"][0]) if first["loc"] else "setting"
-        raise UsageError(f"{key} '{first['input']}' is not possible.", f"Legal: {first['msg']}.") from None
+        raise UsageError(f"{key} '{first['input']}' is not possible.", f"{first['msg']}.") from None
 
 
 def contradictions(values: Mapping[str, Any]) -> list[tuple[tuple[str, ...], str]]:

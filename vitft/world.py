@@ -43,7 +43,7 @@ def world() -> World:
         said = ", ".join(f"{name}={value or '(not set)'}" for name, value in there.items())
         raise UsageError(
             f"The environment speaks of several processes, but not whole: {said}.",
-            "Legal: what torchrun sets: RANK below WORLD_SIZE, MASTER_ADDR and MASTER_PORT.",
+            "what torchrun sets: RANK below WORLD_SIZE, MASTER_ADDR and MASTER_PORT.",
             "Start with 'torchrun --nproc-per-node N -m vitft ...', or unset RANK and WORLD_SIZE.",
         )
     rank, size, port, local_rank, restarts = map(int, numbers)

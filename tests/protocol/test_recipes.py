@@ -1,12 +1,13 @@
 """Recipes as documents: strict, all errors at once, and each shipped one sound."""
 
+import pickle
 from pathlib import Path
 
 import pytest
 
 from vitft import recipes
 from vitft.catalog import tasks
-from vitft.errors import RecipeError, UnknownName, UsageError
+from vitft.errors import Interrupted, RecipeError, UnknownName, UsageError
 from vitft.settings import Settings
 
 FOLDER = Path(__file__).resolve().parents[2] / "recipes"
@@ -204,6 +205,14 @@ def test_a_name_that_is_like_none_is_not_guessed_at():
     for kind, name, legal in (("task", "nope", ["pet", "dtd"]), ("recipe key", "nope", ["crop", "ema"])):
         assert "Did you mean" not in str(UnknownName(kind, name, legal))
     assert "Did you mean 'dtd'" in str(UnknownName("task", "dtdd", ["pet", "dtd"]))
+
+
+def test_an_error_is_what_is_wrong_what_is_legal_and_what_to_do_also_from_another_process():
+    error = RecipeError("Wrong.", "right.", "Do it.")
+    assert error.lines == ("Wrong.", "Legal: right.", "Do it.")
+    assert RecipeError("Wrong.", fact="It is late.", action="Do it.").lines == ("Wrong.", "It is late.", "Do it.")
+    stopped = pickle.loads(pickle.dumps(Interrupted(15, "Stopped.", "to go on.")))
+    assert (stopped.lines, stopped.exit_code) == (("Stopped.", "Legal: to go on."), 143)
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ def loops(text: str) -> tuple[Other, ...]:
     unknown = [word for word in words if word not in known]
     if unknown or len(set(words)) < len(words):
         fault = f"There is no loop '{unknown[0]}'" if unknown else "A loop is named twice"
-        raise UsageError(f"{fault} in --against '{text}'.", f"Legal: {', '.join(known)}, or none.")
+        raise UsageError(f"{fault} in --against '{text}'.", f"{', '.join(known)}, or none.")
     return tuple(known[word] for word in words)
 
 

@@ -17,7 +17,7 @@ def checked(text: str) -> Shots:
         return text if text == "full" else str(int(text))
     raise UsageError(
         f"--shots '{text}' is no number of training examples.",
-        f"Legal: 1 to {MOST} (the first of VTAB-1k's {MOST:,}), or full.",
+        f"1 to {MOST} (the first of VTAB-1k's {MOST:,}), or full.",
     )
 
 

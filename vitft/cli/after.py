@@ -115,10 +115,10 @@ def _answers(run: Path) -> Path:
         return file
     units = [str(path.parent) for path in sorted(run.glob(f"units/*/*/{_ANSWERS}"))]
     if units:
-        raise UsageError(f"'{run}' holds answers of {len(units)} units.", f"Legal: one of {some(units, 3)}.")
+        raise UsageError(f"'{run}' holds answers of {len(units)} units.", f"one of {some(units, 3)}.")
     raise UsageError(
         f"'{run}' holds no {_ANSWERS}.",
-        "Legal: a finished run, or a folder that 'vitft eval -o' made.",
+        "a finished run, or a folder that 'vitft eval -o' made.",
         "Run 'vitft runs ls' to list the runs.",
     )
 

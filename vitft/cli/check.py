@@ -55,7 +55,7 @@ def check(
     from vitft.results.files import write_atomic
 
     if baseline is None and (update or margin is not None or task):
-        raise UsageError("--update, --margin and --task mean something with --baseline alone.", "Legal: with it.")
+        raise UsageError("--update, --margin and --task mean something with --baseline alone.", "with it.")
     stored = check_runs.stored_in(baseline, update) if baseline is not None else None
     runs = check_runs.asked(recipe or [], model, task or [], stored)
     o.checked([one.model for one in runs], device)

@@ -175,7 +175,7 @@ def verify(task: _Task, data_dir: DataDirOption = None, format: FormatOption = "
         more = f" (and {len(faults) - 1:,} more)" if len(faults) > 1 else ""
         raise DataDamaged(
             f"{source.task}: {faults[0].rstrip('.')}{more}.",
-            "Legal: counts, digests and labels as stated, images that decode.",
+            "counts, digests and labels as stated, images that decode.",
             f"Prepare or fetch the data of '{source.task}' again.",
         )
 

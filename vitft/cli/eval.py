@@ -55,7 +55,7 @@ def eval_(
     *models, task = models_and_task
     models = models or [model]
     if len(set(models)) < len(models):
-        raise UsageError("A model is named twice.", "Legal: different models, and the task last.")
+        raise UsageError("A model is named twice.", "different models, and the task last.")
     fixed = opening.fixed(*models)
     folders = _folders(output, models, overwrite)
     with console.display(quiet) as hooks:
@@ -114,6 +114,6 @@ def _folders(output: Path | None, models: list[str], overwrite: bool) -> list[Pa
     taken = next((folder for folder in own if (folder / "result.json").exists()), None)
     if taken is not None and not overwrite:
         raise UsageError(
-            f"'{taken}' holds a result already.", "Legal: a new folder.", "Choose another, or replace it: --overwrite."
+            f"'{taken}' holds a result already.", "a new folder.", "Choose another, or replace it: --overwrite."
         )
     return list(own)

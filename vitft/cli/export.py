@@ -39,9 +39,9 @@ def export(
     if push:
         pushing.check(push)
         if not yes and not sys.stdin.isatty():
-            raise UsageError("--push asks before it sends, and nobody can answer here.", "Legal: --push with --yes.")
+            raise UsageError("--push asks before it sends, and nobody can answer here.", "--push with --yes.")
     elif public or yes:
-        raise UsageError("--public and --yes are of --push.", "Legal: --push ORG/NAME --public --yes.")
+        raise UsageError("--public and --yes are of --push.", "--push ORG/NAME --public --yes.")
     folder = output or run / "export" / to
     asked.finished(run)
     asked.free(folder, overwrite)

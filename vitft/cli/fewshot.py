@@ -63,7 +63,7 @@ def fewshot(
     fixed = opening.fixed(model)
     if output is not None and (output / "result.json").exists() and not overwrite:
         raise UsageError(
-            f"'{output}' holds a result already.", "Legal: a new folder.", "Choose another, or replace it: --overwrite."
+            f"'{output}' holds a result already.", "a new folder.", "Choose another, or replace it: --overwrite."
         )
     with console.display(quiet) as hooks:
         source = find(task, data_dir)
@@ -105,5 +105,5 @@ def _counts(text: str) -> tuple[int, ...]:
     parts = [part.strip() for part in text.split(",")]
     legal = all(part == "all" or (part.isdecimal() and int(part) > 0) for part in parts)
     if not legal or len(set(parts)) < len(parts):
-        raise UsageError(f"--per-class '{text}' is no list of different numbers.", "Legal: e.g. 1,5,10,25 or all.")
+        raise UsageError(f"--per-class '{text}' is no list of different numbers.", "e.g. 1,5,10,25 or all.")
     return tuple(0 if part == "all" else int(part) for part in parts)

@@ -72,12 +72,12 @@ def finetune(
     loaded = recipes.load(recipe)
     fixed = keys.fixed()
     if compare_scratch and from_scratch:
-        raise UsageError("--compare-scratch runs from scratch already.", "Legal: either, not both.")
+        raise UsageError("--compare-scratch runs from scratch already.", "either, not both.")
     if seeds and seed:
-        raise UsageError(f"--seed {seed} and --seeds {seeds} contradict each other.", "Legal: one of them.")
+        raise UsageError(f"--seed {seed} and --seeds {seeds} contradict each other.", "one of them.")
     models = model or [DEFAULT]
     if len(set(models)) < len(models):
-        raise UsageError("A model is named twice.", "Legal: different models.")
+        raise UsageError("A model is named twice.", "different models.")
     o.checked(models, running.device)
     tracking.check(track)
     variants = [False, True] if compare_scratch else [from_scratch]

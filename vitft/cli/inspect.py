@@ -52,11 +52,11 @@ def inspect(
     from vitft.report.plots import style
 
     if len(models) > 2 or len(set(models)) < len(models):
-        raise UsageError(f"{len(models)} models are named.", "Legal: one, or two different ones side by side.")
+        raise UsageError(f"{len(models)} models are named.", "one, or two different ones side by side.")
     fixed = opening.fixed(*models)
     words = _words(what, bool(images), len(models))
     if target and "class" not in words:
-        raise UsageError(f"--target '{target}' is of the class-specific map.", "Legal: with --images and --what class.")
+        raise UsageError(f"--target '{target}' is of the class-specific map.", "with --images and --what class.")
     style.check()
     with console.display() as hooks:
         paths = tuple(files.images(images or []))
@@ -90,13 +90,13 @@ def _words(what: str, images: bool, models: int) -> tuple[str, ...]:
     words = tuple(dict.fromkeys(word.strip() for word in what.split(",") if word.strip()))
     for word in words:
         if word not in WHAT:
-            raise UnknownName("thing to inspect", word, WHAT, f"Legal: --what {','.join(WHAT)}.")
+            raise UnknownName("thing to inspect", word, WHAT, legal=f"--what {','.join(WHAT)}.")
     needs_images = [word for word in words if word in (*OF_IMAGES, "cka")]
     if needs_images and not images:
-        raise UsageError(f"'{needs_images[0]}' is of images.", "Legal: with --images DIR.")
+        raise UsageError(f"'{needs_images[0]}' is of images.", "with --images DIR.")
     needs_two = [word for word in words if word in OF_TWO]
     if needs_two and models < 2:
-        raise UsageError(f"'{needs_two[0]}' compares two models.", "Legal: vitft inspect MODEL RUN.")
+        raise UsageError(f"'{needs_two[0]}' compares two models.", "vitft inspect MODEL RUN.")
     if words:
         return words
     return tuple(w for w in WHAT if (images or w not in (*OF_IMAGES, "cka")) and (models == 2 or w not in OF_TWO))

@@ -105,7 +105,7 @@ def parse_resolution(text: str) -> Any:
     if not 1 <= len(parts) <= 2 or not all(p.isdecimal() and 0 < int(p) <= 4096 for p in parts):
         raise UsageError(
             f"Resolution '{text}' is no size in pixels.",
-            "Legal: 384, or 384x512 (height x width), up to 4096; native; higher (12/7 of native).",
+            "384, or 384x512 (height x width), up to 4096; native; higher (12/7 of native).",
         )
     return int(parts[0]) if len(parts) == 1 else [int(p) for p in parts]
 
@@ -141,7 +141,7 @@ def checked(models: Sequence[str], *devices: str) -> None:
 def different(models: Sequence[str]) -> None:
     """Refuse a model that is named twice. Raises UsageError."""
     if len(set(models)) < len(models):
-        raise UsageError("A model is named twice.", "Legal: different models, each with its own --model.")
+        raise UsageError("A model is named twice.", "different models, each with its own --model.")
 
 
 def hold_to(least: float | None, found: Sequence[tuple[str, float]]) -> None:
@@ -150,7 +150,7 @@ def hold_to(least: float | None, found: Sequence[tuple[str, float]]) -> None:
     if below:
         raise OutsideTolerance(
             f"top-1 is below --min-top1 {least:g}: {', '.join(below)}.",
-            "The result is whole and stored; only this check failed.",
+            fact="The result is whole and stored; only this check failed.",
         )
 
 
@@ -158,7 +158,7 @@ def parse_seeds(text: str) -> tuple[int, ...]:
     """Turn "0,1,2" into different seeds from 0 up. Raises UsageError."""
     parts = [p.strip() for p in text.split(",")]
     if not all(p.isdecimal() for p in parts) or len(set(parts)) < len(parts):
-        raise UsageError(f"Seeds '{text}' are no list of different numbers.", "Legal: e.g. --seeds 0,1,2.")
+        raise UsageError(f"Seeds '{text}' are no list of different numbers.", "e.g. --seeds 0,1,2.")
     return tuple(int(p) for p in parts)
 
 
@@ -166,5 +166,5 @@ def parse_devices(text: str) -> tuple[str, ...]:
     """Turn "0,1" or "cpu,cuda:0" into the names of devices. Raises UsageError."""
     words = [word.strip() for word in text.split(",") if word.strip()]
     if text and not words:
-        raise UsageError(f"--devices '{text}' names none.", "Legal: 0,1 (CUDA), or cpu, cuda:0, ...")
+        raise UsageError(f"--devices '{text}' names none.", "0,1 (CUDA), or cpu, cuda:0, ...")
     return tuple(f"cuda:{word}" if word.isdecimal() else word for word in words)

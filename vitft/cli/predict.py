@@ -49,7 +49,7 @@ def predict(
         if not network.info.num_classes:
             raise CheckpointError(
                 f"'{run}' has no head: it gives features, not classes.",
-                "Legal: a finished run, or a checkpoint with a head.",
+                "a finished run, or a checkpoint with a head.",
                 "Fine-tune it first: vitft finetune.",
             )
         refuse_zero_head(network)

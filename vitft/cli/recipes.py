@@ -90,10 +90,10 @@ def cp(
 
     text = recipes.load(recipe).text
     if file.exists():
-        raise UsageError(f"File '{file}' exists.", "Legal: a new file.", "Choose another name.")
+        raise UsageError(f"File '{file}' exists.", "a new file.", "Choose another name.")
     if not file.parent.is_dir():
         raise UsageError(
-            f"Cannot write '{file}': there is no folder '{file.parent}'.", "Legal: a file in a folder that exists."
+            f"Cannot write '{file}': there is no folder '{file.parent}'.", "a file in a folder that exists."
         )
     try:
         write_atomic(file, text.encode())

@@ -29,7 +29,7 @@ def ls(
 
     where = root or runs_root()
     if root is not None and not root.is_dir():
-        raise UsageError(f"There is no folder '{root}'.", "Legal: a folder with runs in it, or none for $VITFT_RUNS.")
+        raise UsageError(f"There is no folder '{root}'.", "a folder with runs in it, or none for $VITFT_RUNS.")
     runs = listing.runs(where)
     payload = {"root": str(where), "runs": [asdict(run) for run in runs]}
     if runs or format != "text":

@@ -53,7 +53,7 @@ def seconds(text: str) -> float:
     clock = re.fullmatch(r"(?:(\d+)-)?(\d+):(\d\d):(\d\d)", text)
     found = clock or units
     if not text or found is None:
-        raise UsageError(f"--max-time '{text}' is no time.", "Legal: 45m, 7h30m, 2d, 7:30:00, 1-12:00:00.")
+        raise UsageError(f"--max-time '{text}' is no time.", "45m, 7h30m, 2d, 7:30:00, 1-12:00:00.")
     days, hours, minutes, secs = (int(word or 0) for word in found.groups())
     return 60.0 * (60 * (24 * days + hours) + minutes) + secs
 
@@ -62,7 +62,7 @@ def _numbers(names: str) -> list[signal.Signals]:
     legal = ("USR1", "USR2", "TERM", "HUP", "ALRM")
     words = [word.strip().upper().removeprefix("SIG") for word in names.split(",") if word.strip()]
     if wrong := [word for word in words if word not in legal]:
-        raise UsageError(f"--requeue-signals '{wrong[0]}' cannot be taken.", f"Legal: {', '.join(legal)}.")
+        raise UsageError(f"--requeue-signals '{wrong[0]}' cannot be taken.", f"{', '.join(legal)}.")
     return [signal.Signals[f"SIG{word}"] for word in words]
 
 

@@ -70,7 +70,7 @@ def execute(asked: "Asked", how: "How", shown: Dispatched) -> None:
 
     if how.shard and (how.overwrite or not how.resume):
         flag = "--overwrite" if how.overwrite else "--resume never"
-        raise UsageError(f"{flag} would delete what the other shards have done.", "Legal: either, not both.")
+        raise UsageError(f"{flag} would delete what the other shards have done.", "either, not both.")
     o.checked(asked.models, how.runtime.device, *how.devices)
     plans = suite_plan.prospects(asked, how, anew=shown.dry_run)
     ready = _ready(asked, plans)
@@ -112,8 +112,8 @@ def _refuse_holes(asked: "Asked", plans: "Sequence[Prospect]", ready: str, allow
     some = ", or run on with --allow-missing" * (len(missing) < len(names))
     raise DataMissing(
         f"{len(missing)} of {len(names)} tasks have no data: {_few(missing)}.",
-        "; ".join(f"{why}." for why in faults[:3]) or _looked(asked.data_dir),
-        f"Prepare them ('vitft data prepare TASK'), choose others with --tasks{some}.",
+        fact="; ".join(f"{why}." for why in faults[:3]) or _looked(asked.data_dir),
+        action=f"Prepare them ('vitft data prepare TASK'), choose others with --tasks{some}.",
     )
 
 
@@ -160,8 +160,8 @@ def _report(asked: "Asked", outcomes: "Sequence[Outcome]", shard: str, format: s
         raise SuiteIncomplete(
             f"{len(failed)} of {sum(len(one.leg.tasks()) for one in outcomes)} tasks failed: "
             f"{_few([name for name, _ in failed])}.",
-            "; ".join(f"{name}: {text}" for name, text in failed[:3]),
-            f"What there is lies in '{outcomes[0].leg.folder()}'; the same command tries the failed ones again.",
+            fact="; ".join(f"{name}: {text}" for name, text in failed[:3]),
+            action=f"What there is lies in '{outcomes[0].leg.folder()}'; the same command tries the failed ones again.",
         )
 
 

@@ -137,7 +137,7 @@ def _sound(recipe: "Recipe", task: str, models: Sequence[str], asked: axes.Axes)
     from vitft.protocol import grid
 
     if len(set(models)) < len(models):
-        raise UsageError("A model is named twice.", "Legal: different models.")
+        raise UsageError("A model is named twice.", "different models.")
     sides = asked.varied.get("resolution", [asked.fixed[key] for key in ("resolution",) if key in asked.fixed])
     faults = asked.faults + grid.faults(recipe, tasks.canonical(task) or task, asked.fixed, asked.varied)
     notes = []
@@ -173,7 +173,7 @@ def _several(job: "Job") -> None:
     if len(job.grid) < 2:
         raise UsageError(
             "There is one setting, and nothing to compare it with.",
-            "Legal: several values of a key, e.g. --set lr=0.01,0.03 or -r 224,384.",
+            "several values of a key, e.g. --set lr=0.01,0.03 or -r 224,384.",
             "For a single setting run 'vitft finetune'.",
         )
 

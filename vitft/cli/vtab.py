@@ -44,7 +44,7 @@ def vtab(
     shots = checked_shots(shots)
     running.requeue()
     if suite == "mini" and shots == "full":
-        raise UsageError("The suite 'mini' has 1,000 training examples a task.", "Legal: --shots 1 to 1000.")
+        raise UsageError("The suite 'mini' has 1,000 training examples a task.", "--shots 1 to 1000.")
     shipped = document.load(suite)
     chosen = shipped.trained_with(recipe or shipped.columns[0].recipe, shots)
     asked = Asked(

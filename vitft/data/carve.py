@@ -53,7 +53,7 @@ class Carved:
             DataDamaged: a raw split does not have its official size, without which its slices mean nothing.
         """
         if split not in self.splits:
-            raise DataMissing(f"'{self.task}' has no split '{split}'.", f"Legal: {', '.join(self.splits)}.")
+            raise DataMissing(f"'{self.task}' has no split '{split}'.", f"{', '.join(self.splits)}.")
         task = tasks.get(self.task)
         raws: dict[str, Split] = {}  # the raw splits that this one is cut from
         chosen: list[tuple[Split, int]] = []
@@ -63,7 +63,7 @@ class Carved:
                 official = task.sizes[piece.raw_split]
                 raise DataDamaged(
                     f"{self.task}: {piece.raw_split} has {len(raw):,} of the official {official:,} images.",
-                    "Legal: the whole raw split, as the official splits are positions in it.",
+                    "the whole raw split, as the official splits are positions in it.",
                     f"Run 'vitft data prepare {self.task}'.",
                 )
             order = official_splits.hash_order(raw.keys, piece.raw_split)

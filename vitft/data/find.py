@@ -98,7 +98,7 @@ def find(task: str, data_dir: Path | None = None, shots: Shots | None = None) ->
         found = hub.find(repo, name)
         if isinstance(found, str):
             raise DataMissing(
-                f"'{task}' is not in {found}.", "Legal: a data set of the hub.", f"With a network, run: {repo.command}"
+                f"'{task}' is not in {found}.", "a data set of the hub.", f"With a network, run: {repo.command}"
             )
         return found
     known = tasks.canonical(task)
@@ -127,7 +127,7 @@ def checked(data_dir: Path | None) -> Path | None:
         return None
     data_dir = data_dir.expanduser().absolute()
     if not data_dir.exists():
-        raise DataMissing(f"Folder '{data_dir}' (--data-dir) does not exist.", "Legal: a folder that holds data sets.")
+        raise DataMissing(f"Folder '{data_dir}' (--data-dir) does not exist.", "a folder that holds data sets.")
     return data_dir
 
 
@@ -142,12 +142,12 @@ def at(path: Path, task: Task | None = None) -> Source:
         DataDamaged: it does not have the classes of `task`.
     """
     if not path.exists():
-        raise DataMissing(f"Data set '{path}' does not exist.", "Legal: a folder, a parquet file, or a task's name.")
+        raise DataMissing(f"Data set '{path}' does not exist.", "a folder, a parquet file, or a task's name.")
     layout = _layout(path, task)
     if layout is None:
         raise DataMissing(
             f"'{path}' holds no data set that vitft can read.",
-            "Legal: " + "; ".join(layout.what for layout in LAYOUTS) + ".",
+            "; ".join(layout.what for layout in LAYOUTS) + ".",
             f"If these are photos without a split, run: {splits}"
             if (splits := own_split.command(path))
             else "A folder that holds several data sets is given with --data-dir.",
@@ -163,7 +163,7 @@ def at(path: Path, task: Task | None = None) -> Source:
     if task:
         raise DataDamaged(
             f"'{path}' has {has} classes; {known} has {wanted}.",
-            f"Legal: the classes of '{known}'.",
+            f"the classes of '{known}'.",
             f"If it is your own data, give the path itself as the task: {path}",
         )
     return layout.build(path, f"{name}-{has}-classes")
@@ -234,7 +234,7 @@ def _named(task: Task, data_dir: Path | None, shots: Shots | None) -> Source:
     if here:
         raise DataMissing(
             f"No official VTAB splits of '{task.name}': {here}.",
-            "Legal: the community's VTAB-1k folder, or prepared data.",
+            "the community's VTAB-1k folder, or prepared data.",
             f"Run '{prepare}'.",
         )
     root = machine.data()
@@ -248,7 +248,7 @@ def _named(task: Task, data_dir: Path | None, shots: Shots | None) -> Source:
     command = prepare or (repo.command if repo else "")
     raise DataMissing(
         f"No data for '{task.name}'; looked in {', '.join(places)}.",
-        f"Legal: a folder '{task.name}' in one of them, or --data-dir naming the data set itself.",
+        f"a folder '{task.name}' in one of them, or --data-dir naming the data set itself.",
         f"Run '{command}', or name the folder with --data-dir.",
     )
 

@@ -42,12 +42,12 @@ class First:
         if split == "test":
             return self.source.open(split)
         if split != split_name(self.n):
-            raise DataMissing(f"'{self.task}' has no split '{split}'.", f"Legal: {', '.join(self.splits)}.")
+            raise DataMissing(f"'{self.task}' has no split '{split}'.", f"{', '.join(self.splits)}.")
         whole = self._whole()
         if subsets.sorted_by_class(whole.labels):
             raise DataError(
                 f"The examples of '{self.task}' are sorted by class: the first {self.n} say nothing of the rest.",
-                "Legal: VTAB-1k's examples in their own order.",
+                "VTAB-1k's examples in their own order.",
                 "Take --shots 1000, or 'vitft finetune --per-class K'.",
             )
         if len(whole) < self.n:

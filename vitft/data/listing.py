@@ -58,7 +58,7 @@ def of(source: Source) -> Listing:
             return {root.name: _entry(root)}
         return _walk(root)
     except OSError as error:
-        raise DataDamaged(f"'{root}' cannot be listed ({error.strerror}).", "Legal: files that can be read.") from None
+        raise DataDamaged(f"'{root}' cannot be listed ({error.strerror}).", "files that can be read.") from None
 
 
 def difference(then: Mapping[str, list[Any]], now: Mapping[str, list[Any]]) -> Difference:

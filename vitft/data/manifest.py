@@ -103,7 +103,7 @@ def read(folder: Path) -> Manifest | None:
     Raises:
         DataDamaged: it is no JSON, or lacks what every manifest has.
     """
-    file, legal = folder / FILE, "Legal: a whole manifest."
+    file, legal = folder / FILE, "a whole manifest."
     try:
         value = json.loads(file.read_bytes())
     except (OSError, ValueError) as error:
@@ -117,4 +117,4 @@ def read(folder: Path) -> Manifest | None:
     first = min(faults)
     if faults[first]["type"] == "missing":
         raise DataDamaged(f"'{file}' lacks '{first}'.", legal, AGAIN)
-    raise DataDamaged(f"'{file}' has {first} {faults[first]['input']!r}.", f"Legal: {faults[first]['msg']}.", AGAIN)
+    raise DataDamaged(f"'{file}' has {first} {faults[first]['input']!r}.", f"{faults[first]['msg']}.", AGAIN)

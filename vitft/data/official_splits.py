@@ -74,7 +74,7 @@ def slices(task: Task, split: str, sizes: Mapping[str, int] | None = None) -> tu
     """
     if split not in task.splits:
         legal = ", ".join(task.splits)
-        raise UsageError(f"Task '{task.name}' has no split '{split}'.", f"Legal: {legal}.")
+        raise UsageError(f"Task '{task.name}' has no split '{split}'.", f"{legal}.")
     pieces = task.splits[split]
     n = (sizes or task.sizes).get("train", 0)
     if task.name != "caltech101" or n == task.sizes["train"]:
@@ -117,7 +117,7 @@ def split_keys(task: str, split: str, keys_by_raw_split: Mapping[str, Sequence[s
         elif keys_by_raw_split or found.collection not in _ENUMERABLE:
             raise DataError(
                 f"The keys of '{found.name}' are known from its data only.",
-                "Legal: --source DIR naming the raw data, or prepared data.",
+                "--source DIR naming the raw data, or prepared data.",
                 f"Run 'vitft data splits {found.name} --split {split} --source DIR'.",
             )
         else:

@@ -28,6 +28,6 @@ def reading(label: str) -> Iterator[None]:
             raise DiskFull(f"The disk is full ({where}).", "", "Free some space and start again.") from None
         raise DataDamaged(
             f"'{label}' is damaged or cut short ({type(error).__name__}: {str(error).rstrip('.')}).",
-            "Legal: the file as its owner publishes it, whole.",
+            "the file as its owner publishes it, whole.",
             "Fetch it again, then give the same command.",
         ) from None

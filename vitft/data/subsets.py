@@ -27,7 +27,7 @@ def limit(split: Split, n: int, seed: int) -> Split:
     classes therefore keep an example as far as `n` allows. The draw depends on keys, not on their order.
     """
     if n < 1:
-        raise UsageError(f"--limit {n} leaves no image.", "Legal: a number from 1.")
+        raise UsageError(f"--limit {n} leaves no image.", "a number from 1.")
     if n >= len(split):
         return split
     counts = np.bincount(split.labels, minlength=split.num_classes)
@@ -49,7 +49,7 @@ def per_class(split: Split, k: int, seed: int) -> Split:
         DataError: a class has fewer than `k` (exit code 3).
     """
     if k < 1:
-        raise UsageError(f"--per-class {k} leaves no image.", "Legal: a number from 1.")
+        raise UsageError(f"--per-class {k} leaves no image.", "a number from 1.")
     counts = np.bincount(split.labels, minlength=split.num_classes)
     short = np.flatnonzero(counts < k)
     if len(short):
@@ -57,7 +57,7 @@ def per_class(split: Split, k: int, seed: int) -> Split:
         more = f" ({len(short)} classes have too few)" if len(short) > 1 else ""
         raise DataError(
             f"Class '{split.class_names[label]}' has {counts[label]} images in '{split.name}', not {k}{more}.",
-            f"Legal: up to {int(counts.min())} of each class." if counts.min() else "",
+            f"up to {int(counts.min())} of each class." if counts.min() else "",
             "Lower --per-class, or take a larger split.",
         )
     return split.select(_drawn(split, np.full(split.num_classes, k), seed))
@@ -77,7 +77,7 @@ def dev_split(split: Split, fraction: float) -> tuple[Split, Split, DevRule]:
         DataError: too few images to cut.
     """
     if not 0 < fraction < 1:
-        raise UsageError(f"A development split of {fraction:g} is not possible.", "Legal: between 0 and 1.")
+        raise UsageError(f"A development split of {fraction:g} is not possible.", "between 0 and 1.")
     n = len(split)
     if n < 2:
         raise DataError(f"'{split.name}' of '{split.task}' has {n} image: too few to hold some out for selection.")
@@ -121,7 +121,7 @@ def by_name(split: Split, class_names: tuple[str, ...], whose: str) -> Split:
         more = f" ({len(unknown):,} classes)" if len(unknown) > 1 else ""
         raise DataError(
             f"'{split.name}' of '{split.task}' {what}{more}, which {whose} has not.",
-            f"Legal: the {len(class_names):,} classes of {whose}, or some of them, by their names.",
+            f"the {len(class_names):,} classes of {whose}, or some of them, by their names.",
             "Rename its class folders, or leave the others out.",
         )
     index = {name: label for label, name in enumerate(class_names)}
@@ -155,9 +155,7 @@ def join(splits: Sequence[Split], name: str) -> Split:
         # Keys are unique within a split only: row numbers start anew in each.
         keys = [f"{split.name}/{key}" for split in splits for key in split.keys]
         if len(set(keys)) != len(keys):
-            raise DataError(
-                f"'{name}' of '{first.task}' would hold an image twice.", "Legal: splits apart from one another."
-            )
+            raise DataError(f"'{name}' of '{first.task}' would hold an image twice.", "splits apart from one another.")
     stamps = [split.provenance for split in splits]
     worst = max(stamps, key=lambda stamp: ("full", "declared", "partial").index(stamp.completeness))
     return Split(

@@ -57,7 +57,7 @@ def example(data: bytes, label: str) -> dict[str, Feature]:
     except (ValueError, KeyError, IndexError, struct.error) as error:
         raise DataDamaged(
             f"'{label}' holds a record that is no tf.train.Example ({error}).",
-            "Legal: TFRecord files of serialised examples.",
+            "TFRecord files of serialised examples.",
             "Fetch the file again.",
         ) from None
     return features
@@ -130,7 +130,7 @@ def _varints(view: memoryview) -> list[int]:
 def _damaged(label: str, number: int, why: str) -> DataDamaged:
     return DataDamaged(
         f"'{label}' is damaged at record {number}: {why}.",
-        "Legal: a whole TFRecord file.",
+        "a whole TFRecord file.",
         "Fetch it again, then give the same command.",
     )
 

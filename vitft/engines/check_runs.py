@@ -90,14 +90,14 @@ def asked(names: Sequence[str], model: str, tasks: Sequence[str], stored: Baseli
         if names and not pairs:
             raise UsageError(
                 f"Recipe '{one.name}' expects no number.",
-                "Legal: recipes with [[expect]]: task, value, tolerance, source; or --baseline FILE --task TASK.",
+                "recipes with [[expect]]: task, value, tolerance, source; or --baseline FILE --task TASK.",
                 "Copy it with 'vitft recipes cp' and add what you measured.",
             )
         for task, uses, expect in pairs:
             same = runs.get((one.name, task, uses))
             runs[one.name, task, uses] = Asked(one, task, uses, (*(same.expects if same else ()), *expect))
     if stored is not None and len({(name, task) for name, task, _ in runs}) < len(runs):
-        raise UsageError("A baseline holds one model a task.", "Legal: one of them.", "Name it with --model.")
+        raise UsageError("A baseline holds one model a task.", "one of them.", "Name it with --model.")
     return list(runs.values())
 
 
@@ -107,7 +107,7 @@ def stored_in(path: Path, update: bool) -> Baseline:
     if found is None and not update:
         raise UsageError(
             f"No baseline '{baseline_file(path)}'.",
-            "Legal: a file that --update wrote.",
+            "a file that --update wrote.",
             "Write it: the same with --update.",
         )
     return found or Baseline()

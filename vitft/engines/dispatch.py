@@ -111,7 +111,7 @@ def _again(end: End, plan: Plan, lost: Counter[str], hooks: Hooks) -> bool:
     if end.how == "done":
         raise VitftError(
             f"{unit.title} is said to be done, but '{plan.folder}' does not hold its result.",
-            "Legal: a run folder that all machines of the cluster share.",
+            "a run folder that all machines of the cluster share.",
             "Give one with --output.",
         )
     if end.how == "failed":

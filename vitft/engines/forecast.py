@@ -86,7 +86,7 @@ def measured(folders: Sequence[Path]) -> list[Measured]:
         names = "', '".join(map(str, folders))
         raise UsageError(
             f"No final unit is finished in '{names}'.",
-            "Legal: run folders of vitft, measured on the kind of device that is asked about.",
+            "run folders of vitft, measured on the kind of device that is asked about.",
             "Run one task, or one model, first: vitft vtab --tasks dtd -o DIR",
         )
     return found

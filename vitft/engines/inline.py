@@ -95,7 +95,7 @@ def run(
     if devices:
         raise UsageError(
             "--devices shares units between workers; torchrun's processes share each unit.",
-            "Legal: one of the two.",
+            "one of the two.",
             "Leave --devices out, or start without torchrun.",
         )
     hooks, plan = hooks or Hooks(), Plan(jobs, folder)
@@ -139,7 +139,7 @@ def summary(
     if len({r.provenance.split_digest for r in finals}) > 1:
         raise DataError(
             f"The test images of '{first.task}' changed between its seeds.",
-            "Legal: one test set for all seeds; a mean over two says nothing.",
+            "one test set for all seeds; a mean over two says nothing.",
             "Start anew with --overwrite.",
         )
     overlap = worst_overlap(finals)

@@ -213,8 +213,8 @@ class _Supervisor:
             if self.early_deaths > _DEATHS:
                 raise VitftError(
                     f"A worker on '{worker.device}' ends before it can work ({how}).",
-                    f"Its last words: {_tail(worker.log)}",
-                    f"See '{worker.log}'.",
+                    fact=f"Its last words: {_tail(worker.log)}",
+                    action=f"See '{worker.log}'.",
                 )
             return
         if self.plan.result(unit) is not None:

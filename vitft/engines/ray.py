@@ -50,9 +50,7 @@ def run(
     ray = _ray()
     kinds = {name.split(":")[0] for name in devices} or {runtime.device.split(":")[0]}
     if len(kinds) > 1:
-        raise UsageError(
-            f"--devices {','.join(devices)} are of several kinds.", "Legal: one kind; Ray chooses which of them."
-        )
+        raise UsageError(f"--devices {','.join(devices)} are of several kinds.", "one kind; Ray chooses which of them.")
     _connected(ray, len(devices))
     try:
         pool = _Pool(ray, folder.resolve(), replace(runtime, device=kinds.pop()), len(devices), hooks)
@@ -68,7 +66,7 @@ def _ray() -> Any:
     except ImportError:
         raise UsageError(
             "'--engine ray' needs the package 'ray', which is not installed.",
-            "Legal: --engine local, or with it.",
+            "--engine local, or with it.",
             "Run: pip install 'vitft[ray]'",
         ) from None
     return ray
@@ -87,7 +85,7 @@ def _connected(ray: Any, at_once: int) -> None:
     except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         raise UsageError(
             f"Ray does not start ({(str(error).splitlines() or [type(error).__name__])[0][:140]}).",
-            "Legal: RAY_ADDRESS of a cluster that runs, or none for this machine.",
+            "RAY_ADDRESS of a cluster that runs, or none for this machine.",
             "Run 'ray status' to see the cluster.",
         ) from None
     finally:
@@ -106,7 +104,7 @@ def _reachable(address: str) -> None:
     except OSError as error:
         raise UsageError(
             f"No Ray cluster answers at RAY_ADDRESS={address} ({error.strerror or error}).",
-            "Legal: the address of a cluster that runs, or none for this machine.",
+            "the address of a cluster that runs, or none for this machine.",
             "Run 'ray status' to see the cluster.",
         ) from None
 
@@ -142,7 +140,7 @@ class _Pool:
         self.ray, self.folder, self.runtime, self.hooks = ray, folder, runtime, hooks
         gpus = runtime.device != "cpu" and self._resource("GPU") > 0
         if runtime.device not in ("auto", "cpu") and not gpus:
-            raise UsageError(f"This Ray cluster has no GPU for --device {runtime.device}.", "Legal: auto, cpu.")
+            raise UsageError(f"This Ray cluster has no GPU for --device {runtime.device}.", "auto, cpu.")
         self.needs, self.at_once = {"num_gpus": int(gpus), "num_cpus": 1}, at_once
         self.task = ray.remote(max_retries=0, **self.needs)(_unit)
         self.board = ray.remote(num_cpus=0, max_restarts=-1)(_Board).remote()

@@ -83,7 +83,7 @@ class Leg:
             if first.task != column.task:
                 raise UsageError(
                     f"Two data sets of the suite are called '{self.name(column)}': {first.task} and {column.task}.",
-                    "Legal: different names within one recipe.",
+                    "different names within one recipe.",
                     "Rename the folder.",
                 )
         return found
@@ -260,7 +260,7 @@ def shard(names: Sequence[str], text: str) -> tuple[str, ...]:
     if not (first.isdecimal() and second.isdecimal() and 1 <= int(first) <= int(second)):
         raise UsageError(
             f"Shard '{text}' is not of the form I/N.",
-            "Legal: 1/4, 2/4, 3/4 and 4/4 for four machines.",
+            "1/4, 2/4, 3/4 and 4/4 for four machines.",
             "A Slurm array counts as you tell it: --array=1-4, each index below MaxArraySize ('scontrol show config').",
         )
     return tuple(names[int(first) - 1 :: int(second)])

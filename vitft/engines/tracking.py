@@ -33,7 +33,7 @@ def check(to: Tracker | None) -> None:
     if to is not None and find_spec(to) is None:
         raise UsageError(
             f"--track {to} needs {to}, which is not installed.",
-            "Legal: an installation with that extra.",
+            "an installation with that extra.",
             f"Install it: pip install 'vitft[{to}]', or pip install {to}.",
         )
 

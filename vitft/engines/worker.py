@@ -96,11 +96,10 @@ def run_one(
 
 def error_of(event: Mapping[str, Any]) -> VitftError:
     """Rebuild the error of a "failed" event."""
-    kind, lines = getattr(errors, event["error"], VitftError), tuple(event["lines"])
-    error = VitftError.__new__(kind if isinstance(kind, type) and issubclass(kind, VitftError) else VitftError)
-    error.lines = lines
-    Exception.__init__(error, "\n".join(lines))
-    return error
+    kind = getattr(errors, event["error"], None)
+    if not (isinstance(kind, type) and issubclass(kind, VitftError)):
+        kind = VitftError
+    return errors.rebuilt(kind, event["lines"])
 
 
 class Stop:

@@ -23,12 +23,10 @@ def check(fixed: Mapping[str, object], crop_pct: float | None = None) -> None:
     """Refuse keys that mean nothing without training, impossible values and a crop that is none. Raises UsageError."""
     foreign = sorted(set(fixed) - set(SETTABLE))
     if foreign:
-        raise UsageError(
-            f"'{foreign[0]}' means nothing without training.", f"Legal here: {', '.join(SETTABLE)}.", "Leave it out."
-        )
+        raise UsageError(f"'{foreign[0]}' means nothing without training.", f"{', '.join(SETTABLE)}.", "Leave it out.")
     checked(fixed)
     if crop_pct is not None and not 0 < crop_pct <= 1:
-        raise UsageError(f"--crop-pct {crop_pct:g} is no fraction.", "Legal: above 0, up to 1 (no crop).")
+        raise UsageError(f"--crop-pct {crop_pct:g} is no fraction.", "above 0, up to 1 (no crop).")
 
 
 def device(name: str) -> None:
@@ -36,6 +34,6 @@ def device(name: str) -> None:
     if not re.fullmatch(r"auto|(cpu|cuda|mps|xpu|hpu)(:\d+)?", name):
         raise UsageError(
             f"Device '{name}' is not here.",
-            "Legal: auto, cpu, cuda, cuda:1, mps.",
+            "auto, cpu, cuda, cuda:1, mps.",
             "Run 'vitft doctor' to see what torch finds.",
         )

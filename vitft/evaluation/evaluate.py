@@ -66,7 +66,7 @@ def subject(source: Source, *, with_real: bool, limit: int | None, complete: boo
     if name is None:
         raise DataMissing(
             f"'{source.task}' has no split to evaluate on.",
-            f"Legal: test or val; it has: {', '.join(source.splits) or 'none'}.",
+            f"test or val; it has: {', '.join(source.splits) or 'none'}.",
         )
     split = source.open(name)
     matched = None
@@ -85,8 +85,8 @@ def subject(source: Source, *, with_real: bool, limit: int | None, complete: boo
             + (
                 f"{absent:,} images of '{name}' are missing." if absent else "it has no official count to hold against."
             ),
-            f"Missing: {some(listed, 20)}." if listed else "",
-            "Add them, or leave out --complete.",
+            fact=f"Missing: {some(listed, 20)}." if listed else "",
+            action="Add them, or leave out --complete.",
         )
     present = frozenset(split.class_names) - set(subsets.absent(split))
     stamp = f"subset {len(split)}" if absent else ""
@@ -160,7 +160,7 @@ def evaluate(
     if what.real is not None and split.class_names != what.split.class_names:
         raise CheckpointError(
             f"The classes of '{network.info.name}' stand in another order than ImageNet's.",
-            "Legal: ImageNet's own order, by which ReaL labels are numbered.",
+            "ImageNet's own order, by which ReaL labels are numbered.",
             "Leave out --real.",
         )
     what = replace(what, split=split)

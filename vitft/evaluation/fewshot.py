@@ -87,8 +87,8 @@ def pool_name(splits: Sequence[str]) -> str:
             return name
     raise DataMissing(
         "There is no 'train' split to draw examples from.",
-        f"Splits here: {', '.join(splits) or 'none'}.",
-        "Give a data set with train and test.",
+        fact=f"Splits here: {', '.join(splits) or 'none'}.",
+        action="Give a data set with train and test.",
     )
 
 
@@ -120,7 +120,7 @@ def refuse_short(short: list[tuple[str, int]], per_class: int, pool: str) -> Non
     few = some([f"'{name}' {count}" for name, count in short], 4)
     raise DataError(
         f"{len(short)} classes have fewer than {per_class} examples in '{pool}': {few}.",
-        f"Legal here: --per-class up to {short[0][1]}.",
+        f"--per-class up to {short[0][1]}.",
         "Ask for fewer, or take what there is with --allow-fewer (stamped in the result).",
     )
 

@@ -40,7 +40,7 @@ def images(paths: Iterable[Path]) -> list[Path]:
         elif path.exists():
             found[path] = None
         else:
-            raise DataMissing(f"There is no image '{path}'.", "Legal: image files, or folders of them.")
+            raise DataMissing(f"There is no image '{path}'.", "image files, or folders of them.")
     return list(found)
 
 

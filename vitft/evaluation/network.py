@@ -131,7 +131,7 @@ def _of_onnx(file: Path, fixed: Mapping[str, Any], crop_pct: float | None, devic
     if chosen:
         raise UsageError(
             f"'{file}' has {', '.join(chosen)} baked in.",
-            "Legal: an ONNX file as it is, on the CPU.",
+            "an ONNX file as it is, on the CPU.",
             "Ask the run that it was exported from.",
         )
     net, record = onnx_network.read(file)
@@ -206,7 +206,7 @@ def head_fits(network: Network | Checkpoint, split: Split) -> Split:
     if not outputs:
         raise CheckpointError(
             f"'{info.name}' has no head: it gives features, not classes.",
-            f"Legal: a checkpoint with a head of {wanted} classes.",
+            f"a checkpoint with a head of {wanted} classes.",
             action,
         )
     refuse_zero_head(network, action)
@@ -220,14 +220,12 @@ def head_fits(network: Network | Checkpoint, split: Split) -> Split:
                 own = f"Class {at} of '{info.name}' is '{names[at]}', of '{split.task}' '{split.class_names[at]}'."
             else:
                 own = error.lines[0]
-            raise CheckpointError(
-                own, "Legal: the classes of the head, or some of them, by their names.", action
-            ) from None
+            raise CheckpointError(own, "the classes of the head, or some of them, by their names.", action) from None
     if outputs != wanted:
         kind = " (an ImageNet-21k head)" if outputs in (21841, 21842, 21843) else ""
         raise CheckpointError(
             f"The head of '{info.name}' has {outputs} classes{kind}; '{split.task}' has {wanted}.",
-            f"Legal: a checkpoint with a head of {wanted} classes.",
+            f"a checkpoint with a head of {wanted} classes.",
             action,
         )
     return split
@@ -254,7 +252,7 @@ def refuse_zero_head(network: Network | Checkpoint, action: str = "Fine-tune it 
     if parts and all(not weight.any() and all((bias == bias[0]).all() for bias in biases) for weight, *biases in parts):
         raise CheckpointError(
             f"'{network.info.name}' answers nothing yet: its head is all zeros: fine-tune it first.",
-            "Legal: a head that was trained.",
+            "a head that was trained.",
             action,
         )
 

@@ -77,7 +77,7 @@ def available() -> None:
     if find_spec("onnxruntime") is None:
         raise UsageError(
             "ONNX files are run by onnxruntime, which is not installed.",
-            "Legal: an installation with the extra 'onnx'.",
+            "an installation with the extra 'onnx'.",
             "Install it: pip install 'vitft[onnx]', or pip install onnxruntime.",
         )
 
@@ -94,7 +94,7 @@ def read(path: Path) -> tuple[OnnxNetwork, Record]:
     if said is None:
         raise CheckpointError(
             f"'{path}' does not say how its images are prepared.",
-            "Legal: a file that 'vitft export --to onnx' wrote.",
+            "a file that 'vitft export --to onnx' wrote.",
             "Export the run anew.",
         )
     try:
@@ -102,7 +102,7 @@ def read(path: Path) -> tuple[OnnxNetwork, Record]:
     except ValidationError as error:
         raise CheckpointError(
             f"The record in '{path}' is not one this vitft understands ({error.error_count()} fields are wrong).",
-            "Legal: a file of this or an earlier version.",
+            "a file of this or an earlier version.",
         ) from None
     info = replace(record.checkpoint, kind="onnx", path=str(path), sha256=machine.sha256_once(path), notes=())
     return OnnxNetwork(session), replace(record, checkpoint=info)
@@ -120,6 +120,6 @@ def start(path: Path) -> Any:
     except Exception as error:  # onnxruntime's own kinds of error have no common type
         raise CheckpointError(
             f"'{path}' cannot be run: {' '.join(str(error).split())[:160]}.",
-            "Legal: a whole ONNX file.",
+            "a whole ONNX file.",
             "Copy it again, or export the run anew.",
         ) from None

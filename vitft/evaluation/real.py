@@ -123,7 +123,7 @@ def match(keys: Sequence[str], labels: NDArray[np.int64], sets: Sets | None = No
     if twice:
         raise DataError(
             f"{len(twice)} validation images come more than once: {some([file_name(n) for n in twice])}.",
-            "Legal: each file once, whatever its folder.",
+            "each file once, whatever its folder.",
         )
     agreement = check(numbers, labels, sets)
     absent = np.setdiff1d(np.arange(1, len(sets) + 1), numbers)
@@ -148,8 +148,8 @@ def check(numbers: NDArray[np.int64], labels: NDArray[np.int64], sets: Sets) -> 
         return agreement
     raise DataError(
         f"The labels do not belong to these images: {agreement:.1%} of {n} agree with ReaL by file number.",
-        f"{_diagnosis(numbers, labels, sets)} Right labels agree at about 90 %.",
-        "Check the label file; nothing was evaluated.",
+        fact=f"{_diagnosis(numbers, labels, sets)} Right labels agree at about 90 %.",
+        action="Check the label file; nothing was evaluated.",
     )
 
 
@@ -158,7 +158,7 @@ def _number(key: str, full: int) -> int:
     if found is None:
         raise DataError(
             f"'{key}' has no validation number, so it has no ReaL label.",
-            "Legal: names with ILSVRC2012_val_00000001 to ILSVRC2012_val_00050000.",
+            "names with ILSVRC2012_val_00000001 to ILSVRC2012_val_00050000.",
             "Keep the official file names, or leave out --real.",
         )
     number = int(found[1])

@@ -16,22 +16,22 @@ def finished(run: Path) -> RunResult:
         kept = (run / "result.json").is_file()
         raise CheckpointError(
             f"The run '{run}' kept no weights (no {WEIGHTS} in it)." if kept else f"'{run}' is no finished run.",
-            "Legal: the folder of a run that was made with --save-weights.",
+            "the folder of a run that was made with --save-weights.",
             "Run 'vitft runs ls' to list the runs.",
         )
     found = load(owner / "result.json", RunResult)
     if found is None:
-        raise CheckpointError(f"The run '{run}' is not finished.", "Legal: a finished run.", "Run its command again.")
+        raise CheckpointError(f"The run '{run}' is not finished.", "a finished run.", "Run its command again.")
     return found
 
 
 def free(folder: Path, overwrite: bool) -> None:
     """Refuse a folder that holds other files. Raises UsageError."""
     if folder.is_file():
-        raise UsageError(f"--output '{folder}' is a file.", "Legal: a new folder.")
+        raise UsageError(f"--output '{folder}' is a file.", "a new folder.")
     if not overwrite and folder.is_dir() and any(folder.iterdir()):
         raise UsageError(
             f"Folder '{folder}' is not empty.",
-            "Legal: a new or empty folder.",
+            "a new or empty folder.",
             "Choose another with --output, or write over it with --overwrite.",
         )

@@ -66,7 +66,7 @@ def export(run: Path, to: To, folder: Path, hooks: Hooks, *, overwrite: bool = F
         if difference > TOLERANCE[to]:
             raise VitftError(
                 f"timm's network answers otherwise than the run: logits {difference:.1e} apart.",
-                f"Legal: up to {TOLERANCE[to]:g}.",
+                f"up to {TOLERANCE[to]:g}.",
                 f"Nothing in '{folder}' should be used.",
             )
     text = card(result, to, tuple(differs), difference)

@@ -10,7 +10,7 @@ from vitft.errors import UsageError, VitftError
 def check(repository: str) -> None:
     """Refuse what can be told before anything is written. Raises UsageError."""
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", repository) or len(repository) > 96:
-        raise UsageError(f"--push '{repository}' names no page of the hub.", "Legal: ORG/NAME.")
+        raise UsageError(f"--push '{repository}' names no page of the hub.", "ORG/NAME.")
     if by := hub.offline():
         raise UsageError(f"--push needs the network, which {by} forbids.", "", f"Unset {by}, or leave --push out.")
 
@@ -28,6 +28,7 @@ def push(folder: Path, repository: str, *, public: bool) -> str:
         why = f"HTTP {status}" if status else (str(error).splitlines() or [type(error).__name__])[0][:120]
         raise VitftError(
             f"'{repository}' was not pushed: {why}.",
-            f"The files are in '{folder}'.",
-            "Log in with 'hf auth login' with a token that may write there, and run the same command with --overwrite.",
+            fact=f"The files are in '{folder}'.",
+            action="Log in with 'hf auth login' with a token that may write there, and run the same command with "
+            "--overwrite.",
         ) from None

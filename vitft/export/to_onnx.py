@@ -31,7 +31,7 @@ def available() -> None:
     if missing:
         raise UsageError(
             f"ONNX export needs {' and '.join(missing)}, not installed here.",
-            "Legal: an installation with the extra 'onnx'.",
+            "an installation with the extra 'onnx'.",
             f"Install it: pip install 'vitft[onnx]', or pip install {' '.join(missing)}.",
         )
 
@@ -57,7 +57,7 @@ def write(network: Network, folder: Path, images: Tensor, wanted: Tensor) -> tup
     if size > _LARGEST:
         raise VitftError(
             f"The network has {size / 2**30:.1f} GiB of weights; one ONNX file holds at most 2 GiB.",
-            "Legal: a smaller network.",
+            "a smaller network.",
             "Export it with --to timm.",
         )
     record = Record(network.info, network.preprocess, network.class_names)
@@ -79,7 +79,7 @@ def write(network: Network, folder: Path, images: Tensor, wanted: Tensor) -> tup
     (folder / FILE).unlink(missing_ok=True)
     raise VitftError(
         f"torch cannot write this network as ONNX ({'; '.join(failed)}).",
-        "Legal: a network whose ONNX file answers as it does, to 1e-4.",
+        "a network whose ONNX file answers as it does, to 1e-4.",
         "Try a newer torch, or export it with --to timm.",
     )
 

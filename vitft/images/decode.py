@@ -52,7 +52,7 @@ def unreadable(data: bytes, key: str, error: Exception) -> DataDamaged:
     reason = "empty file" if not data else f"{type(error).__name__}: {error}".split("<_io")[0].strip()
     return DataDamaged(
         f"Image '{key}' cannot be decoded ({reason}).",
-        "Legal: a whole file of a format that Pillow reads (JPEG, PNG, WebP, AVIF, TIFF, GIF, BMP, ...).",
+        "a whole file of a format that Pillow reads (JPEG, PNG, WebP, AVIF, TIFF, GIF, BMP, ...).",
         "Replace the file; vitft never skips an image silently.",
     )
 
@@ -65,7 +65,7 @@ def _scaled(samples: NDArray[Any], key: str) -> NDArray[np.uint8]:
     if not (np.isfinite(values).all() and low >= 0 and high <= (255 if floating else 65535)):
         raise DataDamaged(
             f"Image '{key}' has {'floating-point ' if floating else ''}samples from {low:g} to {high:g}.",
-            "Legal: integers from 0 to 65,535; floating point from 0 to 1 or from 0 to 255.",
+            "integers from 0 to 65,535; floating point from 0 to 1 or from 0 to 255.",
             "Scale it to one of them, or write it as 8-bit PNG; vitft clips no image silently.",
         )
     white = (1.0 if high <= 1 else 255.0) if floating else (255.0 if high <= 255 else 65535.0)

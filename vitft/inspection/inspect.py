@@ -320,7 +320,7 @@ def _target(asked: str, names: Sequence[str], classes: Sequence[str]) -> int | N
     some = ", ".join(names[i] for i in alike[:4]) or f"{', '.join(names[:4])}, ..."
     raise UsageError(
         f"--target '{asked}' names {'several classes' if alike else 'no class'} of the head.",
-        f"Legal: {some}; or an index from 0 to {len(names) - 1}.",
+        f"{some}; or an index from 0 to {len(names) - 1}.",
     )
 
 

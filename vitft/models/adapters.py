@@ -29,7 +29,7 @@ def alone(path: Path) -> CheckpointError:
     """Return the error for an adapter's tensors without its config."""
     return CheckpointError(
         f"'{path}' is a LoRA adapter without its {places.ADAPTER_CONFIG}, which says how it is merged.",
-        f"Legal: a folder with {places.ADAPTER_CONFIG} and {places.ADAPTERS[0]}.",
+        f"a folder with {places.ADAPTER_CONFIG} and {places.ADAPTERS[0]}.",
         "Copy the config beside it.",
     )
 
@@ -52,7 +52,7 @@ def merged(folder: Path, word: str, load: Callable[[str], Checkpoint]) -> Checkp
     file = next((folder / name for name in places.ADAPTERS if (folder / name).is_file()), None)
     if file is None:
         raise CheckpointError(
-            f"'{folder}' is a LoRA adapter without its weights.", f"Legal: {places.ADAPTERS[0]} beside its config."
+            f"'{folder}' is a LoRA adapter without its weights.", f"{places.ADAPTERS[0]} beside its config."
         )
     tensors = {_TOP.sub("", name, count=1): value.float() for name, value in files.read_flat(file).items()}
     base = _base(folder, config, word, load)
@@ -76,7 +76,7 @@ def _base(folder: Path, config: Mapping[str, Any], word: str, load: Callable[[st
     asked, _, name = word.partition("=")
     if word and (asked != "base" or not name):
         raise CheckpointError(
-            f"'{word}' means nothing for a LoRA adapter.", f"Legal: {folder}::base=MODEL, the model it was trained on."
+            f"'{word}' means nothing for a LoRA adapter.", f"{folder}::base=MODEL, the model it was trained on."
         )
     named = name or str(config.get("base_model_name_or_path") or "")
     if not name and (near := places.adapter_base(folder)):
@@ -90,7 +90,7 @@ def _base(folder: Path, config: Mapping[str, Any], word: str, load: Callable[[st
     except (CheckpointError, UnknownName) as error:
         raise CheckpointError(
             f"'{folder}' is a LoRA adapter, and its base '{named or '?'}' cannot be opened: {error.lines[0]}",
-            f"Legal: {folder}::base=MODEL, the model it was trained on.",
+            f"{folder}::base=MODEL, the model it was trained on.",
             "An adapter holds only what was added to that model.",
         ) from None
 
@@ -122,12 +122,12 @@ def _add(folder: Path, config: Mapping[str, Any], tensors: dict[str, Tensor], st
         if place.numel() != delta.numel() or place.shape[0] != delta.shape[0]:
             raise CheckpointError(
                 f"'{folder}' does not fit its base: '{module}' is {tuple(delta.shape)}, there {tuple(place.shape)}.",
-                "Legal: the base it was trained on.",
+                "the base it was trained on.",
             )
         place += delta.view(place.shape)
         changed.append(target)
     if not changed:
-        raise CheckpointError(f"'{folder}' holds no LoRA factors.", "Legal: names with lora_A and lora_B.")
+        raise CheckpointError(f"'{folder}' holds no LoRA factors.", "names with lora_A and lora_B.")
     return sorted(set(changed))
 
 
@@ -157,12 +157,12 @@ def _target(folder: Path, name: str, state: Mapping[str, Tensor]) -> tuple[str, 
         if joined in state:
             width, at = state[joined].shape[0] // 3, _PARTS.index(part)
             return joined, slice(at * width, (at + 1) * width)
-    raise CheckpointError(f"'{folder}' adapts '{name}', which its base has not.", "Legal: the base it was trained on.")
+    raise CheckpointError(f"'{folder}' adapts '{name}', which its base has not.", "the base it was trained on.")
 
 
 def _refused(folder: Path, kind: str) -> CheckpointError:
     return CheckpointError(
         f"'{folder}' is an adapter of peft of a kind that is not merged here: {kind}.",
-        "Legal: LoRA on linear layers and convolutions.",
+        "LoRA on linear layers and convolutions.",
         "Merge it where it was made (merge_and_unload) and save the whole model.",
     )

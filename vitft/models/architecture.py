@@ -94,7 +94,7 @@ def infer(
     if "patch_embed.proj.weight" not in state or "blocks.0.norm1.weight" not in state:
         raise CheckpointError(
             f"Its tensors are no Vision Transformer or BiT ResNet (first: {', '.join(list(state)[:3]) or 'none'}).",
-            "Legal: timm's names ('patch_embed.proj.weight', 'blocks.0...'), or the JAX releases' .npz.",
+            "timm's names ('patch_embed.proj.weight', 'blocks.0...'), or the JAX releases' .npz.",
             "For another architecture put the config.json of its hub page beside the file.",
         )
     if stages is None and any(name.startswith(_TRUNK) for name in state):
@@ -102,7 +102,7 @@ def infer(
         if not any(f"{_TRUNK}{stem}conv.weight" in state for stem in ("", "stem.")):
             raise CheckpointError(
                 "Its patches come from a convolutional network that is no ResNet-v2 of the R+ViT hybrids.",
-                f"Legal: {', '.join(_HYBRIDS.values())}.",
+                f"{', '.join(_HYBRIDS.values())}.",
                 "For another architecture put the config.json of its hub page beside the file.",
             )
     return _transformer(state, hint, num_heads, no_embed_class, stages, half, grid)
@@ -179,7 +179,7 @@ def _mlp(state: State) -> tuple[int, bool]:
     if hidden is None or back is None or "blocks.0.attn.qkv.weight" not in state:
         raise CheckpointError(
             "Its blocks have no 'attn.qkv' or no 'mlp.fc1', 'mlp.fc2'.",
-            "Legal: timm's VisionTransformer.",
+            "timm's VisionTransformer.",
             "For another architecture put the config.json of its hub page beside the file.",
         )
     return hidden.shape[0], back.shape[1] * 2 == hidden.shape[0]
@@ -261,7 +261,7 @@ def _grid(
     form = "no square grid" if said is None else f"no grid of {said[0]}x{said[1]}"
     raise CheckpointError(
         f"Its {tokens} position embeddings ({prefix} prefix tokens) form {form}.",
-        "Legal: a square grid, one that is said, or a file that says its own (a vitft run, a folder with config.json).",
+        "a square grid, one that is said, or a file that says its own (a vitft run, a folder with config.json).",
         "Say it with --set 'grid=[ROWS,COLUMNS]', or put a config.json with pretrained_cfg.input_size beside the file.",
     )
 
@@ -271,7 +271,7 @@ def _resnet(state: State, hint: str) -> Inferred:
     if units not in _RESNETS or any("running_mean" in name for name in state):
         raise CheckpointError(
             f"A ResNet-v2 with {list(units)} units a stage is no BiT model.",
-            "Legal: BiT's R50, R101 and R152, with group norm.",
+            "BiT's R50, R101 and R152, with group norm.",
             "For another architecture put the config.json of its hub page beside the file.",
         )
     stem = state["stem.conv.weight"].shape[0]

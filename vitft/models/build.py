@@ -67,11 +67,11 @@ def build(
     _reads_rgb(info)
     settings = settings.at(info.native, info.patch)
     if from_scratch and num_classes is None:
-        raise UsageError("Random weights have no head to keep.", "Legal: a number of classes with --from-scratch.")
+        raise UsageError("Random weights have no head to keep.", "a number of classes with --from-scratch.")
     if info.grid and min(settings.size) < max(info.patch):
         raise UsageError(
             f"Resolution '{side(settings.size)}' is smaller than one patch of '{name}' ({side(info.patch)} pixels).",
-            f"Legal: {max(info.patch)} or more.",
+            f"{max(info.patch)} or more.",
         )
     classes = info.num_classes if num_classes is None else num_classes
     state = dict(opened.state)
@@ -131,7 +131,7 @@ def _reads_rgb(info: CheckpointInfo) -> None:
     if info.channels != 3:
         raise CheckpointError(
             f"'{info.name}' reads {info.channels}-channel images; vitft's have 3 channels, R, G and B.",
-            "Legal: a checkpoint of RGB images.",
+            "a checkpoint of RGB images.",
             "'vitft models show' describes it; nothing can be trained or measured with it.",
         )
 
@@ -198,7 +198,7 @@ def _create(arch: Architecture, num_classes: int, settings: Settings, seed: int,
     kwargs: dict[str, Any] = {**arch.kwargs, "num_classes": num_classes}
     act = arch.activation
     if act and act not in ACTIVATIONS:
-        raise CheckpointError(f"Its activation '{act}' is not known.", f"Legal: {', '.join(ACTIVATIONS)}.")
+        raise CheckpointError(f"Its activation '{act}' is not known.", f"{', '.join(ACTIVATIONS)}.")
     if act:
         kwargs["act_layer"] = nn.GELU if act == "gelu_tanh" else ACTIVATIONS[act]
     if settings.drop_path:
@@ -225,7 +225,7 @@ def _create(arch: Architecture, num_classes: int, settings: Settings, seed: int,
         cause = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")[:160]
         raise CheckpointError(
             f"timm cannot build '{arch.name}' at {side(settings.size)} pixels: {cause}.",
-            "Legal: a resolution this architecture takes.",
+            "a resolution this architecture takes.",
             "Try its native resolution: vitft models show.",
         ) from None
     return net
@@ -300,7 +300,7 @@ def _misfit(
         action = "The file lacks parts of the network: see what it was saved from; 'vitft models show' describes it."
     else:
         action = "Was the network changed before it was saved? 'vitft models show' describes what its tensors say."
-    legal = f"Legal: the tensors of that architecture, {kind}."
+    legal = f"the tensors of that architecture, {kind}."
     return CheckpointError(f"'{info.name}' does not fit {info.architecture.name}: {what}{more}.", legal, action)
 
 

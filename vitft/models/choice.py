@@ -65,12 +65,12 @@ def choose(tree: Any, path: Path, word: str = "", expected: Sequence[str] = ()) 
         found = [Chosen(flat, place) for place, flat in flats]  # of no kind known here: the largest is told of
         found = sorted(found, key=lambda one: len(one.state))[-1:]
     if not found:
-        raise CheckpointError(f"'{path}' holds no tensors.", f"Its own keys: {_keys(tree)}.")
+        raise CheckpointError(f"'{path}' holds no tensors.", fact=f"Its own keys: {_keys(tree)}.")
     left = _named(found, word) if word else found
     if not left:
         raise CheckpointError(
             f"'{path}' has no network '{word}'.",
-            f"Legal: {', '.join(f'{path}::{one.part}' for one in found if one.part) or 'the path alone'}.",
+            f"{', '.join(f'{path}::{one.part}' for one in found if one.part) or 'the path alone'}.",
             f"Its own keys: {_keys(tree)}.",
         )
     why = "as asked" if word and len(left) < len(found) else ""
@@ -82,7 +82,7 @@ def choose(tree: Any, path: Path, word: str = "", expected: Sequence[str] = ()) 
     if any(not _equal(left[0].state, one.state) for one in left[1:]):
         raise CheckpointError(
             f"'{path}' holds {len(left)} networks, and nothing tells which is meant.",
-            f"Legal: {' or '.join(f'{path}::{one.part}' for one in left[:4])}.",
+            f"{' or '.join(f'{path}::{one.part}' for one in left[:4])}.",
             f"Its own keys: {_keys(tree)}.",
         )
     best = left[0]

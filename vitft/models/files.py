@@ -27,7 +27,7 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
         if "allow_pickle" in str(error) or "pickled" in str(error):
             raise CheckpointUnsafe(
                 f"'{path}' holds pickled Python objects, which could run code when read.",
-                "Legal: an .npz of plain numeric arrays.",
+                "an .npz of plain numeric arrays.",
                 "Save it again with numeric arrays only; nothing in it was run.",
             ) from None
         raise damaged(path, error) from None

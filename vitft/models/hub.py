@@ -74,7 +74,7 @@ def fetch_repository(name: str, asked: str) -> Path:
 def _repository_config(name: str, asked: str) -> dict[str, Any]:
     """Return a page's config, with the library's stamp fetched beside it."""
     if name.count("/") != 1:
-        raise CheckpointError(f"'{asked}' names no page of the hub.", "Legal: hf-hub:ORG/NAME.")
+        raise CheckpointError(f"'{asked}' names no page of the hub.", "hf-hub:ORG/NAME.")
     config = places.read_json(hub_files.locate(name, ("config.json",), asked))
     if config.get("model_type") in library.MODEL_TYPES:
         with contextlib.suppress(CheckpointError):  # a page may have none
@@ -98,7 +98,7 @@ def _page(cfg: Any, tag: str, name: str) -> tuple[str, tuple[str, ...]]:
         base = tag.split(".")[0]
         raise CheckpointError(
             f"timm has no weights on the hub for '{name}'.",
-            f"Legal: {', '.join(timm.list_pretrained(base + '.*')[:3]) or 'another model'}.",
+            f"{', '.join(timm.list_pretrained(base + '.*')[:3]) or 'another model'}.",
             f"For random weights add --from-scratch; 'timm:{base}' then needs no file.",
         )
     page = cfg.hf_hub_id + tag if cfg.hf_hub_id.endswith("/") else cfg.hf_hub_id
@@ -119,7 +119,7 @@ def folder(path: Path, file: Path | None = None, said: Said | None = None, word:
     """Open a folder with a config.json like the hub's, and the weights beside it. Raises CheckpointError."""
     file = file or places.weights_in(path)
     if file is None:
-        legal = f"Legal: {', '.join(places.WEIGHTS)} beside it, or an index with its parts."
+        legal = f"{', '.join(places.WEIGHTS)} beside it, or an index with its parts."
         raise CheckpointError(f"'{path}' has a config.json but no weights.", legal)
     return _configured(places.read_json(path / "config.json"), file, str(path), said, word)
 
@@ -142,7 +142,7 @@ def check(arch: Architecture) -> None:
     if not timm.is_model(arch.name) or taken:
         raise CheckpointUnsafe(
             f"A checkpoint may not ask for '{sorted(taken)[0] if taken else arch.name}'; nothing was built.",
-            "Legal: the name of a timm architecture and its shape.",
+            "the name of a timm architecture and its shape.",
         )
 
 
@@ -160,7 +160,7 @@ def _configured(
         kind = f"architecture '{base}'" if base else f"model type '{config.get('model_type', '?')}'"
         raise CheckpointError(
             f"'{asked}' has {kind}, which is not timm's.",
-            "Legal: pages whose config.json names a timm architecture, or model type vit or deit.",
+            "pages whose config.json names a timm architecture, or model type vit or deit.",
             "Most models have a timm copy: try timm:NAME.",
         )
     cfg = timm.get_pretrained_cfg(base)
@@ -168,7 +168,7 @@ def _configured(
     args = config.get("model_args") or {}
     for name, part in (("pretrained_cfg", own), ("model_args", args)):
         if not isinstance(part, dict):
-            raise processor.refused(asked, "config.json", name, part, "Legal: an object of keys and values.")
+            raise processor.refused(asked, "config.json", name, part, "an object of keys and values.")
     stamp = {**(cfg.to_dict() if cfg else {}), **own}
     for name in ("num_classes", "global_pool"):
         if name in config:
@@ -211,7 +211,7 @@ def _open(
     except (RuntimeError, ValueError, KeyError, TypeError, AssertionError) as error:
         raise CheckpointError(
             f"'{asked}' does not fit {base}: {' '.join(str(error).split())[:200]}.",
-            "Legal: the weights of that architecture, every one.",
+            "the weights of that architecture, every one.",
             "Is its config.json that of these weights? A file in the cache may be removed and fetched again.",
         ) from None
     state = chosen.state

@@ -18,11 +18,15 @@ def locate(repository_id: str, names: tuple[str, ...], asked: str) -> Path:
     looked = f"Looked in: {', '.join(str(place) for place in hub.caches())}; and at {hub.endpoint()}."
     fetch = f"On a machine with a network run 'vitft models fetch {asked}', and copy the folder it names here."
     if forbidden := hub.offline():
-        raise CheckpointError(f"'{asked}' is not in the local caches, and {forbidden} is set.", looked, fetch)
+        raise CheckpointError(
+            f"'{asked}' is not in the local caches, and {forbidden} is set.", fact=looked, action=fetch
+        )
     for name in names:
         status = hub.status(f"{hub.endpoint()}/{page}/resolve/{revision or 'main'}/{name}")
         if status == 0:
-            raise CheckpointError(f"'{asked}' is not in the local caches and the hub cannot be reached.", looked, fetch)
+            raise CheckpointError(
+                f"'{asked}' is not in the local caches and the hub cannot be reached.", fact=looked, action=fetch
+            )
         if status == 404:
             continue
         try:
@@ -33,11 +37,13 @@ def locate(repository_id: str, names: tuple[str, ...], asked: str) -> Path:
             if status in (401, 403):
                 raise CheckpointError(
                     f"The hub refuses '{page}' ({status}).",
-                    "Legal: a public page, or one whose licence you have accepted, after 'hf auth login'.",
+                    "a public page, or one whose licence you have accepted, after 'hf auth login'.",
                     fetch,
                 ) from None
-            raise CheckpointError(f"'{asked}' could not be fetched: {cause}.", looked, fetch) from None
-    raise CheckpointError(f"The hub page '{page}' holds none of {', '.join(names)}.", looked, "Check the name.")
+            raise CheckpointError(f"'{asked}' could not be fetched: {cause}.", fact=looked, action=fetch) from None
+    raise CheckpointError(
+        f"The hub page '{page}' holds none of {', '.join(names)}.", fact=looked, action="Check the name."
+    )
 
 
 def cached(repository_id: str, names: tuple[str, ...]) -> Path | None:

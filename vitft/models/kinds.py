@@ -7,7 +7,7 @@ from pathlib import Path
 from vitft.errors import CheckpointError
 
 NPZ, SAFETENSORS, PICKLE = ".npz", ".safetensors", ".pth"
-LEGAL = "Legal: .npz, .safetensors, .pth (also .pt, .bin, .ckpt), or a run folder."
+LEGAL = ".npz, .safetensors, .pth (also .pt, .bin, .ckpt), or a run folder."
 
 _OTHERS = (
     (b"\x89HDF\r\n\x1a\n", "an HDF5 file (Keras or TensorFlow)"),
@@ -78,7 +78,7 @@ def _zip(path: Path, size: int) -> str:
 def _cut(path: Path, size: int, why: str) -> CheckpointError:
     return CheckpointError(
         f"'{path}' is truncated: {size:,} bytes are here, and {why}.",
-        "Legal: the whole file.",
+        "the whole file.",
         "Compare its size with the source and copy or download it again.",
     )
 

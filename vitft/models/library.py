@@ -86,7 +86,7 @@ def _network(
     """Return the network that config and tensors describe, its image size, and what neither says."""
     word = str(config.get("hidden_act", "gelu"))
     if word not in _ACTIVATIONS:
-        raise refused(asked, "config.json", "hidden_act", word, f"Legal: {', '.join(_ACTIVATIONS)}.")
+        raise refused(asked, "config.json", "hidden_act", word, f"{', '.join(_ACTIVATIONS)}.")
     kernel = state.get("patch_embed.proj.weight")
     patch = (int(kernel.shape[2]), int(kernel.shape[3])) if kernel is not None else (16, 16)
     image = pair(config.get("image_size", 224), asked, "config.json", "image_size")
@@ -101,7 +101,7 @@ def _network(
     )
     eps = config.get("layer_norm_eps", 1e-12)
     if isinstance(eps, bool) or not isinstance(eps, int | float) or not 0 < eps < 1:
-        raise refused(asked, "config.json", "layer_norm_eps", eps, "Legal: a small number above 0.")
+        raise refused(asked, "config.json", "layer_norm_eps", eps, "a small number above 0.")
     arch = replace(inferred.architecture, activation=_ACTIVATIONS[word], norm_eps=float(eps))
     told = {"norm_eps": "layer_norm_eps", "activation": "hidden_act", "grid": "image_size", "pool": ""}
     unsaid = tuple(name for name in inferred.assumed if name not in told or (told[name] and told[name] not in config))
@@ -126,10 +126,10 @@ def _agrees(config: Mapping[str, Any], state: Mapping[str, Tensor], asked: str) 
     }
     for key, value in have.items():
         if config.get(key, value) != value:
-            raise refused(asked, "config.json", key, config[key], f"Legal: {value}, which the tensors have.")
+            raise refused(asked, "config.json", key, config[key], f"{value}, which the tensors have.")
     heads = config.get("num_attention_heads", 1)
     if isinstance(heads, bool) or not isinstance(heads, int) or heads < 1 or width % heads:
-        legal = f"Legal: a number that divides the width, {width}."
+        legal = f"a number that divides the width, {width}."
         raise refused(asked, "config.json", "num_attention_heads", heads, legal)
 
 

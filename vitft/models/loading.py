@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from vitft import machine
 from vitft.catalog.models import MODELS
-from vitft.errors import CheckpointError, DiskFull
+from vitft.errors import CheckpointError, DiskFull, rebuilt
 from vitft.models import adapters, files, hub, kinds, methods, names, npz, places
 from vitft.models.architecture import Inferred, infer
 from vitft.models.checkpoint import Checkpoint, crop_mode
@@ -58,7 +58,7 @@ def _load(model: str, weights: bool, said: Said) -> Checkpoint:
     scheme, _, rest = model.partition(":")
     if word and (model in MODELS or scheme == "timm"):
         raise CheckpointError(
-            f"'{model}' is one network, so '{word}' names nothing in it.", "Legal: PATH::KEY for a local file."
+            f"'{model}' is one network, so '{word}' names nothing in it.", "PATH::KEY for a local file."
         )
     if model in MODELS:
         alias = MODELS[model]
@@ -67,7 +67,7 @@ def _load(model: str, weights: bool, said: Said) -> Checkpoint:
         if not alias.file.is_file():
             raise CheckpointError(
                 f"The file of '{model}' is missing from this installation ({alias.file}).",
-                "Legal: an installation with its package data, or another model.",
+                "an installation with its package data, or another model.",
                 "Install vitft again, or name a model with --model.",
             )
         return _renamed(load_path(alias.file), model)
@@ -172,12 +172,12 @@ def _folder(path: Path, said: Said | None, word: str) -> Checkpoint:
     if (path / RESULT).is_file():
         raise CheckpointError(
             f"The run '{path}' kept no weights (no {WEIGHTS} in it).",
-            "Legal: a run made with --save-weights.",
+            "a run made with --save-weights.",
             "Run the same command again with --save-weights --overwrite.",
         )
     raise CheckpointError(
         f"The folder '{path}' holds no checkpoint.",
-        f"Legal: a finished run ({RESULT} and {WEIGHTS}), or config.json and model.safetensors.",
+        f"a finished run ({RESULT} and {WEIGHTS}), or config.json and model.safetensors.",
         "Name the weight file itself.",
     )
 
@@ -218,7 +218,7 @@ def _named(path: Path, kind: str, said: Said | None, word: str) -> Checkpoint:
 def _whole(path: Path, word: str) -> None:
     if word:
         raise CheckpointError(
-            f"'{path}' holds one network, so '{word}' names nothing in it.", f"Legal: {path}.", "Leave '::' out."
+            f"'{path}' holds one network, so '{word}' names nothing in it.", f"{path}.", "Leave '::' out."
         )
 
 
@@ -274,7 +274,7 @@ def _recorded(path: Path, record: Mapping[str, Any], word: str) -> Checkpoint:
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(
             f"The record in '{path}' is not one this vitft understands ({error}).",
-            "Legal: a weights file of this or an earlier version.",
+            "a weights file of this or an earlier version.",
         ) from None
     if info.architecture.pre_logits:
         # Inside a network the kept tanh layer is part of the head.
@@ -309,9 +309,9 @@ def _telling(path: Path) -> Iterator[None]:
         if str(path) in error.lines[0]:
             raise
         what, *rest = error.lines
-        raise type(error)(f"'{path}' cannot be used. {what}", *rest[:2]) from None
+        raise rebuilt(type(error), (f"'{path}' cannot be used. {what}", *rest)) from None
     except (KeyError, ValueError, IndexError, RuntimeError) as error:
         raise CheckpointError(
             f"'{path}' cannot be used: its tensors are not those of one network ({str(error)[:120]}).",
-            "Legal: timm's names ('patch_embed.proj.weight', 'blocks.0...'), or the JAX releases' .npz.",
+            "timm's names ('patch_embed.proj.weight', 'blocks.0...'), or the JAX releases' .npz.",
         ) from None

@@ -199,7 +199,7 @@ def _insert(net: nn.Module, settings: Settings, seed: int) -> None:
     if missing:
         raise UsageError(
             f"Method 'lora' finds no layers '{', '.join(sorted(missing))}' to change in this {type(net).__name__}.",
-            "Legal: Vision Transformers, and lora_targets that they have; for a ResNet full, bias or linear.",
+            "Vision Transformers, and lora_targets that they have; for a ResNet full, bias or linear.",
         )
 
 

@@ -53,8 +53,9 @@ def missing(path: Path) -> CheckpointError:
     near = sorted(p.name for p in path.parent.glob("*") if p.suffix.lower() in places.SUFFIXES)[:4]
     return CheckpointError(
         f"No checkpoint file '{path}'.",
-        f"That folder holds: {', '.join(near)}." if near else kinds.LEGAL,
+        "" if near else kinds.LEGAL,
         "Check the path; 'vitft models ls' lists the aliases.",
+        fact=f"That folder holds: {', '.join(near)}." if near else "",
     )
 
 

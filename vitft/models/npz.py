@@ -56,14 +56,14 @@ def translate(arrays: Arrays) -> Translated:
                 return _bit(_under(arrays, prefix))
     except KeyError as error:
         raise CheckpointError(
-            f"The array '{error.args[0]}' is missing.", "Legal: every array of a ViT, AugReg or BiT release."
+            f"The array '{error.args[0]}' is missing.", "every array of a ViT, AugReg or BiT release."
         ) from None
     except (ValueError, RuntimeError, IndexError) as error:
         raise CheckpointError(f"Its arrays do not fit together: {str(error).rstrip('.')}.") from None
     known = ", ".join(list(arrays)[:3]) or "nothing"
     raise CheckpointError(
         f"It holds no Vision Transformer and no BiT ResNet (it begins with: {known}).",
-        "Legal: 'embedding/kernel' or 'root_block/...', bare or under opt/target/, params/, params/img/, resnet/.",
+        "'embedding/kernel' or 'root_block/...', bare or under opt/target/, params/, params/img/, resnet/.",
     )
 
 

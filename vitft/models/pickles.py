@@ -89,7 +89,7 @@ def refusal(path: Path, network: str, call: str = "") -> CheckpointUnsafe:
     what = f"holds a whole '{network}'" if network else f"would have to run '{call}' to be read"
     return CheckpointUnsafe(
         f"'{path}' {what}; it was blocked, not run.",
-        "Legal: a file of tensors, plain containers and records.",
+        "a file of tensors, plain containers and records.",
         "If you trust it, save its state_dict() where it was made: torch.save(model.state_dict(), ...).",
     )
 
@@ -268,7 +268,7 @@ def _zipped(file: IO[bytes], path: Path, seen: _Seen) -> Any:
         if f"{root}constants.pkl" in names:
             raise CheckpointUnsafe(
                 f"'{path}' is a TorchScript program, which runs when loaded; it was not run.",
-                "Legal: a state_dict.",
+                "a state_dict.",
                 "Save its state_dict as .safetensors where it was made.",
             )
         if not main:

@@ -41,7 +41,7 @@ def weights_in(folder: Path) -> Path | None:
     found = indexes or sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and not _is_part(p))
     if len(found) > 1:
         names = ", ".join(p.name for p in found[:6])
-        raise CheckpointError(f"'{folder}' holds several weight files.", f"Legal: one of {names}.", "Name the file.")
+        raise CheckpointError(f"'{folder}' holds several weight files.", f"one of {names}.", "Name the file.")
     return found[0] if found else None
 
 
@@ -56,17 +56,17 @@ def parts(index: Path) -> list[Path]:
     """
     where = read_json(index).get("weight_map")
     if not isinstance(where, dict) or not where:
-        raise CheckpointError(f"'{index}' is no index of weights.", "Legal: a JSON file with a 'weight_map'.")
+        raise CheckpointError(f"'{index}' is no index of weights.", "a JSON file with a 'weight_map'.")
     names = sorted({str(name) for name in where.values()})
     strange = next((name for name in names if Path(name).name != name), None)
     if strange is not None:
-        raise CheckpointError(f"'{index}' names '{strange}', which is no file beside it.", "Legal: bare file names.")
+        raise CheckpointError(f"'{index}' names '{strange}', which is no file beside it.", "bare file names.")
     missing = [name for name in names if not (index.parent / name).is_file()]
     if missing:
         more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
         raise CheckpointError(
             f"'{index.parent / missing[0]}' is missing{more}: the weights are in {len(names)} parts.",
-            f"Legal: every part that {index.name} names.",
+            f"every part that {index.name} names.",
             "Copy or download the missing part.",
         )
     return [index.parent / name for name in names]

@@ -97,19 +97,19 @@ def read(said: Mapping[str, object], model_type: str, native: Size, asked: str) 
     for key in flags:
         value = said.get(key, flags[key])
         if not isinstance(value, bool):
-            raise refused(asked, FILE, key, value, "Legal: true or false.")
+            raise refused(asked, FILE, key, value, "true or false.")
         flags[key] = value
     strange = sorted(key for key in said if key not in _KNOWN | _IDLE and said[key] is not False)
     unknown = next((key for key in strange if key.startswith("do_") or key == "rescale_offset"), "")
     if unknown:
-        raise refused(asked, FILE, unknown, said[unknown], f"Legal: {', '.join(sorted(_KNOWN))}.")
+        raise refused(asked, FILE, unknown, said[unknown], f"{', '.join(sorted(_KNOWN))}.")
     resample = said.get("resample", default.resample)
     word = str(resample)
     if isinstance(resample, int) and not isinstance(resample, bool) and 0 <= resample < len(_RESAMPLE):
         word = _RESAMPLE[resample]
     if word not in ("bilinear", "bicubic"):
         named = f"{resample} ({word})" if word != str(resample) else word
-        raise refused(asked, FILE, "resample", named, "Legal: 2 (bilinear) or 3 (bicubic).")
+        raise refused(asked, FILE, "resample", named, "2 (bilinear) or 3 (bicubic).")
     mode, before, out = _geometry(said, default, flags, native, asked)
     mean, std = _normalisation(said, default, flags, asked)
     plain = mode == "squash" and before == out
@@ -141,12 +141,12 @@ def _processor(said: Mapping[str, object], model_type: str, asked: str) -> _Proc
         name = name.removesuffix(ending)
     if key and name not in _PROCESSORS:
         legal = ", ".join(f"{kind}ImageProcessor" for kind in _PROCESSORS)
-        raise refused(asked, FILE, key, said[key], f"Legal: {legal}.")
+        raise refused(asked, FILE, key, said[key], f"{legal}.")
     if not key and "crop_pct" in said and not {"do_center_crop", "crop_size"} & set(said):
         name = "ConvNext"  # the one whose files say it
     default = _PROCESSORS[name]
     if "crop_pct" in said and not default.crop_pct:
-        raise refused(asked, FILE, "crop_pct", said["crop_pct"], "Legal: with a ConvNextImageProcessor alone.")
+        raise refused(asked, FILE, "crop_pct", said["crop_pct"], "with a ConvNextImageProcessor alone.")
     square = said.get("default_to_square", default.square)
     return replace(default, square=square if isinstance(square, bool) else default.square)
 
@@ -159,22 +159,20 @@ def _geometry(
     if default.crop_pct:
         mode, before, out = _convnext(said, default, size, asked)
         if not flags["do_resize"]:
-            raise refused(asked, FILE, "do_resize", False, "Legal: true; its crop belongs to the resize.")
+            raise refused(asked, FILE, "do_resize", False, "true; its crop belongs to the resize.")
         decisive = "size"
     else:
         crop = pair(said.get("crop_size", default.crop or 224), asked, FILE, "crop_size")
         decisive = "crop_size" if flags["do_center_crop"] else "size"
         if not flags["do_center_crop"] and (shorter or not flags["do_resize"]):
             key, value = ("size", "shortest_edge") if flags["do_resize"] else ("do_resize", False)
-            raise refused(
-                asked, FILE, key, value, "Legal: with do_center_crop; else every image has a shape of its own."
-            )
+            raise refused(asked, FILE, key, value, "with do_center_crop; else every image has a shape of its own.")
         mode = "none" if not flags["do_resize"] else "center" if shorter else "squash"
         out = crop if flags["do_center_crop"] else size
         before = size if flags["do_resize"] else out
     if out != native:
         if decisive in said:
-            raise refused(asked, FILE, decisive, side(out), f"Legal: {side(native)}, which the network reads.")
+            raise refused(asked, FILE, decisive, side(out), f"{side(native)}, which the network reads.")
         before = (before[0] * native[0] // out[0], before[1] * native[1] // out[1])
     return mode, before, native
 
@@ -183,7 +181,7 @@ def _convnext(said: Mapping[str, object], default: _Processor, size: Size, asked
     """Below 384 pixels the shorter side becomes size / crop_pct and the centre is cut; from there on all is kept."""
     share = said.get("crop_pct", default.crop_pct)
     if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share <= 1:
-        raise refused(asked, FILE, "crop_pct", share, "Legal: above 0, up to 1.")
+        raise refused(asked, FILE, "crop_pct", share, "above 0, up to 1.")
     if size[0] >= 384:
         return "squash", size, size
     return "center", (int(size[0] / share),) * 2, size
@@ -199,10 +197,10 @@ def _normalisation(
     if not flags["do_normalize"]:
         mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
     if min(std) <= 0:
-        raise refused(asked, FILE, "image_std", list(std), "Legal: numbers above 0.")
+        raise refused(asked, FILE, "image_std", list(std), "numbers above 0.")
     factor = said.get("rescale_factor", 1 / 255) if flags["do_rescale"] else 1.0
     if isinstance(factor, bool) or not isinstance(factor, int | float) or factor <= 0:
-        raise refused(asked, FILE, "rescale_factor", factor, "Legal: a number above 0, e.g. 0.00392156862745098.")
+        raise refused(asked, FILE, "rescale_factor", factor, "a number above 0, e.g. 0.00392156862745098.")
     scale = 255 * float(factor)
     if abs(scale - 1) < 1e-6:
         return mean, std
@@ -217,7 +215,7 @@ def _size(value: Any, square: bool, asked: str) -> tuple[bool, Size]:
             return True, pair(value["shortest_edge"], asked, FILE, "size.shortest_edge")
         if keys != {"height", "width"}:
             odd = next((key for key in sorted(keys) if key not in ("height", "width")), "height")
-            raise refused(asked, FILE, f"size.{odd}", value.get(odd), "Legal: height and width, or shortest_edge.")
+            raise refused(asked, FILE, f"size.{odd}", value.get(odd), "height and width, or shortest_edge.")
         return False, pair([value["height"], value["width"]], asked, FILE, "size")
     return not square and not isinstance(value, list), pair(value, asked, FILE, "size")
 
@@ -228,14 +226,14 @@ def pair(value: Any, asked: str, file: str, key: str) -> Size:
         value = [value["height"], value["width"]]
     both = list(value) if isinstance(value, list | tuple) else [value, value]
     if len(both) != 2 or not all(isinstance(n, int) and not isinstance(n, bool) and 0 < n <= 1 << 14 for n in both):
-        raise refused(asked, file, key, value, "Legal: a number of pixels, [height, width], or both by name.")
+        raise refused(asked, file, key, value, "a number of pixels, [height, width], or both by name.")
     return both[0], both[1]
 
 
 def _triple(value: Any, key: str, asked: str) -> Triple:
     three = list(value) if isinstance(value, list | tuple) else [value] * 3
     if len(three) != 3 or not all(isinstance(n, int | float) and not isinstance(n, bool) for n in three):
-        raise refused(asked, FILE, key, value, "Legal: a number, or one for each of R, G and B.")
+        raise refused(asked, FILE, key, value, "a number, or one for each of R, G and B.")
     return float(three[0]), float(three[1]), float(three[2])
 
 

@@ -41,7 +41,7 @@ class Said:
         """Take it from a run's settings. Raises UsageError for an activation that is not known."""
         activation = settings.activation.replace("checkpoint", "")
         if activation and activation not in ACTIVATIONS:
-            raise UsageError(f"activation '{activation}' is not known.", f"Legal: {', '.join(ACTIVATIONS)}.")
+            raise UsageError(f"activation '{activation}' is not known.", f"{', '.join(ACTIVATIONS)}.")
         grid = settings.grid if isinstance(settings.grid, tuple) else None
         return Said(settings.num_heads, settings.norm_eps, activation, settings.pool.replace("checkpoint", ""), grid)
 
@@ -62,7 +62,7 @@ def apply(checkpoint: Checkpoint, said: Said) -> Checkpoint:
     info, arch = checkpoint.info, checkpoint.info.architecture
     if arch.name.startswith("resnetv2"):
         raise UsageError(
-            f"'{info.name}' is a ResNet.", f"{', '.join(CHECKPOINT_KEYS)} are said of Vision Transformers."
+            f"'{info.name}' is a ResNet.", fact=f"{', '.join(CHECKPOINT_KEYS)} are said of Vision Transformers."
         )
     kwargs = dict(arch.kwargs)
     if said.num_heads:
@@ -75,7 +75,7 @@ def apply(checkpoint: Checkpoint, said: Said) -> Checkpoint:
             have = f"{info.grid[0]}x{info.grid[1]}" if info.grid else "none"
             raise CheckpointError(
                 f"grid {said.grid[0]}x{said.grid[1]} is not that of '{info.name}' ({have}).",
-                "Legal: as many rows times columns as it has position embeddings.",
+                "as many rows times columns as it has position embeddings.",
             )
         native = (said.grid[0] * info.patch[0], said.grid[1] * info.patch[1])
         info = replace(info, grid=said.grid, native=native, resolution=native, used=native)

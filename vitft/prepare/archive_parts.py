@@ -29,7 +29,7 @@ def safe(name: str, label: str, link: str = "") -> str:
         entry = f"{name}' -> '{link}" if link else name
         raise DataDamaged(
             f"'{label}' holds the entry '{entry}', which leads out of the archive.",
-            "Legal: entries below the archive's own root.",
+            "entries below the archive's own root.",
             "Do not unpack it; fetch the owner's file again.",
         )
     return posixpath.normpath(path)
@@ -93,7 +93,7 @@ class _Zip:
                     raise
                 raise DataMissing(
                     f"'{self.hint}' is missing: the parts of '{self.label}' that are here do not make a whole zip.",
-                    "Legal: all parts .001, .002, ... in one folder.",
+                    "all parts .001, .002, ... in one folder.",
                     f"Fetch '{self.hint}' and the parts after it, then give the same command.",
                 ) from None
             with archive:
@@ -237,7 +237,7 @@ def archives(files: Sequence[Path]) -> list[Part]:
         if gap <= max(numbers):
             raise DataMissing(
                 f"'{base.name}.{gap:03d}' is missing: '{base.name}.{max(numbers):03d}' is here.",
-                "Legal: all parts .001, .002, ... in one folder.",
+                "all parts .001, .002, ... in one folder.",
                 f"Fetch '{base.name}.{gap:03d}' into '{base.parent}', then give the same command.",
             )
         ordered = [numbers[n] for n in sorted(numbers)]

@@ -57,12 +57,12 @@ class Tree:
             rar = self.rars[0]
             return DataMissing(
                 f"'{rar.name}' is a RAR archive, which vitft does not read; '{what}' is not beside it unpacked.",
-                "Legal: a folder, .zip, .tar, .tar.gz, .gz.",
+                "a folder, .zip, .tar, .tar.gz, .gz.",
                 f"Unpack it: unrar x '{rar}' '{rar.parent}/' (or: 7z x '{rar}' -o'{rar.parent}').",
             )
         return DataMissing(
             f"'{what}' is not in '{self.root}'.",
-            "Legal: the owner's archive or the folder unpacked from it.",
+            "the owner's archive or the folder unpacked from it.",
             "Fetch or unpack it there, or name another folder with --source.",
         )
 
@@ -152,7 +152,7 @@ def open_tree(source: Path, patterns: Sequence[str] = (), work: Path | None = No
         folder = Folder(source)
         parts, files, root = [folder], [source / name for name, _ in folder.entries()], source
     else:
-        raise DataMissing(f"'{source}' does not exist.", "Legal: a folder or an archive.", "Check the path.")
+        raise DataMissing(f"'{source}' does not exist.", "a folder or an archive.", "Check the path.")
     packed = [f for f in files if any(fnmatch(archive_name(f), pattern) for pattern in patterns)]
     parts += archives(packed)
     sizes: dict[str, int] = {}

@@ -46,8 +46,8 @@ def fetch_all(collection: Collection, folder: Path, progress: Progress = silent)
         if not any(fnmatch(name, pattern) for name in present for pattern in patterns):
             raise DataMissing(
                 f"{collection.title} is not in '{folder}', and its owner lets no program fetch it.",
-                f"What to do: {file.manual}.",
-                f"Put it into '{folder}', or name its folder with --source DIR.",
+                fact=f"What to do: {file.manual}.",
+                action=f"Put it into '{folder}', or name its folder with --source DIR.",
             )
     absent = [file for file in collection.files if file.address and not (folder / file.filename).is_file()]
     if not absent:
@@ -102,14 +102,14 @@ def check(path: Path, file: File, progress: Progress = silent, name: str = "", a
     if file.size and size != file.size:
         raise DataDamaged(
             f"'{name}' has {size:,} bytes: it is {'cut short' if size < file.size else 'another file'}.",
-            f"Legal: the {file.size:,} bytes of {file.address or 'its owner'}.",
+            f"the {file.size:,} bytes of {file.address or 'its owner'}.",
             action,
         )
     digest = sha256(path, progress)
     if file.sha256 and digest != file.sha256:
         raise DataDamaged(
             f"'{name}' is damaged or another file: its sha256 is {digest}.",
-            f"Legal: {file.sha256} ({file.address or 'its owner'}).",
+            f"{file.sha256} ({file.address or 'its owner'}).",
             action,
         )
     return digest
@@ -200,6 +200,6 @@ def _out_of_reach(file: File, folder: Path, why: str) -> DataMissing:
     other = f" ({file.manual})" if file.manual else ""
     return DataMissing(
         f"'{file.address}' cannot be fetched: {why}.",
-        f"Legal: a network, or the file at '{folder / file.filename}'.",
+        f"a network, or the file at '{folder / file.filename}'.",
         f"Fetch it elsewhere{other} and put it there, or name its folder with --source DIR.",
     )

@@ -23,7 +23,7 @@ from vitft.progress import Hooks
 _TRAILING = re.compile(r"[\s_.\-(\[#]*[0-9]+[\s_.\-)\]]*$")
 _OWN_LISTS = (metadata.build, split_lists.build, image_folder.ImageFolder)
 _LEGAL = (
-    "Legal: images with their class in their names (Breed_01.jpg), a .csv or .jsonl of file_name and label beside "
+    "images with their class in their names (Breed_01.jpg), a .csv or .jsonl of file_name and label beside "
     "them, or a folder for each class."
 )
 
@@ -51,7 +51,7 @@ def split(
     pattern = _pattern(by_name)
     root = folder.expanduser().resolve()
     if not root.is_dir():
-        raise DataMissing(f"'{folder}' is no folder that exists.", "Legal: a folder of images.")
+        raise DataMissing(f"'{folder}' is no folder that exists.", "a folder of images.")
     output = _free(output, root)
     rows, rule, notes = labelled(root, pattern)
     images = Rows(root, root.name, "images", lambda _: {"train": rows}).open("train")
@@ -181,7 +181,7 @@ def _beside(root: Path) -> tuple[list[Row], str, list[str]] | None:
     if len(tables) > 1:
         raise DataDamaged(
             f"'{root}' holds several tables of labels: {', '.join(f.name for f in tables)}.",
-            "Legal: one.",
+            "one.",
             "Move the others away.",
         )
     if not tables:
@@ -224,7 +224,7 @@ def _by_name(file: str, pattern: re.Pattern[str] | None) -> str:
     rule = f"--by-name '{pattern.pattern}' finds no label in it" if pattern else "it is a number alone"
     raise DataDamaged(
         f"'{name}' does not name its class: {rule}.",
-        "Legal: a class in the name of every image, as in Breed_01.jpg.",
+        "a class in the name of every image, as in Breed_01.jpg.",
         "Give --by-name with a group that matches the class, or move the image away."
         if pattern is None
         else "Change the expression, or move the image away.",
@@ -243,16 +243,16 @@ def _pattern(by_name: str) -> re.Pattern[str] | None:
     return pattern
 
 
-_REGEX = r"Legal: one with a group for the class, as '(?P<label>.+)_\d+' or '^([a-z]+)'."
+_REGEX = r"one with a group for the class, as '(?P<label>.+)_\d+' or '^([a-z]+)'."
 
 
 def _fractions(test: float, val: float) -> None:
     if not 0 < test < 1:
-        raise UsageError(f"--test-fraction '{test:g}' leaves nothing.", "Legal: above 0 and below 1, as 0.3.")
+        raise UsageError(f"--test-fraction '{test:g}' leaves nothing.", "above 0 and below 1, as 0.3.")
     if not 0 <= val < 1 - test:
         raise UsageError(
             f"--val-fraction '{val:g}' beside --test-fraction {test:g} leaves no image to train on.",
-            f"Legal: 0 or more, below {1 - test:g}.",
+            f"0 or more, below {1 - test:g}.",
         )
 
 
@@ -261,17 +261,17 @@ def _free(output: Path, root: Path) -> Path:
     made = output.expanduser().absolute()
     if made.is_symlink() or made.exists():
         raise UsageError(
-            f"Output '{output}' exists.", "Legal: a folder that is not there yet.", "Give another -o, or remove it."
+            f"Output '{output}' exists.", "a folder that is not there yet.", "Give another -o, or remove it."
         )
     if made.resolve().is_relative_to(root):
-        raise UsageError(f"Output '{output}' lies among the images.", f"Legal: a folder outside '{root}'.")
+        raise UsageError(f"Output '{output}' lies among the images.", f"a folder outside '{root}'.")
     return made
 
 
 def _split_already(root: Path, parts: Iterable[str]) -> DataError:
     return DataDamaged(
         f"'{root}' has splits already: {', '.join(sorted(parts, key=('train', 'val', 'test').index))}.",
-        "Legal: images without a split, or with train alone.",
+        "images without a split, or with train alone.",
         f"Run 'vitft finetune {root}', or give one of its folders.",
     )
 
@@ -281,7 +281,7 @@ def _writable(images: Split) -> None:
     for what in (*(f"images/{key}" for key in images.keys), *images.class_names):
         if len(what.splitlines()) != 1 or "\\" in what or what != what.strip():
             raise DataDamaged(
-                f"A list cannot hold the name {what!r}.", "Legal: names in UTF-8 without line breaks and backslashes."
+                f"A list cannot hold the name {what!r}.", "names in UTF-8 without line breaks and backslashes."
             )
 
 
@@ -291,7 +291,7 @@ def _counted(images: Split, notes: list[str], prints: Sequence[bytes]) -> None:
     if len(counts) < 2:
         raise DataError(
             f"All {len(images):,} images of '{images.task}' are of one class, '{images.class_names[0]}'.",
-            "Legal: two classes or more.",
+            "two classes or more.",
             r"Where names tell the class, give --by-name, as --by-name '(.+)_\d+'.",
         )
     single = [name for label, name in enumerate(images.class_names) if counts[label] == 1]
@@ -299,7 +299,7 @@ def _counted(images: Split, notes: list[str], prints: Sequence[bytes]) -> None:
         shown = ", ".join(f"'{name}'" for name in single[:3]) + (", ..." if len(single) > 3 else "")
         raise DataError(
             f"{len(single):,} of {len(counts):,} classes have one image: {shown}.",
-            "Legal: two images of a class or more, one to train on and one to test.",
+            "two images of a class or more, one to train on and one to test.",
             "Add images, move those away, or give --by-name if names were misread.",
         )
     twins = len(prints) - len(set(prints))
@@ -327,6 +327,4 @@ def _write(output: Path, root: Path, texts: Mapping[str, str]) -> None:
             file.unlink(missing_ok=True)
         if part.is_dir():
             part.rmdir()
-        raise VitftError(
-            f"'{output}' cannot be written ({error.strerror}).", "Legal: a folder that takes links."
-        ) from None
+        raise VitftError(f"'{output}' cannot be written ({error.strerror}).", "a folder that takes links.") from None

@@ -130,7 +130,7 @@ def _build(task: Task, folder: Path, hidden: Path, shots: Shots, allow_partial: 
 def _partial(task: Task, collection: Collection, folder: Path, why: str) -> DataMissing:
     return DataMissing(
         f"'{folder}' is not the whole of {collection.title}: {why}.",
-        "Legal: " + ", ".join(f"{n:,} in {raw_split}" for raw_split, n in official_sizes(task).items()) + ".",
+        ", ".join(f"{n:,} in {raw_split}" for raw_split, n in official_sizes(task).items()) + ".",
         "Fetch or unpack the rest, or leave out --complete: the result is then stamped 'partial'.",
     )
 
@@ -141,7 +141,7 @@ def _refuse_other_files(collection: Collection, files: Sequence[SourceFile]) -> 
     if wrong:
         raise DataDamaged(
             f"'{wrong[0]}' does not have its owner's checksum.",
-            f"Legal: the file that {collection.page} gives.",
+            f"the file that {collection.page} gives.",
             "Fetch it again; if the owner has changed it, unpack it and give the folder to --source.",
         )
 
@@ -199,15 +199,13 @@ def select(task: Task, raw: Raw, shots: Shots, incomplete: bool = False) -> dict
     for raw_split in official_sizes(task):
         keys = raw.keys.get(raw_split, ())
         if len(set(keys)) != len(keys):
-            raise DataDamaged(
-                f"Two images of {raw_split} share a key.", "Legal: each image once.", "Unpack the files anew."
-            )
+            raise DataDamaged(f"Two images of {raw_split} share a key.", "each image once.", "Unpack the files anew.")
         values = raw.labels[task.name][raw_split] if len(keys) else np.zeros(0, np.int64)
         wrong = np.flatnonzero((values < (-1 if incomplete else 0)) | (values >= task.num_classes))
         if len(wrong):
             raise DataDamaged(
                 f"Image '{keys[wrong[0]]}' of {raw_split} has the label {values[wrong[0]]}.",
-                f"Legal: 0 to {task.num_classes - 1}.",
+                f"0 to {task.num_classes - 1}.",
                 "Fetch the owner's files again.",
             )
         order[raw_split] = official_splits.hash_order(list(keys), raw_split)
@@ -252,7 +250,7 @@ def gather(
         if left:
             raise DataMissing(
                 f"Image '{raw.keys[raw_split][min(left)]}' of {raw_split} was listed but could not be read.",
-                "Legal: files that do not change while they are read.",
+                "files that do not change while they are read.",
                 "Give the same command again.",
             )
 
@@ -267,7 +265,7 @@ def _complete(out: Path, shots: Shots, allow_partial: bool) -> Manifest | None:
     if manifest is None:
         raise UsageError(
             f"'{out}' holds other files.",
-            "Legal: a new folder, or one that 'vitft data prepare' made.",
+            "a new folder, or one that 'vitft data prepare' made.",
             "Choose another with --output, or remove it.",
         )
     enough = set(_STORED[shots]) <= set(_STORED[manifest.shots])

@@ -94,7 +94,7 @@ class Guard:
         if problem:
             raise ProtocolBreach(
                 f"A {unit.phase} unit of '{unit.job.name}' {problem}.",
-                f"Legal: {', '.join(sorted(legal - {DEV}))}.",
+                f"{', '.join(sorted(legal - {DEV}))}.",
                 "This is a fault of vitft, not of yours: please report it.",
             )
         self.opened.append(name)

@@ -213,7 +213,7 @@ def _seen(data: Sized, splits: Scheme, recipe: Recipe) -> Seen:
     if not isinstance(data, Opened):
         raise DataMissing(
             f"Recipe '{recipe.name}' chooses by the size of the images, and those of '{data.task}' are not here.",
-            "Legal: a recipe that does not look at images.",
+            "a recipe that does not look at images.",
             f"Run 'vitft data prepare {data.task}', or name their folder with --data-dir.",
         )
     return sizes.median(data.open(splits.final_train.split(JOINED)[0]))

@@ -28,7 +28,7 @@ def look(job: Job, source: Source) -> tuple[str, ...]:
     if tune_units(job) and not scheme.tune_val:
         raise DataMissing(
             f"'{job.name}' has the splits {', '.join(source.splits)}: none to choose {', '.join(job.sweep)} on.",
-            "Legal: train800 and val200 as well, or a recipe that chooses nothing.",
+            "train800 and val200 as well, or a recipe that chooses nothing.",
             f"Fix what it chooses ({' '.join(_fixing(key) for key in job.sweep)}), or take another recipe.",
         )
     splits = {part: names_only(source.open(part)) for part in job.splits()}
@@ -54,14 +54,14 @@ def _fixing(key: str) -> str:
 def _sound(split: Split) -> None:
     """Raise DataDamaged for a split whose labels cannot be those of its classes."""
     if not len(split):
-        raise DataDamaged(f"'{split.name}' of '{split.task}' holds no image.", "Legal: one image or more.")
+        raise DataDamaged(f"'{split.name}' of '{split.task}' holds no image.", "one image or more.")
     wrong = np.flatnonzero((split.labels < 0) | (split.labels >= split.num_classes))
     if len(wrong):
         first = int(wrong[0])
         more = f" ({len(wrong):,} images have such)" if len(wrong) > 1 else ""
         raise DataDamaged(
             f"'{split.keys[first]}' in '{split.name}' of '{split.task}' has the label {split.labels[first]}{more}.",
-            f"Legal: 0 to {split.num_classes - 1}, as there are {split.num_classes} classes.",
+            f"0 to {split.num_classes - 1}, as there are {split.num_classes} classes.",
         )
 
 
@@ -71,7 +71,7 @@ def _trainable(split: Split, job: Job) -> None:
         only = split.class_names[int(present[0])]
         raise DataError(
             f"All {len(split):,} images in '{split.name}' of '{job.name}' are of one class, '{only}'.",
-            "Legal: two classes or more; with one every answer would be right.",
+            "two classes or more; with one every answer would be right.",
             "Look at its labels, or its folders: train/<class>/*, test/<class>/*.",
         )
     if job.per_class is not None:

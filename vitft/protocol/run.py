@@ -142,9 +142,7 @@ def _val(unit: Unit, runtime: Runtime, guard: Guard, train: Split, dev: Split | 
     if not runtime.val_every:
         return None
     if group.size > 1:
-        raise UsageError(
-            "--val-every looks at val in one process alone.", "Legal: a run in one process, or without it."
-        )
+        raise UsageError("--val-every looks at val in one process alone.", "a run in one process, or without it.")
     val = looking.val(guard, train, dev)
     return val if val is None or dev is not None else _limited(val, unit)
 
@@ -195,8 +193,8 @@ def _begun(own: Path, runtime: Runtime, group: Group) -> tuple[torch.device, Com
     if begun.device_kind != device.type:
         raise UsageError(
             f"This run was begun on {begun.device_kind} and cannot go on on {device.type}.",
-            "A number comes from one kind of device.",
-            f"Give --device {begun.device_kind}, or start anew with --overwrite.",
+            fact="A number comes from one kind of device.",
+            action=f"Give --device {begun.device_kind}, or start anew with --overwrite.",
         )
     return device, begun
 
@@ -215,7 +213,7 @@ def _training_split(unit: Unit, guard: Guard) -> tuple[Split, Split | None]:
     if split.num_classes < 2:
         raise DataError(
             f"'{job.name}' has one class, '{split.class_names[0]}': every answer would be right.",
-            "Legal: two classes or more.",
+            "two classes or more.",
             "Look at its folders: train/<class>/*, test/<class>/*.",
         )
     if job.per_class is not None:

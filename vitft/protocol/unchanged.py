@@ -43,7 +43,7 @@ def hold(folder: Path, source: Source, note: Callable[[str], None]) -> None:
         alone = "choose another folder with --output" if single else f"delete '{own}' to run this task alone anew"
         raise DataError(
             f"The data of '{source.task}' changed since this run: {difference}.",
-            f"Legal: the data that '{folder}' was run on.",
+            f"the data that '{folder}' was run on.",
             f"Start anew with --overwrite, or {alone}.",
         )
     if then is None or difference:

@@ -214,7 +214,7 @@ def scheme(splits: tuple[str, ...], task: str, shots: str = "", val_is_train: bo
         splits_it = own_split.command(task) if len(have) < 2 else ""
         raise DataMissing(
             f"Data set '{task}' has the splits {', '.join(splits) or 'none'}.",
-            "Legal: train and test (or val), or the VTAB-1k splits train800, val200 and test.",
+            "train and test (or val), or the VTAB-1k splits train800, val200 and test.",
             f"To split it, run: {splits_it}" if splits_it else "Add what is missing, or give another folder.",
         )
     if "test" not in have:

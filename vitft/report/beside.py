@@ -38,8 +38,8 @@ def add(summary: Summary, found: Sequence[Published]) -> Summary:
     if not made:
         raise UsageError(
             "None of the published rows has a number for these tasks with these training examples.",
-            f"Tasks here: {', '.join(c.key for c in summary.columns if not c.of)}.",
-            f"Other groups: {', '.join(published.groups())}.",
+            fact=f"Tasks here: {', '.join(c.key for c in summary.columns if not c.of)}.",
+            action=f"Other groups: {', '.join(published.groups())}.",
         )
     return summary.model_copy(update={"rows": (*summary.rows, *made)})
 

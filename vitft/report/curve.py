@@ -48,7 +48,7 @@ def read(folder: Path) -> list[Curve]:
         some = ", ".join(map(str, found[:3])) + f" and {len(found) - 3} more" * (len(found) > 3)
         raise UsageError(
             f"'{folder}' has several units." if found else f"'{folder}' holds no {FILE}.",
-            f"Legal: one of {some}." if found else "Legal: a run folder of 'vitft finetune' or 'sweep', or a unit's.",
+            f"one of {some}." if found else "a run folder of 'vitft finetune' or 'sweep', or a unit's.",
             "" if found else "Run 'vitft runs ls' to list the runs.",
         )
     return [_curve(unit) for unit in found]
@@ -65,7 +65,7 @@ def _curve(folder: Path) -> Curve:
             if i < len(rows) - 1:  # the last one may be being written
                 raise damaged(f"'{folder / FILE}' is damaged in line {i + 1}", "Start anew with --overwrite.") from None
     if not lines:
-        raise UsageError(f"'{folder}' has made no update yet.", "Legal: a run that has begun to train.")
+        raise UsageError(f"'{folder}' has made no update yet.", "a run that has begun to train.")
     return Curve(folder.name.rpartition("-")[2].replace("seed", "seed "), folder, tuple(lines))
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from vitft.errors import CheckpointError, DataMissing
+from vitft.errors import CheckpointError, DataMissing, rebuilt
 from vitft.report import in_suites, measured
 from vitft.report.measured import Measured
 from vitft.results.files import read_json
@@ -48,7 +48,7 @@ def gather(places: Sequence[Path]) -> Gathered:
         if not place.is_dir():
             raise DataMissing(
                 f"There is no folder '{place}'.",
-                "Legal: folders with runs, suites, evaluations or few-shot results in them.",
+                "folders with runs, suites, evaluations or few-shot results in them.",
                 "Run 'vitft runs ls' to list your runs.",
             )
         found = list(folders(place))
@@ -70,7 +70,7 @@ def gather(places: Sequence[Path]) -> Gathered:
         where = empty or [f"'{place}'" for place in places]
         raise DataMissing(
             f"No results in {', '.join(where)}{begun}.",
-            "Legal: folders of 'vitft finetune', 'vtab', 'suite', and of 'eval' and 'fewshot' with --output.",
+            "folders of 'vitft finetune', 'vtab', 'suite', and of 'eval' and 'fewshot' with --output.",
             "Run 'vitft runs ls' to list your runs.",
         )
     return Gathered(tuple(in_suites.joined(numbers)), len(seen) - len(unfinished), tuple(unfinished))
@@ -155,4 +155,5 @@ def _all_damaged(errors: Sequence[CheckpointError]) -> CheckpointError:
         return errors[0]
     first = "; ".join(error.lines[0].removesuffix(".") for error in errors[:_SHOWN])
     more = f"; and {len(errors) - _SHOWN} more" if len(errors) > _SHOWN else ""
-    return CheckpointError(f"{len(errors)} result files are damaged: {first}{more}.", *errors[0].lines[1:])
+    what = f"{len(errors)} result files are damaged: {first}{more}."
+    return rebuilt(CheckpointError, (what, *errors[0].lines[1:]))

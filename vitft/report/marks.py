@@ -129,7 +129,7 @@ def _flags(rows: Sequence[Line], column: str, alone: dict[str, str]) -> dict[int
                 if len(right) != one.n or one.correct not in (None, int(right.sum())):
                     raise DataDamaged(
                         f"'{one.predictions}' holds other answers than the result beside it counts.",
-                        f"Legal: {one.n:,} images, {one.correct} answered rightly; "
+                        f"{one.n:,} images, {one.correct} answered rightly; "
                         f"it has {len(right):,} and {int(right.sum()):,}.",
                         "Delete the folder and run the same command again.",
                     )

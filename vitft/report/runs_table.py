@@ -45,7 +45,7 @@ def find(places: Sequence[Path], chosen: bool = False) -> Found:
     seen: set[Path] = set()
     for place in places:
         if not place.is_dir():
-            raise DataMissing(f"There is no folder '{place}'.", "Legal: run folders, or folders with runs in them.")
+            raise DataMissing(f"There is no folder '{place}'.", "run folders, or folders with runs in them.")
         for folder in folders(place):
             if folder.resolve() in seen:
                 continue
@@ -60,7 +60,7 @@ def find(places: Sequence[Path], chosen: bool = False) -> Found:
         wrong = f"; {broken[0].rstrip('.')}" if broken else ""
         raise DataMissing(
             f"No results in {where}{begun}{wrong}.",
-            "Legal: folders of 'vitft finetune', 'sweep', 'vtab', and of 'eval' and 'fewshot' with --output.",
+            "folders of 'vitft finetune', 'sweep', 'vtab', and of 'eval' and 'fewshot' with --output.",
             "Run 'vitft runs ls' to list your runs.",
         )
     return Found(tuple(rows), tuple(unfinished), tuple(broken))
@@ -73,9 +73,9 @@ def columns(text: str) -> tuple[str, ...]:
     legal = (*ASKED, *MEASURED, *STAMPS)
     for word, name in zip(words, names, strict=True):
         if name not in legal:
-            raise UnknownName("column", word, legal, f"Legal: keys of a recipe, {', '.join((*ASKED[:3], *STAMPS))}.")
+            raise UnknownName("column", word, legal, legal=f"keys of a recipe, {', '.join((*ASKED[:3], *STAMPS))}.")
     if len(set(names)) < len(names):
-        raise UsageError(f"--columns {text} names a column twice.", "Legal: each once.")
+        raise UsageError(f"--columns {text} names a column twice.", "each once.")
     return tuple(names)
 
 

@@ -295,6 +295,6 @@ def _alike(what: str, a: Any, b: Any, task_a: str, task_b: str) -> None:
     if a != b:
         raise UsageError(
             f"Results of unlike {what} do not belong in one table: {a!r} ({task_a}) and {b!r} ({task_b}).",
-            "Legal: one model, one method, one recipe with the same overrides.",
+            "one model, one method, one recipe with the same overrides.",
             "Give each its own --output.",
         )

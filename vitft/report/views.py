@@ -90,8 +90,8 @@ def _pretraining(rows: Sequence[Line]) -> Arranged:
         some = ", ".join(dict.fromkeys(f"{r.what.model} ({r.what.pretraining or 'unknown'})" for r in rows))
         raise UsageError(
             "No architecture here has results from weights of different pretraining data by the same protocol.",
-            f"Here: {some}.",
-            "Run the same command with another --model of that architecture.",
+            fact=f"Here: {some}.",
+            action="Run the same command with another --model of that architecture.",
         )
     out: list[Line] = []
     pairs: dict[int, int] = {}
@@ -116,7 +116,7 @@ def _scratch(rows: Sequence[Line]) -> Arranged:
     if not out:
         raise UsageError(
             "No model here has results from its weights and from scratch by the same protocol.",
-            f"Here: {', '.join(dict.fromkeys(line.what.model for line in rows))}.",
-            "Run 'vitft finetune TASK --compare-scratch'.",
+            fact=f"Here: {', '.join(dict.fromkeys(line.what.model for line in rows))}.",
+            action="Run 'vitft finetune TASK --compare-scratch'.",
         )
     return Arranged(out, pairs)

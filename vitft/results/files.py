@@ -56,8 +56,8 @@ def cannot_write(path: Path, error: OSError) -> DiskFull:
     full = error.errno in FULL
     return DiskFull(
         f"Cannot write '{path}': {'the disk is full' if full else error.strerror or error}.",
-        "Everything saved before is untouched.",
-        "Free some space" * full
+        fact="Everything saved before is untouched.",
+        action="Free some space" * full
         + "Choose another folder with --output" * (not full)
         + " and run the same command again.",
     )
@@ -88,4 +88,6 @@ def read_json(path: Path) -> dict[str, object] | None:
 
 def damaged(what: str, action: str = "Delete it and run the same command again.") -> CheckpointError:
     """Return the error for a file that does not hold what vitft has written: what is wrong, and what to do."""
-    return CheckpointError(f"{what}.", "vitft writes its files whole; something else changed this one.", action)
+    return CheckpointError(
+        f"{what}.", fact="vitft writes its files whole; something else changed this one.", action=action
+    )

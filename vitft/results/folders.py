@@ -81,14 +81,14 @@ def claim(folder: Path, identity: Mapping[str, object], *, overwrite: bool, resu
     if known is None and folder.is_dir() and any(p for p in folder.iterdir() if p.name != ".lock"):
         raise RunFolderOccupied(
             f"Folder '{folder}' holds files that no run of vitft left.",
-            "Legal: an empty or new folder, or one of the same run.",
+            "an empty or new folder, or one of the same run.",
             "Choose another with --output; --overwrite does not delete them either.",
         )
     if known is not None and known != wanted and not overwrite:
         keys = differing(known, wanted)
         raise RunFolderOccupied(
             f"Folder '{folder}' holds another run: {'; '.join(keys[:6])}{' ...' * (len(keys) > 6)}.",
-            "Legal: the same settings (goes on), or another folder.",
+            "the same settings (goes on), or another folder.",
             "Choose one with --output, or start anew here with --overwrite.",
         )
     if known is not None and (overwrite or not resume):
@@ -158,7 +158,7 @@ def lock(
         UsageError: the folder is a file, or another process works there (exit code 2).
     """
     if folder.is_file():
-        raise UsageError(f"--output '{folder}' is a file.", "Legal: a new folder, or one of an earlier run.")
+        raise UsageError(f"--output '{folder}' is a file.", "a new folder, or one of an earlier run.")
     until, told = time.monotonic() + wait, False
     while True:
         with ExitStack() as held:
@@ -183,7 +183,7 @@ def lock(
         elif time.monotonic() >= until:
             raise UsageError(
                 f"Another vitft process is at work in '{folder}'.",
-                "Legal: one process a run folder, or several with --shard.",
+                "one process a run folder, or several with --shard.",
                 "Wait for it, or choose another folder with --output.",
             )
         time.sleep(_LOOK_EVERY_S)

@@ -116,7 +116,7 @@ def refuse_other(folder: Path) -> None:
     if not (folder / "run.json").is_file():
         raise UsageError(
             f"'{folder}' is no run folder.",
-            "Legal: a folder with a run.json.",
+            "a folder with a run.json.",
             "Run 'vitft runs ls' to list them.",
         )
 

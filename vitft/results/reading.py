@@ -40,7 +40,7 @@ def parse(value: Mapping[str, object], kind: type[T], where: str, action: str | 
     if isinstance(version, int) and version > SCHEMA_VERSION:
         raise CheckpointError(
             f"{where} is of a later vitft (schema_version {version}).",
-            f"Legal: schema_version up to {SCHEMA_VERSION}.",
+            f"schema_version up to {SCHEMA_VERSION}.",
             "Update vitft.",
         )
     try:

@@ -42,7 +42,7 @@ def load(name_or_path: str) -> Suite:
     if not path.is_file():
         raise UsageError(
             f"No suite file '{name_or_path}'.",
-            f"Legal: the path of a TOML file, or a shipped suite: {', '.join(names())}.",
+            f"the path of a TOML file, or a shipped suite: {', '.join(names())}.",
         )
     try:
         data = tomllib.loads(path.read_text(encoding="utf-8"))

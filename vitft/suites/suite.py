@@ -210,7 +210,7 @@ def choose(suite: Suite, words_: str) -> tuple[str, ...]:
     wanted: set[str] = set()
     words = [word.strip() for word in words_.split(",") if word.strip()]
     if not words:
-        raise UsageError("--tasks names no task.", f"Legal: all, {', '.join(suite.groups)}, or task names with commas.")
+        raise UsageError("--tasks names no task.", f"all, {', '.join(suite.groups)}, or task names with commas.")
     for word in words:
         spelled = {word, tasks.canonical(word)}
         if word == "all":

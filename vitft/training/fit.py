@@ -216,7 +216,7 @@ def _same_images(images: Images, group: Group, hooks: Hooks) -> str:
     if other := [rank for rank, theirs in enumerate(group.all(identity)) if theirs != group.from_first(identity)]:
         raise DataError(
             f"Process {other[0]} sees other training images than process 0.",
-            "Legal: the same data on all machines.",
+            "the same data on all machines.",
             "Compare what --data-dir holds there.",
         )
     return identity
@@ -292,8 +292,8 @@ def _check_finite(run: Fit, lr: float, loss: float, norm: float) -> None:
         return
     raise NonFiniteLoss(
         f"The loss is {loss} (gradient norm {norm}) at step {run.step + 1} of {run.settings.steps}, lr {lr:.3g}.",
-        f"The last finite loss was {run.last_loss:.4f}." if math.isfinite(run.last_loss) else "",
-        f"Try a smaller --lr (now {run.settings.lr:g}), more warmup_steps, or --precision float32.",
+        fact=f"The last finite loss was {run.last_loss:.4f}." if math.isfinite(run.last_loss) else "",
+        action=f"Try a smaller --lr (now {run.settings.lr:g}), more warmup_steps, or --precision float32.",
     )
 
 
@@ -304,14 +304,14 @@ def _halved(micro_batch: int, error: RuntimeError, hooks: Hooks, spread: bool = 
     if spread:
         raise OutOfMemory(
             f"Out of memory at micro-batch {micro_batch}, the network in parts on the processes.",
-            "Those cannot halve it together.",
-            "Start anew with a smaller --micro-batch, or with more processes.",
+            fact="Those cannot halve it together.",
+            action="Start anew with a smaller --micro-batch, or with more processes.",
         ) from None
     if micro_batch == 1:
         raise OutOfMemory(
             "Out of memory with a single image at a time.",
-            "Memory grows with the resolution, the network and, for AdamW and EMA, the optimiser's state.",
-            "Try a smaller -r, --method lora or linear, or --precision bf16.",
+            fact="Memory grows with the resolution, the network and, for AdamW and EMA, the optimiser's state.",
+            action="Try a smaller -r, --method lora or linear, or --precision bf16.",
         ) from None
     device.forget()
     hooks.note(f"Out of memory at micro-batch {micro_batch}; going on with {micro_batch // 2}, same effective batch.")

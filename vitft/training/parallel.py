@@ -42,12 +42,12 @@ def _possible(device: torch.device, group: Group) -> None:
     if group.size == 1:
         raise UsageError(
             "'--parallel fsdp' shares a network between processes, and this is one.",
-            "Legal: several, as torchrun starts them.",
+            "several, as torchrun starts them.",
             "Start with 'torchrun --nproc-per-node N -m vitft ...', or leave --parallel out.",
         )
     if device.type == "cpu" and not hasattr(torch.cpu.current_stream(), "record_event"):
         raise UsageError(
-            f"torch {torch.__version__} has no FSDP on CPUs.", "Legal: a newer torch, or cards.", "Give --parallel ddp."
+            f"torch {torch.__version__} has no FSDP on CPUs.", "a newer torch, or cards.", "Give --parallel ddp."
         )
 
 

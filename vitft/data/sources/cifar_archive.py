@@ -93,7 +93,7 @@ class CifarArchive:
     def _place(self) -> tuple[_Form, Path]:
         place = _locate(self.path)
         if place is None:
-            raise DataMissing(f"'{self.path}' holds no CIFAR archive.", "Legal: " + _legal())
+            raise DataMissing(f"'{self.path}' holds no CIFAR archive.", _legal())
         return place
 
     @cached_property
@@ -106,7 +106,7 @@ class CifarArchive:
             images, labels = (np.concatenate(column) for column in zip(*parts, strict=True))
             if not len(labels) or labels.min() < 0 or labels.max() >= len(self.class_names):
                 raise DataDamaged(
-                    f"'{place}' has labels outside 0 to {len(self.class_names) - 1}.", "Legal: the official files."
+                    f"'{place}' has labels outside 0 to {len(self.class_names) - 1}.", "the official files."
                 )
             raw[raw_split] = images, labels
         return raw
@@ -118,7 +118,7 @@ class CifarArchive:
             DataMissing, DataDamaged: a file is absent, cut short, or holds what it should not (exit code 3).
         """
         if split not in self.splits:
-            raise DataMissing(f"'{self.path}' has no split '{split}'.", f"Legal: {', '.join(self.splits)}.")
+            raise DataMissing(f"'{self.path}' has no split '{split}'.", f"{', '.join(self.splits)}.")
         images, labels = self._raw[split]
         order = hash_order([str(row) for row in range(len(labels))], split)
         form, place = self._place
@@ -154,7 +154,7 @@ def batch(data: bytes, label: str) -> tuple[NDArray[np.uint8], NDArray[np.int64]
     except _ForbiddenError as error:
         raise DataDamaged(
             f"'{label}' would run '{error}' when read; nothing was run.",
-            "Legal: the owner's file, which holds one array, labels and names.",
+            "the owner's file, which holds one array, labels and names.",
             "Fetch the archive again from its owner.",
         ) from None
     except Exception as error:  # a damaged pickle raises almost anything
@@ -240,12 +240,12 @@ def _content(form: _Form, place: Path) -> Mapping[str, bytes]:
     except (tarfile.TarError, zlib.error, EOFError, OSError) as error:
         raise _damaged(str(place), str(error) or type(error).__name__) from None
     if absent := sorted(wanted - content.keys()):
-        raise DataMissing(f"'{place}' lacks '{absent[0]}'.", f"Legal: all of {', '.join(sorted(wanted))}.")
+        raise DataMissing(f"'{place}' lacks '{absent[0]}'.", f"all of {', '.join(sorted(wanted))}.")
     return content
 
 
 def _damaged(label: str, reason: str) -> DataDamaged:
-    return DataDamaged(f"'{label}' cannot be read ({reason[:120]}).", "Legal: " + _legal(), "Fetch it again.")
+    return DataDamaged(f"'{label}' cannot be read ({reason[:120]}).", _legal(), "Fetch it again.")
 
 
 def _legal() -> str:

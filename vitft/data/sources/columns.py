@@ -38,13 +38,13 @@ def find_columns(schema: pa.Schema, file: Path) -> Columns:
     if not (pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or (struct and "bytes" in fields)):
         raise DataDamaged(
             f"Column '{image}' of '{file}' is {kind}.",
-            "Legal: encoded images (JPEG, PNG, ...) as binary, or as struct<bytes: binary, path: string>.",
+            "encoded images (JPEG, PNG, ...) as binary, or as struct<bytes: binary, path: string>.",
         )
     values = schema.field(label).type
     if pa.types.is_dictionary(values):
         values = values.value_type
     if not (pa.types.is_integer(values) or pa.types.is_string(values) or pa.types.is_large_string(values)):
-        raise DataDamaged(f"Column '{label}' of '{file}' is {values}.", "Legal: integers 0 to K-1, or class names.")
+        raise DataDamaged(f"Column '{label}' of '{file}' is {values}.", "integers 0 to K-1, or class names.")
     return Columns(image, label, "path" in fields, stated_names(schema, label))
 
 
@@ -55,11 +55,11 @@ def _only(what: str, legal: tuple[str, ...], schema: pa.Schema, file: Path) -> s
     if found:
         raise DataDamaged(
             f"'{file}' has several {what} columns: {', '.join(found)}.",
-            f"Legal: exactly one of {', '.join(legal)}.",
+            f"exactly one of {', '.join(legal)}.",
             "Remove or rename the others.",
         )
     shown = ", ".join(schema.names[:12]) + (", ..." if len(schema.names) > 12 else "")
-    raise DataDamaged(f"'{file}' has no {what} column; its columns: {shown}.", f"Legal: one of {', '.join(legal)}.")
+    raise DataDamaged(f"'{file}' has no {what} column; its columns: {shown}.", f"one of {', '.join(legal)}.")
 
 
 def stated_names(schema: pa.Schema, label: str) -> tuple[str, ...] | None:

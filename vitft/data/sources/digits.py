@@ -30,7 +30,7 @@ class Digits:
     def open(self, split: str) -> Split:
         """Open "train" (901 images) or "test" (896). Raises DataMissing for another name."""
         if split not in self.splits:
-            raise DataMissing(f"digits has no split '{split}'.", "Legal: train, test.")
+            raise DataMissing(f"digits has no split '{split}'.", "train, test.")
         images, labels, train = _arrays()
         rows = np.flatnonzero(train == (split == "train"))
         return Split(

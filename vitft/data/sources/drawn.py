@@ -70,7 +70,7 @@ class Drawn:
         """Open a split; its labels are computed at once, its pictures when read. Raises DataMissing."""
         entry = _entry(self.task)
         if split not in entry.splits:
-            raise DataMissing(f"'{self.task}' has no split '{split}'.", f"Legal: {', '.join(entry.splits)}.")
+            raise DataMissing(f"'{self.task}' has no split '{split}'.", f"{', '.join(entry.splits)}.")
         (piece,) = entry.splits[split]
         numbers = [i + _TEST_START * (split == "test") for i in range(piece.start, piece.stop)]
         provenance = Provenance(f"mini suite {VERSION}, made by vitft", True, "", "full", VERSION)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from vitft.errors import DataDamaged, DataMissing
 
-LEGAL = "Legal: files of the formats that Pillow reads (.jpg .png .webp .avif .jp2 .tif .bmp .gif ...), in either case."
+LEGAL = "files of the formats that Pillow reads (.jpg .png .webp .avif .jp2 .tif .bmp .gif ...), in either case."
 # Formats that Pillow registers and does not decode by itself: stubs, films, and PostScript, which is a program.
 _NO_IMAGES = frozenset({"BUFR", "EPS", "GRIB", "HDF5", "IPTC", "MPEG", "WMF"})
 _CODECS = {"AVIF": "avif", "JPEG2000": "jpg_2000", "WEBP": "webp"}
@@ -123,7 +123,7 @@ def read_text(file: Path) -> str:
     try:
         return file.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise DataDamaged(f"'{file}' is not UTF-8 text (byte {error.start}).", "Legal: a list in UTF-8.") from None
+        raise DataDamaged(f"'{file}' is not UTF-8 text (byte {error.start}).", "a list in UTF-8.") from None
     except OSError as error:
         raise DataDamaged(f"'{file}' cannot be read ({error.strerror}).") from None
 

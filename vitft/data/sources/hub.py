@@ -84,7 +84,7 @@ class Hub:
         if opened.num_classes != wanted:
             raise DataDamaged(
                 f"'{self.repo.name}' has {opened.num_classes} classes; {self.task} has {wanted}.",
-                f"Legal: the classes of '{self.task}'.",
+                f"the classes of '{self.task}'.",
             )
         keys = [imagenet.official_name(key) for key in opened.keys] if split == "test" else opened.keys
         keys = keys if tasks.canonical(self.task) == "imagenet" else opened.keys
@@ -111,7 +111,7 @@ class Hub:
             why = why or "the hub does not answer"
             raise DataMissing(
                 f"'{absent}' of '{self.repo.name}' is not in '{places[0]}', and {why}.",
-                "Legal: every file of the split there.",
+                "every file of the split there.",
                 f"With a network, run: {self.repo.command}",
             )
         try:
@@ -193,11 +193,11 @@ def _by_split(names: list[str], repo: Repo) -> dict[str, list[str]]:
         return groups[repo.config]
     if repo.config and repo.config != "data":
         legal = ", ".join(sorted(groups)) or "none"
-        raise DataError(f"'{repo.name}' has no configuration '{repo.config}'.", f"Legal: {legal}.")
+        raise DataError(f"'{repo.name}' has no configuration '{repo.config}'.", f"{legal}.")
     if len(groups) > 1 and "data" not in groups:
         raise DataError(
             f"'{repo.name}' has several configurations: {', '.join(sorted(groups))}.",
-            "Legal: one of them.",
+            "one of them.",
             f"Name it: hf:{repo.name}:{min(groups)}",
         )
     return groups.get("data") or next(iter(groups.values()), {})
@@ -241,14 +241,12 @@ def _refused(repo: Repo, error: Exception) -> DataMissing:
     if status in (401, 403) and type(error).__name__ == "GatedRepoError":
         return DataMissing(
             f"'{repo.name}' wants its terms accepted and a login.",
-            "Legal: an account of the hub that accepted them on the page of the data set.",
+            "an account of the hub that accepted them on the page of the data set.",
             "Run 'hf auth login', or set HF_TOKEN.",
         )
     if status in (401, 403, 404):
         at = f" at '{repo.revision}'" if repo.revision else ""
-        return DataMissing(
-            f"The hub has no data set '{repo.name}'{at} that we may read.", "Legal: hf:ORG/NAME[@REVISION]."
-        )
+        return DataMissing(f"The hub has no data set '{repo.name}'{at} that we may read.", "hf:ORG/NAME[@REVISION].")
     return _failed(repo, error)
 
 
@@ -256,6 +254,6 @@ def _failed(repo: Repo, error: Exception) -> DataMissing:
     reason = (str(error).splitlines() or [type(error).__name__])[0][:160]
     return DataMissing(
         f"'{repo.name}' could not be fetched ({reason}).",
-        "What was fetched whole is kept.",
-        f"Run the command again, or: {repo.command}",
+        fact="What was fetched whole is kept.",
+        action=f"Run the command again, or: {repo.command}",
     )

@@ -41,7 +41,7 @@ def parse(text: str) -> Repo:
     """Read "hf:ORG/NAME[:CONFIG][@REVISION]". Raises UsageError (exit code 2) for anything else."""
     match = _NAME.match(text.removeprefix("hf:"))
     if match is None or ".." in text:
-        raise UsageError(f"'{text}' names no data set of the hub.", "Legal: hf:ORG/NAME, hf:ORG/NAME@REVISION.")
+        raise UsageError(f"'{text}' names no data set of the hub.", "hf:ORG/NAME, hf:ORG/NAME@REVISION.")
     return Repo(match["repo"], match["config"] or "", match["revision"] or "")
 
 

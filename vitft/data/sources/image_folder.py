@@ -12,7 +12,7 @@ from vitft.data.sources.rows import NAMES, of_files
 from vitft.data.split import Split
 from vitft.errors import DataDamaged, DataMissing, some
 
-_LEGAL = "Legal: train/<class>/*.jpg, val/<class>/*.jpg (or validation/), test/<class>/*.jpg."
+_LEGAL = "train/<class>/*.jpg, val/<class>/*.jpg (or validation/), test/<class>/*.jpg."
 
 
 def detect(path: Path) -> bool:
@@ -75,7 +75,7 @@ class ImageFolder:
             if unknown := sorted(named[other] - named[first]):
                 raise DataDamaged(
                     f"Split '{first}' of '{self.path}' has no class folder {_some(unknown)}, which '{other}' has.",
-                    "Legal: in every split the class folders of train, or some of them.",
+                    "in every split the class folders of train, or some of them.",
                 )
         if not named[first]:
             raise DataDamaged(f"'{self._folders[first]}' holds no class folder.", _LEGAL)

@@ -34,7 +34,7 @@ _SOLUTION = "LOC_val_solution.csv"
 _TAR = "ILSVRC2012_img_val.tar"
 _FOLDERS = ("val", "validation", "ILSVRC2012_img_val", "images", ".")
 _LEGAL = (
-    "Legal: val/<wnid>/*.JPEG, images/ beside labels.txt, ILSVRC/Data/CLS-LOC/val, ILSVRC2012_img_val.tar, or "
+    "val/<wnid>/*.JPEG, images/ beside labels.txt, ILSVRC/Data/CLS-LOC/val, ILSVRC2012_img_val.tar, or "
     "validation*.parquet."
 )
 
@@ -127,7 +127,7 @@ class ImageNet:
         keys = [official_name(name) for name in names] if split == "test" else names
         twice = [key for key, n in Counter(keys).items() if n > 1]
         if twice:
-            raise DataDamaged(f"'{self.path}' holds '{twice[0]}' more than once.", "Legal: each image once.")
+            raise DataDamaged(f"'{self.path}' holds '{twice[0]}' more than once.", "each image once.")
         why = official.shortfall("imagenet", split, len(keys))
         stamp = Provenance(f"imagenet ({kind})", not why, why, official.completeness("imagenet", split, len(keys)))
         return Split(self.task, split, self.class_names, keys, np.asarray(labels, dtype=np.int64), read, stamp)
@@ -245,7 +245,7 @@ def _solved_files(root: Path, file: Path) -> tuple[list[str], list[int], Callabl
         if word in index and _VAL.match(name):
             known[official_name(name)] = index[word]
         elif name and number > 1:
-            raise DataDamaged(f"'{file}', line {number}: '{line[:80]}' cannot be used.", "Legal: ImageId,n01440764 ...")
+            raise DataDamaged(f"'{file}', line {number}: '{line[:80]}' cannot be used.", "ImageId,n01440764 ...")
     files = _numbered(root, strict=True)
     lacking = [name for name in files if official_name(name) not in known]
     if lacking:
@@ -277,7 +277,7 @@ def _listed_files(path: Path, file: Path) -> tuple[list[str], list[int], Callabl
         if not name or not 0 <= label < len(index):
             raise DataDamaged(
                 f"'{file}', line {number}: '{line.strip()[:120]}' cannot be used.",
-                "Legal: NAME LABEL, the label from 0 to 999 in the order of the sorted identifiers, or an identifier.",
+                "NAME LABEL, the label from 0 to 999 in the order of the sorted identifiers, or an identifier.",
             )
         if name not in present:
             raise DataMissing(f"Image '{root / name}', line {number} of '{file.name}', is missing.")
@@ -298,11 +298,9 @@ def _tar_files(file: Path) -> tuple[list[str], list[int], Callable[[int], bytes]
                         raise tarfile.ReadError(f"'{member.name}' is cut short")
                     entries.append((member.name, member.offset_data, member.size))
     except (tarfile.TarError, OSError) as error:
-        raise DataDamaged(
-            f"'{file}' cannot be read ({error}).", "Legal: the official tar.", "Fetch it again."
-        ) from None
+        raise DataDamaged(f"'{file}' cannot be read ({error}).", "the official tar.", "Fetch it again.") from None
     if not entries:
-        raise DataDamaged(f"'{file}' holds no ILSVRC2012_val_*.JPEG.", "Legal: the official tar.")
+        raise DataDamaged(f"'{file}' holds no ILSVRC2012_val_*.JPEG.", "the official tar.")
     entries.sort()
     labels = [_by_number(name, str(file)) for name, _, _ in entries]
     handle = file.open("rb")  # stays open as long as the split
@@ -319,7 +317,7 @@ def _by_number(name: str, where: str) -> int:
     match = _VAL.search(name)
     labels = lists.imagenet_validation()
     if match is None or not 1 <= int(match[1]) <= len(labels):
-        raise DataDamaged(f"'{where}' holds '{name}', which has no official label.", "Legal: numbers 1 to 50,000.")
+        raise DataDamaged(f"'{where}' holds '{name}', which has no official label.", "numbers 1 to 50,000.")
     return int(labels[int(match[1]) - 1])
 
 

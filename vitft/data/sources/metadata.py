@@ -21,9 +21,7 @@ from vitft.errors import DataDamaged
 
 _FORMATS = (".csv", ".jsonl", ".parquet")
 _LABELS = ("label", "labels", "fine_label", "class", "class_name")
-_LEGAL = (
-    "Legal: columns file_name and label in train/metadata.csv, test/metadata.csv (.jsonl, .parquet), or at the root."
-)
+_LEGAL = "columns file_name and label in train/metadata.csv, test/metadata.csv (.jsonl, .parquet), or at the root."
 
 
 def detect(path: Path) -> bool:
@@ -137,7 +135,7 @@ def _label(value: object, where: str) -> Label:
         return value.strip()
     if isinstance(value, int) and not isinstance(value, bool):
         return value
-    raise DataDamaged(f"{where}: the label is '{value}'.", "Legal: the name of a class, or an integer 0 to K-1.")
+    raise DataDamaged(f"{where}: the label is '{value}'.", "the name of a class, or an integer 0 to K-1.")
 
 
 def _agreeing(found: Mapping[str, Sequence[Row]], table: Path) -> None:
@@ -149,7 +147,7 @@ def _agreeing(found: Mapping[str, Sequence[Row]], table: Path) -> None:
         if folder in names and folder != label:
             raise DataDamaged(
                 f"'{table}' gives '{printable(file)}' the label '{label}'; it lies in the folder '{folder}'.",
-                "Legal: folders of classes that agree with the labels, or folders named otherwise.",
+                "folders of classes that agree with the labels, or folders named otherwise.",
             )
 
 
@@ -163,7 +161,7 @@ def _complete(folder: Path, table: Path, rows: Sequence[Row]) -> None:
         raise DataDamaged(
             f"'{table}' has no row for {len(left):,} of {len(images):,} images: '{printable(left[0])}'"
             f"{', ...' if len(left) > 1 else ''}.",
-            "Legal: a row for each image.",
+            "a row for each image.",
             "Add the rows, or move the images away.",
         )
 

@@ -26,7 +26,7 @@ SUFFIXES = (".parquet", ".arrow")
 _WORDS = {"train": "train", "training": "train", "validation": "val", "valid": "val", "val": "val", "dev": "val"}
 _WORDS |= {"test": "test", "testing": "test", "eval": "test"}
 SHARD = re.compile(r"-(\d+)-of-(\d+)$")
-_LEGAL = "Legal: train*.parquet, validation*.parquet, test*.parquet (or .arrow), or folders of those names."
+_LEGAL = "train*.parquet, validation*.parquet, test*.parquet (or .arrow), or folders of those names."
 
 
 def detect(path: Path) -> bool:
@@ -96,7 +96,7 @@ class Parquet:
         if lacking is not None:
             raise DataDamaged(
                 f"'{self.path}' has labels up to {numbers[-1]}, but none of class {lacking}.",
-                "Legal: the labels 0 to K-1 without a gap, or class names in the file's Hugging Face metadata.",
+                "the labels 0 to K-1 without a gap, or class names in the file's Hugging Face metadata.",
             )
         known = tasks.canonical(self.task)
         if known and tasks.get(known).num_classes == k:
@@ -106,16 +106,16 @@ class Parquet:
     def _labels(self, split: str) -> NDArray[np.int64]:
         table, columns = self._table(split)
         if columns.names and columns.names != self.class_names:
-            raise DataDamaged(f"The splits of '{self.path}' name different classes.", "Legal: one list of classes.")
+            raise DataDamaged(f"The splits of '{self.path}' name different classes.", "one list of classes.")
         column = table.column(columns.label)
         where = f"split '{split}' of '{self.path}'"
         if not column:
-            raise DataDamaged(f"{where[0].upper()}{where[1:]} has no rows.", "Legal: at least one image.")
+            raise DataDamaged(f"{where[0].upper()}{where[1:]} has no rows.", "at least one image.")
         hidden = sum(value == -1 for value in column)
         if hidden:
             raise DataDamaged(
                 f"The label is -1 in {hidden:,} of {len(column):,} rows of {where}: it is hidden.",
-                "Legal: the labels 0 to K-1.",
+                "the labels 0 to K-1.",
                 "Remove that file, or use another split.",
             )
         k = len(self.class_names)
@@ -124,9 +124,7 @@ class Parquet:
             index = {label: label for label in range(k)}
         for row, value in enumerate(column):
             if value not in index:
-                raise DataDamaged(
-                    f"Row {row} of {where} has the label '{value}'.", f"Legal: the {k} classes 0 to {k - 1}."
-                )
+                raise DataDamaged(f"Row {row} of {where} has the label '{value}'.", f"the {k} classes 0 to {k - 1}.")
         return np.asarray([index[value] for value in column], dtype=np.int64)
 
     def open(self, split: str) -> Split:
@@ -250,7 +248,7 @@ def _whole(files: list[Path]) -> list[Path]:
         if absent:
             raise DataMissing(
                 f"'{files[0].parent}' lacks shard {absent[0]:05d} of {total} ('{files[0].name}' is there).",
-                "Legal: every shard that the file names count.",
+                "every shard that the file names count.",
                 "Download the missing files.",
             )
     return files

@@ -47,7 +47,7 @@ class Prepared:
         if why := manifest.outdated:
             raise DataDamaged(
                 f"'{self.path}' was {why}: its examples are others.",
-                "Legal: data that this vitft prepared.",
+                "data that this vitft prepared.",
                 f"Run 'vitft data prepare {self.task}' again; it replaces the folder.",
             )
         return manifest
@@ -72,8 +72,8 @@ class Prepared:
             more = " --shots full" if split in ("train", "val") else ""
             raise DataMissing(
                 f"'{self.path}' has no split '{split}'.",
-                f"There are: {', '.join(self.splits)}.",
-                f"Run 'vitft data prepare {self.task}{more}'.",
+                fact=f"There are: {', '.join(self.splits)}.",
+                action=f"Run 'vitft data prepare {self.task}{more}'.",
             )
         parts = [self._opened(name) for name in _PARTS.get(split, (split,))]
         if len(parts) == 1:
@@ -102,11 +102,11 @@ class Prepared:
         stated = self.manifest.splits[name]
         file = self.path / stated.file
         if not file.is_file():
-            raise DataMissing(f"'{file}' is missing.", "Legal: every file that manifest.json names.", AGAIN)
+            raise DataMissing(f"'{file}' is missing.", "every file that manifest.json names.", AGAIN)
         if file.stat().st_size != stated.bytes:
             raise DataDamaged(
                 f"'{file}' has {file.stat().st_size:,} bytes.",
-                f"Legal: {stated.bytes:,}, as its manifest says.",
+                f"{stated.bytes:,}, as its manifest says.",
                 AGAIN,
             )
         table = open_table([file])
@@ -117,12 +117,12 @@ class Prepared:
         if len(keys) != stated.n or split.digest != stated.digest:
             raise DataDamaged(
                 f"'{file}' holds other examples than its manifest states ({len(keys):,} of {stated.n:,}).",
-                "Legal: the keys and labels that were written.",
+                "the keys and labels that were written.",
                 AGAIN,
             )
         if len(labels) and not 0 <= labels.min() <= labels.max() < k:
             raise DataDamaged(
-                f"'{file}' has the label {labels.min() if labels.min() < 0 else labels.max()}.", f"Legal: 0 to {k - 1}."
+                f"'{file}' has the label {labels.min() if labels.min() < 0 else labels.max()}.", f"0 to {k - 1}."
             )
         return split
 
@@ -136,7 +136,7 @@ def _reader(table: Table, file: Path) -> Callable[[int], bytes]:
     def read(i: int) -> bytes:
         data, _ = table.image("image", i)
         if not data:
-            raise DataDamaged(f"Row {i} of '{file}' holds no image.", "Legal: the bytes that were written.", AGAIN)
+            raise DataDamaged(f"Row {i} of '{file}' holds no image.", "the bytes that were written.", AGAIN)
         return data
 
     return read

@@ -76,7 +76,7 @@ class Rows:
         if names and numbers:
             raise DataDamaged(
                 f"The labels of '{self.path}' are names ('{names[0]}') and numbers ({numbers[0]}).",
-                "Legal: names of classes, or the integers 0 to K-1.",
+                "names of classes, or the integers 0 to K-1.",
             )
         if names:
             return tuple(names)
@@ -92,12 +92,12 @@ class Rows:
             if lacking is not None:
                 raise DataDamaged(
                     f"The labels of '{self.path}' go up to {numbers[-1]}, and none is {lacking}.",
-                    "Legal: the integers 0 to K-1 without a gap, names of classes, or a classes.txt of all names.",
+                    "the integers 0 to K-1 without a gap, names of classes, or a classes.txt of all names.",
                 )
         if numbers[0] < 0 or numbers[-1] >= len(stated):
             raise DataDamaged(
                 f"'{self.path}' has the label {numbers[0] if numbers[0] < 0 else numbers[-1]}.",
-                f"Legal: 0 to {len(stated) - 1}.",
+                f"0 to {len(stated) - 1}.",
             )
         return stated
 
@@ -112,7 +112,7 @@ class Rows:
         if split not in self._rows:
             raise DataMissing(
                 f"'{self.path}' has no split '{split}'; it has: {', '.join(self.splits)}.",
-                f"Legal: those{f'; {unread}' if unread else ''}.",
+                f"those{f'; {unread}' if unread else ''}.",
             )
         rows = self._rows[split]
         files = [self._present(name) for name, _ in rows]
@@ -121,7 +121,7 @@ class Rows:
         if twice:
             raise DataDamaged(
                 f"'{self.path}' names '{printable(twice[0])}' more than once in {split}.",
-                "Legal: each image once; counted twice it would weigh twice.",
+                "each image once; counted twice it would weigh twice.",
             )
         names = self.class_names
         index: dict[Label, int] = {name: i for i, name in enumerate(names)}
@@ -140,7 +140,7 @@ class Rows:
             if (self.path / spelling).is_file():
                 return spelling
         raise DataMissing(
-            f"Image '{printable(self.path / name)}' is missing.", f"Legal: every image that the {self.kind} names."
+            f"Image '{printable(self.path / name)}' is missing.", f"every image that the {self.kind} names."
         )
 
 
@@ -172,7 +172,7 @@ def relative(name: str, where: str) -> str:
     """Return a path with forward slashes. Raises DataDamaged for an empty one and one that leads out of its folder."""
     path = name.strip().replace("\\", "/").removeprefix("./")
     if not path or path.startswith("/") or ".." in path.split("/"):
-        raise DataDamaged(f"{where}: '{name[:120]}' is no path of an image.", "Legal: paths below the list's folder.")
+        raise DataDamaged(f"{where}: '{name[:120]}' is no path of an image.", "paths below the list's folder.")
     return path
 
 

@@ -14,7 +14,7 @@ from vitft.data.sources.rows import NAMES, Row, Rows, number_or_name, relative
 from vitft.errors import DataDamaged, DataMissing
 
 _LINE = re.compile(r"(?P<path>.*\S)[\s,;]+(?P<label>[^\s,;]+)$")
-_LEGAL = "Legal: one image a line: its path and label ('images/a.jpg 3'), or its path alone in the folder of its class."
+_LEGAL = "one image a line: its path and label ('images/a.jpg 3'), or its path alone in the folder of its class."
 
 
 def detect(path: Path) -> bool:
@@ -49,7 +49,7 @@ def _lists(path: Path) -> dict[str, Path]:
         if name in found:
             raise DataDamaged(
                 f"'{path}' holds both '{found[name].name}' and '{file.name}', which mean the same split.",
-                "Legal: one list for each of train, val and test.",
+                "one list for each of train, val and test.",
                 "Remove or rename one.",
             )
         found[name] = file

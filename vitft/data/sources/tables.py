@@ -77,7 +77,7 @@ class Table:
         self.schema = self._files[0].schema
         for file, opened in zip(files, self._files, strict=True):
             if opened.schema.names != self.schema.names:
-                raise DataDamaged(f"'{file}' has other columns than '{files[0]}'.", "Legal: shards of one table.")
+                raise DataDamaged(f"'{file}' has other columns than '{files[0]}'.", "shards of one table.")
         self._blocks = [(f, b) for f, opened in enumerate(self._files) for b in range(len(opened.rows))]
         self._starts = np.cumsum([0] + [n for opened in self._files for n in opened.rows])
         self._lock = threading.Lock()
@@ -159,7 +159,7 @@ def _damaged(file: Path, error: Exception) -> DataDamaged:
     reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
     return DataDamaged(
         f"'{file}' cannot be read ({reason}).",
-        "Legal: a whole parquet or arrow file.",
+        "a whole parquet or arrow file.",
         "Download or write it anew.",
     )
 

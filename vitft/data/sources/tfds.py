@@ -122,7 +122,7 @@ class Tfds:
         if name is None:
             raise DataMissing(
                 f"'{self.path}' is a directory of TensorFlow Datasets, but '{self.task}' is no task.",
-                "Legal: a task's name with --data-dir naming the directory.",
+                "a task's name with --data-dir naming the directory.",
                 "Run 'vitft data ls' to list the tasks.",
             )
         return tasks.get(name)
@@ -132,9 +132,7 @@ class Tfds:
         """Return (directory, name, version, raw split -> examples in each shard)."""
         folder = _directory(self.path)
         if folder is None:
-            raise DataMissing(
-                f"'{self.path}' holds no prepared directory.", "Legal: <name>/<version>/dataset_info.json."
-            )
+            raise DataMissing(f"'{self.path}' holds no prepared directory.", "<name>/<version>/dataset_info.json.")
         file = folder / "dataset_info.json"
         try:
             info = json.loads(file.read_bytes())
@@ -143,10 +141,10 @@ class Tfds:
             kind = str(info.get("fileFormat", "tfrecord"))
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise DataDamaged(
-                f"'{file}' cannot be read ({error}).", "Legal: as TensorFlow Datasets writes it.", _AGAIN
+                f"'{file}' cannot be read ({error}).", "as TensorFlow Datasets writes it.", _AGAIN
             ) from None
         if kind != "tfrecord":
-            raise DataDamaged(f"'{folder}' is stored as '{kind}'.", "Legal: tfrecord.", _AGAIN)
+            raise DataDamaged(f"'{folder}' is stored as '{kind}'.", "tfrecord.", _AGAIN)
         if name != self._task.collection:
             raise DataDamaged(f"'{folder}' holds '{name}'; {self.task} needs '{self._task.collection}'.", "", _AGAIN)
         return folder, name, version, splits
@@ -177,7 +175,7 @@ class Tfds:
         """
         if split not in self.splits:
             raise DataMissing(
-                f"'{self.path}' has no split '{split}'.", f"There are: {', '.join(self.splits) or 'none'}."
+                f"'{self.path}' has no split '{split}'.", fact=f"There are: {', '.join(self.splits) or 'none'}."
             )
         places: list[tuple[Path, int, int]] = []
         keys: list[str] = []
@@ -197,7 +195,7 @@ class Tfds:
         wrong = [i for i, label in enumerate(labels) if not 0 <= label < len(names)]
         if wrong:
             raise DataDamaged(
-                f"'{keys[wrong[0]]}' has the label {labels[wrong[0]]}.", f"Legal: 0 to {len(names) - 1}.", _AGAIN
+                f"'{keys[wrong[0]]}' has the label {labels[wrong[0]]}.", f"0 to {len(names) - 1}.", _AGAIN
             )
         return Split(
             self._task.name,
@@ -278,7 +276,7 @@ def _brightened(data: bytes) -> bytes:
 def _scan(shard: Path, n: int) -> list[tuple[Path, int, int]]:
     """Return the place of every record, by the lengths alone."""
     if not shard.is_file():
-        raise DataMissing(f"Shard '{shard}' is missing.", "Legal: every shard that dataset_info.json counts.", _AGAIN)
+        raise DataMissing(f"Shard '{shard}' is missing.", "every shard that dataset_info.json counts.", _AGAIN)
     places: list[tuple[Path, int, int]] = []
     size = shard.stat().st_size
     with reading(str(shard)), shard.open("rb") as file:
@@ -292,9 +290,7 @@ def _scan(shard: Path, n: int) -> list[tuple[Path, int, int]]:
             at += 12 + length + 4
             file.seek(at)
     if at != size or len(places) != n:
-        raise DataDamaged(
-            f"'{shard}' has {len(places):,} whole records.", f"Legal: {n:,}, as dataset_info.json says.", _AGAIN
-        )
+        raise DataDamaged(f"'{shard}' has {len(places):,} whole records.", f"{n:,}, as dataset_info.json says.", _AGAIN)
     return places
 
 
@@ -303,5 +299,5 @@ def _record(shard: Path, offset: int, length: int) -> bytes:
         file.seek(offset)
         data, tail = file.read(length), file.read(4)
     if len(tail) < 4 or struct.unpack("<I", tail)[0] != tfrecord.masked_crc32c(data):
-        raise DataDamaged(f"'{shard}' is damaged at byte {offset:,}.", "Legal: a whole TFRecord file.", _AGAIN)
+        raise DataDamaged(f"'{shard}' is damaged at byte {offset:,}.", "a whole TFRecord file.", _AGAIN)
     return data

@@ -19,7 +19,7 @@ from vitft.data.split import Completeness, Provenance, Split
 from vitft.errors import DataDamaged, DataMissing
 
 _SPLITS = ("train800", "val200", "train800val200", "test")
-_LEGAL = "Legal: one image a line, a path below that folder, a space, and its label, as 'images/test/000000.jpg 307'."
+_LEGAL = "one image a line, a path below that folder, a space, and its label, as 'images/test/000000.jpg 307'."
 _KIND = "vtab folder (JPEG re-encoded)"
 
 
@@ -69,7 +69,7 @@ class VtabFolder:
         if largest >= sum(map(len, lists.values())):
             raise DataDamaged(
                 f"'{where}.txt' of '{self.path}' has the label {largest}, more than there are images.",
-                "Legal: the labels 0 to K-1.",
+                "the labels 0 to K-1.",
             )
         return tuple(str(label) for label in range(largest + 1))
 
@@ -84,7 +84,7 @@ class VtabFolder:
                 return manifest
         except ValueError:
             pass
-        raise DataDamaged(f"'{file}' is no manifest.", 'Legal: {"counts": {"test": 1000}, "completeness": "declared"}.')
+        raise DataDamaged(f"'{file}' is no manifest.", '{"counts": {"test": 1000}, "completeness": "declared"}.')
 
     def open(self, split: str) -> Split:
         """Open one split; `train800val200` is the two lists joined where it has no list of its own.
@@ -94,7 +94,7 @@ class VtabFolder:
             DataDamaged: a bad line, a label outside the task, an image named twice, or a broken manifest.
         """
         if split not in self.splits:
-            raise DataMissing(f"'{self.path}' has no list '{split}.txt'.", f"There are: {', '.join(self.splits)}.")
+            raise DataMissing(f"'{self.path}' has no list '{split}.txt'.", fact=f"There are: {', '.join(self.splits)}.")
         joined = split == "train800val200" and not self.lists(split)
         parts = ("train800", "val200") if joined else (split,)
         lines = [line for part in parts for line in self._lines(part)]
@@ -105,7 +105,7 @@ class VtabFolder:
         if twice:
             raise DataDamaged(
                 f"'{self.path / parts[0]}.txt' names '{twice[0]}' {paths.count(twice[0])} times.",
-                "Legal: each image once; counted twice it would weigh twice.",
+                "each image once; counted twice it would weigh twice.",
                 "Remove the second line.",
             )
         return Split(
@@ -140,7 +140,7 @@ class VtabFolder:
             if label >= k:
                 raise DataDamaged(
                     f"'{self.path / split}.txt' gives '{path}' the label {label}.",
-                    f"Legal: 0 to {k - 1}, as '{self.task}' has {k} classes.",
+                    f"0 to {k - 1}, as '{self.task}' has {k} classes.",
                 )
         refuse_listed(self.path, (path for path, _ in lines))
         present: dict[str, set[str]] = {}
@@ -155,21 +155,21 @@ class VtabFolder:
             more = f" ({len(absent):,} of {len(lines):,} are missing)" if len(absent) > 1 else ""
             raise DataMissing(
                 f"Image '{self.path / absent[0]}' is missing{more}.",
-                f"Legal: every image that '{split}.txt' names.",
+                f"every image that '{split}.txt' names.",
                 "Unpack the archive anew.",
             )
         counts = self._manifest.get("counts", {})
         if split in counts and counts[split] != len(lines):
             raise DataDamaged(
                 f"'{split}.txt' names {len(lines):,} images; manifest.json declares {counts[split]:,}.",
-                "Legal: the counts of its own manifest.",
+                "the counts of its own manifest.",
                 f"Unpack the archive of '{self.task}' anew.",
             )
         shortfall = official.shortfall(self.task, split, len(lines))
         if self._manifest.get("completeness") == "full" and shortfall:
             raise DataDamaged(
                 f"'{self.path}' claims to be full, but {shortfall}.",
-                "Legal: the official counts, or a manifest that says 'declared'.",
+                "the official counts, or a manifest that says 'declared'.",
             )
 
     def _provenance(self, split: str, parts: tuple[str, ...], n: int) -> Provenance:

@@ -27,7 +27,7 @@ _UNBINNED = {
 _ORIGINAL = {"dsprites_location": 32, "dsprites_orientation": 40}
 _SHARDS = (1, 2, 4, 8, 16, 32, 64)
 _NO_VAL = (
-    "Legal: {}; the mirrors keep no validation part, so nothing can be chosen on it.",
+    "{}; the mirrors keep no validation part, so nothing can be chosen on it.",
     "Prepare the owner's files with 'vitft data prepare {}', or take a recipe that chooses nothing.",
 )
 
@@ -121,7 +121,7 @@ class Wds:
         if not known and (self._of_vtab or (counts and not any(self.path.glob(f"{stored}/*.tar")))):
             raise DataDamaged(
                 f"'{self.path}' has {n:,} of {counts[0]:,} images in {stored}: it is truncated.",
-                "Legal: all shards of the tars; the hub's own parquet conversion of large mirrors is cut short.",
+                "all shards of the tars; the hub's own parquet conversion of large mirrors is cut short.",
                 f"Fetch the tars of {stored}/ whole, or run 'vitft data prepare {self.task}'.",
             )
         keys = [f"{stored}/{place[0]}" for place in places]
@@ -149,7 +149,7 @@ class Wds:
         labels = np.asarray(raw, np.int64)
         k = _ORIGINAL.get(self.task, len(self.class_names))
         if len(labels) and not 0 <= labels.min() <= labels.max() < k:
-            raise DataDamaged(f"'{self.path}' has the label {labels.max()} in {split}.", f"Legal: 0 to {k - 1}.")
+            raise DataDamaged(f"'{self.path}' has the label {labels.max()} in {split}.", f"0 to {k - 1}.")
         rule = _UNBINNED.get(self.task)
         return places, rule(labels) if rule else labels
 
@@ -205,7 +205,7 @@ def _tars(folder: Path) -> tuple[list[tuple[str, Any, int, int]], list[int]]:
     for i in range(n):
         if not (folder / f"{i}.tar").is_file():
             raise DataMissing(
-                f"Shard '{folder / f'{i}.tar'}' is missing.", f"Legal: all {n} that nshards.txt counts.", "Fetch it."
+                f"Shard '{folder / f'{i}.tar'}' is missing.", f"all {n} that nshards.txt counts.", "Fetch it."
             )
     places: dict[str, tuple[str, Any, int, int]] = {}
     labels: dict[str, int] = {}
@@ -220,7 +220,7 @@ def _tars(folder: Path) -> tuple[list[tuple[str, Any, int, int]], list[int]]:
                     places[stem] = (stem, shard, info.offset_data, info.size)
     if places.keys() != labels.keys():
         odd = min(places.keys() ^ labels.keys())
-        raise DataDamaged(f"'{folder}' has '{odd}' without its image or its label.", "Legal: .webp and .cls of each.")
+        raise DataDamaged(f"'{folder}' has '{odd}' without its image or its label.", ".webp and .cls of each.")
     return list(places.values()), [labels[stem] for stem in places]
 
 
@@ -241,5 +241,5 @@ def _bytes(place: tuple[str, Any, int, int]) -> bytes:
             file.seek(offset)
             data = file.read(size)
     if not data or (size >= 0 and len(data) < size):
-        raise DataDamaged(f"Image '{name}' of '{where}' is cut short.", "Legal: whole shards.", "Fetch it again.")
+        raise DataDamaged(f"Image '{name}' of '{where}' is cut short.", "whole shards.", "Fetch it again.")
     return bytes(data)

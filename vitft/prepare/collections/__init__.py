@@ -37,6 +37,6 @@ def of_task(task: str) -> Collection:
             return collection
     raise UsageError(
         f"Task '{found.name}' cannot be prepared.",
-        "Legal: " + ", ".join(t.name for t in tasks.TASKS if any(c.name == t.collection for c in COLLECTIONS)) + ".",
+        ", ".join(t.name for t in tasks.TASKS if any(c.name == t.collection for c in COLLECTIONS)) + ".",
         "Give its folder with --data-dir instead.",
     )

@@ -52,7 +52,7 @@ def _rows(tree: Tree, name: str, head: int) -> NDArray[np.uint8]:
     if data.size == 0 or data.size % (head + _PIXELS):
         raise DataDamaged(
             f"'{tree.label(name)}' has {data.size:,} bytes.",
-            f"Legal: a multiple of {head + _PIXELS:,}, the bytes of one image and its labels.",
+            f"a multiple of {head + _PIXELS:,}, the bytes of one image and its labels.",
             "Fetch the archive again.",
         )
     return data.reshape(-1, head + _PIXELS)

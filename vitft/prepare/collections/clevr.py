@@ -24,7 +24,7 @@ def _open(tree: Tree) -> Raw:
             if file is not None and number < len(ordered) and file != ordered[number]:
                 raise DataDamaged(
                     f"'{tree.label(name)}' describes '{file}' where the images have '{ordered[number]}'.",
-                    "Legal: scenes and images of one release.",
+                    "scenes and images of one release.",
                     "Fetch CLEVR_v1.0.zip again.",
                 )
             counts.append(len(objects))
@@ -32,7 +32,7 @@ def _open(tree: Tree) -> Raw:
         if len(counts) != len(files):
             raise DataDamaged(
                 f"'{tree.label(name)}' describes {len(counts):,} scenes, but there are {len(files):,} images.",
-                "Legal: one scene an image.",
+                "one scene an image.",
                 "Fetch or unpack CLEVR_v1.0.zip again.",
             )
         labels = zip(
@@ -59,7 +59,7 @@ def scenes(text: str, label: str) -> Iterator[dict[str, Any]]:
     except (ValueError, IndexError, KeyError, TypeError) as error:
         raise DataDamaged(
             f"'{label}' is no whole list of scenes ({type(error).__name__}: {error}).",
-            'Legal: {"scenes": [{"objects": [...]}, ...]}.',
+            '{"scenes": [{"objects": [...]}, ...]}.',
             "Fetch CLEVR_v1.0.zip again.",
         ) from None
 

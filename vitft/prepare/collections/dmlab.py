@@ -55,7 +55,7 @@ def _examples(file: BinaryIO, label: str, check: bool) -> Iterator[tuple[str, in
         except (KeyError, IndexError):
             raise DataDamaged(
                 f"'{label}' holds an example with {sorted(found)}.",
-                "Legal: filename, label and image.",
+                "filename, label and image.",
                 "Fetch dmlab.tar.gz again.",
             ) from None
         if not isinstance(key, bytes) or not isinstance(image, bytes):

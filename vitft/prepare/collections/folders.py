@@ -75,7 +75,7 @@ def _open_caltech(tree: Tree) -> Raw:
         if len(names) < _DRAWN and not excerpt:
             raise DataDamaged(
                 f"Class folder '{folder}' of Caltech101 holds {len(names)} images.",
-                f"Legal: at least {_DRAWN}, which the rule of its split draws for train.",
+                f"at least {_DRAWN}, which the rule of its split draws for train.",
                 "Fetch or unpack the archive again.",
             )
         drawn = set(random.choice(len(names), len(names) // 2 if excerpt else _DRAWN, replace=False).tolist())

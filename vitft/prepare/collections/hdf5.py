@@ -110,7 +110,7 @@ def _check(dataset: Any, shape: tuple[int, ...], label: str) -> None:
 
 
 def _wrong(label: str, found: str, legal: str) -> DataDamaged:
-    return DataDamaged(f"'{label}' holds {found}.", f"Legal: {legal}.", "Fetch the file again.")
+    return DataDamaged(f"'{label}' holds {found}.", f"{legal}.", "Fetch the file again.")
 
 
 def _camelyon_file(name: str, size: int, sha256: str) -> File:

@@ -35,7 +35,7 @@ def _open(tree: Tree) -> Raw:
             if f"{number:06d}" not in labels:
                 raise DataMissing(
                     f"The label of image {number:06d} is missing.",
-                    "Legal: training/label_2/ of data_object_label_2.zip, whole.",
+                    "training/label_2/ of data_object_label_2.zip, whole.",
                     "Fetch or unpack it again.",
                 )
             key = f"{number:06d}.png"
@@ -54,7 +54,7 @@ def nearest_vehicle(text: str, label: str) -> float:
                 nearest = min(nearest, float(words[13]))
             except (IndexError, ValueError):
                 raise DataDamaged(
-                    f"'{label}' has the line '{line[:80]}'.", "Legal: 15 fields a line.", "Fetch it again."
+                    f"'{label}' has the line '{line[:80]}'.", "15 fields a line.", "Fetch it again."
                 ) from None
     return nearest
 
@@ -74,7 +74,7 @@ def splits(order: str, mapping: str) -> dict[str, list[int]]:
     except (ValueError, IndexError):
         raise DataDamaged(
             "'mapping/train_rand.txt' and 'mapping/train_mapping.txt' do not fit together.",
-            "Legal: both from one devkit_object.zip.",
+            "both from one devkit_object.zip.",
             "Fetch devkit_object.zip again.",
         ) from None
     # The legacy generator and its order of draws decide which videos are held out.

@@ -17,7 +17,7 @@ def library() -> Any:
     except ImportError:
         raise DataMissing(
             "OpenCV is not installed; the images of this collection are defined by its resize.",
-            "Legal: the extra 'opencv' of vitft.",
+            "the extra 'opencv' of vitft.",
             "Run: pip install 'vitft[opencv]'",
         ) from None
     return cv2

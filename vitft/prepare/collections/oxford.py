@@ -23,7 +23,7 @@ def _open_flowers(tree: Tree) -> Raw:
         if len(numbers) and not 1 <= numbers.min() <= numbers.max() <= len(labels):
             raise DataDamaged(
                 f"'{tree.label(ids)}' names image {numbers.max()}; imagelabels.mat has {len(labels)} labels.",
-                "Legal: both files as their owner publishes them.",
+                "both files as their owner publishes them.",
                 "Fetch both again.",
             )
         names = [f"image_{number:05d}.jpg" for number in numbers]
@@ -47,7 +47,7 @@ def _open_pets(tree: Tree) -> Raw:
             if len(words) < 2 or not words[1].lstrip("-").isdigit():
                 raise DataDamaged(
                     f"'{tree.label(path)}', line {number}: '{line[:80]}' cannot be read.",
-                    "Legal: an image name and its class from 1, as 'Abyssinian_100 1 1 1'.",
+                    "an image name and its class from 1, as 'Abyssinian_100 1 1 1'.",
                     "Fetch annotations.tar.gz again.",
                 )
             key = f"{words[0]}.jpg"

@@ -69,11 +69,11 @@ def _table(tree: Tree, name: str, columns: tuple[str, ...]) -> list[dict[str, st
     if not rows or any(not row.get(column) for row in rows for column in columns):
         raise DataDamaged(
             f"'{tree.label(name)}' lacks a value of {', '.join(columns)}.",
-            f"Legal: a table with the columns {', '.join(columns)}.",
+            f"a table with the columns {', '.join(columns)}.",
             "Fetch it again.",
         )
     if not all(row["level"].isdigit() for row in rows):
-        raise DataDamaged(f"'{tree.label(name)}' has a level that is no number.", "Legal: 0 to 4.", "Fetch it again.")
+        raise DataDamaged(f"'{tree.label(name)}' has a level that is no number.", "0 to 4.", "Fetch it again.")
     return rows
 
 

@@ -72,7 +72,7 @@ def _matrix(tree: Tree, name: str) -> Iterator[tuple[BinaryIO, np.dtype[Any], tu
 
 
 def _wrong(tree: Tree, name: str, found: str, legal: str) -> DataDamaged:
-    return DataDamaged(f"'{tree.label(name)}' holds {found}.", f"Legal: {legal}.", "Fetch the file again.")
+    return DataDamaged(f"'{tree.label(name)}' holds {found}.", f"{legal}.", "Fetch the file again.")
 
 
 def _file(raw_split: str, kind: str, size: int, sha256: str) -> File:

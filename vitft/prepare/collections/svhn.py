@@ -26,7 +26,7 @@ def _open(tree: Tree) -> Raw:
             label, n = tree.label(names[raw_split]), len(labels[raw_split])
             raise DataDamaged(
                 f"'{label}' holds X {images.shape} of {images.dtype}, {n} labels.",
-                "Legal: X (32, 32, 3, N) of uint8, y (N, 1).",
+                "X (32, 32, 3, N) of uint8, y (N, 1).",
                 "Fetch the file again.",
             )
         for row in rows:
@@ -50,7 +50,7 @@ def load(tree: Tree, name: str, variable: str) -> NDArray[Any]:
     except (MatReadError, ValueError, TypeError, IndexError, KeyError) as error:
         raise DataDamaged(
             f"'{label}' is no whole MATLAB 5 file with the variable '{variable}' ({type(error).__name__}: {error}).",
-            "Legal: the file as its owner publishes it.",
+            "the file as its owner publishes it.",
             "Fetch it again, then give the same command.",
         ) from None
 

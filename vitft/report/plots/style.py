@@ -43,7 +43,7 @@ def check() -> None:
     if find_spec("matplotlib") is None:
         raise UsageError(
             "Pictures are drawn with matplotlib, which is not installed.",
-            "Legal: an installation with the extra 'plots'.",
+            "an installation with the extra 'plots'.",
             "Install it: pip install 'vitft[plots]', or pip install matplotlib.",
         )
 
