@@ -41,7 +41,7 @@ from tests.mutants import Mutant, mutants
 EQUIVALENT = ROOT / "tests" / "equivalent_mutants.txt"
 DECIDING = (
     "protocol/*.py", "training/*.py", "evaluation/*.py", "images/*.py", "prepare/collections/*.py", "device.py",
-    "data/carve.py", "data/label_rules.py", "data/official.py", "data/official_splits.py", "data/subsets.py",
+    "data/vtab_splits.py", "data/label_rules.py", "data/official.py", "data/official_splits.py", "data/portions.py",
     "models/architecture.py", "models/build.py", "models/methods.py", "models/npz.py", "models/posembed.py",
     "models/renaming.py", "engines/inline.py", "report/suite.py",
 )  # fmt: skip

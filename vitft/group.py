@@ -195,10 +195,10 @@ class Processes(Group):
         from torch import Tensor
 
         tensors: list[Tensor] = []
-        plain = [_outline(value, tensors)]
+        plain = [_without_tensors(value, tensors)]
         with self._alive():
             dist.broadcast_object_list(plain, 0, device=torch.device("cpu"))
-            filled: T = _filled(plain[0], iter(tensors), self.first)
+            filled: T = _with_tensors(plain[0], iter(tensors), self.first)
         return filled
 
     def all(self, value: T) -> list[T]:
@@ -303,7 +303,7 @@ class _Shape:
     dtype: Any
 
 
-def _outline(value: Any, tensors: list["Tensor"]) -> Any:
+def _without_tensors(value: Any, tensors: list["Tensor"]) -> Any:
     """Return a value with a stand-in for each tensor in it, which is put on the list."""
     from torch import Tensor
 
@@ -311,11 +311,11 @@ def _outline(value: Any, tensors: list["Tensor"]) -> Any:
         tensors.append(value)
         return _Shape(tuple(value.shape), value.dtype)
     if isinstance(value, dict):
-        return {key: _outline(inner, tensors) for key, inner in value.items()}
-    return [_outline(inner, tensors) for inner in value] if isinstance(value, list) else value
+        return {key: _without_tensors(inner, tensors) for key, inner in value.items()}
+    return [_without_tensors(inner, tensors) for inner in value] if isinstance(value, list) else value
 
 
-def _filled(value: Any, tensors: Iterator["Tensor"], first: bool) -> Any:
+def _with_tensors(value: Any, tensors: Iterator["Tensor"], first: bool) -> Any:
     """Return a value with the tensors of process 0 in place of their stand-ins; on the CPU."""
     import torch
     import torch.distributed as dist
@@ -325,5 +325,5 @@ def _filled(value: Any, tensors: Iterator["Tensor"], first: bool) -> Any:
         dist.broadcast(tensor, 0)
         return tensor
     if isinstance(value, dict):
-        return {key: _filled(inner, tensors, first) for key, inner in value.items()}
-    return [_filled(inner, tensors, first) for inner in value] if isinstance(value, list) else value
+        return {key: _with_tensors(inner, tensors, first) for key, inner in value.items()}
+    return [_with_tensors(inner, tensors, first) for inner in value] if isinstance(value, list) else value

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from vitft.catalog.models import DEFAULT, MODELS
 from vitft.cli import models as cli
-from vitft.models.architecture import outline
+from vitft.models.architecture import meta_network
 from vitft.models.build import build
 from vitft.models.loading import load
 from vitft.models.names import alias_info
@@ -47,7 +47,7 @@ def test_timm_knows_every_alias_and_agrees(alias):
 @pytest.mark.parametrize("name", ["vit-s16", "vit-r-ti16", "vit-r50-b16", "flexivit-s", "dinov2-s14-reg", "bit-r50x1"])
 def test_patch_and_size_agree_with_the_network(name):
     alias = MODELS[name]
-    net = outline(alias.timm, num_classes=0)
+    net = meta_network(alias.timm, num_classes=0)
     assert sum(p.numel() for p in net.parameters()) / 1e6 == pytest.approx(alias.params, abs=0.06)
     if hasattr(net, "patch_embed"):
         assert alias.resolution // alias.patch_size == net.patch_embed.grid_size[0]

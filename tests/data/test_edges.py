@@ -8,7 +8,7 @@ import pytest
 
 from tests.layouts import refused
 from vitft.catalog import tasks
-from vitft.data import carve, subsets
+from vitft.data import portions, vtab_splits
 from vitft.data.split import Provenance, Split
 from vitft.errors import DataDamaged, DataError, DataMissing, UsageError
 
@@ -31,54 +31,54 @@ def rows(n: int, labels: list[int], name: str = "train", **stamp: object) -> Spl
 )
 def test_the_end_of_a_split_is_held_out_and_neither_part_is_empty(n, fraction, train):
     split = rows(n, [i % 2 for i in range(n)])
-    kept, dev, rule = subsets.dev_split(split, fraction)
+    kept, dev, rule = portions.dev_split(split, fraction)
     assert rule == "end" and kept.name == "train" and dev.name == "dev"
     assert kept.keys == split.keys[:train] and dev.keys == split.keys[train:]
 
 
 def test_of_a_sorted_split_each_class_gives_its_end():
     labels = [0] * 10 + [1] * 3 + [2] * 1 + [3] * 2
-    kept, dev, rule = subsets.dev_split(rows(16, labels), 0.2)
+    kept, dev, rule = portions.dev_split(rows(16, labels), 0.2)
     assert rule == "stratified end"
     # 2 of 10, 1 of 3 (0.6), none of a single one, 1 of 2 (0.4, but at least one)
     assert dev.keys == ["train-8", "train-9", "train-12", "train-15"]
     assert sorted(kept.keys + dev.keys, key=lambda k: int(k[6:])) == rows(16, labels).keys
-    assert not subsets.sorted_by_class(np.array([0, 1, 2]))  # one image a class is no order
-    assert not subsets.sorted_by_class(np.array([0, 0, 0])) and not subsets.sorted_by_class(np.array([0, 1, 0]))
-    assert subsets.sorted_by_class(np.array([1, 1, 0]))
+    assert not portions.sorted_by_class(np.array([0, 1, 2]))  # one image a class is no order
+    assert not portions.sorted_by_class(np.array([0, 0, 0])) and not portions.sorted_by_class(np.array([0, 1, 0]))
+    assert portions.sorted_by_class(np.array([1, 1, 0]))
     for fraction in (0.0, 1.0, -0.1, 1.5):
-        refused(lambda f=fraction: subsets.dev_split(rows(4, [0, 1, 0, 1]), f), "0 and 1", kind=UsageError)
-    refused(lambda: subsets.dev_split(rows(1, [0]), 0.5), "1 image", kind=DataError)
+        refused(lambda f=fraction: portions.dev_split(rows(4, [0, 1, 0, 1]), f), "0 and 1", kind=UsageError)
+    refused(lambda: portions.dev_split(rows(1, [0]), 0.5), "1 image", kind=DataError)
 
 
 def test_joined_splits_keep_order_names_and_the_worst_that_is_said_of_them():
     a = rows(2, [0, 1], "train", reference=True, completeness="full", revision="r1")
     b = rows(3, [1, 1, 0], "val", reference=False, why="drawn", completeness="declared", revision="r2", source="other")
-    both = subsets.join([a, b], "train+val")
+    both = portions.join([a, b], "train+val")
     assert (both.name, both.task, both.class_names) == ("train+val", "drawn", ("a", "b"))
     assert both.keys == ["train-0", "train-1", "val-0", "val-1", "val-2"] and both.labels.tolist() == [0, 1, 1, 1, 0]
     assert [both.read(i) for i in range(5)] == [b"train0", b"train1", b"val0", b"val1", b"val2"]
     assert both.provenance == Provenance("drawn", False, "drawn", "declared", "r1")
     again = rows(2, [0, 1], "val", completeness="partial", reference=True)
     again = dataclasses.replace(again, keys=["train-0", "train-1"])
-    same = subsets.join([a, again], "train+val")  # row numbers start anew in each split
+    same = portions.join([a, again], "train+val")  # row numbers start anew in each split
     assert same.keys == ["train/train-0", "train/train-1", "val/train-0", "val/train-1"]
     assert same.provenance.completeness == "partial" and same.provenance.reference and not same.provenance.why
-    refused(lambda: subsets.join([a, a], "twice"), "twice", kind=DataError)
+    refused(lambda: portions.join([a, a], "twice"), "twice", kind=DataError)
     exif = dataclasses.replace(a, exif=True)
-    assert subsets.join([exif, b], "x").exif and not both.exif
+    assert portions.join([exif, b], "x").exif and not both.exif
 
 
 def test_a_class_that_has_too_few_is_named():
     split = rows(9, [0, 0, 0, 0, 0, 1, 1, 1, 2])
-    error = refused(lambda: subsets.per_class(split, 2, 0), "'c' has 1 images", "up to 1 of", kind=DataError)
+    error = refused(lambda: portions.per_class(split, 2, 0), "'c' has 1 images", "up to 1 of", kind=DataError)
     assert "classes have" not in str(error)
-    refused(lambda: subsets.per_class(split, 4, 0), "'c' has 1", "(2 classes have too few)", kind=DataError)
-    assert np.bincount(subsets.per_class(split, 1, 0).labels).tolist() == [1, 1, 1]
-    refused(lambda: subsets.per_class(split, 0, 0), "--per-class 0", kind=UsageError)
-    refused(lambda: subsets.limit(split, 0, 0), "--limit 0", kind=UsageError)
-    assert subsets.limit(split, 9, 0) is split and len(subsets.limit(split, 1, 0)) == 1
-    small = subsets.per_class(split, 1, 3)
+    refused(lambda: portions.per_class(split, 4, 0), "'c' has 1", "(2 classes have too few)", kind=DataError)
+    assert np.bincount(portions.per_class(split, 1, 0).labels).tolist() == [1, 1, 1]
+    refused(lambda: portions.per_class(split, 0, 0), "--per-class 0", kind=UsageError)
+    refused(lambda: portions.limit(split, 0, 0), "--limit 0", kind=UsageError)
+    assert portions.limit(split, 9, 0) is split and len(portions.limit(split, 1, 0)) == 1
+    small = portions.per_class(split, 1, 3)
     assert set(small.keys) <= set(split.keys) and small.keys == [k for k in split.keys if k in small.keys]
 
 
@@ -100,12 +100,12 @@ class Owner:
 
 
 @pytest.mark.parametrize("task", ["caltech101", "dtd", "oxford_flowers102"])
-def test_carved_splits_are_slices_of_the_hash_order(task):
+def test_splits_cut_of_raw_ones_are_slices_of_the_hash_order(task):
     found = tasks.get(task)
     raw = {"train": "train", "validation": "val", "test": "test"}
     source = Owner(task, {raw[s]: n for s, n in found.sizes.items()}, reference=True, completeness="full", revision="v")
     for name in ("train800", "val200", "train800val200", "test"):
-        got = carve.Carved(source).open(name)
+        got = vtab_splits.OfRaw(source).open(name)
         expected: list[tuple[str, int]] = []
         for piece in found.splits[name]:
             split = source.open(raw[piece.raw_split])
@@ -121,20 +121,22 @@ def test_carved_splits_are_slices_of_the_hash_order(task):
         why = found.non_reference
         assert got.provenance == Provenance("drawn", not why, why, "full", "v") and bool(why) == (task == "caltech101")
     unlike = Owner(task, source.sizes, reference=False, why="other")
-    assert carve.Carved(unlike).open("test").provenance.why == "other"
-    assert carve.Carved(source).splits == ("train800", "val200", "train800val200", "test")
-    assert carve.Carved(source, full=True).splits == ("train", "val", "test")
-    refused(lambda: carve.Carved(source).open("train"), "no split 'train'", kind=DataMissing)
+    assert vtab_splits.OfRaw(unlike).open("test").provenance.why == "other"
+    assert vtab_splits.OfRaw(source).splits == ("train800", "val200", "train800val200", "test")
+    assert vtab_splits.OfRaw(source, full=True).splits == ("train", "val", "test")
+    refused(lambda: vtab_splits.OfRaw(source).open("train"), "no split 'train'", kind=DataMissing)
     short = Owner(task, {**source.sizes, "train": source.sizes["train"] - 1})
-    refused(lambda: carve.Carved(short).open("train800"), "official", kind=DataDamaged)
-    assert carve.can_carve(source) and not carve.can_carve(Owner("my-own", source.sizes))
-    assert not carve.can_carve(Owner(task, {"train": 1})) and not carve.can_carve(Owner("cifar10", source.sizes))
+    refused(lambda: vtab_splits.OfRaw(short).open("train800"), "official", kind=DataDamaged)
+    assert vtab_splits.can_cut(source) and not vtab_splits.can_cut(Owner("my-own", source.sizes))
+    assert not vtab_splits.can_cut(Owner(task, {"train": 1})) and not vtab_splits.can_cut(
+        Owner("cifar10", source.sizes)
+    )
     source.owner_keys = False
-    assert not carve.can_carve(source)
+    assert not vtab_splits.can_cut(source)
 
 
 def test_a_vals_owner_decides_whether_it_is_train():
-    from vitft.data.carve import val_is_train
+    from vitft.data.vtab_splits import val_is_train
 
     class Sized(Owner):
         def count(self, split):

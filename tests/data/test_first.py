@@ -11,8 +11,8 @@ from vitft import recipes
 from vitft.catalog import shots
 from vitft.cli.app import app
 from vitft.data.find import find
-from vitft.data.first import First
 from vitft.data.split import Provenance, Split
+from vitft.data.vtab_splits import FirstShots
 from vitft.errors import DataError, DataMissing, UsageError
 from vitft.protocol.jobs import make
 from vitft.protocol.units import DEV, scheme
@@ -46,7 +46,7 @@ def test_without_the_joined_split_val200_follows_train800() -> None:
             labels = np.arange(n, dtype=np.int64) % 3
             return Split("dtd", split, ("a", "b", "c"), keys, labels, lambda i: b"", Provenance("x", True))
 
-    found = First(Two(), 850).open("train800val200[:850]")
+    found = FirstShots(Two(), 850).open("train800val200[:850]")
     assert list(found.keys) == [f"train800-{i}" for i in range(800)] + [f"val200-{i}" for i in range(50)]
 
 
@@ -61,7 +61,7 @@ def test_examples_sorted_by_class_have_no_first_ones() -> None:
             )
 
     with pytest.raises(DataError, match="sorted by class"):
-        First(Sorted(), 100).open("train800val200[:100]")
+        FirstShots(Sorted(), 100).open("train800val200[:100]")
 
 
 @pytest.mark.parametrize("text", ["0", "-5", "1001", "many", "", "1.5"])

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from vitft.catalog import tasks
 from vitft.catalog.tasks import VTAB
-from vitft.data import labels, lists, official_splits, subsets
+from vitft.data import labels, lists, official_splits, portions
 from vitft.data.split import Provenance, Split
 from vitft.errors import DataError, UsageError
 
@@ -198,10 +198,10 @@ def _split(of_class: list[int], shuffle: bool = True) -> Split:
 @settings(max_examples=80, deadline=None)
 def test_limit_is_stratified_repeatable_and_in_order(of_class: list[int], n: int, seed: int) -> None:
     split = _split(of_class)
-    part = subsets.limit(split, n, seed)
+    part = portions.limit(split, n, seed)
     assert len(part) == min(n, len(split)) == len(set(part.keys))
     assert list(part.keys) == [key for key in split.keys if key in set(part.keys)]
-    assert subsets.limit(split, n, seed).keys == part.keys
+    assert portions.limit(split, n, seed).keys == part.keys
     assert [part.read(i) for i in range(len(part))] == [key.encode() for key in part.keys]
     have, got = Counter(split.labels.tolist()), Counter(part.labels.tolist())
     if n >= len(have):
@@ -213,41 +213,41 @@ def test_limit_is_stratified_repeatable_and_in_order(of_class: list[int], n: int
 def test_limit_depends_on_keys_and_seed_not_on_order() -> None:
     split = _split([0] * 50 + [1] * 50)
     backwards = split.select(np.arange(len(split))[::-1])
-    assert set(subsets.limit(split, 10, 0).keys) == set(subsets.limit(backwards, 10, 0).keys)
-    assert set(subsets.limit(split, 10, 0).keys) != set(subsets.limit(split, 10, 1).keys)
+    assert set(portions.limit(split, 10, 0).keys) == set(portions.limit(backwards, 10, 0).keys)
+    assert set(portions.limit(split, 10, 0).keys) != set(portions.limit(split, 10, 1).keys)
 
 
 def test_per_class_gives_k_of_each_nested_and_names_the_class_that_has_too_few() -> None:
     split = _split([0] * 9 + [1] * 4 + [2] * 20)
-    small, large = subsets.per_class(split, 2, 7), subsets.per_class(split, 4, 7)
+    small, large = portions.per_class(split, 2, 7), portions.per_class(split, 4, 7)
     assert Counter(large.labels.tolist()) == {0: 4, 1: 4, 2: 4}
     assert set(small.keys) < set(large.keys)
     with pytest.raises(DataError, match="'c1' has 4 images") as caught:
-        subsets.per_class(split, 5, 7)
+        portions.per_class(split, 5, 7)
     assert caught.value.exit_code == 3
 
 
 def test_dev_split_is_the_end_and_of_each_class_where_they_stand_sorted() -> None:
     mixed = _split([0] * 500 + [1] * 500)
-    train, dev, rule = subsets.dev_split(mixed, 0.02)
+    train, dev, rule = portions.dev_split(mixed, 0.02)
     assert (len(train), len(dev), rule) == (980, 20, "end")
     assert list(train.keys) + list(dev.keys) == list(mixed.keys)
     ordered = _split([0] * 40 + [1] * 10 + [2] * 1, shuffle=False)
-    train, dev, rule = subsets.dev_split(ordered, 0.1)
+    train, dev, rule = portions.dev_split(ordered, 0.1)
     assert rule == "stratified end"
     assert Counter(dev.labels.tolist()) == {0: 4, 1: 1}
     assert sorted(int(key[1:]) for key in [*train.keys, *dev.keys]) == list(range(51))
     assert list(dev.keys) == ["k36", "k37", "k38", "k39", "k49"]
     with pytest.raises(DataError):
-        subsets.dev_split(_split([0]), 0.1)
+        portions.dev_split(_split([0]), 0.1)
 
 
 def test_joined_splits_keep_order_images_and_the_weaker_claim() -> None:
     a, b = _split([0, 1, 0]), _split([1, 1])
-    both = subsets.join([a, b.select([0, 1], "val")], "trainval")
+    both = portions.join([a, b.select([0, 1], "val")], "trainval")
     assert len(both) == 5 == len(set(both.keys))
     assert both.labels.tolist() == a.labels.tolist() + b.labels.tolist()
     assert both.read(3) == b.read(0)
     assert both.provenance.completeness == "partial"
     with pytest.raises(DataError, match="an image twice"):
-        subsets.join([a, a], "trainval")
+        portions.join([a, a], "trainval")

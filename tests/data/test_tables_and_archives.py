@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from tests.layouts import alone, cifar_folder, image, number_of, parquet_folder, refused, table  # noqa: F401
-from vitft.data import carve, official_splits
+from vitft.data import official_splits, vtab_splits
 from vitft.data.find import at, find
 from vitft.data.sources import cifar_archive, parquet
 from vitft.data.sources.cifar_archive import CifarArchive
@@ -218,10 +218,10 @@ class TestCifarArchive:
 
     def test_vtab_splits_are_cut_out_of_the_whole_archive_only(self, tmp_path: Path) -> None:
         source = find("cifar100", cifar_folder(tmp_path, "cifar100"), shots="1000")
-        assert isinstance(source, carve.Carved)
+        assert isinstance(source, vtab_splits.OfRaw)
         refused(lambda: source.open("train800"), "4 of the official 50,000", kind=DataDamaged)
 
-    def test_carved_splits_are_the_official_ones(self) -> None:
+    def test_splits_cut_of_raw_ones_are_the_official_ones(self) -> None:
         from vitft.data.split import Provenance, Split
 
         class Whole:
@@ -245,7 +245,7 @@ class TestCifarArchive:
             (False, ("train800", "val200", "train800val200", "test")),
             (True, ("train", "val", "test")),
         ):
-            source = carve.Carved(Whole(), full)
+            source = vtab_splits.OfRaw(Whole(), full)
             assert source.splits == names
             for name in names[:2]:
                 split = source.open(name)

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from tests import reference
 from tests.evaluation.test_evaluation import _split
 from vitft import recipes
-from vitft.data import subsets
+from vitft.data import portions
 from vitft.data.split import Split
 from vitft.evaluation import features
 from vitft.evaluation.asked import SETTABLE
@@ -153,7 +153,7 @@ def test_a_split_is_told_by_its_images_and_its_features_by_its_examples_too():
     backwards = plain.select([5, 4, 3, 2, 1, 0])
     assert all(a != b for a, b in zip(keys(backwards), keys(plain), strict=True))
     turned = replace(plain, exif=True)
-    assert turned.select([1, 2]).exif and subsets.join([turned.select([1]), turned.select([2])], "both").exif
+    assert turned.select([1, 2]).exif and portions.join([turned.select([1]), turned.select([2])], "both").exif
     # Bytes that are cut elsewhere are other images, though all of them together are the same.
     cut = [replace(plain.select([0, 1]), read=pair.__getitem__) for pair in ([b"ab", b"c"], [b"a", b"bc"])]
     assert keys(cut[0]) != keys(cut[1])

@@ -8,7 +8,7 @@ import pytest
 
 from tests.cli.test_cli import images
 from vitft import recipes
-from vitft.data import subsets
+from vitft.data import labels, portions
 from vitft.data.find import find
 from vitft.data.split import Provenance, Split
 from vitft.engines.inline import run_job
@@ -78,9 +78,9 @@ def test_parts_know_which_images_they_are(read):
         return Split(name, name, ("a", "b"), [*map(str, range(n))], np.arange(n) % 2, data.__getitem__, Provenance("x"))
 
     a, b = opened(7, "a"), opened(5, "b")
-    both = subsets.join([a, b], "a+b")
-    turned = subsets.by_name(both, ("b", "a"), "'x'")
-    parts = [both.select([11, 3, 7]), turned.select([6, 7, 8]).select([2, 0]), subsets.join([b.select([4]), a], "c")]
+    both = portions.join([a, b], "a+b")
+    turned = labels.by_name(both, ("b", "a"), "'x'")
+    parts = [both.select([11, 3, 7]), turned.select([6, 7, 8]).select([2, 0]), portions.join([b.select([4]), a], "c")]
     for part in (both, turned, *parts):
         alone = Split("t", "n", part.class_names, part.keys, part.labels, lambda i, p=part: p.read(i), part.provenance)
         assert fingerprints.fingerprints(part) == fingerprints.fingerprints(alone)

@@ -13,7 +13,7 @@ from timm.layers.mlp import SwiGLUPacked
 
 from vitft.errors import CheckpointError
 from vitft.models import tags
-from vitft.models.architecture import infer, outline
+from vitft.models.architecture import infer, meta_network
 
 VITS = [
     "vit_tiny_patch16_224", "vit_small_patch32_224", "deit3_medium_patch16_224", "vit_base_patch8_224",
@@ -39,9 +39,9 @@ def shapes(net: Any) -> dict[str, tuple[int, ...]]:
 
 @pytest.mark.parametrize("name", VITS)
 def test_a_transformer_is_built_again_from_its_tensors(name):
-    net = outline(name)
+    net = meta_network(name)
     found = infer(net.state_dict(), hint=name, stages=stages_of(net))
-    made = outline(
+    made = meta_network(
         found.architecture.name,
         num_classes=net.num_classes,
         img_size=net.patch_embed.img_size,
@@ -73,18 +73,18 @@ def test_a_transformer_is_built_again_from_its_tensors(name):
 
 @pytest.mark.parametrize("name", BITS)
 def test_a_resnet_is_built_again_from_its_tensors(name):
-    net = outline(name)
+    net = meta_network(name)
     found = infer(net.state_dict(), hint=name)
     assert found.architecture.name == name and found.tag.split(".")[0] == name
-    assert shapes(outline(name, **found.architecture.kwargs)) == shapes(net)
+    assert shapes(meta_network(name, **found.architecture.kwargs)) == shapes(net)
     assert (found.patch, found.grid, found.assumed) == ((32, 32), None, ())
 
 
 @pytest.mark.parametrize(("name", "width"), [("resnetv2_50x1_bit", 32), ("resnetv2_101x1_bit", 32)])
 def test_a_resnet_of_another_width_keeps_its_widths(name, width):
-    net = outline(name, stem_chs=width, channels=[4 * width, 8 * width, 16 * width, 32 * width])
+    net = meta_network(name, stem_chs=width, channels=[4 * width, 8 * width, 16 * width, 32 * width])
     found = infer(net.state_dict())
-    assert shapes(outline(found.architecture.name, **found.architecture.kwargs)) == shapes(net)
+    assert shapes(meta_network(found.architecture.name, **found.architecture.kwargs)) == shapes(net)
 
 
 @pytest.mark.parametrize(
@@ -109,10 +109,10 @@ def test_a_resnet_of_another_width_keeps_its_widths(name, width):
 def test_each_trait_is_seen(kwargs, says):
     size = (64, 128) if "patch_size" in kwargs else (64, 64)
     plain = {"img_size": size, "patch_size": 8, "embed_dim": 128, "depth": 3, "num_heads": 2, "num_classes": 7}
-    net = outline("vit_tiny_patch16_224", **{**plain, **kwargs})
+    net = meta_network("vit_tiny_patch16_224", **{**plain, **kwargs})
     found = infer(net.state_dict())
     kept = {k: v for k, v in found.architecture.kwargs.items() if k != "pos_embed" or v}
-    made = outline(found.architecture.name, num_classes=7, img_size=size, **kept)
+    made = meta_network(found.architecture.name, num_classes=7, img_size=size, **kept)
     assert shapes(made) == shapes(net) and ("num_heads" in found.assumed) == (says != ())
     assert type(made.blocks[0].mlp) is type(net.blocks[0].mlp)
     assert made.blocks[0].attn.num_heads == net.blocks[0].attn.num_heads
@@ -122,10 +122,10 @@ def test_each_trait_is_seen(kwargs, says):
 
 
 def test_what_the_caller_knows_is_not_told_from_the_tensors():
-    net = outline("vit_tiny_patch16_224", embed_dim=192, num_heads=6, depth=2, num_classes=0)
+    net = meta_network("vit_tiny_patch16_224", embed_dim=192, num_heads=6, depth=2, num_classes=0)
     found = infer(net.state_dict(), num_heads=6)
     assert found.architecture.kwargs["num_heads"] == 6 and "num_heads" not in found.assumed
-    square = outline("vit_tiny_patch16_224", img_size=64, depth=1)  # 17 rows: one and sixteen
+    square = meta_network("vit_tiny_patch16_224", img_size=64, depth=1)  # 17 rows: one and sixteen
     assert infer(square.state_dict(), no_embed_class=False).grid == (4, 4)
     with pytest.raises(CheckpointError, match=re.escape("17 position embeddings (1 prefix tokens) form no square")):
         infer(square.state_dict(), no_embed_class=True)
@@ -133,7 +133,7 @@ def test_what_the_caller_knows_is_not_told_from_the_tensors():
 
 @pytest.mark.parametrize("gone", ["patch_embed.proj.weight", "blocks.0.norm1.weight"])
 def test_what_is_no_transformer_is_refused(gone):
-    state = outline("test_vit").state_dict()
+    state = meta_network("test_vit").state_dict()
     del state[gone]
     with pytest.raises(CheckpointError, match="no Vision Transformer"):
         infer(state)
@@ -141,25 +141,25 @@ def test_what_is_no_transformer_is_refused(gone):
 
 @pytest.mark.parametrize("gone", ["blocks.0.mlp.fc1.weight", "blocks.0.mlp.fc2.weight", "blocks.0.attn.qkv.weight"])
 def test_other_blocks_are_refused(gone):
-    state = outline("test_vit").state_dict()
+    state = meta_network("test_vit").state_dict()
     del state[gone]
     with pytest.raises(CheckpointError, match="no 'attn\\.qkv'"):
         infer(state)
     with pytest.raises(CheckpointError, match="No hybrid"):
-        infer(outline("test_vit").state_dict(), stages=(3, 3))
+        infer(meta_network("test_vit").state_dict(), stages=(3, 3))
 
 
 def test_a_resnet_that_is_no_bit_model_is_refused():
     with pytest.raises(CheckpointError, match=re.escape("[2, 2, 2, 2]")):
-        infer(outline("resnetv2_18").state_dict())
-    state = outline("resnetv2_50x1_bit").state_dict()
+        infer(meta_network("resnetv2_18").state_dict())
+    state = meta_network("resnetv2_50x1_bit").state_dict()
     with pytest.raises(CheckpointError, match=re.escape("[3, 4, 5, 3]")):
         infer({k: v for k, v in state.items() if not k.startswith("stages.2.blocks.5.")})
-    state = outline("resnetv2_50").state_dict()  # batch norm
+    state = meta_network("resnetv2_50").state_dict()  # batch norm
     with pytest.raises(CheckpointError, match="no BiT model"):
         infer(state)
     with pytest.raises(CheckpointError):
-        infer({k: v for k, v in outline("resnetv2_50x1_bit").state_dict().items() if not k.startswith("stages.0")})
+        infer({k: v for k, v in meta_network("resnetv2_50x1_bit").state_dict().items() if not k.startswith("stages.0")})
 
 
 @pytest.mark.parametrize(

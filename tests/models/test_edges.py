@@ -33,7 +33,7 @@ def _own_cache(tmp_path, monkeypatch):
 )  # fmt: skip
 def test_other_spellings_of_timms_own_names(theirs, timms):
     kernel, tensor = torch.zeros(2, 3, 4, 4), torch.ones(2)
-    found = renaming.spelled({"patch_embed.proj.weight": kernel, theirs: tensor})
+    found = renaming.timm_names({"patch_embed.proj.weight": kernel, theirs: tensor})
     assert found[timms] is tensor and found["patch_embed.proj.weight"] is kernel and len(found) == 2
 
 
@@ -84,9 +84,9 @@ def test_gelu_becomes_the_approximation_where_it_is_exact():
 def test_a_distillation_token_without_a_head_of_its_own_is_a_register():
     kernel, token = torch.zeros(2, 3, 4, 4), torch.ones(1, 1, 2)
     base = {"patch_embed.proj.weight": kernel, "dist_token": token}
-    assert "dist_token" in renaming.spelled(base)  # features alone
-    assert renaming.spelled({**base, "head.weight": token})["reg_token"] is token
-    both = renaming.spelled({**base, "head.weight": token, "head_dist.weight": token})
+    assert "dist_token" in renaming.timm_names(base)  # features alone
+    assert renaming.timm_names({**base, "head.weight": token})["reg_token"] is token
+    both = renaming.timm_names({**base, "head.weight": token, "head_dist.weight": token})
     assert both["dist_token"] is token and "reg_token" not in both
 
 

@@ -9,7 +9,7 @@ from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer
 from torch.autograd.graph import saved_tensors_hooks
 
-from vitft.models.architecture import outline
+from vitft.models.architecture import meta_network
 from vitft.models.memory import MOST_TOKENS, Need, Shape, Wish, evaluation_batch, need, plan, planned, shape
 from vitft.models.methods import apply
 from vitft.settings import Settings
@@ -78,7 +78,7 @@ def test_what_an_image_keeps_is_what_torch_keeps_for_it(name, way):
     ],
 )
 def test_the_peak_on_a_card_was_the_rules(model, side, images, peak):
-    of = shape(outline(model, img_size=side, num_classes=102))
+    of = shape(meta_network(model, img_size=side, num_classes=102))
     found = plan(of, need(of, of.parameters, Settings(resolution=side), "bf16"), 1 << 40, images, "cuda", Wish(images))
     assert found.memory / 2**30 == pytest.approx(peak, rel=0.1)
 
@@ -98,7 +98,7 @@ def test_h14_at_518_pixels_fits_a_card_of_80_gb_without_a_failed_attempt():
 
 
 def huge() -> Shape:
-    return shape(outline("vit_huge_patch14_224", img_size=518, num_classes=102))
+    return shape(meta_network("vit_huge_patch14_224", img_size=518, num_classes=102))
 
 
 @pytest.mark.parametrize(
@@ -151,5 +151,5 @@ def test_evaluation_takes_a_power_of_two_on_a_card_and_few_images_on_a_cpu():
     net = PLAIN()
     assert [evaluation_batch(net, CPU, n) for n in (0, 1, 16, 100)] == [16, 4, 64, 256]
     assert evaluation_batch(net, torch.device("cuda")) == 256
-    large = outline("vit_huge_patch14_224", img_size=518)
+    large = meta_network("vit_huge_patch14_224", img_size=518)
     assert evaluation_batch(large, torch.device("cuda"), 4) == 32  # 47 of 1,370 tokens are 65,536

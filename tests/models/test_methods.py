@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from vitft import recipes
 from vitft.errors import UsageError
-from vitft.models.architecture import outline
+from vitft.models.architecture import meta_network
 from vitft.models.build import build
 from vitft.models.methods import LoraLinear, apply, head_names, merge, merged_state, parameter_groups
 from vitft.settings import Settings
@@ -166,7 +166,7 @@ def test_frozen_parameters_are_in_no_group():
     ],
 )
 def test_lora_has_as_many_parameters_as_the_closed_form_says(targets, rank, closed_form):
-    net = outline("vit_base_patch16_224", num_classes=0)
+    net = meta_network("vit_base_patch16_224", num_classes=0)
     net.blocks.to_empty(device="cpu")
     apply(net, Settings(method="lora", lora_targets=targets, lora_rank=rank))
     assert sum(p.numel() for name, p in net.named_parameters() if ".lora_" in name) == closed_form
@@ -175,7 +175,7 @@ def test_lora_has_as_many_parameters_as_the_closed_form_says(targets, rank, clos
 
 def test_the_peft_recipe_adapts_the_fused_qkv_alone_as_its_published_rows_do():
     settings = recipes.load("vtab-peft").resolve("dtd")
-    net = outline("vit_base_patch16_224", num_classes=47)
+    net = meta_network("vit_base_patch16_224", num_classes=47)
     net.blocks.to_empty(device="cpu")
     apply(net, settings)
     layers = {name for name, module in net.named_modules() if isinstance(module, LoraLinear)}

@@ -17,8 +17,8 @@ from PIL import Image
 
 from tests import typed
 from vitft import recipes
-from vitft.data.carve import val_is_train
 from vitft.data.sources.image_folder import ImageFolder
+from vitft.data.vtab_splits import val_is_train
 from vitft.errors import (
     CheckpointError,
     DataDamaged,

@@ -17,7 +17,7 @@ from torch import nn
 
 from tests import typed
 from tests.protocol.test_protocol import draw, job
-from vitft.data import subsets
+from vitft.data import portions
 from vitft.data.sources.image_folder import ImageFolder
 from vitft.data.split import Provenance, Split
 from vitft.engines.inline import run_job, summary
@@ -27,7 +27,7 @@ from vitft.evaluation.network import open_network
 from vitft.evaluation.predict import gather, predict
 from vitft.images.batches import eval_batches
 from vitft.models import files, loading, npz
-from vitft.models.architecture import outline
+from vitft.models.architecture import meta_network
 from vitft.models.methods import parameter_groups
 from vitft.protocol.jobs import Runtime, source_of
 from vitft.protocol.run import run_unit
@@ -95,7 +95,7 @@ def test_each_seed_draws_its_own_few_images_and_limit_the_same_for_all(tmp_path)
     assert limited[0]["train_digest"] == limited[1]["train_digest"]
     assert limited[0]["split_digest"] == limited[1]["split_digest"] != few[0]["split_digest"]
     source = ImageFolder(data, "d")
-    assert few[0]["train_digest"] == subsets.per_class(source.open("train"), 2, 0).digest
+    assert few[0]["train_digest"] == portions.per_class(source.open("train"), 2, 0).digest
     assert few[1]["split_digest"] == source.open("test").digest
 
 
@@ -126,8 +126,8 @@ def test_tuning_is_judged_on_val_or_on_the_end_of_train_as_far_as_the_limit_goes
     source = ImageFolder(draw(tmp_path / "d", splits), "d")
     j, _ = job(tmp_path / "d", overrides={"steps": 1, "dev_fraction": 0.25}, limit=limit)
     found = to_json(run_unit(tune_units(j)[0], tmp_path / "run", CPU))
-    judged = source.open("val") if "val" in splits else subsets.dev_split(source.open("train"), 0.25)[1]
-    judged = judged if limit is None else subsets.limit(judged, limit, 0)
+    judged = source.open("val") if "val" in splits else portions.dev_split(source.open("train"), 0.25)[1]
+    judged = judged if limit is None else portions.limit(judged, limit, 0)
     assert found["provenance"]["split_digest"] == judged.digest
     assert found["provenance"]["split"] == ("val" if "val" in splits else "dev")
     assert found["metrics"]["n"] == len(judged) == (limit or (24 if "val" in splits else 6))
@@ -162,7 +162,7 @@ def test_a_limit_shares_out_as_it_says(counts, n, expected):
     labels = np.repeat(np.arange(len(counts)), counts)
     names = tuple("abcd"[: len(counts)])
     split = Split("t", "train", names, [f"k{i}" for i in range(len(labels))], labels, lambda i: b"", Provenance("x"))
-    assert np.bincount(subsets.limit(split, n, 0).labels, minlength=len(counts)).tolist() == expected
+    assert np.bincount(portions.limit(split, n, 0).labels, minlength=len(counts)).tolist() == expected
 
 
 # --- what is written down --------------------------------------------------------------------------------------------
@@ -320,7 +320,7 @@ def test_the_strength_of_a_probe_is_chosen_on_what_it_has_not_seen(seed):
     ],
 )
 def test_what_lies_before_the_first_block_steps_slowest(model, tokens):
-    net = outline(model, num_classes=3)
+    net = meta_network(model, num_classes=3)
     groups = parameter_groups(net, Settings(layer_decay=0.5, weight_decay=0.1))
     scale = {name: group["lr_scale"] for group in groups for name in group["names"]}
     decay = {name: group["weight_decay"] for group in groups for name in group["names"]}
@@ -335,7 +335,7 @@ def test_what_lies_before_the_first_block_steps_slowest(model, tokens):
 
 
 def test_the_probe_of_attention_pooling_is_no_matrix():
-    net = outline("vit_base_patch16_siglip_224", num_classes=3)
+    net = meta_network("vit_base_patch16_siglip_224", num_classes=3)
     groups = parameter_groups(net, Settings(layer_decay=0.5, weight_decay=0.1))
     of = {name: (group["lr_scale"], group["weight_decay"]) for group in groups for name in group["names"]}
     assert of["attn_pool.latent"] == (1.0, 0.0) and of["attn_pool.q.weight"] == (1.0, 0.1)
@@ -351,7 +351,9 @@ def test_the_probe_of_attention_pooling_is_no_matrix():
     ],
 )
 def test_an_npz_is_taken_for_the_release_that_its_name_tells(tmp_path, monkeypatch, file, classes, tag):
-    state = dict(outline("vit_base_patch16_224", num_classes=classes).state_dict())  # shapes alone, without storage
+    state = dict(
+        meta_network("vit_base_patch16_224", num_classes=classes).state_dict()
+    )  # shapes alone, without storage
     monkeypatch.setattr(files, "read_npz", lambda path: {})
     monkeypatch.setattr(npz, "translate", lambda arrays: npz.Translated(state, "vit", num_heads=12))
     np.savez(tmp_path / file, x=np.zeros(1, np.float32))

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, get_args
 
+from vitft.data.portions import JOINED
 from vitft.data.split import Split
-from vitft.data.subsets import JOINED
 from vitft.errors import UsageError
 from vitft.protocol.jobs import make
 from vitft.recipes import Recipe

@@ -10,8 +10,7 @@ from vitft import machine
 from vitft.catalog import tasks
 from vitft.catalog.shots import Shots, first_of, splits_of
 from vitft.catalog.tasks import MINI, Task
-from vitft.data import carve
-from vitft.data.first import First
+from vitft.data import vtab_splits
 from vitft.data.sources import (
     cifar_archive,
     hub,
@@ -29,6 +28,7 @@ from vitft.data.sources import (
 )
 from vitft.data.sources.digits import Digits
 from vitft.data.split import Source
+from vitft.data.vtab_splits import FirstShots
 from vitft.errors import DataDamaged, DataMissing
 
 
@@ -105,7 +105,7 @@ def find(task: str, data_dir: Path | None = None, shots: Shots | None = None) ->
     if known is not None:
         source = _named(tasks.get(known), data_dir, splits_of(shots) if shots else None)
         n = first_of(shots)
-        return source if n is None else First(source, n)
+        return source if n is None else FirstShots(source, n)
     path = path_of(task, data_dir)
     if path is None and not _is_path(task):
         tasks.get(task)  # raises UnknownName with the nearest
@@ -215,8 +215,8 @@ def nearest(task: Task, data_dir: Path | None, shots: Shots | None = None) -> tu
     for place, source in local(task, data_dir):
         if shots is None or WHOLE[shots] <= set(source.splits):
             return place, source
-        if carve.can_carve(source):
-            return place, carve.Carved(source, shots == "full")
+        if vtab_splits.can_cut(source):
+            return place, vtab_splits.OfRaw(source, shots == "full")
         if shots == "1000" and set(source.splits) >= UNTUNED:
             untuned = untuned or (place, source)
         lacking = lacking or f"'{place}' has the splits {', '.join(source.splits)}"

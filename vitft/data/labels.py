@@ -1,7 +1,16 @@
-"""What the labels of each task are called; index = label."""
+"""What the labels of each task are called (index = label), and splits whose labels are brought to other classes."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
 
 from vitft.catalog import tasks
 from vitft.data import lists
+from vitft.data.split import Split
+from vitft.errors import DataError, some
+
+_NAMED = 3
 
 _LISTED = frozenset(
     {
@@ -44,3 +53,45 @@ def class_names(task: str) -> tuple[str, ...]:
     if found.name in _LISTED:
         return lists.names(found.name)
     return _NAMES.get(found.name) or tuple(str(label) for label in range(found.num_classes))
+
+
+def by_name(split: Split, class_names: tuple[str, ...], whose: str) -> Split:
+    """Return a split whose labels are positions in `class_names`: classes are the same where their names are.
+
+    Args:
+        split: may lack some of the classes.
+        class_names: of what it is to be compared with.
+        whose: what these classes belong to, for the message.
+
+    Raises:
+        DataError: it has images of another class (exit code 3).
+    """
+    if split.class_names == class_names:
+        return split
+    used = [split.class_names[label] for label in np.unique(split.labels)]
+    unknown = [name for name in used if name not in class_names]
+    if unknown or len(set(class_names)) < len(class_names) or len(set(split.class_names)) < split.num_classes:
+        what = f"has the class '{unknown[0]}'" if unknown else "gives one name to two classes"
+        more = f" ({len(unknown):,} classes)" if len(unknown) > 1 else ""
+        raise DataError(
+            f"'{split.name}' of '{split.task}' {what}{more}, which {whose} has not.",
+            f"the {len(class_names):,} classes of {whose}, or some of them, by their names.",
+            "Rename its class folders, or leave the others out.",
+        )
+    index = {name: label for label, name in enumerate(class_names)}
+    places = np.array([index.get(name, -1) for name in split.class_names], dtype=np.int64)
+    return replace(split, class_names=class_names, labels=places[split.labels])
+
+
+def absent(split: Split) -> tuple[str, ...]:
+    """Return the names of the classes that have no image in a split."""
+    present = set(np.unique(split.labels).tolist())
+    return tuple(name for label, name in enumerate(split.class_names) if label not in present)
+
+
+def absent_note(names: Sequence[str]) -> str:
+    """Say which classes have no test image; empty where each has one."""
+    if not names:
+        return ""
+    shown = some([f"'{name}'" for name in names], _NAMED)
+    return f"class{'es' * (len(names) > 1)} {shown}: no test image"

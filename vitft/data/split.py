@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Literal, Protocol
@@ -92,13 +92,7 @@ class Split:
             [self.keys[i] for i in indices],
             self.labels[indices],
             selected(self.reader, indices),
-            Provenance(
-                self.provenance.source,
-                self.provenance.reference,
-                self.provenance.why,
-                "partial",
-                self.provenance.revision,
-            ),
+            replace(self.provenance, completeness="partial"),
             self.exif,
         )
 
@@ -175,12 +169,10 @@ def catalogued(task: Task) -> Counts:
     return Counts(task.name, images, task.num_classes)
 
 
-class Opened:
-    """A source whose splits are opened once; what is found out about an opened split stays with it."""
+class Around:
+    """What a source has from the one it is made of: its task and its place."""
 
-    def __init__(self, source: Source) -> None:
-        self.source = source
-        self._splits: dict[str, Split] = {}
+    source: Source
 
     @property
     def task(self) -> str:
@@ -190,6 +182,14 @@ class Opened:
     def place(self) -> Path | None:
         """Where its files are; None for what is inside vitft."""
         return place_of(self.source)
+
+
+class Opened(Around):
+    """A source whose splits are opened once; what is found out about an opened split stays with it."""
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+        self._splits: dict[str, Split] = {}
 
     @property
     def splits(self) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from vitft import device as devices
 from vitft.catalog import tasks
-from vitft.data import official, subsets
+from vitft.data import labels, official, portions
 from vitft.data.split import Source, Split
 from vitft.errors import CheckpointError, DataError, DataMissing, some
 from vitft.evaluation import metrics, real
@@ -88,10 +88,10 @@ def subject(source: Source, *, with_real: bool, limit: int | None, complete: boo
             fact=f"Missing: {some(listed, 20)}." if listed else "",
             action="Add them, or leave out --complete.",
         )
-    present = frozenset(split.class_names) - set(subsets.absent(split))
+    present = frozenset(split.class_names) - set(labels.absent(split))
     stamp = f"subset {len(split)}" if absent else ""
     if limit is not None and limit < len(split):
-        split = subsets.limit(split, limit, seed=0)
+        split = portions.limit(split, limit, seed=0)
         stamp = f"subset {len(split)}"
         matched = real.match(split.keys, split.labels) if matched is not None else None
     return Subject(split, matched if with_real else None, stamp, tuple(listed), absent, present)

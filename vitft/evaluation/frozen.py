@@ -8,9 +8,9 @@ import torch
 from numpy.typing import NDArray
 
 from vitft import device as devices
-from vitft.data import official, subsets
-from vitft.data.carve import val_is_train
+from vitft.data import labels, official, portions
 from vitft.data.split import Opened, Source, Split
+from vitft.data.vtab_splits import val_is_train
 from vitft.evaluation import features, fewshot, knn, ridge
 from vitft.evaluation.fewshot import Row
 from vitft.evaluation.intervals import clipped
@@ -57,10 +57,10 @@ def examples(source: Source, limit: int | None = None, *, big_vision: bool = Fal
     source = Opened(source)
     pool = source.open(fewshot.pool_name(source.splits))
     if big_vision and val_is_train(source):
-        pool = subsets.join([pool, source.open("val")], f"train{subsets.JOINED}val")
+        pool = portions.join([pool, source.open("val")], f"train{portions.JOINED}val")
     name = next((name for name in ("test", "val") if name in source.splits), "test")
-    whole = subsets.by_name(source.open(name), pool.class_names, f"'{pool.name}'")
-    test = whole if limit is None else subsets.limit(whole, limit, seed=0)
+    whole = labels.by_name(source.open(name), pool.class_names, f"'{pool.name}'")
+    test = whole if limit is None else portions.limit(whole, limit, seed=0)
     return Examples(pool, test, whole, big_vision)
 
 
@@ -106,7 +106,7 @@ def run(
             train_split=pool.name,
             train_digest=pool.digest,
             overlap=overlap(test, seen, {}, hooks),
-            classes_without_test=subsets.absent(data.whole),
+            classes_without_test=labels.absent(data.whole),
             checkpoint_sha256=network.info.sha256,
         ),
         settings=computed(network),

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from vitft import device as devices
-from vitft.data import subsets
+from vitft.data import labels
 from vitft.data.split import Split
 from vitft.errors import CheckpointError, DataError, UsageError
 from vitft.evaluation import asked, onnx_network
@@ -213,7 +213,7 @@ def head_fits(network: Network | Checkpoint, split: Split) -> Split:
     names = translated(names, split.class_names)
     if names:
         try:
-            return subsets.by_name(split, names, f"'{info.name}'")
+            return labels.by_name(split, names, f"'{info.name}'")
         except DataError as error:
             if outputs == wanted:
                 at = next(i for i, (a, b) in enumerate(zip(names, split.class_names, strict=True)) if a != b)

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from vitft.data.subsets import absent_note
+from vitft.data.labels import absent_note
 from vitft.evaluation import evaluate as ev
 from vitft.evaluation import predictions, seeds
 from vitft.evaluation.network import head_fits, open_network

@@ -215,7 +215,7 @@ def _heads(state: State, width: int, known: int) -> tuple[int, tuple[str, ...]]:
 
 def _own(base: str, kwargs: Mapping[str, object]) -> tuple[float, str]:
     """Return the epsilon and the activation that a timm function has of itself; what has no word in timm is ""."""
-    net = outline(base, **{**kwargs, "depth": 1})
+    net = meta_network(base, **{**kwargs, "depth": 1})
     act = net.blocks[0].mlp.act
     word = next((word for word, kind in ACTIVATIONS.items() if type(act) is kind), "")
     if getattr(act, "approximate", "none") == "tanh":
@@ -289,7 +289,7 @@ def _resnet(state: State, hint: str) -> Inferred:
     return Inferred(Architecture(name, kwargs), tag, (32, 32), None, (), _channels(state))
 
 
-def outline(name: str, **kwargs: Any) -> Any:
+def meta_network(name: str, **kwargs: Any) -> Any:
     """Build a timm network without storage for its weights; with, where an older timm cannot do without."""
     try:
         with torch.random.fork_rng(devices=[]), torch.device("meta"), _RangesOnCpu():

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from vitft.catalog.models import MODELS
 from vitft.errors import CheckpointError, UsageError
 from vitft.models import loading, posembed
-from vitft.models.architecture import geometry, outline
+from vitft.models.architecture import geometry, meta_network
 from vitft.models.checkpoint import Checkpoint
 from vitft.models.loading import save_weights as save_weights
 from vitft.models.methods import head_names
@@ -208,7 +208,7 @@ def _create(arch: Architecture, num_classes: int, settings: Settings, seed: int,
         kwargs["img_size"] = settings.size
     try:
         if not drawn:
-            net = outline(arch.name, **kwargs)
+            net = meta_network(arch.name, **kwargs)
             if next(net.buffers(), None) is None and type(net).__name__ in _ANY_SIZE:
                 return net
         with drawing(seed):

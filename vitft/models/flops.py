@@ -7,7 +7,7 @@ from typing import Any
 import timm
 import torch
 
-from vitft.models.architecture import outline
+from vitft.models.architecture import meta_network
 from vitft.models.memory import Shape, shape
 from vitft.results.checkpoint import CheckpointInfo, Size
 
@@ -77,5 +77,5 @@ def counted(info: CheckpointInfo, size: Size, classes: int) -> Counted:
     arch = info.architecture
     sized = timm.get_pretrained_cfg(arch.name)
     at = {"img_size": size} if sized is not None and sized.fixed_input_size else {}
-    net = outline(arch.name, **{**arch.kwargs, "num_classes": classes, **at})
+    net = meta_network(arch.name, **{**arch.kwargs, "num_classes": classes, **at})
     return Counted(macs(net, size), shape(net))

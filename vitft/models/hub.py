@@ -15,11 +15,11 @@ from torch import Tensor
 
 from vitft.errors import CheckpointError, CheckpointUnsafe, UnknownName
 from vitft.models import files, hub_files, kinds, library, npz, places, processor
-from vitft.models.architecture import geometry, outline
+from vitft.models.architecture import geometry, meta_network
 from vitft.models.checkpoint import Checkpoint, crop_mode
 from vitft.models.choice import Chosen
 from vitft.models.methods import head_names
-from vitft.models.renaming import spelled
+from vitft.models.renaming import timm_names
 from vitft.models.said import Said
 from vitft.results.checkpoint import Architecture, CheckpointInfo
 
@@ -154,7 +154,7 @@ def _configured(
         beside = file.parent / processor.FILE
         stamp = places.read_json(beside) if beside.is_file() else {}
         chosen = _read(file, word)
-        opened = library.checkpoint(config, stamp, spelled(chosen.state), file, asked, said)
+        opened = library.checkpoint(config, stamp, timm_names(chosen.state), file, asked, said)
         return replace(opened, info=replace(opened.info, part=chosen.part).with_notes(*chosen.notes))
     if not timm.is_model(base):
         kind = f"architecture '{base}'" if base else f"model type '{config.get('model_type', '?')}'"
@@ -244,14 +244,14 @@ def _open(
 
 
 def _fitted(base: str, cfg: Any, args: Mapping[str, Any], file: Path | None, word: str) -> tuple[Any, Chosen]:
-    """Build the outline of an architecture and read its tensors, under timm's names."""
-    net = outline(base, pretrained_cfg=cfg, **args)
+    """Build the meta_network of an architecture and read its tensors, under timm's names."""
+    net = meta_network(base, pretrained_cfg=cfg, **args)
     shapes = _shapes(net.state_dict())
     if file is None:
         return net, Chosen({})
     chosen = _read(file, word, list(shapes))
     headless = {name: shape for name, shape in shapes.items() if name not in head_names(net)}
-    for state in (chosen.state, spelled(chosen.state)):
+    for state in (chosen.state, timm_names(chosen.state)):
         if _shapes(state) in (shapes, headless):
             return net, replace(chosen, state=state)
     # Not timm's names throughout: timm renames what it knows.

@@ -25,7 +25,7 @@ from vitft.errors import CheckpointError, DiskFull, rebuilt
 from vitft.models import adapters, files, hub, kinds, methods, names, npz, places
 from vitft.models.architecture import Inferred, infer
 from vitft.models.checkpoint import Checkpoint, crop_mode
-from vitft.models.renaming import heads_of_layout, spelled
+from vitft.models.renaming import heads_of_layout, timm_names
 from vitft.models.said import Said, apply
 from vitft.results.checkpoint import Architecture, CheckpointInfo, Triple
 from vitft.results.files import WEIGHTS
@@ -206,7 +206,7 @@ def _named(path: Path, kind: str, said: Said | None, word: str) -> Checkpoint:
     if adapters.is_adapter(chosen.state):
         raise adapters.alone(path)
     with _telling(path):
-        state = spelled(chosen.state)
+        state = timm_names(chosen.state)
         heads = heads_of_layout([f"{chosen.part}."])
         if heads and state.get("norm.weight", torch.empty(0)).numel() % heads:
             heads = 0  # not one of the layout's own sizes

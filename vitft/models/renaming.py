@@ -54,7 +54,7 @@ def heads_of_layout(names: Iterable[str]) -> int:
     return 12 if any("base_encoder." in name or "momentum_encoder." in name for name in names) else 0
 
 
-def spelled(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def timm_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return timm's names for tensors in a spelling that timm's own derives from.
 
     Raises CheckpointError for a patch embedding that is no convolution.

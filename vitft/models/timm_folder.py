@@ -11,7 +11,7 @@ import timm
 from torch import nn
 
 from vitft.errors import CheckpointError
-from vitft.models.architecture import outline
+from vitft.models.architecture import meta_network
 from vitft.results.checkpoint import CheckpointInfo, side
 from vitft.settings import Preprocess, larger
 
@@ -66,7 +66,7 @@ def _arguments(net: nn.Module, info: CheckpointInfo) -> dict[str, object]:
     wanted, why = _described(net), "timm refuses its arguments"
     for args in _candidates(info):
         try:
-            plain = outline(info.architecture.name, **args, num_classes=info.num_classes)
+            plain = meta_network(info.architecture.name, **args, num_classes=info.num_classes)
         except (RuntimeError, ValueError, TypeError, AssertionError, AttributeError):
             continue
         found = _described(plain)

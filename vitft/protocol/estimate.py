@@ -5,8 +5,8 @@ from dataclasses import dataclass, replace
 
 from vitft import device as devices
 from vitft import recipes
+from vitft.data.portions import JOINED
 from vitft.data.split import Sized
-from vitft.data.subsets import JOINED
 from vitft.evaluation.network import preprocess
 from vitft.models import loading
 from vitft.models.flops import Counted, counted

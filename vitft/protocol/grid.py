@@ -3,8 +3,8 @@
 import itertools
 from collections.abc import Mapping, Sequence
 
+from vitft.data.portions import JOINED
 from vitft.data.split import Sized
-from vitft.data.subsets import JOINED
 from vitft.protocol.units import DEV, Job
 from vitft.recipes import Recipe
 from vitft.results.checkpoint import CheckpointInfo, Size, side

@@ -7,9 +7,9 @@ labels of all splits are looked at before (see `look`), through `names_only`: im
 from dataclasses import replace
 from typing import NoReturn
 
-from vitft.data import subsets
+from vitft.data import portions
+from vitft.data.portions import JOINED
 from vitft.data.split import Source, Split
-from vitft.data.subsets import JOINED
 from vitft.errors import ProtocolBreach
 from vitft.protocol.units import DEV, Job, Unit
 from vitft.results.parts import Phase
@@ -105,4 +105,4 @@ class Guard:
 
     def _opened(self, name: str) -> Split:
         parts = [self._source.open(part) for part in name.split(JOINED)]
-        return parts[0] if len(parts) == 1 else subsets.join(parts, name)
+        return parts[0] if len(parts) == 1 else portions.join(parts, name)

@@ -11,10 +11,10 @@ from typing import Any, Literal, Required, TypedDict, Unpack
 from vitft import machine
 from vitft.catalog.models import MODELS
 from vitft.catalog.shots import Shots
-from vitft.data import carve
+from vitft.data import vtab_splits
 from vitft.data.find import checked, find, path_of
+from vitft.data.portions import JOINED
 from vitft.data.split import Opened, Sized, Source
-from vitft.data.subsets import JOINED
 from vitft.errors import DataMissing
 from vitft.group import Parallel
 from vitft.images import sizes
@@ -115,7 +115,7 @@ def plan(
     said = str(path or task)
     if path is not None:  # absolute: the same word elsewhere is another data set
         task = str(path.resolve())
-    splits = scheme(data.splits, said, shots or "", carve.val_is_train(data))
+    splits = scheme(data.splits, said, shots or "", vtab_splits.val_is_train(data))
     examples = _examples(data, splits, rest.get("limit"), rest.get("per_class")) if recipe.for_size else 0
     seen = _seen(data, splits, recipe) if recipe.looks_at_images(data.task) else None
     document = _Document(recipe, data.task, overrides, examples, seen.pixels if seen else 0)

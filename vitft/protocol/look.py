@@ -7,9 +7,9 @@ nothing that is seen here goes anywhere but into an error or a note.
 
 import numpy as np
 
-from vitft.data import subsets
+from vitft.data import labels, portions
+from vitft.data.portions import JOINED
 from vitft.data.split import Source, Split
-from vitft.data.subsets import JOINED
 from vitft.errors import DataDamaged, DataError, DataMissing
 from vitft.evaluation import real
 from vitft.protocol.guard import names_only
@@ -39,11 +39,11 @@ def look(job: Job, source: Source) -> tuple[str, ...]:
         _trainable(splits[part], job)
     lines = []
     for name, split in splits.items():
-        same = subsets.by_name(split, train.class_names, f"'{train.name}'")
+        same = labels.by_name(split, train.class_names, f"'{train.name}'")
         if name == scheme.test:
             # Shifted labels of ImageNet's validation images must not come out after the training.
             real.of_validation(same.keys, same.labels, same.num_classes)
-            lines.append(subsets.absent_note(subsets.absent(same)))
+            lines.append(labels.absent_note(labels.absent(same)))
     return tuple(line for line in lines if line)
 
 
@@ -75,4 +75,4 @@ def _trainable(split: Split, job: Job) -> None:
             "Look at its labels, or its folders: train/<class>/*, test/<class>/*.",
         )
     if job.per_class is not None:
-        subsets.per_class(split, job.per_class, 0)
+        portions.per_class(split, job.per_class, 0)

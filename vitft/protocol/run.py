@@ -11,7 +11,7 @@ import torch
 
 from vitft import device as devices
 from vitft import machine
-from vitft.data import subsets
+from vitft.data import portions
 from vitft.data.split import Split
 from vitft.errors import CheckpointError, DataError, UsageError
 from vitft.evaluation import predictions, real
@@ -206,10 +206,10 @@ def _training_split(unit: Unit, guard: Guard) -> tuple[Split, Split | None]:
     split = guard.open(scheme.tune_train if unit.phase == "tune" else scheme.final_train)
     if unit.phase == "tune":
         if scheme.tune_val == DEV:
-            split, dev, _ = subsets.dev_split(split, settings.dev_fraction)
+            split, dev, _ = portions.dev_split(split, settings.dev_fraction)
             dev = _limited(dev, unit)
     elif settings.train_fraction < 1:
-        split, _, _ = subsets.dev_split(split, 1 - settings.train_fraction)
+        split, _, _ = portions.dev_split(split, 1 - settings.train_fraction)
     if split.num_classes < 2:
         raise DataError(
             f"'{job.name}' has one class, '{split.class_names[0]}': every answer would be right.",
@@ -217,12 +217,12 @@ def _training_split(unit: Unit, guard: Guard) -> tuple[Split, Split | None]:
             "Look at its folders: train/<class>/*, test/<class>/*.",
         )
     if job.per_class is not None:
-        split = subsets.per_class(split, job.per_class, unit.seed)
+        split = portions.per_class(split, job.per_class, unit.seed)
     return _limited(split, unit), dev
 
 
 def _limited(split: Split, unit: Unit) -> Split:
-    return split if unit.job.limit is None else subsets.limit(split, unit.job.limit, seed=0)
+    return split if unit.job.limit is None else portions.limit(split, unit.job.limit, seed=0)
 
 
 def _network(unit: Unit, num_classes: int, device: torch.device, warm: Warm) -> tuple[models.Built, Settings]:

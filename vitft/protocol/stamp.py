@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vitft.catalog.shots import first_of
-from vitft.data import official, subsets
+from vitft.data import labels, official
+from vitft.data.portions import JOINED
 from vitft.data.split import Split
-from vitft.data.subsets import JOINED
 from vitft.images import fingerprints
 from vitft.images.overlap import overlap
 from vitft.progress import Hooks
@@ -108,8 +108,8 @@ def classes(train: Split, held_out: Split) -> tuple[Split, tuple[str, ...]]:
     Raises:
         DataError: it has a class that was not trained on.
     """
-    same = subsets.by_name(held_out, train.class_names, f"'{train.name}'")
-    return same, subsets.absent(same)
+    same = labels.by_name(held_out, train.class_names, f"'{train.name}'")
+    return same, labels.absent(same)
 
 
 def protocol(unit: Unit, settings: Settings, gelu: str) -> UnitProtocol:

@@ -17,8 +17,8 @@ from typing import Any, Literal
 from pydantic import TypeAdapter
 
 from vitft.catalog.shots import first_of, split_name
+from vitft.data.portions import JOINED
 from vitft.data.sources import own_split
-from vitft.data.subsets import JOINED
 from vitft.errors import DataMissing, RecipeError
 from vitft.models import places
 from vitft.recipe_faults import rescaled

@@ -1,7 +1,7 @@
 """What a result's provenance says of its data, in the words of a footnote."""
 
 from vitft.catalog.shots import first_in
-from vitft.data.subsets import absent_note as no_test_image
+from vitft.data.labels import absent_note as no_test_image
 from vitft.results.parts import Provenance
 from vitft.results.schema import Comparison
 

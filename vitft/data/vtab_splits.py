@@ -1,15 +1,15 @@
-"""VTAB's splits cut out of a data set that comes as its owner's raw splits."""
+"""VTAB's splits where a data set has others: cut out of its owner's raw splits, or the first N of the 1,000."""
 
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 
 from vitft.catalog import tasks
-from vitft.data import official_splits, reader
-from vitft.data.split import Opened, Provenance, Sized, Source, Split, place_of
-from vitft.errors import DataDamaged, DataMissing
+from vitft.catalog.shots import split_name
+from vitft.data import official_splits, portions, reader
+from vitft.data.split import Around, Opened, Provenance, Sized, Source, Split
+from vitft.errors import DataDamaged, DataError, DataMissing
 
 _RAW = {"train": "train", "validation": "val", "test": "test"}
 _VTAB_1K = ("train800", "val200", "train800val200", "test")
@@ -17,7 +17,7 @@ _FULL = ("train", "val", "test")
 
 
 @dataclass(frozen=True)
-class Carved:
+class OfRaw(Around):
     """The splits of VTAB-1k (or of full VTAB) of a source whose keys are the owner's own.
 
     Attributes:
@@ -27,15 +27,6 @@ class Carved:
 
     source: Source
     full: bool = False
-
-    @property
-    def task(self) -> str:
-        return self.source.task
-
-    @property
-    def place(self) -> Path | None:
-        """Where the files of the owner's splits are."""
-        return place_of(self.source)
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -87,7 +78,49 @@ class Carved:
         )
 
 
-def can_carve(source: Source) -> bool:
+@dataclass(frozen=True)
+class FirstShots(Around):
+    """A VTAB-1k source with the first N of its 1,000 training examples: train800 in its order, then val200.
+
+    What N has, every larger N has too. Nothing of val200 beyond them is to be seen: choices are made on their end.
+    """
+
+    source: Source
+    n: int
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        return (split_name(self.n), "test")
+
+    def open(self, split: str) -> Split:
+        """Open one split.
+
+        Raises:
+            DataMissing: no such split.
+            DataError: the 1,000 are sorted by class, so that the first N would be of a few classes only.
+        """
+        if split == "test":
+            return self.source.open(split)
+        if split != split_name(self.n):
+            raise DataMissing(f"'{self.task}' has no split '{split}'.", f"{', '.join(self.splits)}.")
+        whole = self._whole()
+        if portions.sorted_by_class(whole.labels):
+            raise DataError(
+                f"The examples of '{self.task}' are sorted by class: the first {self.n} say nothing of the rest.",
+                "VTAB-1k's examples in their own order.",
+                "Take --shots 1000, or 'vitft finetune --per-class K'.",
+            )
+        if len(whole) < self.n:
+            raise DataError(f"'{self.task}' has {len(whole):,} training examples, not {self.n:,}.")
+        return whole.select(range(self.n), split)
+
+    def _whole(self) -> Split:
+        if "train800val200" in self.source.splits:
+            return self.source.open("train800val200")
+        return portions.join([self.source.open("train800"), self.source.open("val200")], "train800val200")
+
+
+def can_cut(source: Source) -> bool:
     """Tell whether VTAB's splits can be cut out of `source`: a VTAB task whose keys are the owner's own."""
     name = tasks.canonical(source.task)
     if name is None or name not in {task.name for task in tasks.VTAB} or not getattr(source, "owner_keys", False):

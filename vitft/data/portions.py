@@ -1,8 +1,10 @@
-"""Parts of a split: `--limit N`, `--per-class K`, and the development split that tuning selects on."""
+"""Portions of an opened split: `--limit N`, `--per-class K`, and the development split that tuning selects on.
+
+The splits that a benchmark's rule cuts out of its owner's files are in `official_splits`.
+"""
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -10,11 +12,9 @@ from numpy.typing import NDArray
 
 from vitft.data import reader
 from vitft.data.split import Provenance, Split
-from vitft.errors import DataError, UsageError, some
+from vitft.errors import DataError, UsageError
 
 DevRule = Literal["end", "stratified end"]
-
-_NAMED = 3
 
 JOINED = "+"
 """Between the names of splits that are trained on together."""
@@ -99,48 +99,6 @@ def sorted_by_class(labels: NDArray[np.int64]) -> bool:
     runs = int(np.count_nonzero(np.diff(labels))) + 1
     classes = len(np.unique(labels))
     return 1 < classes == runs < len(labels)
-
-
-def by_name(split: Split, class_names: tuple[str, ...], whose: str) -> Split:
-    """Return a split whose labels are positions in `class_names`: classes are the same where their names are.
-
-    Args:
-        split: may lack some of the classes.
-        class_names: of what it is to be compared with.
-        whose: what these classes belong to, for the message.
-
-    Raises:
-        DataError: it has images of another class (exit code 3).
-    """
-    if split.class_names == class_names:
-        return split
-    used = [split.class_names[label] for label in np.unique(split.labels)]
-    unknown = [name for name in used if name not in class_names]
-    if unknown or len(set(class_names)) < len(class_names) or len(set(split.class_names)) < split.num_classes:
-        what = f"has the class '{unknown[0]}'" if unknown else "gives one name to two classes"
-        more = f" ({len(unknown):,} classes)" if len(unknown) > 1 else ""
-        raise DataError(
-            f"'{split.name}' of '{split.task}' {what}{more}, which {whose} has not.",
-            f"the {len(class_names):,} classes of {whose}, or some of them, by their names.",
-            "Rename its class folders, or leave the others out.",
-        )
-    index = {name: label for label, name in enumerate(class_names)}
-    places = np.array([index.get(name, -1) for name in split.class_names], dtype=np.int64)
-    return replace(split, class_names=class_names, labels=places[split.labels])
-
-
-def absent(split: Split) -> tuple[str, ...]:
-    """Return the names of the classes that have no image in a split."""
-    present = set(np.unique(split.labels).tolist())
-    return tuple(name for label, name in enumerate(split.class_names) if label not in present)
-
-
-def absent_note(names: Sequence[str]) -> str:
-    """Say which classes have no test image; empty where each has one."""
-    if not names:
-        return ""
-    shown = some([f"'{name}'" for name in names], _NAMED)
-    return f"class{'es' * (len(names) > 1)} {shown}: no test image"
 
 
 def join(splits: Sequence[Split], name: str) -> Split:
