@@ -1,12 +1,16 @@
-"""One answer to where torch computes: the device, its precision, whether its memory ran out, how much fits at once."""
+"""One answer to where torch computes: the device, its precision and kernels, ways to it and back, short memory."""
 
+from collections import deque
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Literal
+from typing import Any, Generic, Literal, TypedDict, TypeVar
 
 import torch
+from torch import Tensor
 
 from vitft.errors import UsageError
 
+T = TypeVar("T")
 Precision = Literal["float32", "bf16"]
 
 
@@ -29,7 +33,29 @@ def pick(name: str, local_rank: int | None = None) -> torch.device:
             f"auto, cpu{', cuda' * torch.cuda.is_available()}.",
             "Run 'vitft doctor' to see what torch finds.",
         ) from None
+    if device.type == "cuda":
+        _kernels()
     return device
+
+
+def _kernels() -> None:
+    """Choose what a card computes with: what is called float32 is float32, and attention is not cuDNN's."""
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False  # torch lets convolutions have it
+    # Its backward pass gave NaN on Hopper (several reports), and it was not faster than flash on an H200.
+    torch.backends.cuda.enable_cudnn_sdp(False)
+
+
+class Kernels(TypedDict, total=False):
+    """What a result says of a card's kernels: attention that it may use, and whether float32 is rounded to TF32."""
+
+    attention: str
+    tf32: bool
+
+
+def kernels(kind: str) -> Kernels:
+    """Return what a result says of a kind of device; nothing where torch has it its own way."""
+    return {"attention": "flash, efficient, math", "tf32": False} if kind == "cuda" else {}
 
 
 def _card(name: str, local_rank: int) -> str:
@@ -79,3 +105,39 @@ def forget() -> None:
     """Give memory that nothing uses back to the card."""
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
+
+
+def moved(tensor: Tensor, device: torch.device) -> Tensor:
+    """Return a tensor of the host on a device. A card fetches it beside what it computes; nobody waits for it."""
+    if device.type != "cuda" or tensor.is_cuda:
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
+
+
+class Late(Generic[T]):
+    """Tensors on their way from a device to the host, in turn, each with what belongs to it.
+
+    A card computes on while they travel: whoever reads the one before last waits for nothing that was queued since.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.behind = 2 if device.type == "cuda" else 0
+        self._queue: deque[tuple[T, Tensor, Any]] = deque()
+
+    def put(self, what: T, tensor: Tensor) -> None:
+        """Send a tensor on its way."""
+        if tensor.device.type != "cuda":
+            self._queue.append((what, tensor, None))
+            return
+        host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True).copy_(tensor, non_blocking=True)
+        there = torch.cuda.Event()
+        there.record(torch.cuda.current_stream(tensor.device))
+        self._queue.append((what, host, there))
+
+    def arrived(self, *, all: bool = False) -> Iterator[tuple[T, Tensor]]:
+        """Yield what is there by now, the oldest first; with `all` what is under way, too."""
+        while len(self._queue) > (0 if all else self.behind):
+            what, tensor, there = self._queue.popleft()
+            if there is not None:
+                there.synchronize()
+            yield what, tensor

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from vitft.errors import DiskFull, OutOfMemory
-from vitft.training import fit, state
+from vitft.group import ALONE
+from vitft.training import fit, saving, state
 
 
 def stored(payload: bytes) -> bytes:
@@ -62,8 +63,8 @@ def test_metrics_keep_the_lines_of_the_updates_that_are_kept(tmp_path, keep, lef
 
 def test_a_state_is_due_when_its_time_has_passed_and_its_own_cost_is_small(tmp_path, monkeypatch):
     now = [1000.0]
-    monkeypatch.setattr(fit.time, "monotonic", lambda: now[0])
-    states = fit._States(tmp_path / "state.pt", "split", fit.Compute(state_seconds=60.0), _last=now[0])
+    monkeypatch.setattr(saving.time, "monotonic", lambda: now[0])
+    states = saving.States(tmp_path / "state.pt", "split", ALONE, 60.0, _last=now[0])
     times = [(0, False), (59.9, False), (60, True), (5000, True)]
     assert [(later, due) for later, _ in times for now[0] in [1000.0 + later] for due in [states.due()]] == times
     states._cost = 10.0  # a twentieth of the time at most: one every 200 seconds
@@ -71,7 +72,7 @@ def test_a_state_is_due_when_its_time_has_passed_and_its_own_cost_is_small(tmp_p
     assert not states.due()
     now[0] = 1200.0
     assert states.due()
-    always = fit._States(tmp_path / "state.pt", "split", fit.Compute(state_seconds=0.0), _last=now[0], _cost=10.0)
+    always = saving.States(tmp_path / "state.pt", "split", ALONE, 0.0, _last=now[0], _cost=10.0)
     assert always.due()
     monkeypatch.setattr(state.Saver, "busy", True)
     assert always.due() and not states.due()  # the last one is still being written

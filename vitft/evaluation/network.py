@@ -263,4 +263,5 @@ def computed(network: Network) -> Computed:
         device_kind=network.device.type,
         precision="bf16" if network.precision == "bf16" else "float32",
         threads=torch.get_num_threads(),
+        **devices.kernels(network.device.type),
     )

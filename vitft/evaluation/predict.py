@@ -8,7 +8,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
-from vitft.device import autocast, out_of_memory
+from vitft.device import Late, autocast, moved, out_of_memory
 from vitft.errors import OutOfMemory, VitftError, some
 from vitft.group import ALONE, Group
 
@@ -88,36 +88,59 @@ def gather(
     """
     parameter = next(net.parameters(), None)
     device = parameter.device if parameter is not None else torch.device("cpu")
-    out: NDArray[np.float32] | None = None
-    seen = np.zeros(n, dtype=np.int64)
+    rows = _Rows(n, what)
+    late: Late[NDArray[np.int64]] = Late(device)
     done = 0
     was_training = net.training
     net.eval()
+
+    def arrived(*, all: bool = False) -> None:
+        nonlocal done
+        for indices, values in late.arrived(all=all):
+            rows.put(indices, values.numpy())
+            done += len(indices)
+            if on_progress is not None:
+                on_progress(min(n, done * group.size))
+
     try:
         with group.together(), torch.inference_mode(), autocast(device, precision):
             for indices, images in batches:
-                rows = np.asarray(indices, dtype=np.int64)
-                outside = rows[(rows < 0) | (rows >= n)]
-                if len(outside):
-                    raise VitftError(f"Image {int(outside[0])} is asked about, but there are only {n}.")
-                values = _fitting(function, images.to(device, non_blocking=True)).float().cpu().numpy()
-                if values.ndim != 2 or len(values) != len(rows):
-                    raise VitftError(f"The network gave {what} of shape {values.shape} for {len(rows)} images.")
-                if out is None:
-                    out = np.zeros((n, values.shape[1]), dtype=np.float32)
-                out[rows] = values
-                np.add.at(seen, rows, 1)
-                done += len(rows)
-                if on_progress is not None:
-                    on_progress(min(n, done * group.size))
+                late.put(rows.known(indices), _fitting(function, moved(images, device)).float())
+                arrived()
+            arrived(all=True)
     finally:
         net.train(was_training)
-    out = _joined(out, seen, group)
+    out, seen = _joined(rows.out, rows.seen, group), rows.seen
     _exactly_once(seen)
     if out is None:
         raise VitftError("There are no images to evaluate.")
     _refuse_broken(out, what)
     return out
+
+
+class _Rows:
+    """The answers so far, each in the row of its image, and how often each image came."""
+
+    def __init__(self, n: int, what: str) -> None:
+        self.n, self.what = n, what
+        self.out: NDArray[np.float32] | None = None
+        self.seen = np.zeros(n, dtype=np.int64)
+
+    def known(self, indices: ArrayLike | Tensor) -> NDArray[np.int64]:
+        """Return the positions of images. Raises VitftError where there are fewer."""
+        rows = np.asarray(indices, dtype=np.int64)
+        outside = rows[(rows < 0) | (rows >= self.n)]
+        if len(outside):
+            raise VitftError(f"Image {int(outside[0])} is asked about, but there are only {self.n}.")
+        return rows
+
+    def put(self, rows: NDArray[np.int64], values: NDArray[np.float32]) -> None:
+        if values.ndim != 2 or len(values) != len(rows):
+            raise VitftError(f"The network gave {self.what} of shape {values.shape} for {len(rows)} images.")
+        if self.out is None:
+            self.out = np.zeros((self.n, values.shape[1]), dtype=np.float32)
+        self.out[rows] = values
+        np.add.at(self.seen, rows, 1)
 
 
 def _refuse_broken(values: NDArray[np.float32], what: str) -> None:

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vitft.data.split import Split
+from vitft.device import moved
 from vitft.group import ALONE, Group
 from vitft.images import cache
 from vitft.images.preprocess import deterministic, normalise, random_one, random_part
@@ -63,7 +64,7 @@ class Images:
         rows = [None] * len(index_batches) if uniforms is None else list(uniforms)
         if self._stored is not None:
             for indices, row in zip(index_batches, rows, strict=True):
-                batch = self._stored[torch.from_numpy(indices).to(self._stored.device)].to(self.device)
+                batch = moved(self._stored[moved(torch.from_numpy(indices), self._stored.device)], self.device)
                 yield normalise(batch if row is None else random_part(batch, row, self.pp), self.pp)
             return
         if self._pool is None:
@@ -74,7 +75,7 @@ class Images:
             if n + 1 < len(jobs):
                 ahead.append(self._submit(*jobs[n + 1]))
             decoded = np.stack([future.result() for future in ahead.pop(0)])
-            yield normalise(torch.from_numpy(decoded).to(self.device), self.pp)
+            yield normalise(moved(torch.from_numpy(decoded), self.device), self.pp)
 
     def _submit(self, indices: NDArray[np.int64], rows: NDArray[np.float64] | None) -> list[Future[NDArray[np.uint8]]]:
         assert self._pool is not None

@@ -6,6 +6,7 @@ how the work is cut into micro-batches, workers or runs (see `training.randomnes
 
 import math
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from vitft.device import moved
 from vitft.settings import Preprocess, larger
 
 UNIFORMS = 24
@@ -139,13 +141,13 @@ def random_part(stored: Tensor, uniforms: NDArray[np.float64], pp: Preprocess) -
     if (h, w) == (height, width):
         if not flip.any():
             return stored
-        mask = torch.from_numpy(flip).to(stored.device)
+        mask = moved(torch.from_numpy(flip), stored.device)
         return torch.where(mask[:, None, None, None], stored.flip(2), stored)
     top = np.floor(uniforms[:, 1] * (h - height + 1)).astype(np.int64)
     left = np.floor(uniforms[:, 2] * (w - width + 1)).astype(np.int64)
     rows = top[:, None] + np.arange(height)[None]
     columns = left[:, None] + np.where(flip[:, None], np.arange(width)[None, ::-1], np.arange(width)[None])
-    index = [torch.from_numpy(a).to(stored.device) for a in (np.arange(b)[:, None, None], rows, columns)]
+    index = [moved(torch.from_numpy(a), stored.device) for a in (np.arange(b)[:, None, None], rows, columns)]
     return stored[index[0], index[1][:, :, None], index[2][:, None, :]]
 
 
@@ -189,6 +191,11 @@ def inception_box(h: int, w: int, uniforms: NDArray[np.float64]) -> tuple[int, i
 
 def normalise(images: Tensor, pp: Preprocess) -> Tensor:
     """Turn (B, H, W, 3) uint8 into (B, 3, H, W) float32, (x / 255 - mean) / std, on the same device."""
-    mean = torch.tensor(pp.mean, device=images.device)
-    std = torch.tensor(pp.std, device=images.device)
+    mean, std = _constant(pp.mean, images.device), _constant(pp.std, images.device)
     return ((images.float() / 255.0 - mean) / std).permute(0, 3, 1, 2).contiguous()
+
+
+@cache
+def _constant(values: tuple[float, ...], device: torch.device) -> Tensor:
+    with torch.inference_mode(mode=False):  # an evaluation's must serve a training, too
+        return torch.tensor(values, device=device)

@@ -185,6 +185,7 @@ def _begun(own: Path, runtime: Runtime, group: Group) -> tuple[torch.device, Com
             precision=devices.precision(runtime.precision, device),
             micro_batch=runtime.micro_batch,
             threads=torch.get_num_threads(),
+            **devices.kernels(device.type),
         )
         if group.first:
             write_json(file, to_json(begun))

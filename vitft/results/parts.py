@@ -128,6 +128,8 @@ class Computed(Part):
     precision: Literal["float32", "bf16"]
     micro_batch: int | None = None
     threads: int | None = None
+    attention: str | None = Field(None, description="kernels it may use on a card, torch's preference first")
+    tf32: bool | None = Field(None, description="whether a card rounds what stays float32 to TF32")
 
 
 class Loss(Part):

@@ -2,7 +2,7 @@
 
 import math
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,14 +10,15 @@ from typing import Any
 from torch import nn
 
 from vitft import device
-from vitft.errors import DataError, DiskFull, NonFiniteLoss, OutOfMemory, PeerLost
+from vitft.device import Late
+from vitft.errors import DiskFull, NonFiniteLoss, OutOfMemory, PeerLost
 from vitft.group import ALONE, Group, Parallel
 from vitft.images.batches import Images
-from vitft.images.fingerprints import encoded_digest
 from vitft.models.memory import Wish, planned
 from vitft.progress import Hooks, StepReport, interrupted
 from vitft.settings import Settings
 from vitft.training import inputs, parallel, state
+from vitft.training.saving import States, same_images
 from vitft.training.schedule import learning_rate
 from vitft.training.update import Fit, Stopped
 from vitft.training.watch import Watch
@@ -99,7 +100,8 @@ def fit(
     """
     compute, hooks = compute or Compute(), hooks or Hooks()
     group = compute.group
-    states = _States(folder / "state.pt", _same_images(images, group, hooks), compute)
+    same = same_images(images, group, hooks)
+    states = States(folder / "state.pt", same, group, compute.state_seconds)
     trained, wish = net, Wish(compute.micro_batch)
     how = planned(net, settings, images.device, compute.precision, wish, group.size)
     if spread := parallel.choose(compute.parallel, how, settings, images.device, group):
@@ -110,7 +112,8 @@ def fit(
     start, began = run.step, time.monotonic()
     source = inputs.source(trained, images, settings, compute.precision, micro_batch, hooks, group)
     with state.Metrics(folder / "metrics.jsonl" if group.first else None, keep=start) as metrics:
-        loop = _Loop(run, source, states, metrics, compute, hooks, micro_batch, spread)
+        told = _Told(run, metrics, hooks, Late(images.device))
+        loop = _Loop(run, source, states, told, compute, hooks, micro_batch, spread)
         stopped = loop.to_the_end()
     if signum := group.agree(signum=stopped or hooks.signal())[0]:
         states.saver.wait()
@@ -125,14 +128,48 @@ def fit(
     )  # fmt: skip
 
 
+@dataclass(frozen=True)
+class _Made:
+    """An update that was made: its number, counted from 1, its rate, and when it began."""
+
+    step: int
+    lr: float
+    began: float
+
+
+@dataclass
+class _Told:
+    """What updates say of themselves, read from a card while it is at later ones, and told in their order."""
+
+    run: Fit
+    metrics: state.Metrics
+    hooks: Hooks
+    late: Late[_Made]
+    _last: float = 0.0
+
+    def here(self, *, all: bool = False) -> None:
+        """Tell of the updates whose numbers are there; with `all` wait for the others'. Raises NonFiniteLoss."""
+        settings = self.run.settings
+        for made, values in self.late.arrived(all=all):
+            loss, norm = values.tolist()
+            _check_finite(self.run, made, loss, norm)
+            self.run.read(made.step, loss)
+            self.metrics.add({"step": made.step, "loss": loss, "lr": made.lr, "grad_norm": norm})
+            now = time.monotonic()
+            speed = 1.0 / max(1e-9, now - max(made.began, self._last))
+            self._last = now
+            report = StepReport(made.step, settings.steps, loss, made.lr, norm, speed * settings.batch_size, speed)
+            self.hooks.step(report)
+
+
 @dataclass
 class _Loop:
     """The updates of a fit, one after the other, and what is told, looked at and saved between them."""
 
     run: Fit
     source: inputs.Source
-    states: "_States"
-    metrics: state.Metrics
+    states: States
+    told: _Told
     compute: Compute
     hooks: Hooks
     micro_batch: int
@@ -151,7 +188,7 @@ class _Loop:
                 if group.size == 1 and self.hooks.signal():  # several stop at their next agreement
                     break
                 if self.states.wanted(self.run):
-                    self.states.save(self.run, self.micro_batch, self.metrics)
+                    self._save()
             self._last()
         except Stopped as stop:
             self._last()
@@ -168,130 +205,53 @@ class _Loop:
 
     def _update(self) -> bool:
         """Make one update; False where memory ran out and the micro-batch was halved instead."""
-        run, settings = self.run, self.run.settings
-        lr, began = learning_rate(settings, run.step), time.monotonic()
+        run = self.run
+        made = _Made(run.step + 1, learning_rate(run.settings, run.step), time.monotonic())
         try:
-            tell = partial(self._part, lr, began)
-            loss, norm = run.gradients(self.source, self.micro_batch, self.compute.precision, self.hooks, tell)
+            tell = partial(self._part, made)
+            values = run.gradients(self.source, self.micro_batch, self.compute.precision, self.hooks, tell)
         except RuntimeError as error:
             self.micro_batch = _halved(self.micro_batch, error, self.hooks, self.spread)
             return False
-        _check_finite(run, lr, loss, norm)
-        run.update(lr, loss)
-        self.metrics.add({"step": run.step, "loss": loss, "lr": lr, "grad_norm": norm})
-        speed = 1.0 / max(1e-9, time.monotonic() - began)
-        self.hooks.step(StepReport(run.step, settings.steps, loss, lr, norm, speed * settings.batch_size, speed))
+        run.update(made.lr)
+        self.told.late.put(made, values)
+        self.told.here()
         return True
 
-    def _part(self, lr: float, began: float, done: int) -> None:
+    def _part(self, made: _Made, done: int) -> None:
         """Tell of an update that goes on, where it takes long."""
-        run, seconds, batch = self.run, time.monotonic() - began, self.run.settings.batch_size
+        run, seconds, batch = self.run, time.monotonic() - made.began, self.run.settings.batch_size
         if seconds < _PART_S or done >= batch:
             return
-        speed, share = done / seconds, done / batch
-        report = StepReport(run.step, run.settings.steps, run.last_loss, lr, math.nan, speed, speed / batch, part=share)
-        self.hooks.step(report)
+        speed, share, steps = done / seconds, done / batch, run.settings.steps
+        self.hooks.step(StepReport(run.step, steps, run.last_loss, made.lr, math.nan, speed, speed / batch, part=share))
 
     def _look(self) -> None:
         """Look at val where that is due. Raises Stopped."""
-        if self.compute.watch is not None:
-            self.watched += self.compute.watch.look(self.run, self.micro_batch, self.metrics)
+        watch = self.compute.watch
+        if watch is not None and watch.due(self.run):
+            self.told.here(all=True)
+            self.watched += watch.look(self.run, self.micro_batch, self.told.metrics)
+
+    def _save(self) -> None:
+        """Begin to write a state, when all that led to it is known to be finite."""
+        self.told.here(all=True)
+        self.states.save(self.run, self.micro_batch, self.told.metrics)
 
     def _last(self) -> None:
-        self.states.last(self.run, self.micro_batch, self.metrics)
+        self.told.here(all=True)
+        self.states.last(self.run, self.micro_batch, self.told.metrics)
 
 
 _PART_S = 2.0
 """Seconds from which on an update is told of before its end."""
 
 
-def _same_images(images: Images, group: Group, hooks: Hooks) -> str:
-    """Return what tells this training set from another: another image under the same name is another one.
-
-    Raises:
-        DataError: another process sees other images.
-    """
-    with group.together():
-        identity = f"{images.split.digest} {encoded_digest(images.split, hooks)}"
-    if other := [rank for rank, theirs in enumerate(group.all(identity)) if theirs != group.from_first(identity)]:
-        raise DataError(
-            f"Process {other[0]} sees other training images than process 0.",
-            "the same data on all machines.",
-            "Compare what --data-dir holds there.",
-        )
-    return identity
-
-
-@dataclass
-class _States:
-    """The states of one fit on disk: whether one is due, and the way back."""
-
-    path: Path
-    split: str
-    compute: Compute
-    resumed_at: int = 0
-    seconds: float = 0.0
-    _last: float = field(default_factory=time.monotonic)
-    _cost: float = 0.0
-
-    def __post_init__(self) -> None:
-        self.saver = state.Saver(self.path)
-
-    def go_on(self, run: Fit, micro_batch: int, hooks: Hooks) -> int:
-        """Bring a run to where its state was saved, and return the micro-batch it was computed with."""
-        group = self.compute.group
-        saved = group.from_first(self._usable(hooks) if group.first else None)
-        if saved is None:
-            return micro_batch
-        run.load(saved)
-        self.resumed_at = run.step
-        hooks.note(f"Going on from step {run.step} of {run.settings.steps}.")
-        return int(saved["micro_batch"])
-
-    def _usable(self, hooks: Hooks) -> dict[str, Any] | None:
-        saved = state.load(self.path)
-        if saved is None and self.path.exists():
-            hooks.note("The saved state is damaged; this unit starts from its beginning.")
-        if saved is not None and saved["split"] != self.split:
-            hooks.note(
-                "The training images have changed since the state was saved; this unit starts from its beginning."
-            )
-            saved = None
-        return saved
-
-    def due(self) -> bool:
-        """Tell whether to save now: saving holds up at most a twentieth of the time, however large the network."""
-        wait = state.interval(self.compute.state_seconds, self._cost)
-        return time.monotonic() - self._last >= wait and (not self.saver.busy or not wait)
-
-    def wanted(self, run: Fit) -> bool:
-        """Tell whether a state is due amid a run; where the weights lie in parts all processes give theirs."""
-        group = self.compute.group
-        due = group.first and self.due()
-        due = group.agree(due=due)[1] if run.in_parts else due
-        return due and run.step < run.settings.steps
-
-    def save(self, run: Fit, micro_batch: int, metrics: state.Metrics) -> None:
-        """Begin to write the state; the metrics it counts on are on disk first. Process 0 writes, of all parts."""
-        self._last = time.monotonic()
-        whole = {**run.state(), "split": self.split, "micro_batch": micro_batch}
-        if self.compute.group.first:
-            metrics.flush()
-            self.saver.save(whole)
-        self._cost = time.monotonic() - self._last
-        self.seconds += self._cost
-
-    def last(self, run: Fit, micro_batch: int, metrics: state.Metrics) -> None:
-        """Begin to write the state a fit ends with: evaluation may be long, and it need not wait for the file."""
-        if run.step > self.resumed_at or run.step == 0:
-            self.save(run, micro_batch, metrics)
-
-
-def _check_finite(run: Fit, lr: float, loss: float, norm: float) -> None:
+def _check_finite(run: Fit, made: _Made, loss: float, norm: float) -> None:
     if math.isfinite(loss) and math.isfinite(norm):
         return
     raise NonFiniteLoss(
-        f"The loss is {loss} (gradient norm {norm}) at step {run.step + 1} of {run.settings.steps}, lr {lr:.3g}.",
+        f"The loss is {loss} (gradient norm {norm}) at step {made.step} of {run.settings.steps}, lr {made.lr:.3g}.",
         fact=f"The last finite loss was {run.last_loss:.4f}." if math.isfinite(run.last_loss) else "",
         action=f"Try a smaller --lr (now {run.settings.lr:g}), more warmup_steps, or --precision float32.",
     )

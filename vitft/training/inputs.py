@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from vitft.device import autocast
+from vitft.device import autocast, moved
 from vitft.group import ALONE, Group
 from vitft.images.batches import Images
 from vitft.images.preprocess import UNIFORMS
@@ -71,7 +71,7 @@ class FeatureSource:
     def batches(self, index_batches: list[NDArray[np.int64]], uniforms: list[NDArray[np.float64]]) -> Iterator[Tensor]:
         for indices, rows in zip(index_batches, uniforms, strict=True):
             view = (rows[:, 0] < 0.5).astype(np.int64) if len(self.features) == 2 else np.zeros(len(rows), np.int64)
-            where = [torch.from_numpy(np.ascontiguousarray(a)).to(self.features.device) for a in (view, indices)]
+            where = [moved(torch.from_numpy(np.ascontiguousarray(a)), self.features.device) for a in (view, indices)]
             yield self.features[where[0], where[1]]
 
 

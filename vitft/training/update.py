@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vitft.device import autocast
+from vitft.device import autocast, moved
 from vitft.group import ALONE, Group
 from vitft.images.preprocess import UNIFORMS
 from vitft.progress import Hooks
@@ -40,7 +40,7 @@ class Fit:
 
     Attributes:
         step: updates done.
-        first_loss, last_loss: of the first and the latest update; NaN before them.
+        first_loss, last_loss: of the first update and of the latest that was read; NaN before them. `read` sets them.
         in_parts: the weights lie in parts on the processes (see `parallel`).
     """
 
@@ -49,20 +49,26 @@ class Fit:
     ) -> None:
         self.settings, self.seed, self.group = settings, seed, group
         self.parameters: list[nn.Parameter] = [p for g in groups for p in g["params"]]
-        self.optimizer = _optimizer(groups, settings)
-        self.average = [p.detach().clone() for p in self.parameters] if settings.ema else []
         self.in_parts = any(parallel.in_parts(p) for p in self.parameters)
+        # One kernel for all parameters, where there is one: on cards, and for whole tensors.
+        self.fused = all(p.is_cuda for p in self.parameters) and not self.in_parts
+        self.optimizer = _optimizer(groups, settings, self.fused)
+        self.average = [p.detach().clone() for p in self.parameters] if settings.ema else []
         self.buffers = _buffers(net)
         self.step = 0
         self.first_loss = self.last_loss = math.nan
 
     def gradients(
         self, source: Source, micro_batch: int, precision: str, hooks: Hooks, tell: Callable[[int], None] | None = None
-    ) -> tuple[float, float]:
-        """Accumulate the gradient of the mean loss over the effective batch, clipped; return that loss and its norm.
+    ) -> Tensor:
+        """Accumulate the gradient of the mean loss over the effective batch, clipped.
 
         Args:
             tell: called after each micro-batch with the images of the effective batch that are done.
+
+        Returns:
+            (2,) float64 on the device: that loss, and the gradient's norm. Whoever reads them waits for all that was
+            queued; here nobody does.
 
         Whatever it raises, in all processes at once, no gradient is left behind and the running statistics are what
         they were.
@@ -78,13 +84,11 @@ class Fit:
             self._sum(total)
             norm = nn.utils.clip_grad_norm_(self.parameters, self.settings.clip_norm or math.inf)
             norm = parallel.whole(norm.detach())
-            # Both are read at once: on a GPU each reading waits for all that was queued.
-            both: list[float] = torch.stack([total.to(norm.device), norm.double()]).tolist()
+            return torch.stack([total.to(norm.device), norm.double()])
         except BaseException:
             self.optimizer.zero_grad(set_to_none=True)
             _copy(before, self.buffers)
             raise
-        return both[0], both[1]
 
     def _accumulate(
         self, source: Source, size: int, precision: str, hooks: Hooks, tell: Callable[[int], None] | None
@@ -162,26 +166,31 @@ class Fit:
             yield x, targets if part.start < batch else torch.zeros_like(targets)
 
     def _targets(self, source: Source, indices: NDArray[np.int64]) -> Tensor:
-        where = torch.from_numpy(np.ascontiguousarray(indices)).to(source.labels.device)
-        onehot = F.one_hot(source.labels[where], source.num_classes).float()
+        where = moved(torch.from_numpy(np.ascontiguousarray(indices)), source.labels.device)
+        # Not F.one_hot, which reads the labels to see whether they are legal.
+        onehot = torch.zeros(len(indices), source.num_classes, device=where.device)
+        onehot.scatter_(1, source.labels[where][:, None], 1.0)
         smoothing = self.settings.label_smoothing
         return onehot * (1 - smoothing) + smoothing / source.num_classes if smoothing else onehot
 
-    def update(self, lr: float, loss: float) -> None:
+    def update(self, lr: float) -> None:
         """Make one update with the gradients there are."""
         for group in self.optimizer.param_groups:
             group["lr"] = lr * group.get("lr_scale", 1.0)
             if self.settings.optimizer == "sgd" and group["decay"]:
                 with torch.no_grad():
-                    for p in group["params"]:
-                        parallel.local(p).mul_(1 - group["lr"] * group["decay"])
+                    torch._foreach_mul_([parallel.local(p) for p in group["params"]], 1 - group["lr"] * group["decay"])
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        for a, p in zip(self.average, self.parameters, strict=bool(self.average)):
-            parallel.local(a).lerp_(parallel.local(p.detach()), 1 - self.settings.ema)
-        self.first_loss = loss if self.step == 0 else self.first_loss
-        self.last_loss = loss
+        if self.average:
+            own = [parallel.local(p.detach()) for p in self.parameters]
+            torch._foreach_lerp_([parallel.local(a) for a in self.average], own, 1 - self.settings.ema)
         self.step += 1
+
+    def read(self, step: int, loss: float) -> None:
+        """Take in the loss of an update, in their order."""
+        self.first_loss = loss if step == 1 else self.first_loss
+        self.last_loss = loss
 
     def use_average(self) -> None:
         """Put the averaged weights in place of the last ones, where they are averaged."""
@@ -221,7 +230,9 @@ class Fit:
         parallel.copy_into(saved["parameters"], self.parameters)
         parallel.copy_into(saved["average"], self.average)
         _copy(saved["buffers"], self.buffers)
-        self.optimizer.load_state_dict(self._in_parts(saved["optimizer"]))
+        optimizer = self._in_parts(saved["optimizer"])
+        own = [{**group, "fused": self.optimizer.defaults["fused"]} for group in optimizer["param_groups"]]
+        self.optimizer.load_state_dict({**optimizer, "param_groups": own})
 
     def _in_parts(self, optimizer: dict[str, Any]) -> dict[str, Any]:
         """Return an optimiser's whole state in the parts of the parameters it belongs to."""
@@ -234,13 +245,13 @@ class Fit:
         return {**optimizer, "state": state}
 
 
-def _optimizer(groups: list[dict[str, Any]], settings: Settings) -> torch.optim.Optimizer:
-    groups = [dict(g) for g in groups]
+def _optimizer(groups: list[dict[str, Any]], settings: Settings, fused: bool) -> torch.optim.Optimizer:
+    groups, how = [dict(g) for g in groups], fused or None  # None: torch's own way
     if settings.optimizer == "sgd":
         # Decay is applied by Fit.update, decoupled from the gradient, so that it means the same for both optimisers.
         return torch.optim.SGD([{**g, "weight_decay": 0.0, "decay": g["weight_decay"]} for g in groups],
-                               lr=settings.lr, momentum=settings.momentum)  # fmt: skip
-    return torch.optim.AdamW(groups, lr=settings.lr, betas=(settings.momentum, 0.999))
+                               lr=settings.lr, momentum=settings.momentum, fused=how)  # fmt: skip
+    return torch.optim.AdamW(groups, lr=settings.lr, betas=(settings.momentum, 0.999), fused=how)
 
 
 def _buffers(net: nn.Module) -> list[Tensor]:

@@ -24,10 +24,13 @@ class Watch:
     every: int
     measure: Callable[[int, int], dict[str, float]]
 
+    def due(self, run: Fit) -> bool:
+        """Tell whether there is to be a look after the update that was made last."""
+        return run.step > 0 and (run.step % self.every == 0 or run.step == run.settings.steps)
+
     def look(self, run: Fit, micro_batch: int, metrics: Metrics) -> float:
-        """Look where it is due and was not done before a stop; return the seconds it took. Raises Stopped."""
-        due = run.step > 0 and (run.step % self.every == 0 or run.step == run.settings.steps)
-        if not due or KEY in metrics.last:
+        """Look, unless it was done before a stop; return the seconds it took. Raises Stopped."""
+        if KEY in metrics.last:
             return 0.0
         began = time.monotonic()
         try:
