@@ -8,9 +8,10 @@ import timm
 import torch
 import torch.nn.functional as F
 
+from vitft.catalog.compute import vit_macs
 from vitft.errors import CheckpointError, UsageError
 from vitft.models.build import build, restore
-from vitft.models.flops import macs, vit_macs
+from vitft.models.flops import macs
 from vitft.settings import Settings
 
 AT32 = Settings(resolution=32)

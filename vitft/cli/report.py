@@ -21,8 +21,8 @@ def report(
         typer.Option("--view", help="Effect of the pretraining data; weights against scratch; accuracy by compute."),
     ] = None,
     format: Annotated[
-        Literal["text", "markdown", "csv", "latex", "json", "html"],
-        typer.Option("--format", help="html: one file that needs nothing else, on stdout; json: the whole result."),
+        Literal["text", "bars", "markdown", "csv", "latex", "json", "html"],
+        typer.Option("--format", help="bars: for a terminal; html: one file that needs nothing else; json: all of it."),
     ] = "text",
     plots: Annotated[
         Path | None, typer.Option("--plots", help="Folder for pictures: tasks, compute, learning curves (PNG, SVG).")
@@ -57,6 +57,11 @@ def report(
     if format == "html":
         from vitft.report.page.page import page
 
-        console.write(page(made, found.numbers))
+        console.write(page(made, found.numbers, columns, found.unfinished))
+        return
+    if format == "bars":
+        from vitft.report.bars import bars
+
+        console.write(bars(made, console.width()))
         return
     console.emit_table(to_json(made), summary_table.table(made), format)

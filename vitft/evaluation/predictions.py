@@ -83,18 +83,32 @@ def load(path: Path) -> Saved:
     import pyarrow.parquet as pq
 
     try:
-        table = pq.read_table(path).to_pydict()
-        unnamed = [""] * len(table["key"])
+        table = pq.ParquetFile(path).read(use_threads=False)
+        n = len(table)
+        unnamed = [""] * n
+        names = {key: table[key].to_pylist() if key in table.column_names else unnamed for key in _NAMES}
+        keys: list[str] = table["key"].to_pylist()
         return Saved(
-            tuple(table["key"]),
-            np.asarray(table["label"], dtype=np.int64),
-            np.asarray(table["top5"], dtype=np.int64),
-            np.asarray(table["probabilities"], dtype=np.float32),
-            tuple(table.get("label_name", unnamed)),
-            tuple(table.get("answer_name", unnamed)),
+            tuple(keys),
+            np.array(_ints(table["label"].combine_chunks()), dtype=np.int64),
+            np.array(_rows(table["top5"].combine_chunks(), n), dtype=np.int64),
+            np.array(_rows(table["probabilities"].combine_chunks(), n), dtype=np.float32),
+            tuple(names["label_name"]),
+            tuple(names["answer_name"]),
         )
     except (OSError, pa.ArrowException, KeyError, ValueError) as error:
         raise DataDamaged(f"'{path}' holds no predictions ({str(error).splitlines()[0][:120]}).") from None
+
+
+_NAMES = ("label_name", "answer_name")
+
+
+def _rows(lists: Any, n: int) -> NDArray[Any]:
+    """Return an Arrow array of n lists of one length as (n, length); not through lists of Python, which is slow."""
+    ends, values = _ints(lists.offsets), lists.values
+    whole = np.frombuffer(values.buffers()[1], dtype={"float": "float32"}.get(str(values.type), str(values.type)))
+    flat = whole[values.offset : values.offset + len(values)][ends[0] : ends[-1]]
+    return flat.reshape(n, -1)
 
 
 def load_correct(path: Path) -> NDArray[np.bool_]:

@@ -7,29 +7,10 @@ from typing import Any
 import timm
 import torch
 
+from vitft.catalog.compute import vit_macs
 from vitft.models.architecture import meta_network
 from vitft.models.memory import Shape, shape
 from vitft.results.checkpoint import CheckpointInfo, Size
-
-
-def vit_macs(
-    *, depth: int, width: int, hidden: int, tokens: int, patches: int, patch_inputs: int, classes: int = 0
-) -> float:
-    """Count a plain ViT's multiply-accumulates for one image.
-
-    Per block and token: 4 D^2 for qkv and the output, 2 D M for the MLP, 2 N D for the two attention products.
-
-    Args:
-        depth: L.
-        width: D.
-        hidden: M, of the MLP.
-        tokens: N, prefix tokens included.
-        patches: tokens that come from the image.
-        patch_inputs: numbers in a patch, channels times area.
-        classes: K, of the head.
-    """
-    block = (4 * width**2 + 2 * width * hidden) * tokens + 2 * tokens**2 * width
-    return float(depth * block + patches * patch_inputs * width + classes * width)
 
 
 def macs(net: Any, size: Size) -> float:

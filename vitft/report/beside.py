@@ -44,6 +44,18 @@ def add(summary: Summary, found: Sequence[Published]) -> Summary:
     return summary.model_copy(update={"rows": (*summary.rows, *made)})
 
 
+PAPER = ("vit-paper",)
+"""The groups whose points stand behind one's own where accuracy is drawn against operations."""
+
+
+def behind(summary: Summary) -> list[SummaryRow]:
+    """Return the paper's rows that have numbers for a table's columns, then those that it shows already."""
+    own = [row for row in summary.rows if row.kind == "result"]
+    shown = [row for row in summary.rows if row.kind == "published"]
+    paper = [_row(one, summary.columns, own) for one in rows(PAPER)]
+    return [*(row for row in paper if row.cells and row not in shown), *shown]
+
+
 def _row(one: Published, columns: Sequence[SummaryColumn], own: Sequence[SummaryRow]) -> SummaryRow:
     wanted = {"1,000"} if one.shots else {"all", ""}
     cells = {}

@@ -67,11 +67,19 @@ def lines(numbers: Iterable[Measured], by: By = "model") -> list[Line]:
     return sorted(found, key=lambda line: (heads.index(_fields(line, by)[0]), _many(line.what.examples)))
 
 
-def labels(numbers: Iterable[Measured], by: By = "model") -> dict[tuple[str, str], str]:
-    """Return what the row of each number is called, by the number's file and column."""
+Key = tuple[object, ...]
+
+
+def key(one: Measured) -> Key:
+    """Return what tells a number from all others, those of the same file too."""
+    return one.file, one.column, one.row, one.seed
+
+
+def labels(numbers: Iterable[Measured], by: By = "model") -> dict[Key, str]:
+    """Return what the row of each number is called; a number that no row shows is not in it."""
     rows = lines(numbers, by)
     name(rows, by)
-    return {(one.file, one.column): row.label for row in rows for one in row.numbers}
+    return {key(one): row.label for row in rows for one in row.numbers}
 
 
 def _variants(numbers: Sequence[Measured]) -> list[Line]:

@@ -129,6 +129,7 @@ def _cell(own: Sequence[Measured], value: float, found: Marks, at: tuple[int, st
         examples=own[0].what.examples,
         flops=_mean_of([one.cost[0] for one in own]),
         seconds=_mean_of([one.cost[1] for one in own]),
+        macs_per_image=own[0].macs,
     )
 
 
@@ -168,8 +169,7 @@ def _notes(
         pairs = "1 pair" if found.compared == 1 else f"all {found.compared:,} pairs"
         out.append(
             f"* best of its column: separated from every other row by a paired test on the same images "
-            f"({', '.join(kinds)}; Holm over {pairs}, {100 * LEVEL:g} %). ≈ not separated from the highest. 'least' is "
-            "the smallest difference from the highest other row that the test could tell by itself."
+            f"({', '.join(kinds)}; Holm over {pairs}, {100 * LEVEL:g} %). ≈ not separated from the highest."
         )
     means = {c.key for c in columns if c.of}
     if any(cell.mark for row in rows for key, cell in row.cells.items() if key in means):
@@ -182,10 +182,6 @@ def _notes(
     single = any(len(own) == 1 for line in lines for own in line.of.values() if own[0].seed is not None)
     if found.compared and single:
         out.append("With one seed a mark speaks of the images, not of other seeds.")
-    if any(row.flops is not None or row.seconds is not None for row in rows):
-        out.append(
-            "FLOPs (of training) and device-seconds are those of all tasks of a row for one seed, tuning included."
-        )
     if means:
         out.append("The interval of a mean is over tasks (bootstrap): it says how much it hangs on their choice.")
     return out

@@ -34,7 +34,20 @@ def table(summary: Summary, details: bool = True) -> Table:
             after = [other for other in summary.rows[i + 1 :] if other.kind != "published"]
             rows += _details(row, summary, last=not after)
     caption = f"{summary.title}; {_shared(results, varying)}".rstrip("; ")
-    return Table(caption, tuple(columns), tuple(rows), tuple(feet.texts), summary.notes)
+    notes = (*summary.notes, *(_explained(summary) if details else ()))
+    return Table(caption, tuple(columns), tuple(rows), tuple(feet.texts), notes)
+
+
+def _explained(summary: Summary) -> list[str]:
+    """Say what the rows and columns are that only the whole table has."""
+    told = []
+    if any(cell.least is not None for row in summary.rows for cell in row.cells.values()):
+        told.append("'least' is the smallest difference from the highest other row that the test could tell by itself.")
+    if any(_known([row], key) for row in summary.rows if row.kind == "result" for key in ("FLOPs", "seconds")):
+        told.append(
+            "FLOPs (of training) and device-seconds are those of all tasks of a row for one seed, tuning included."
+        )
+    return told
 
 
 def _row(row: SummaryRow, feet: Footnotes) -> Row:

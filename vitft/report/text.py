@@ -30,7 +30,7 @@ def text(table: Table, width: int = 80) -> str:
     beside, below = _beside(others, columns, width - label_width)
     widths = _widths(beside, columns, width - label_width)
 
-    lines = [*_folded(table.caption, width), ""] if table.caption else []
+    lines = [*folded(table.caption, width), ""] if table.caption else []
     parts = _parts(beside, widths, width - label_width)
     for part in parts or [[]]:
         lines += _part(part, label, label_width, widths, width)
@@ -53,9 +53,9 @@ def text(table: Table, width: int = 80) -> str:
                 lines += ["  " + (" " * _GAP).join(under)] * bool(under)
         lines.append("")
     for number, note in enumerate(table.footnotes, 1):
-        lines += _folded(f"{str(number).translate(_RAISED)} {note}", width, "  ")
+        lines += folded(f"{str(number).translate(_RAISED)} {note}", width, "  ")
     for note in table.notes:
-        lines += _folded(note, width, "  ")
+        lines += folded(note, width, "  ")
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -97,7 +97,7 @@ def _widths(columns: Sequence[Column], cells: Mapping[str, list[str]], room: int
 
 
 def _cell(cell: str, column: Column, width: int) -> list[str]:
-    return _folded(cell, width) if column.kind == "prose" else [cell]
+    return folded(cell, width) if column.kind == "prose" else [cell]
 
 
 def _raised(row: Row, key: str) -> str:
@@ -169,7 +169,7 @@ def _part(part: list[Column], label: Column, label_width: int, widths: dict[str,
     return lines
 
 
-def _folded(line: str, width: int, indent: str = "") -> list[str]:
+def folded(line: str, width: int, indent: str = "") -> list[str]:
     return textwrap.wrap(
         line, max(width, 12), subsequent_indent=indent, break_on_hyphens=False, break_long_words=False
     ) or [""]

@@ -52,6 +52,7 @@ class Cell(Part):
     split_digest: str = Field("", description="of the evaluated images and labels")
     flops: float | None = Field(None, description="of training, mean over seeds")
     seconds: float | None = Field(None, description="on the device, training and evaluation, mean over seeds")
+    macs_per_image: float | None = None
 
 
 class Described(Part):

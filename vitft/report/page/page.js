@@ -1,7 +1,7 @@
 "use strict";
-for (const table of document.querySelectorAll("#summary")) {
+for (const table of document.querySelectorAll("table:has(th button)")) {
   const body = table.tBodies[0];
-  const heads = [...table.tHead.rows[0].cells];
+  const heads = [...[...table.tHead.rows].pop().cells];
   const value = (row, at) => {
     const cell = row.cells[at];
     return at === 0 ? cell.textContent.trim() : cell.dataset.value === undefined ? null : Number(cell.dataset.value);

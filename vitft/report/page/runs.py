@@ -2,7 +2,6 @@
 
 import base64
 import io
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,19 +10,26 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from vitft.catalog import void
 from vitft.errors import VitftError
 from vitft.evaluation import predictions
 from vitft.evaluation.predictions import Saved
+from vitft.report.lines import Key, key
 from vitft.report.measured import Measured
-from vitft.report.page.charts import Chart, curve
+from vitft.report.page import charts
+from vitft.report.page.charts import Chart
 from vitft.report.page.thumbnails import Thumbnails
+from vitft.report.repeat import Result, command
+from vitft.report.summary import interval
 from vitft.results.checkpoint import side
 from vitft.results.files import read_json
-from vitft.results.reading import load
-from vitft.results.schema import UnitResult
+from vitft.results.reading import parse
+from vitft.results.schema import EvalResult, FewshotResult, UnitResult
 
 _MISTAKES = 8
 _CLASSES = 400  # a confusion matrix of more is not legible
+_NAMED = 30  # classes whose names stand below the matrix
+_FOLDERS = {"inspect": "", "inspect-side-by-side": ", beside another network"}
 _PICTURES = ("positions", "attention-distance", "attention-maps", "filters", "norms", "features", "moved", "cka")
 BUDGET = 1_500_000
 """Bytes of pictures of `vitft inspect` that a page holds, so that it stays small."""
@@ -39,20 +45,30 @@ class Mistake:
 
 
 @dataclass(frozen=True)
+class Confusion:
+    """Which class was taken for which: a picture ("" for too many classes), and the commonest (label, answer, n)."""
+
+    image: str
+    classes: int
+    names: tuple[str, ...]
+    common: tuple[tuple[str, str, int], ...]
+
+
+@dataclass(frozen=True)
 class Part:
-    """One result on the page; `top1` and its interval are shares."""
+    """One result on the page; `top1` and its interval are shares. One that is void has the reason instead."""
 
     title: str
     folder: str
-    top1: float
-    ci95: tuple[float, float] | None
-    n: int
-    stamp: tuple[tuple[str, str], ...]
+    top1: float = 0.0
+    ci95: tuple[float, float] | None = None
+    n: int = 0
+    void: str = ""
+    stamp: tuple[tuple[str, str], ...] = ()
     command: str = ""
     curve: Chart | None = None
-    confusion: str = ""
-    classes: int = 0
-    confused: tuple[tuple[str, str, int], ...] = ()
+    looks: Chart | None = None
+    confusion: Confusion | None = None
     mistakes: tuple[Mistake, ...] = ()
     pictures: tuple[tuple[str, str], ...] = ()
     left_out: int = 0
@@ -60,34 +76,50 @@ class Part:
 
 @dataclass
 class Room:
-    """What is left of the budget for pictures."""
+    """What is left of the budget for pictures; those of a run stand once, with its first number."""
 
     left: int = BUDGET
-    out: int = field(default=0)
+    shown: set[Path] = field(default_factory=set)
 
-    def take(self, file: Path) -> str:
-        """Return a picture as a data address; "" where it does not fit any more."""
-        data = file.read_bytes()
-        if len(data) > self.left:
-            self.out += 1
-            return ""
-        self.left -= len(data)
-        return _address(data)
+    def take(self, root: Path) -> tuple[list[tuple[str, str]], int]:
+        """Return what `vitft inspect` left in a run, as (name, data address), and how many more did not fit."""
+        if root in self.shown:
+            return [], 0
+        self.shown.add(root)
+        found, out = [], 0
+        for folder in _FOLDERS:
+            for name in _PICTURES:
+                file = root / folder / f"{name}.png"
+                data = file.read_bytes() if file.is_file() else b""
+                if len(data) > self.left:
+                    out += 1
+                elif data:
+                    self.left -= len(data)
+                    found.append((f"{name}{_FOLDERS[folder]}", _address(data)))
+        return found, out
 
 
-def parts(numbers: Sequence[Measured], labels: Mapping[tuple[str, str], str]) -> list[Part]:
-    """Return a part for each number that stands in the table; those of one file and column once.
+def parts(numbers: Sequence[Measured], labels: Mapping[Key, str]) -> list[Part]:
+    """Return a part for each number that stands in the table, and for those that are void, with the reason.
 
     Args:
-        labels: (file, column) -> what the number's row is called.
+        labels: see `lines.labels`.
     """
-    room, thumbnails, out, shown = Room(), Thumbnails(), [], set()
-    for one in numbers:
-        if one.tuning or (one.file, one.column) in shown:
-            continue
-        shown.add((one.file, one.column))
-        out.append(_part(one, labels.get((one.file, one.column), one.what.model), room, thumbnails))
-    return out
+    room, thumbnails = Room(), Thumbnails()
+    rows = ((one, labels.get(key(one), ""), void.why(one.task, one.n)) for one in numbers if not one.tuning)
+    return [
+        _part(one, label or one.what.model, room, thumbnails) if label else _void(one, why)
+        for one, label, why in rows
+        if label or why
+    ]
+
+
+def _void(one: Measured, why: str) -> Part:
+    return Part(title=_title(one.what.model, one), folder=one.file, void=why)
+
+
+def _title(label: str, one: Measured) -> str:
+    return f"{label} on {one.column}" + ("" if one.seed is None else f", seed {one.seed}")
 
 
 def _part(one: Measured, label: str, room: Room, thumbnails: Thumbnails) -> Part:
@@ -95,32 +127,29 @@ def _part(one: Measured, label: str, room: Room, thumbnails: Thumbnails) -> Part
     root = folder.parents[2] if len(folder.parents) > 2 and folder.parents[1].name == "units" else folder
     run = _json(root / "run.json")
     saved = _saved(one.predictions)
-    confusion, classes, confused = ("", 0, ()) if saved is None else _confusion(saved)
-    before = room.out
-    mistakes = () if saved is None else _mistakes(saved)
-    pictures = [(name, room.take(file)) for name in _PICTURES if (file := root / "inspect" / f"{name}.png").is_file()]
     result = _result(folder)
     split = result.provenance.split if result is not None else ""
-    seed = "" if one.seed is None else f", seed {one.seed}"
+    mistakes = () if saved is None else _mistakes(saved)
+    pictures, left_out = room.take(root)
+    fit = charts.learning(folder / "metrics.jsonl")
     return Part(
-        title=f"{label} on {one.column}{seed}",
+        title=_title(label, one),
         folder=str(folder),
         top1=one.top1,
-        ci95=one.given or (result.metrics.ci95 if result is not None and not result.metrics.ci95_of else None),
+        ci95=interval((one,))[0],
         n=one.n,
-        stamp=tuple((key, value) for key, value in _stamp(one, result) if value),
-        command=command(run),
-        curve=curve(folder / "metrics.jsonl"),
-        confusion=confusion,
-        classes=classes,
-        confused=confused,
-        mistakes=tuple(replace(m, image=thumbnails.of(run, split, m.file)) for m in mistakes),
-        pictures=tuple((name, data) for name, data in pictures if data),
-        left_out=room.out - before,
+        stamp=tuple((name, value) for name, value in _stamp(one, result) if value),
+        command=command(run, one, result),
+        curve=charts.curve(fit.losses),
+        looks=charts.curve(fit.looks),
+        confusion=None if saved is None else _confusion(saved),
+        mistakes=tuple(replace(m, image=thumbnails.of(one.task, run, split, m.file)) for m in mistakes),
+        pictures=tuple(pictures),
+        left_out=left_out,
     )
 
 
-def _stamp(one: Measured, result: UnitResult | None) -> list[tuple[str, str]]:
+def _stamp(one: Measured, result: Result | None) -> list[tuple[str, str]]:
     what = one.what
     stamp = [
         ("protocol", one.protocol),
@@ -140,26 +169,6 @@ def _stamp(one: Measured, result: UnitResult | None) -> list[tuple[str, str]]:
     return [*stamp, *(("note", text) for text in one.notes)]
 
 
-def command(run: Mapping[str, Any]) -> str:
-    """Return the command that repeats a run, from its run.json; "" where that does not say enough."""
-    if run.get("kind") != "finetune" or not {"task", "model", "recipe", "settings"} <= run.keys():
-        return ""
-    words = ["vitft", "finetune", str(run["task"]), "--model", str(run["model"]), "--recipe", str(run["recipe"])]
-    settings = run["settings"]
-    for key in run.get("given") or ():
-        value = settings.get(key)
-        if isinstance(value, list):
-            value = f"[{','.join(map(str, value))}]"
-        words += ["--set", f"{key}={str(value).lower() if isinstance(value, bool) else value}"]
-    for key, flag in (("per_class", "--per-class"), ("limit", "--limit"), ("data_dir", "--data-dir")):
-        if run.get(key):
-            words += [flag, str(run[key])]
-    seeds = [str(seed) for seed in run.get("seeds") or (0,)]
-    words += ["--seeds", ",".join(seeds)] if len(seeds) > 1 else ["--seed", seeds[0]]
-    words += ["--from-scratch"] if run.get("from_scratch") else []
-    return shlex.join(words)
-
-
 def _json(file: Path) -> dict[str, Any]:
     try:
         return read_json(file) or {}
@@ -167,31 +176,38 @@ def _json(file: Path) -> dict[str, Any]:
         return {}
 
 
-def _result(folder: Path) -> UnitResult | None:
-    value = _json(folder / "result.json")
-    if value.get("kind") != "finetune" or "unit" in value:
-        return None
-    return load(folder / "result.json", UnitResult)
+def _result(folder: Path) -> Result | None:
+    """Return what the file of a number holds, whatever was run; None for what is no one number's file."""
+    value, where = _json(folder / "result.json"), f"'{folder / 'result.json'}'"
+    match value.get("kind"):
+        case "eval":
+            return parse(value, EvalResult, where)
+        case "fewshot":
+            return parse(value, FewshotResult, where)
+        case "finetune" if "unit" not in value:
+            return parse(value, UnitResult, where)
+    return None
 
 
 def _saved(file: Path | None) -> Saved | None:
     return None if file is None else predictions.load(file)
 
 
-def _confusion(saved: Saved) -> tuple[str, int, tuple[tuple[str, str, int], ...]]:
-    """Return the confusion matrix as a picture (rows are labels), its classes, and the commonest confusions."""
+def _confusion(saved: Saved) -> Confusion:
     best = saved.top5[:, 0]
     classes = int(max(saved.labels.max(initial=0), best.max(initial=0))) + 1
-    pairs, counts = np.unique(np.stack([saved.labels, best]), axis=1, return_counts=True)
-    wrong = [(int(n), int(a), int(b)) for (a, b), n in zip(pairs.T, counts, strict=True) if a != b]
-    names = dict(zip(saved.labels.tolist(), saved.label_names, strict=True))
-    names |= dict(zip(best.tolist(), saved.answer_names, strict=True))
-    common = [(names[a] or f"class {a}", names[b] or f"class {b}", n) for n, a, b in sorted(wrong, reverse=True)[:5]]
+    flat, counts = np.unique(saved.labels * classes + best, return_counts=True)
+    pairs = np.divmod(flat, classes)
+    wrong = [(int(n), int(a), int(b)) for a, b, n in zip(*pairs, counts, strict=True) if a != b]
+    told = dict(zip(saved.labels.tolist(), saved.label_names, strict=True))
+    told |= dict(zip(best.tolist(), saved.answer_names, strict=True))
+    names = [told.get(i) or f"class {i}" for i in range(classes)]
+    common = tuple((names[a], names[b], n) for n, a, b in sorted(wrong, reverse=True)[:5])
     if classes > _CLASSES:
-        return "", classes, tuple(common)
+        return Confusion("", classes, (), common)
     matrix = np.zeros((classes, classes))
-    matrix[pairs[0], pairs[1]] = counts
-    return _address(_shaded(matrix)), classes, tuple(common)
+    matrix[pairs] = counts
+    return Confusion(_address(_shaded(matrix)), classes, tuple(names) if classes <= _NAMED else (), common)
 
 
 def _shaded(matrix: NDArray[np.float64]) -> bytes:
@@ -204,7 +220,7 @@ def _shaded(matrix: NDArray[np.float64]) -> bytes:
     colour = np.where(right, np.array([0, 114, 178]), np.array([213, 94, 0]))
     pixels = (255 + (colour - 255) * strength).astype(np.uint8)
     out = io.BytesIO()
-    Image.fromarray(pixels).save(out, "PNG", optimize=True)
+    Image.fromarray(pixels).save(out, "PNG")
     return out.getvalue()
 
 

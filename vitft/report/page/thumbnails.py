@@ -4,12 +4,12 @@ import base64
 import io
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from vitft.catalog import tasks
 from vitft.data import find
 from vitft.data.split import Source, Split
-from vitft.errors import VitftError
+from vitft.errors import DataMissing, VitftError
 from vitft.images.decode import decode
 
 SIDE = 56
@@ -22,17 +22,18 @@ class Thumbnails:
 
     def __init__(self) -> None:
         self.left = BUDGET
-        self._splits: dict[tuple[str, str, str, str], dict[str, tuple[Split, int]]] = {}
+        self._splits: dict[tuple[str, str, str], dict[str, tuple[Split, int]]] = {}
 
-    def of(self, run: Mapping[str, Any], split: str, key: str) -> str:
+    def of(self, task: str, run: Mapping[str, Any], split: str, key: str) -> str:
         """Return an image as a data address; "" where it is not here or there is no room.
 
         Args:
+            task: what the result calls it, for a run of several.
             run: run.json of the run.
             split: that its answers are of.
             key: of the image.
         """
-        found = self._keys(run, split).get(key)
+        found = self._keys(str(run.get("task") or task), run, split).get(key)
         if found is None or self.left <= 0:
             return ""
         from PIL import Image
@@ -48,23 +49,26 @@ class Thumbnails:
         self.left -= len(out.getvalue())
         return f"data:image/jpeg;base64,{base64.b64encode(out.getvalue()).decode()}"
 
-    def _keys(self, run: Mapping[str, Any], split: str) -> dict[str, tuple[Split, int]]:
-        what = (str(run.get("task", "")), str(run.get("data_dir") or ""), str(run.get("shots") or ""), split)
+    def _keys(self, task: str, run: Mapping[str, Any], split: str) -> dict[str, tuple[Split, int]]:
+        what = (task, str(run.get("data_dir") or ""), split)
         if what not in self._splits:
             try:
-                opened = _source(*what[:3]).open(split)
+                opened = _source(*what[:2]).open(split)
                 self._splits[what] = {key: (opened, i) for i, key in enumerate(opened.keys)}
             except (VitftError, OSError, ValueError):
                 self._splits[what] = {}
         return self._splits[what]
 
 
-def _source(task: str, data_dir: str, shots: str) -> Source:
-    """Return the data of a run where they are a folder, or built in. Raises DataMissing for anything else."""
-    if data_dir or Path(task).exists():
-        return find.find(task, Path(data_dir) if data_dir else None, cast(Any, shots or None))
-    known = tasks.by_name(task)
-    built_in = find.built_in(known) if known is not None else None
+def _source(task: str, data_dir: str) -> Source:
+    """Return the data of a run where they are in a folder, or built in. Raises VitftError for anything else."""
+    place, name = Path(data_dir) if data_dir else None, tasks.canonical(task)
+    if name is None:
+        return find.at(find.path_of(task, place) or Path(task))
+    here = find.nearest(tasks.get(name), place)
+    if not isinstance(here, str):
+        return here[1]
+    built_in = find.built_in(tasks.get(name))
     if built_in is None:
-        raise VitftError(f"'{task}' is not looked for elsewhere.")
+        raise DataMissing(f"'{task}' is not looked for elsewhere.")
     return built_in

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vitft.report.lines import labels
+from vitft.report.lines import Key, key, labels
 from vitft.report.measured import Measured
 from vitft.report.page import charts
 from vitft.report.plots import style
@@ -18,9 +18,9 @@ def draw(folder: Path, summary: Summary, numbers: Sequence[Measured]) -> dict[st
     """Write every picture that there is something for; return name -> files. Raises DiskFull."""
     own = charts.bars(summary)
     pictures: dict[str, Callable[[], Any]] = {"tasks": lambda: tasks(own)} if own else {}
-    spent = charts.compute(summary)
+    spent = charts.training(summary)
     if spent is not None:
-        pictures["compute"] = lambda: compute(*spent)
+        pictures["compute"] = lambda: compute(spent, "training FLOPs of these tasks, one seed")
     curves = learning(numbers, labels(numbers, summary.by))
     if curves:
         pictures["learning-curves"] = lambda: learning_curves(curves)
@@ -60,37 +60,42 @@ def _shown(own: Sequence[charts.Bars]) -> set[str]:
     return {bar.label for one in own for bar in one.bars}
 
 
-def compute(title: str, points: Sequence[tuple[float, float, str]]) -> Any:
-    """Draw accuracy against training FLOPs, one point a row."""
-    figure = style.figure(style.COLUMN, 2.6)
+def compute(spent: charts.Spent, over: str) -> Any:
+    """Draw accuracy against operations, one point a row; published points hollow behind them."""
+    figure = style.figure(style.COLUMN, 2.3 + 0.12 * (len(spent.own) + len(spent.behind)))
     axes = figure.subplots()
-    for i, (flops, value, label) in enumerate(points):
+    for i, (name, own) in enumerate(spent.behind):
         axes.plot(
-            [flops], [100 * value], ls="", color=style.COLOURS[i % len(style.COLOURS)],
-            marker=style.MARKS[(i + i // len(style.COLOURS)) % len(style.MARKS)], label=style.plain(label, 40),
+            [one.flops for one in own], [100 * one.value for one in own], ls=":", lw=0.6, color=style.GREY, mfc="white",
+            mew=0.7, marker=style.MARKS[i % len(style.MARKS)], label=f"published, {style.plain(name, 40)}",
+        )  # fmt: skip
+    for i, one in enumerate(spent.own):
+        axes.plot(
+            [one.flops], [100 * one.value], ls="", color=style.COLOURS[i % len(style.COLOURS)],
+            marker=style.MARKS[(i + i // len(style.COLOURS)) % len(style.MARKS)], label=style.plain(one.label, 40),
         )  # fmt: skip
     axes.set_xscale("log")
     axes.grid(lw=0.3)
-    axes.set_xlabel("training FLOPs (all tasks, one seed)")
-    axes.set_ylabel(f"top-1 (%), {style.plain(title, 30)}")
+    axes.set_xlabel(over)
+    axes.set_ylabel(f"top-1 (%), {style.plain(spent.title, 30)}")
     figure.legend(loc="outside lower center", frameon=False)
     return figure
 
 
 def learning(
-    numbers: Sequence[Measured], rows_of: Mapping[tuple[str, str], str]
-) -> list[tuple[str, list[tuple[float, float]]]]:
+    numbers: Sequence[Measured], rows_of: Mapping[Key, str]
+) -> list[tuple[str, Sequence[tuple[float, float]]]]:
     """Return (name, (update, loss)) of the first fits that stand in the table."""
-    found = []
+    found: list[tuple[str, Sequence[tuple[float, float]]]] = []
     for one in numbers:
-        rows = None if one.tuning else charts.losses(Path(one.file) / "metrics.jsonl")
+        rows = () if one.tuning else charts.learning(Path(one.file) / "metrics.jsonl").losses
         if rows:
             seed = "" if one.seed is None else f", seed {one.seed}"
-            found.append((f"{rows_of.get((one.file, one.column), one.what.model)}, {one.column}{seed}", rows))
+            found.append((f"{rows_of.get(key(one), one.what.model)}, {one.column}{seed}", rows))
     return found[:_CURVES]
 
 
-def learning_curves(curves: Sequence[tuple[str, list[tuple[float, float]]]]) -> Any:
+def learning_curves(curves: Sequence[tuple[str, Sequence[tuple[float, float]]]]) -> Any:
     """Draw the loss of each update."""
     figure = style.figure(style.COLUMN, 2.3 + 0.12 * len(curves))
     axes = figure.subplots()

@@ -16,6 +16,9 @@ COLUMN, PAGE = 3.35, 6.9
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 """Okabe and Ito (2008): told apart by the colour-blind, and by their brightness in print."""
 
+GREY = "#767676"
+"""Of what stands behind."""
+
 MARKS = ("o", "s", "^", "D", "v", "P")
 
 _LOOK: dict[str, Any] = {
