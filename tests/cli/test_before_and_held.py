@@ -3,11 +3,14 @@
 import csv
 import io
 import json
+import shutil
 
 from typer.testing import CliRunner
 
 from tests.cli.test_cli import images
+from vitft.catalog.models import MODELS
 from vitft.cli.app import app
+from vitft.models import loading
 
 FLAGS = ("--steps", 2, "-b", 4, "--device", "cpu")
 
@@ -27,7 +30,8 @@ def test_a_dry_run_says_what_it_would_take_and_leaves_nothing(tmp_path, monkeypa
     assert (row["units"], row["steps"], row["train_images"]) == ("1", "2", "8")
     (plan,) = json.loads(vitft("finetune", data, *FLAGS, "--dry-run", "--format", "json").stdout)["plan"]
     assert {*plan["estimate"]} == {
-        "resolution", "units", "steps", "train_images", "test_images", "flops", "seconds", "memory", "disk", "speed",
+        "resolution", "units", "steps", "train_images", "test_images", "flops", "seconds", "plan", "memory", "disk",
+        "speed",
     }  # fmt: skip
     assert plan["estimate"]["steps"] == 2 and plan["settings"]["batch_size"] == 4 and plan["splits"]["test"] == "test"
     assert not (tmp_path / "runs").exists()
@@ -63,3 +67,26 @@ def test_of_two_the_one_from_scratch_is_not_held_to_it(tmp_path):
     two = ("finetune", data, *FLAGS, "--compare-scratch", "-o", tmp_path / "r")
     assert "from scratch" in vitft(*two, "--min-top1", 0).stdout
     assert vitft(*two, "--min-top1", 100, code=5).stderr.count("vit-mini ") == 1 + vitft(*two).stderr.count("vit-mini ")
+
+
+def test_a_dry_run_of_a_known_task_needs_no_data(tmp_path):
+    here = ("--data-dir", tmp_path, "--recipe", "linear", "--dry-run")
+    done = vitft("finetune", "pets", *here)
+    assert "the data of 'oxford_iiit_pet' is not here" in done.stderr and "train 2,944, val 736" in done.stderr
+    (plan,) = json.loads(vitft("finetune", "pets", *here, "--format", "json").stdout)["plan"]
+    assert plan["estimate"]["test_images"] == 3669 + 5 * 368  # five values of lr, each on a tenth of train and val
+    grid = vitft("sweep", "pets", *here, "--set", "lr=0.1,0.2")
+    assert "is not here" in grid.stderr and "2 settings" in grid.stdout
+    assert "No data for 'oxford_iiit_pet'" in vitft("finetune", "pets", *here[:-1], code=3).stderr
+    assert "does not exist" in vitft("finetune", "pets", "--data-dir", tmp_path / "no", "--dry-run", code=3).stderr
+    assert "does not exist" in vitft("finetune", tmp_path / "no", "--dry-run", code=3).stderr
+
+
+def test_each_of_several_models_is_opened_once(tmp_path, monkeypatch):
+    loads = []
+    load = loading.load
+    monkeypatch.setattr(loading, "load", lambda model, **how: loads.append(model) or load(model, **how))
+    data, other = images(tmp_path / "d"), tmp_path / "other.npz"
+    shutil.copy(MODELS["vit-mini"].file, other)
+    done = vitft("finetune", data, *FLAGS, "-m", "vit-mini", "-m", other, "--compare-scratch", "-o", tmp_path / "r")
+    assert "from scratch" in done.stdout and sorted(loads) == sorted(["vit-mini", str(other)])

@@ -12,6 +12,7 @@ from vitft.cli import console, signals
 from vitft.cli import options as o
 
 if TYPE_CHECKING:
+    from vitft.engines import single
     from vitft.engines.suite_run import How
     from vitft.protocol.jobs import Runtime
 
@@ -85,6 +86,12 @@ class Running:
     requeue_signals: o.RequeueOption = "USR2"
     deterministic: o.DeterministicOption = False
     quiet: o.QuietOption = False
+
+    def how(self) -> "single.How":
+        """Return how a run goes about its folder."""
+        from vitft.engines import single
+
+        return single.How(self.resume == "auto", self.overwrite, console.note)
 
     def requeue(self) -> None:
         """Take in when to stop and be queued again. Raises UsageError."""

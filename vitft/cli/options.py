@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from vitft.catalog.models import DEFAULT
 from vitft.errors import OutsideTolerance, UsageError
 from vitft.group import Parallel
 
@@ -138,10 +139,17 @@ def checked(models: Sequence[str], *devices: str) -> None:
         asked.device(device)
 
 
-def different(models: Sequence[str]) -> None:
-    """Refuse a model that is named twice. Raises UsageError."""
-    if len(set(models)) < len(models):
+def models(named: Sequence[str] | None, *devices: str) -> tuple[str, ...]:
+    """Return the models of a verb that takes several. Raises UsageError for one that is named twice, and as `checked`.
+
+    Args:
+        devices: where they run, where that is to be checked, too.
+    """
+    found = tuple(named or (DEFAULT,))
+    if len(set(found)) < len(found):
         raise UsageError("A model is named twice.", "different models, each with its own --model.")
+    checked(found, *devices)
+    return found
 
 
 def hold_to(least: float | None, found: Sequence[tuple[str, float]]) -> None:

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vitft.catalog.models import DEFAULT
 from vitft.cli import console
 from vitft.cli import options as o
 from vitft.cli.groups import Dispatched, Keys, Running, flat
@@ -44,12 +43,12 @@ def suite(
     from vitft.suites.suite import choose
 
     running.requeue()
-    o.different(model or [])
+    models = o.models(model)
     chosen = document.load(suite)
     asked = Asked(
         chosen,
         choose(chosen, tasks or "all"),
-        tuple(model or [DEFAULT]),
+        models,
         keys.fixed(),
         checked(running.data_dir),
         o.parse_seeds(seeds) if seeds else chosen.seeds,

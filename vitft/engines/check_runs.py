@@ -11,7 +11,7 @@ from vitft import recipes
 from vitft.catalog.models import DEFAULT
 from vitft.data.split import Opened
 from vitft.engines import check as engine
-from vitft.engines.single import in_folder
+from vitft.engines import single
 from vitft.errors import Interrupted, UsageError, VitftError
 from vitft.progress import Hooks
 from vitft.protocol.jobs import Runtime, make, run_folder
@@ -222,7 +222,7 @@ def _result(job: tuple[Job, Opened] | VitftError, how: How, folder: Path | None)
         raise job
     at = folder or run_folder(job[0])
     runtime = Runtime(how.device, how.precision, workers=how.workers, save_weights=False)
-    result = in_folder(*job, at, runtime, resume=True, overwrite=how.overwrite, note=how.note, watched=how.watched)
+    result = single.in_folder(*job, at, runtime, single.How(True, how.overwrite, how.note), how.watched)
     return result, at
 
 

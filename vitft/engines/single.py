@@ -2,7 +2,9 @@
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from vitft.data.split import Opened
 from vitft.progress import Hooks
@@ -14,32 +16,47 @@ from vitft.results.folders import claim, lock, nothing_left_behind
 from vitft.results.reading import load
 from vitft.results.schema import RunResult
 
+if TYPE_CHECKING:
+    from vitft.models.checkpoint import Checkpoint
+
+
+@dataclass(frozen=True)
+class How:
+    """How a run goes about its folder.
+
+    Attributes:
+        resume, overwrite: see `results.folders.claim`.
+        note: told, a line each, what the user should know before anything runs.
+    """
+
+    resume: bool
+    overwrite: bool
+    note: Callable[[str], None]
+
 
 def in_folder(
     job: Job,
     source: Opened,
     folder: Path,
     runtime: Runtime,
-    *,
-    resume: bool,
-    overwrite: bool,
-    note: Callable[[str], None],
+    how: How,
     watched: Callable[[], AbstractContextManager[Hooks]],
+    opened: "Checkpoint | None" = None,
 ) -> RunResult:
     """Run a job in its folder; a finished one answers at once.
 
     Args:
         source: of the job's data.
-        resume, overwrite: see `results.folders.claim`.
-        note: told, a line each, what the user should know before anything runs.
         watched: opens what shows progress and catches signals while the job runs.
+        opened: the job's checkpoint, where it is open already.
 
     Raises:
         UsageError: another run lives in the folder, or is at work there (exit code 2).
         See also `unchanged.hold` and `inline.run_job`.
     """
+    note = how.note
     with lock(folder), nothing_left_behind(folder):
-        claim(folder, job.identity(), overwrite=overwrite, resume=resume)
+        claim(folder, job.identity(), overwrite=how.overwrite, resume=how.resume)
         finished = load(folder / "result.json", RunResult)
         if finished is not None:
             unchanged.hold(folder, source, note)
@@ -59,7 +76,7 @@ def in_folder(
             from vitft.protocol.warm import Warm
 
             warm = Warm(source=source, group=together.group())
-            info = warm.checkpoint(job, job.settings).info
+            info = warm.checkpoint(job, job.settings, opened).info
             for line in told(job, source, estimate(job, source, runtime, info), info):
                 note(line)
             return run_job(job, source, folder, runtime, hooks, warm)

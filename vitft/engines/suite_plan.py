@@ -54,6 +54,8 @@ def prospects(asked: Asked, how: How, *, anew: bool) -> list[Prospect]:
 
 def described(one: Prospect, how: How) -> dict[str, Any]:
     """Return a leg's plan as JSON has it."""
+    from vitft.protocol.estimate import to_json
+
     of = one.estimate(how)
     return {
         "suite": one.leg.suite.name,
@@ -73,5 +75,5 @@ def described(one: Prospect, how: How) -> dict[str, Any]:
             }
             for job in one.mine(how)
         ],
-        "estimate": asdict(of) if of else None,
+        "estimate": to_json(of) if of else None,
     }

@@ -244,7 +244,7 @@ def _open(
 
 
 def _fitted(base: str, cfg: Any, args: Mapping[str, Any], file: Path | None, word: str) -> tuple[Any, Chosen]:
-    """Build the meta_network of an architecture and read its tensors, under timm's names."""
+    """Build an architecture without storage and read its tensors, under timm's names."""
     net = meta_network(base, pretrained_cfg=cfg, **args)
     shapes = _shapes(net.state_dict())
     if file is None:

@@ -1,7 +1,7 @@
 """What a run will take: images, operations, time on this device, memory, disk. One rule, told before anything runs."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 from vitft import device as devices
 from vitft import recipes
@@ -60,6 +60,11 @@ class Estimate:
     def memory(self) -> int:
         """Bytes at the peak."""
         return self.plan.memory
+
+
+def to_json(of: Estimate) -> dict[str, object]:
+    """Return an estimate as JSON."""
+    return asdict(of) | {"memory": of.memory}
 
 
 def estimate(job: Job, data: Sized, runtime: Runtime, info: CheckpointInfo | None = None) -> Estimate:

@@ -1,10 +1,12 @@
 """What can be said of a grid of settings before anything of it runs. No torch."""
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
+from vitft.catalog import tasks
 from vitft.data.portions import JOINED
 from vitft.data.split import Sized
+from vitft.errors import RecipeError
 from vitft.protocol.units import DEV, Job
 from vitft.recipes import Recipe
 from vitft.results.checkpoint import CheckpointInfo, Size, side
@@ -25,6 +27,37 @@ def faults(recipe: Recipe, task: str, fixed: Mapping[str, object], varied: Mappi
     for values in itertools.product(*varied.values()):
         found += recipe.faults(task, {**fixed, **dict(zip(varied, values, strict=True))})
     return list(dict.fromkeys(found))
+
+
+def check(
+    recipe: Recipe,
+    task: str,
+    fixed: Mapping[str, object],
+    varied: Mapping[str, Sequence[object]],
+    unread: Sequence[str],
+    infos: Callable[[], Sequence[CheckpointInfo]],
+) -> list[str]:
+    """Raise all that is wrong with a grid at once, before data is opened; return what is only odd, a line each.
+
+    Args:
+        unread: what is wrong with its text.
+        infos: opens the checkpoints; asked where a resolution has been set.
+
+    Raises:
+        RecipeError: exit code 2.
+    """
+    sides = varied.get("resolution", [fixed[key] for key in ("resolution",) if key in fixed])
+    found, notes = [*unread, *faults(recipe, tasks.canonical(task) or task, fixed, varied)], []
+    for info in infos() if sides else ():
+        found += too_small(info, sides)
+        notes += uneven(info, sides)
+    if found:
+        raise RecipeError(
+            f"The grid cannot run: {'; '.join(dict.fromkeys(found))}.",
+            "",
+            "Run 'vitft recipes show' for every key and what it means.",
+        )
+    return notes
 
 
 def sizes(values: Sequence[object]) -> list[Size]:

@@ -64,13 +64,18 @@ class Rest(TypedDict, total=False):
     on: Literal["val", "test"]
 
 
-class Asked(Rest, total=False):
-    """What `plan` takes besides a task and its data; see there."""
+class OfAny(Rest, total=False):
+    """What `plan` takes besides a task, its data and a model; see there."""
 
-    model: Required[str]
     recipe: Required[Recipe]
     overrides: Required[Mapping[str, Any]]
     axes: Mapping[str, Sequence[Any]] | None
+
+
+class Asked(OfAny):
+    """What `plan` takes besides a task and its data; see there."""
+
+    model: str
 
 
 def make(
@@ -141,6 +146,11 @@ def plan(
         **rest,
     )
     return document.job(base, None if axes is None else crossed)
+
+
+def drawn(job: Job) -> Job:
+    """Return a job that starts from random weights instead, so that the checkpoint's file decides nothing."""
+    return replace(job, from_scratch=True, model_sha256="")
 
 
 @dataclass(frozen=True)

@@ -43,11 +43,16 @@ class Warm:
             self.place = place
         return self.source
 
-    def checkpoint(self, job: Job, settings: Settings) -> Checkpoint:
-        """Return a job's checkpoint, opened; that of the last job where it is the same one, said to be the same."""
+    def checkpoint(self, job: Job, settings: Settings, opened: Checkpoint | None = None) -> Checkpoint:
+        """Return a job's checkpoint, opened; that of the last job where it is the same one, said to be the same.
+
+        Args:
+            opened: it, where it is open already.
+        """
         said = tuple(getattr(settings, k) for k in CHECKPOINT_KEYS)
         which = (job.model, job.model_sha256, job.from_scratch, *said)
         if self.opened is None or self.opened_as != which:
             self.opened = None  # before the next one takes room
-            self.opened, self.opened_as = models.opening(job.model, settings, from_scratch=job.from_scratch), which
+            self.opened = opened or models.opening(job.model, settings, from_scratch=job.from_scratch)
+            self.opened_as = which
         return self.opened

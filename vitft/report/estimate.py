@@ -1,12 +1,31 @@
 """The table of `--dry-run`: what a run will take, one row a model."""
 
 from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
 
-from vitft.protocol.estimate import Estimate, duration, size
+from vitft.protocol.estimate import Estimate, duration, size, to_json
 from vitft.protocol.units import Job
 from vitft.report.single import model_title
 from vitft.report.table import Column, Row, Table
 from vitft.results.checkpoint import side
+
+
+def payload(jobs: Sequence[Job], folders: Sequence[Path], estimates: Sequence[Estimate]) -> dict[str, object]:
+    """Return the same as JSON."""
+    plan = [
+        {
+            "folder": str(folder),
+            "model": job.model,
+            "recipe": job.recipe,
+            "splits": asdict(job.scheme),
+            "settings": job.settings.model_dump(mode="json"),
+            "sweep": job.sweep,
+            "estimate": to_json(of),
+        }
+        for job, folder, of in zip(jobs, folders, estimates, strict=True)
+    ]
+    return {"plan": plan}
 
 
 def table(jobs: Sequence[Job], estimates: Sequence[Estimate]) -> Table:

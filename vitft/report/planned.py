@@ -1,8 +1,9 @@
 """The table of `vitft sweep --dry-run`: a row a setting, and what the whole grid takes."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
-from vitft.protocol.estimate import Estimate, line
+from vitft.protocol.estimate import Estimate, line, to_json
 from vitft.protocol.units import Job, counts
 from vitft.report.single import model_title
 from vitft.report.sweep import words
@@ -10,7 +11,22 @@ from vitft.report.table import Column, Row, Table
 from vitft.results import choice
 
 
-def table(jobs: Sequence[Job], estimates: Sequence[Estimate], folders: Sequence[str]) -> Table:
+def payload(jobs: Sequence[Job], folders: Sequence[Path], estimates: Sequence[Estimate]) -> dict[str, object]:
+    """Return a grid and what it takes as JSON; those of several models below "sweeps"."""
+    found: list[dict[str, object]] = [
+        {
+            "model": job.model,
+            "folder": str(folder),
+            **dict(zip(("compared", "tested"), counts(job), strict=True)),
+            "grid": [point.values for point in job.grid],
+            "estimate": to_json(of),
+        }
+        for job, folder, of in zip(jobs, folders, estimates, strict=True)
+    ]
+    return found[0] if len(found) == 1 else {"sweeps": found}
+
+
+def table(jobs: Sequence[Job], folders: Sequence[Path], estimates: Sequence[Estimate]) -> Table:
     """Return the grid before it runs: a row a setting, and below how many runs that is and what they take."""
     job = jobs[0]
     columns = [Column(key, "px" if key == "resolution" else key) for key in job.sweep]
