@@ -60,6 +60,24 @@ def _digested(path: Path, *state: int) -> str:
     return sha256(path)
 
 
+_SETTLED_NS = 2_000_000_000
+"""A file of which the time is younger than this may change once more without another time."""
+
+
+def told_by(path: Path, now: int) -> tuple[bytes, bool]:
+    """Return what tells a file from another and from itself after a change: path, size, time, inode.
+
+    Args:
+        now: in ns, before the file is read.
+
+    Returns:
+        That, and whether it can be trusted from now on. Raises OSError.
+    """
+    state = path.stat()
+    text = f"{os.path.abspath(path)}\0{state.st_size}\0{state.st_mtime_ns}\0{state.st_ino}"  # noqa: PTH100  links stay
+    return os.fsencode(text), state.st_mtime_ns < now - _SETTLED_NS
+
+
 _LOOK_EVERY_S = 0.2
 
 
@@ -100,6 +118,11 @@ def _there(file: IO[str], path: Path) -> bool:
         return os.fstat(file.fileno()).st_ino == path.stat().st_ino
     except OSError:
         return False
+
+
+def rate(flops_per_s: float) -> str:
+    """Return floating-point operations a second in words."""
+    return f"{flops_per_s / 1e12:.3g} TFLOP/s" if flops_per_s >= 1e12 else f"{flops_per_s / 1e9:.3g} GFLOP/s"
 
 
 def locked(file: IO[str]) -> bool:

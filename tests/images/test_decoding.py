@@ -31,17 +31,17 @@ def left() -> list[str]:
 
 
 def test_a_signal_stops_the_decoding_within_a_few_images_and_leaves_nothing():
-    """Of 300 images, the first 100 are decoded before the signal comes; reading and decoding both ask."""
+    """Of 300 images, the first 100 are decoded before the signal comes."""
     asked = {"n": 0}
 
     def signum() -> int:
         asked["n"] += 1
-        return 2 if asked["n"] > 400 else 0
+        return 2 if asked["n"] > 100 else 0
 
     hooks = replace(Hooks(), signal=signum)
     with pytest.raises(Interrupted):
         Images(split(300), PP, torch.device("cpu"), 2, hooks)
-    assert 400 < asked["n"] <= 402
+    assert 100 < asked["n"] <= 102
     assert left() == []
     with pytest.raises(Interrupted):
         fingerprints.encoded_digest(split(300), replace(Hooks(), signal=lambda: 15))
@@ -59,9 +59,8 @@ def test_telling_of_a_phase_alone_never_raises():
 
 
 @pytest.mark.parametrize("stored", [True, False])
-def test_an_image_that_does_not_decode_is_named_with_its_data_set_and_split(stored, monkeypatch):
-    if not stored:
-        monkeypatch.setattr(cache, "_LARGEST", 0)
+def test_an_image_that_does_not_decode_is_named_with_its_data_set_and_split(stored):
+    keep: cache.Keep = "make" if stored else "no"
     with pytest.raises(DataDamaged, match=r"'insects train: a/3\.png' cannot be decoded"):
-        list(Images(split(6, broken=3), PP, torch.device("cpu"), 2).batches([np.arange(6)]))
+        list(Images(split(6, broken=3), PP, torch.device("cpu"), 2, None, keep).batches([np.arange(6)]))
     assert left() == []

@@ -318,9 +318,9 @@ def test_a_unit_is_evaluated_in_batches_of_four_micro_batches(tmp_path, monkeypa
     seen: list[int] = []
     plain = run.eval_batches
 
-    def batches(split, pp, size, *rest):
+    def batches(split, pp, size, *rest, **keep):
         seen.append(size)
-        return plain(split, pp, size, *rest)
+        return plain(split, pp, size, *rest, **keep)
 
     monkeypatch.setattr(run, "eval_batches", batches)
     j, _ = job(draw(tmp_path / "d", per_class=2), overrides={"lr": 0.1, "steps": 1, "batch_size": micro_batch})

@@ -10,8 +10,9 @@ from pathlib import Path
 from vitft import __version__, machine
 from vitft.cli import console
 from vitft.cli.options import FormatOption
+from vitft.images import room
 
-_FAULTS = ("MISSING", "not writable", "not a folder")
+_FAULTS = ("MISSING", "not writable", "not a folder", "not a size")
 _PACKAGES = ("torch", "torchvision", "timm", "datasets", "scikit-learn", "typer", "rich", "pydantic", "pillow", "numpy")
 
 
@@ -32,6 +33,7 @@ def doctor(format: FormatOption = "text") -> None:
     facts.update(_devices())
     facts |= _around()
     facts |= {name: _folder(path) for name, path in _folders().items()}
+    facts["cache"] = room.said()
     faults = [name for name, value in facts.items() if any(word in str(value) for word in _FAULTS)]
     table = Table("fact", "value", box=None, pad_edge=False, show_header=False)
     for name, value in facts.items():

@@ -88,7 +88,7 @@ def finetune(
     )
     for line in advice(planned.jobs[0]):
         console.note(f"Note: {line}")
-    runtime = running.runtime(save_weights, val_every)
+    runtime = running.runtime(save_weights, val_every, len(planned.jobs))
     if dry_run:
         _dry(planned, runtime, format)
         return

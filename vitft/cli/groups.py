@@ -97,10 +97,12 @@ class Running:
         """Take in when to stop and be queued again. Raises UsageError."""
         signals.requeue(self.max_time, self.requeue_signals)
 
-    def runtime(self, save_weights: bool, val_every: int = 0) -> "Runtime":
-        """Return how units are run."""
+    def runtime(self, save_weights: bool, val_every: int = 0, models: int = 1) -> "Runtime":
+        """Return how units are run. Raises UsageError for an impossible size of the cache."""
+        from vitft.images import room
         from vitft.protocol.jobs import Runtime
 
+        room.limit()
         return Runtime(
             self.device,
             self.precision,
@@ -110,6 +112,7 @@ class Running:
             save_weights,
             parallel=self.parallel,
             val_every=val_every,
+            models=models,
         )
 
 
@@ -125,12 +128,12 @@ class Dispatched:
     save_weights: o.SaveWeightsInSuiteOption = False
     format: o.TableFormatOption = "text"
 
-    def how(self, running: Running) -> "How":
+    def how(self, running: Running, models: int = 1) -> "How":
         """Return how the suite is run."""
         from vitft.engines.suite_run import How
 
         return How(
-            running.runtime(self.save_weights),
+            running.runtime(self.save_weights, models=models),
             console.note,
             partial(signals.watched, running.quiet),
             o.parse_devices(self.devices),

@@ -6,7 +6,6 @@ from typing import Annotated, Literal
 import typer
 
 from vitft.cli import console
-from vitft.words import listed
 
 
 def report(
@@ -42,7 +41,7 @@ def report(
         from vitft.report.plots import style
 
         style.check()
-    published = beside.rows(listed(compare))
+    published = beside.rows([name.strip() for name in compare.split(",") if name.strip()])
     found = gather.gather(folders)
     for folder in found.unfinished:
         console.note(f"Unfinished, not in the table: '{folder}'.")

@@ -86,19 +86,40 @@ def status(folder: _Dir, format: TableFormatOption = "text") -> None:
 
 @app.command("clean")
 def clean(
-    folder: _Dir,
+    folder: Annotated[
+        Path | None, typer.Argument(metavar="[DIR]", help="A run folder, as 'vitft runs ls' prints it.")
+    ] = None,
     weights: Annotated[bool, typer.Option("--weights", help="Delete fine-tuned networks too.")] = False,
+    cache: Annotated[
+        bool, typer.Option("--cache", help="Instead of a run: decoded pixels and features that nobody uses now.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be freed; delete nothing.")] = False,
     format: FormatOption = "text",
 ) -> None:
     """Delete what results do not need. Saved states of unfinished units, logs, and, on request, weights.
 
-    Results, metrics and predictions stay. A unit whose state is deleted starts from its beginning.
+    Results, metrics and predictions stay. A unit whose state is deleted starts from its beginning. What goes with
+    --cache is made again when it is needed; downloads and prepared data stay.
     """
+    from vitft.errors import UsageError
+    from vitft.images import room
+    from vitft.machine import cache as cache_folder
     from vitft.results import listing
 
-    deleted, freed = listing.clean(folder, weights=weights)
-    payload = {"folder": str(folder), "deleted": deleted, "bytes": freed}
-    console.emit(payload, f"{folder}: {len(deleted)} files deleted, {freed / 1e6:.1f} MB freed.", format)
+    if (folder is None) != cache or (cache and weights):
+        raise UsageError(
+            "One thing is cleaned at a time.",
+            "a run folder (with --weights), or --cache.",
+            "See 'vitft runs ls'.",
+        )
+    if folder is None:
+        folder = cache_folder()
+        deleted, freed = room.clean(dry=dry_run)
+    else:
+        deleted, freed = listing.clean(folder, weights=weights, dry=dry_run)
+    payload = {"folder": str(folder), "deleted": deleted, "bytes": freed, "dry_run": dry_run}
+    words = ("would be deleted", "to be freed; nothing was deleted") if dry_run else ("deleted", "freed")
+    console.emit(payload, f"{folder}: {len(deleted)} files {words[0]}, {freed / 1e6:.1f} MB {words[1]}.", format)
 
 
 @app.command("schema")

@@ -54,7 +54,7 @@ def suite(
         o.parse_seeds(seeds) if seeds else chosen.seeds,
         running.output,
     )
-    execute(asked, dispatched.how(running), dispatched)
+    execute(asked, dispatched.how(running, len(asked.models)), dispatched)
 
 
 def execute(asked: "Asked", how: "How", shown: Dispatched) -> None:

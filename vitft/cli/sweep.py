@@ -91,7 +91,7 @@ def sweep(
         per_class=per_class,
         on=on,
     )
-    runtime = running.runtime(save_weights, val_every)
+    runtime = running.runtime(save_weights, val_every, len(planned.jobs))
     if dry_run:
         _dry(planned, runtime, format)
         return

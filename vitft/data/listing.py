@@ -5,8 +5,10 @@ An entry is [size, mtime in ns, inode] for an image or an archive, [size, "sha25
 the same; an image that was is not, as nobody has looked into it.
 """
 
+import hashlib
 import json
 import os
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,7 +18,8 @@ from typing import Any
 from vitft import machine
 from vitft.data.sources.files import printable
 from vitft.data.split import Source, place_of
-from vitft.errors import DataDamaged, some
+from vitft.errors import DataDamaged, DiskFull, some
+from vitft.results.files import write_atomic
 
 Listing = dict[str, list[Any]]
 
@@ -110,8 +113,23 @@ def _walk(root: Path) -> Listing:
 def _entry(file: Path) -> list[Any]:
     state = file.stat()
     if file.suffix.lower() in _READ and state.st_size <= _READ_MOST:
-        return [state.st_size, f"sha256 {machine.sha256(file)}"]
+        return [state.st_size, f"sha256 {_sha256(file)}"]
     return [state.st_size, state.st_mtime_ns, state.st_ino]
+
+
+def _sha256(file: Path) -> str:
+    """Return the SHA-256 of a list or a table, read once a machine as long as its size and its time stay."""
+    state, settled = machine.told_by(file, time.time_ns())
+    kept = machine.cache() / "digests" / f"{hashlib.blake2b(state, digest_size=16).hexdigest()}.sha256"
+    with suppress(OSError, ValueError):
+        text = kept.read_text()
+        if len(bytes.fromhex(text)) == hashlib.sha256().digest_size:
+            return text
+    digest = machine.sha256(file)
+    if settled:
+        with suppress(DiskFull):
+            write_atomic(kept, digest.encode())
+    return digest
 
 
 def _left_out(name: str) -> bool:

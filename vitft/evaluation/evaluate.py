@@ -17,6 +17,7 @@ from vitft.evaluation.intervals import wilson
 from vitft.evaluation.network import Network, computed, head_fits
 from vitft.evaluation.predict import Predictions, predict
 from vitft.images.batches import eval_batches
+from vitft.images.cache import Keep
 from vitft.models.memory import evaluation_batch
 from vitft.progress import Hooks
 from vitft.recipes import digest
@@ -140,7 +141,13 @@ class Evaluation:
 
 
 def evaluate(
-    network: Network, what: Subject, *, batch_size: int = 0, workers: int = 2, hooks: Hooks | None = None
+    network: Network,
+    what: Subject,
+    *,
+    batch_size: int = 0,
+    workers: int = 2,
+    hooks: Hooks | None = None,
+    keep: Keep = "no",
 ) -> Evaluation:
     """Run the network over every image once.
 
@@ -150,6 +157,7 @@ def evaluate(
         batch_size: images a forward pass; 0 = by device. It does not change which images are counted.
         workers: threads that decode.
         hooks: told of the progress.
+        keep: what becomes of the decoded pixels, see `images.cache`.
 
     Raises:
         CheckpointError: the head does not answer in the task's classes (exit code 4).
@@ -171,7 +179,7 @@ def evaluate(
         hooks.stop_if_asked()
         hooks.phase(f"evaluate {split.task} {split.name}", done, len(split))
 
-    batches = eval_batches(split, network.preprocess, size, network.device, workers, hooks)
+    batches = eval_batches(split, network.preprocess, size, network.device, workers, hooks, keep=keep)
     answers = predict(
         network.net, batches, len(split), split.num_classes, precision=network.precision, on_progress=told
     )

@@ -19,7 +19,7 @@ from vitft import machine
 from vitft.data.split import Split
 from vitft.errors import DiskFull
 from vitft.evaluation.predict import gather
-from vitft.images import fingerprints
+from vitft.images import fingerprints, room
 from vitft.results.files import write_atomic
 from vitft.settings import Preprocess
 
@@ -103,8 +103,10 @@ def cached(who: Identity | None, n: int, compute: Callable[[], NDArray[np.float3
     from safetensors.numpy import save
 
     header = {"sha256": _sha256(features), "identity": json.dumps(asdict(who), sort_keys=True)}
-    with suppress(DiskFull, OSError):
-        write_atomic(path(who), save({"features": features}, metadata=header))
+    data = save({"features": features}, metadata=header)
+    with suppress(DiskFull, OSError), room.turn():
+        if room.make(len(data)):
+            write_atomic(path(who), data)
     return features
 
 
@@ -119,6 +121,7 @@ def _load(file: Path, n: int) -> NDArray[np.float32] | None:
             wanted = (opened.metadata() or {}).get("sha256")
     except (OSError, SafetensorError, ValueError):
         return None
+    room.touch(file)
     whole = features.dtype == np.float32 and features.ndim == 2 and len(features) == n and _sha256(features) == wanted
     return features if whole else None
 

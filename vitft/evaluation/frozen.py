@@ -91,7 +91,7 @@ def run(
         seeds,
         lambda done, total: hooks.phase(classifier, done, total),
     )
-    seen = {pool.name: set(fingerprints(chosen, hooks))}
+    seen = {pool.name: fingerprints(chosen, hooks)}
     return FewshotResult(
         task=pool.task,
         model=network.info.name,

@@ -9,6 +9,7 @@ from vitft.evaluation import evaluate as ev
 from vitft.evaluation import predictions, seeds
 from vitft.evaluation.network import head_fits, open_network
 from vitft.evaluation.seeds import Seed
+from vitft.images.cache import Keep
 from vitft.models import loading
 from vitft.models.checkpoint import Checkpoint
 from vitft.models.said import Said
@@ -25,6 +26,7 @@ class How:
         fixed, crop_pct, device, precision: see `open_network`.
         batch_size, workers: see `evaluate`.
         per_class, confusion: the accuracy of each class and which was taken for which, too.
+        keep: what becomes of decoded pixels; several networks keep them where there is room.
     """
 
     fixed: Mapping[str, object] = field(default_factory=dict)
@@ -35,6 +37,7 @@ class How:
     workers: int = 2
     per_class: bool = False
     confusion: bool = False
+    keep: Keep = "no"
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,9 @@ def evaluate_all(models: Sequence[str], what: ev.Subject, how: How, hooks: Hooks
             `open_network` and `evaluate`.
     """
     members = [seeds.members(name) for name in models]
-    opened = _opened([path for own, _ in members for path in own.values()], what, how)
+    paths = [path for own, _ in members for path in own.values()]
+    how = replace(how, keep="room" if len(paths) > 1 else how.keep)
+    opened = _opened(paths, what, how)
     for name, (own, choice) in zip(models, members, strict=True):
         if choice:
             hooks.note(f"{name}: {choice}.")
@@ -98,7 +103,7 @@ def _evaluated(
         hooks.note(f"{name}: {note}")
     info = replace(network.info, name=name if seed is not None else network.info.name)
     network = replace(network, info=info.with_notes(choice))
-    found = ev.evaluate(network, what, batch_size=how.batch_size, workers=how.workers, hooks=hooks)
+    found = ev.evaluate(network, what, batch_size=how.batch_size, workers=how.workers, hooks=hooks, keep=how.keep)
     network.net.to("cpu")  # the next one may need the room
     return found
 

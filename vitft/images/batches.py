@@ -1,6 +1,7 @@
 """Batches of normalised images, from pixels decoded once or from files decoded as they are needed."""
 
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
@@ -12,11 +13,18 @@ from vitft.data.split import Split
 from vitft.device import moved
 from vitft.group import ALONE, Group
 from vitft.images import cache
+from vitft.images.cache import Keep
 from vitft.images.preprocess import deterministic, normalise, random_one, random_part
 from vitft.progress import Hooks
 from vitft.settings import Preprocess
 
 _DEVICE_SHARE = 0.2  # of the device's free memory that resident pixels may take
+_AHEAD = 2
+"""Batches that are made ready while one is computed with."""
+
+Indices = NDArray[np.int64]
+Uniforms = NDArray[np.float64]
+_Ready = Callable[[], Tensor]
 
 
 class Images:
@@ -28,6 +36,7 @@ class Images:
         device: where the batches are wanted.
         workers: threads that decode (Pillow and torch release the interpreter's lock while they do).
         hooks: told of the decoding, which stops when they are asked to.
+        keep: what becomes of decoded pixels, see `cache.pixels`; the batches are the same bit by bit.
     """
 
     def __init__(
@@ -37,53 +46,99 @@ class Images:
         device: torch.device,
         workers: int = 2,
         hooks: Hooks | None = None,
+        keep: Keep = "make",
     ) -> None:
         self.split, self.pp, self.device, self.workers = split, pp, device, max(1, workers)
         self._pool: ThreadPoolExecutor | None = None
-        array = cache.pixels(split, pp, self.workers, hooks)
-        self._stored = None if array is None else torch.from_numpy(np.asarray(array))
+        self._begun: dict[tuple[int, bytes], Future[NDArray[np.uint8]]] = {}
+        self._stored = cache.pixels(split, pp, self.workers, hooks, keep)
+        self._resident: Tensor | None = None
         if self._stored is not None and device.type == "cuda":
             free, _ = torch.cuda.mem_get_info(device)
             if self._stored.nbytes < _DEVICE_SHARE * free:
-                self._stored = self._stored.to(device)
+                self._resident = self._on_device()
 
     def __len__(self) -> int:
         return len(self.split)
 
-    def batches(
-        self,
-        index_batches: Sequence[NDArray[np.int64]],
-        uniforms: Sequence[NDArray[np.float64]] | None = None,
-    ) -> Iterator[Tensor]:
-        """Yield one (B, 3, H, W) float32 batch for each entry of `index_batches`, decoding one batch ahead.
+    def batches(self, index_batches: Sequence[Indices], uniforms: Sequence[Uniforms] | None = None) -> Iterator[Tensor]:
+        """Yield one (B, 3, H, W) float32 batch for each entry of `index_batches`, reading and decoding two ahead.
 
         Args:
             index_batches: (B,) positions in the split, each.
             uniforms: (B, UNIFORMS) in [0, 1) for each batch; None = no random part.
         """
-        rows = [None] * len(index_batches) if uniforms is None else list(uniforms)
+        rows: list[Uniforms | None] = [None] * len(index_batches) if uniforms is None else list(uniforms)
+        jobs = iter(list(zip(index_batches, rows, strict=True)))
+        whole = self.pp.stored_size is not None  # the random part is then done on the device, for all of a batch
+        ahead: deque[_Ready] = deque()
+        for row in rows:
+            while len(ahead) <= _AHEAD and (job := next(jobs, None)) is not None:
+                ahead.append(self._begin(*job))
+            batch = moved(ahead.popleft()(), self.device)
+            yield normalise(batch if row is None or not whole else random_part(batch, row, self.pp), self.pp)
+
+    def soon(self, indices: Indices, rows: Uniforms) -> None:
+        """Begin to decode images that the next call of `batches` will begin with, where they are decoded each time."""
         if self._stored is not None:
-            for indices, row in zip(index_batches, rows, strict=True):
-                batch = moved(self._stored[moved(torch.from_numpy(indices), self._stored.device)], self.device)
-                yield normalise(batch if row is None else random_part(batch, row, self.pp), self.pp)
             return
+        for future in self._begun.values():  # asked for and never taken
+            future.cancel()
+        self._begun = {}
+        self._begun = {self._key(i, row): self._image(i, row) for i, row in zip(indices.tolist(), rows, strict=True)}
+
+    def _begin(self, indices: Indices, rows: Uniforms | None) -> _Ready:
+        """Begin to make a (B, h, w, 3) uint8 batch ready; return what waits for it."""
+        if (resident := self._resident) is not None:
+            return lambda: resident[moved(torch.from_numpy(indices), resident.device)]
+        if self._stored is not None:
+            return self._threads().submit(self._gather, indices).result
+        each = [None] * len(indices) if rows is None else list(rows)
+        futures = [self._image(i, row) for i, row in zip(indices.tolist(), each, strict=True)]
+
+        def stacked() -> Tensor:
+            images = [future.result() for future in futures]
+            batch = self._empty(len(images), images[0].shape[:2])
+            np.stack(images, out=batch.numpy())
+            return batch
+
+        return stacked
+
+    def _image(self, i: int, row: Uniforms | None) -> Future[NDArray[np.uint8]]:
+        begun = self._begun.pop(self._key(i, row), None)
+        return begun if begun is not None else self._threads().submit(self._one, i, row)
+
+    def _one(self, i: int, row: Uniforms | None) -> NDArray[np.uint8]:
+        image = deterministic(cache.decoded(self.split, i), self.pp)
+        return image if row is None or self.pp.stored_size is not None else random_one(image, row, self.pp)
+
+    @staticmethod
+    def _key(i: int, row: Uniforms | None) -> tuple[int, bytes]:
+        return i, b"" if row is None else row.tobytes()
+
+    def _gather(self, indices: Indices) -> Tensor:
+        assert self._stored is not None
+        batch = self._empty(len(indices), self._stored.shape[1:3])
+        self._stored.rows(indices, batch.numpy())
+        return batch
+
+    def _empty(self, n: int, size: tuple[int, ...]) -> Tensor:
+        """Return memory for a batch; pinned for a card, which then copies it while others are made ready."""
+        return torch.empty((n, *size, 3), dtype=torch.uint8, pin_memory=self.device.type == "cuda")
+
+    def _on_device(self) -> Tensor:
+        assert self._stored is not None
+        resident = torch.empty(self._stored.shape, dtype=torch.uint8, device=self.device)
+        step = max(1, (64 << 20) // max(1, self._stored.nbytes // len(self)))
+        for start in range(0, len(self), step):
+            rows = np.arange(start, min(start + step, len(self)))
+            resident[start : start + len(rows)] = moved(self._gather(rows), self.device)
+        return resident
+
+    def _threads(self) -> ThreadPoolExecutor:
         if self._pool is None:
             self._pool = ThreadPoolExecutor(self.workers)
-        jobs = list(zip(index_batches, rows, strict=True))
-        ahead = [self._submit(*job) for job in jobs[:1]]
-        for n in range(len(jobs)):
-            if n + 1 < len(jobs):
-                ahead.append(self._submit(*jobs[n + 1]))
-            decoded = np.stack([future.result() for future in ahead.pop(0)])
-            yield normalise(moved(torch.from_numpy(decoded), self.device), self.pp)
-
-    def _submit(self, indices: NDArray[np.int64], rows: NDArray[np.float64] | None) -> list[Future[NDArray[np.uint8]]]:
-        assert self._pool is not None
-        return [self._pool.submit(self._one, int(i), None if rows is None else rows[n]) for n, i in enumerate(indices)]
-
-    def _one(self, i: int, row: NDArray[np.float64] | None) -> NDArray[np.uint8]:
-        image = deterministic(cache.decoded(self.split, i), self.pp)
-        return image if row is None else random_one(image, row, self.pp)
+        return self._pool
 
 
 def eval_batches(
@@ -94,17 +149,20 @@ def eval_batches(
     workers: int = 2,
     hooks: Hooks | None = None,
     group: Group = ALONE,
+    *,
+    keep: Keep = "no",
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield ((B,) int64 positions, (B, 3, H, W) float32 images) in the split's order: each position once, none dropped.
 
-    Of several processes each takes every `size`th batch: the batches are the same, whatever their number.
+    Of several processes each takes every `size`th batch: the batches are the same, whatever their number. They are
+    decoded beside what is computed with them, and forgotten, unless `keep` says otherwise (see `cache.pixels`).
 
     Raises:
         DataDamaged: an image does not decode.
     """
     if pp.crop != "none" or pp.flip:
         raise ValueError("evaluation draws nothing: give a Preprocess without crop and flip")
-    images = Images(split, pp, torch.device(device), workers, hooks)
+    images = Images(split, pp, torch.device(device), workers, hooks, keep)
     parts = [np.arange(a, min(a + batch_size, len(split))) for a in range(0, len(split), batch_size)]
     parts = parts[group.rank :: group.size]
     for indices, batch in zip(parts, images.batches(parts), strict=True):

@@ -2,25 +2,68 @@
 
 import hashlib
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
+from vitft.data.reader import DIGEST, Reader
 from vitft.data.split import Split
+from vitft.images import kept
 from vitft.progress import Hooks
 
 _READ_TOLD = 1000  # encoded images; reading is quick but for large splits on slow disks
 _READERS = 4  # threads: on a network disk most of the time is waiting
-_KEPT = "_fingerprints"
+_KEPT, _LOOKED_UP = "_fingerprints", "_looked_up"
 
-FINGERPRINT = 16
-"""Bytes of the digest of one encoded image."""
+Fingerprints = NDArray[np.uint8]
+"""(N, 16): a digest of each encoded image, in order."""
+
+
+@dataclass
+class _Images:
+    """The images of a split as they were opened, and which of them were looked up before they were read."""
+
+    opened: list[tuple[Reader, int]]
+    asked: list[kept.Asked]
+
+    def known(self, i: int) -> bool:
+        reader, at = self.opened[i]
+        return reader.number(at) in reader.found
+
+    def digest(self, i: int) -> Fingerprints:
+        reader, at = self.opened[i]
+        return reader.found[reader.number(at)]
+
+    def learn(self, i: int, digest: bytes | Fingerprints) -> None:
+        reader, at = self.opened[i]
+        reader.found[reader.number(at)] = digest
+
+
+def recall(split: Split) -> bool:
+    """Look up what this machine knows of a split's images, by their files' sizes and times; tell whether that is all.
+
+    No image is read. Where one is read afterwards (`take_in`, `fingerprints`) it is one of the file that was looked at.
+    """
+    if _KEPT in vars(split):
+        return True
+    images = _of(split)
+    return all(images.known(i) for i in range(len(split)))
+
+
+def take_in(split: Split, i: int, encoded: bytes) -> None:
+    """Take in the digest of an image that was read for something else; `recall` comes first."""
+    if _KEPT not in vars(split) and not (images := _of(split)).known(i):
+        images.learn(i, fingerprint(encoded))
 
 
 def encoded_digest(split: Split, hooks: Hooks | None = None) -> str:
     """Return a sha256 that changes with any encoded image of a split or their order. Raises as `fingerprints`."""
-    return hashlib.sha256(b"".join(fingerprints(split, hooks))).hexdigest()
+    return hashlib.sha256(fingerprints(split, hooks).tobytes()).hexdigest()
 
 
-def fingerprints(split: Split, hooks: Hooks | None = None) -> tuple[bytes, ...]:
-    """Return a digest of each encoded image, in order; an image of an opened split is read for it once.
+def fingerprints(split: Split, hooks: Hooks | None = None) -> Fingerprints:
+    """Return a digest of each encoded image, in order; an image is read for it once a machine while its file stays.
 
     Splits that were cut, drawn or joined from opened ones know their images again.
 
@@ -28,12 +71,11 @@ def fingerprints(split: Split, hooks: Hooks | None = None) -> tuple[bytes, ...]:
         DataMissing, DataDamaged: an image cannot be read.
         Interrupted: `hooks` were asked to stop.
     """
-    known: tuple[bytes, ...] | None = vars(split).get(_KEPT)
+    known: Fingerprints | None = vars(split).get(_KEPT)
     if known is not None:
         return known
-    hooks = hooks or Hooks()
-    kept = [split.reader.known(i) for i in range(len(split))]
-    unread = [i for i, (digests, name) in enumerate(kept) if name not in digests]
+    hooks, images = hooks or Hooks(), _of(split)
+    unread = [i for i in range(len(split)) if not images.known(i)]
     with ThreadPoolExecutor(_READERS) as pool:
         for start in range(0, len(unread), _READ_TOLD):
             if start:
@@ -41,13 +83,34 @@ def fingerprints(split: Split, hooks: Hooks | None = None) -> tuple[bytes, ...]:
             chunk = unread[start : start + _READ_TOLD]
             for i, digest in zip(chunk, pool.map(lambda i: fingerprint(split.read(i)), chunk), strict=True):
                 hooks.stop_if_asked()
-                digests, name = kept[i]
-                digests[name] = digest
-    known = tuple(digests[name] for digests, name in kept)
+                images.learn(i, digest)
+    known = np.zeros((len(split), DIGEST), dtype=np.uint8)
+    for i in range(len(split)):
+        known[i] = images.digest(i)
+    for asked in images.asked:
+        kept.keep(asked, known[asked.rows])
     vars(split)[_KEPT] = known
+    del vars(split)[_LOOKED_UP]
     return known
 
 
 def fingerprint(encoded: bytes) -> bytes:
     """Return the digest by which encoded images are compared."""
-    return hashlib.blake2b(encoded, digest_size=FINGERPRINT).digest()
+    return hashlib.blake2b(encoded, digest_size=DIGEST).digest()
+
+
+def _of(split: Split) -> _Images:
+    """Return the images of a split, looked up at the first call."""
+    known: _Images | None = vars(split).get(_LOOKED_UP)
+    if known is not None:
+        return known
+    images = _Images([split.reader.opened(i) for i in range(len(split))], [])
+    unknown = [(i, *images.opened[i]) for i in range(len(split)) if not images.known(i)]
+    for asked in kept.ask(unknown):
+        for row, digest in kept.recalled(asked):
+            images.learn(row, digest)
+        left = np.array([not images.known(row) for row in asked.rows.tolist()], dtype=bool)
+        if left.any():
+            images.asked.append(kept.Asked(asked.folder, asked.rows[left], asked.keys[left], asked.settled[left]))
+    vars(split)[_LOOKED_UP] = images
+    return images

@@ -56,7 +56,7 @@ def split(
     rows, rule, notes = labelled(root, pattern)
     images = Rows(root, root.name, "images", lambda _: {"train": rows}).open("train")
     _writable(images)
-    prints = fingerprints(images, hooks)
+    prints = [row.tobytes() for row in fingerprints(images, hooks)]
     sides = assign(prints, images.labels.tolist(), test_fraction, val_fraction, seed)
     _counted(images, notes, prints)
     texts = {

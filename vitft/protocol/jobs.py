@@ -41,6 +41,7 @@ class Runtime:
         state_seconds: least time between two saved states.
         parallel: how several processes hold a network, see `group`.
         val_every: updates from one look at val to the next while it trains; 0 = none.
+        models: that one command runs on the same data.
     """
 
     device: str = "auto"
@@ -52,6 +53,7 @@ class Runtime:
     state_seconds: float = 60.0
     parallel: Parallel = "auto"
     val_every: int = 0
+    models: int = 1
 
 
 class Rest(TypedDict, total=False):

@@ -32,6 +32,7 @@ from vitft.protocol import diverged, looking
 from vitft.protocol import stamp as stamping
 from vitft.protocol.guard import Guard
 from vitft.protocol.jobs import Runtime
+from vitft.protocol.kept import evaluated_keep, trained_keep
 from vitft.protocol.stamp import DataStamp
 from vitft.protocol.units import DEV, Unit
 from vitft.protocol.warm import Warm
@@ -105,7 +106,8 @@ def _trained(
         built, settings = _network(unit, train.num_classes, device, warm)
         pp = preprocess(settings, built.info)
         workers = runtime.workers or machine.cores()
-        images = Images(train, _augmented(pp, settings), device, workers, hooks)
+        augmented = _augmented(pp, settings)
+        images = Images(train, augmented, device, workers, hooks, trained_keep(unit, augmented, len(train)))
         val = _val(unit, runtime, guard, train, dev, group)
     begun = group.from_first(begun)
     torch.set_num_threads(begun.threads or torch.get_num_threads())
@@ -116,7 +118,7 @@ def _trained(
 
         def asked(micro_batch: int, split: Split = val) -> Predictions:
             size = evaluation_batch(built.net, device, micro_batch)
-            batches = eval_batches(split, pp, size, device, workers, hooks)
+            batches = eval_batches(split, pp, size, device, workers, hooks, keep="make")
             return _evaluate(built.net, split, batches, begun, hooks, group)
 
         compute = replace(compute, watch=looking.watch(val, runtime.val_every, asked, hooks.note))
@@ -131,7 +133,8 @@ def _trained(
             held_out, lacking = stamping.classes(train, dev if dev is not None else guard.open(unit.held_out))
             held_out = _limited(held_out, unit) if dev is None else held_out
             size = evaluation_batch(built.net, device, fitted.micro_batch)
-            batches = eval_batches(held_out, pp, size, device, workers, hooks, group)
+            keep = evaluated_keep(unit, runtime)
+            batches = eval_batches(held_out, pp, size, device, workers, hooks, group, keep=keep)
         answers = _evaluate(built.net, held_out, batches, begun, hooks, group)
         seconds = time.monotonic() - began_test
         yield _Done(unit, settings, built, held_out, answers, fitted, begun, pp, seconds), guard, train, lacking

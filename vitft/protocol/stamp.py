@@ -4,11 +4,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from vitft.catalog.shots import first_of
 from vitft.data import labels, official
 from vitft.data.portions import JOINED
+from vitft.data.reader import DIGEST
 from vitft.data.split import Split
 from vitft.images import fingerprints
+from vitft.images.fingerprints import Fingerprints
 from vitft.images.overlap import overlap
 from vitft.progress import Hooks
 from vitft.protocol.units import Unit
@@ -53,7 +57,7 @@ def stamp(
     whole: Split,
     held_out: Split,
     lacking: tuple[str, ...],
-    tuned_on: Mapping[str, set[bytes]],
+    tuned_on: Mapping[str, Fingerprints],
     limited: bool,
     hooks: Hooks,
 ) -> DataStamp:
@@ -78,7 +82,7 @@ def stamp(
         train_digest=train.digest,
         train_whole=len(whole),
         train_official=counts[0] if short else None,
-        overlap=overlap(held_out, {train.name: set(fingerprints.fingerprints(train, hooks))}, tuned_on, hooks),
+        overlap=overlap(held_out, {train.name: fingerprints.fingerprints(train, hooks)}, tuned_on, hooks),
         classes_without_test=lacking,
         completeness="partial" if partial else tested,
     )
@@ -89,16 +93,15 @@ def remember(folder: Path, splits: tuple[Split, ...], hooks: Hooks) -> None:
     for split in splits:
         file = task_folder(folder, split.task) / f"{SEEN}{slug(split.name)}"
         if not file.exists():
-            write_atomic(file, b"".join(sorted(set(fingerprints.fingerprints(split, hooks)))))
+            write_atomic(file, np.unique(fingerprints.fingerprints(split, hooks), axis=0).tobytes())
 
 
-def seen_before(folder: Path, task: str) -> dict[str, set[bytes]]:
+def seen_before(folder: Path, task: str) -> dict[str, Fingerprints]:
     """Return split -> digests of the images that a task's tune units have seen; empty where nothing was tuned."""
     found = {}
     for file in sorted(task_folder(folder, task).glob(f"{SEEN}*")):
-        data = file.read_bytes()
-        size = fingerprints.FINGERPRINT
-        found[file.name.removeprefix(SEEN)] = {data[i : i + size] for i in range(0, len(data), size)}
+        data = np.frombuffer(file.read_bytes(), dtype=np.uint8)
+        found[file.name.removeprefix(SEEN)] = data[: len(data) // DIGEST * DIGEST].reshape(-1, DIGEST)
     return found
 
 

@@ -211,8 +211,11 @@ def at_work(folder: Path) -> bool:
     return False
 
 
-def clean(folder: Path, *, weights: bool) -> tuple[list[str], int]:
+def clean(folder: Path, *, weights: bool, dry: bool = False) -> tuple[list[str], int]:
     """Delete saved states, logs and what a write left behind, and, where told to, networks.
+
+    Args:
+        dry: delete nothing, and return what would be.
 
     Returns:
         The files that are gone, as paths inside the folder, and the bytes that this freed.
@@ -232,6 +235,7 @@ def clean(folder: Path, *, weights: bool) -> tuple[list[str], int]:
             stat = path.stat()
             freed += 0 if stat.st_ino in seen else stat.st_size
             seen.add(stat.st_ino)
-            path.unlink()
+            if not dry:
+                path.unlink()
             deleted.append(str(path.relative_to(folder)))
     return deleted, freed

@@ -9,7 +9,7 @@ import torch
 from timm.models.vision_transformer import Block
 
 from vitft import device as devices
-from vitft.words import rate
+from vitft.machine import rate
 
 _SECONDS = 0.5
 _TOKENS = 256

@@ -12,7 +12,7 @@ its number alone: raw words of a Philox counter, whose stream is fixed for ever,
 """
 
 import hashlib
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, cached_property
 
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from vitft.catalog.tasks import MINI, Task
 from vitft.data.encode import png
-from vitft.data.reader import Reader
+from vitft.data.reader import Digests, Reader
 from vitft.data.split import Provenance, Split
 from vitft.errors import DataMissing, UnknownName
 
@@ -58,9 +58,9 @@ class Drawn:
             raise UnknownName("task of the suite 'mini'", self.task, _CLASSES)
 
     @cached_property
-    def _found(self) -> dict[Hashable, bytes]:
+    def _found(self) -> Digests:
         """Digests of its pictures, by number: train800val200 holds those of train800 and val200."""
-        return {}
+        return Digests()
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -80,9 +80,10 @@ class Drawn:
             rows = [order[i - _TEST_START + 1000 if i >= _TEST_START else i] for i in numbers]
             chosen = labels[rows]
             keys = [str(row) for row in rows]
-            read = Reader(lambda i: png(images[rows[i]]), names=rows, found=self._found)
+            read = Reader(lambda i: png(images[rows[i]]), names=[int(row) for row in rows], found=self._found)
             return Split(self.task, split, _CLASSES[self.task], keys, chosen, read, provenance)
         labels = np.array([label(self.task, number) for number in numbers], dtype=np.int64)
+        names = [2 * (number % _TEST_START) + (number >= _TEST_START) for number in numbers]
         keys = [f"{'test' if number >= _TEST_START else 'train'}-{number % _TEST_START:04d}" for number in numbers]
         return Split(
             self.task,
@@ -90,7 +91,7 @@ class Drawn:
             _CLASSES[self.task],
             keys,
             labels,
-            Reader(lambda i: png(picture(self.task, numbers[i])), names=numbers, found=self._found),
+            Reader(lambda i: png(picture(self.task, numbers[i])), names=names, found=self._found),
             provenance,
         )
 

@@ -2,10 +2,11 @@
 
 import os
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
 
+from vitft.data.reader import Reader
 from vitft.errors import DataDamaged, DataMissing
 
 LEGAL = "files of the formats that Pillow reads (.jpg .png .webp .avif .jp2 .tif .bmp .gif ...), in either case."
@@ -116,6 +117,11 @@ def read_file(path: Path) -> bytes:
         raise DataMissing(f"Image '{printable(path)}' is missing.") from None
     except OSError as error:
         raise DataDamaged(f"Image '{printable(path)}' cannot be read ({error.strerror}).") from None
+
+
+def reader(root: Path, files: Sequence[str]) -> Reader:
+    """Return a reader of image files below a folder."""
+    return Reader(lambda i: read_file(root / files[i]), file=lambda i: (root / files[i], -1))
 
 
 def read_text(file: Path) -> str:

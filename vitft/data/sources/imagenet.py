@@ -13,7 +13,6 @@ import os
 import re
 import tarfile
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,8 +21,9 @@ from typing import Literal
 import numpy as np
 
 from vitft.data import lists, official
+from vitft.data.reader import Reader
 from vitft.data.sources import parquet
-from vitft.data.sources.files import images_below, is_debris, is_image, read_file, read_text, refuse
+from vitft.data.sources.files import images_below, is_debris, is_image, read_text, reader, refuse
 from vitft.data.split import Provenance, Split
 from vitft.errors import DataDamaged, DataMissing
 
@@ -123,7 +123,7 @@ class ImageNet:
             return self._split(split, "Kaggle's archive", *_solved_files(_kaggle(self.path) / "val", place))
         return self._split(split, "images, labelled by number", *_numbered_files(place, place != self.path))
 
-    def _split(self, split: str, kind: str, names: list[str], labels: list[int], read: Callable[[int], bytes]) -> Split:
+    def _split(self, split: str, kind: str, names: list[str], labels: list[int], read: Reader) -> Split:
         keys = [official_name(name) for name in names] if split == "test" else names
         twice = [key for key, n in Counter(keys).items() if n > 1]
         if twice:
@@ -217,7 +217,7 @@ def _images_of_list(path: Path, file: Path) -> Path | None:
     return next((path / name for name in _FOLDERS if (path / name).is_dir() and _first_image(path / name)), None)
 
 
-def _class_files(root: Path) -> tuple[list[str], list[int], Callable[[int], bytes]]:
+def _class_files(root: Path) -> tuple[list[str], list[int], Reader]:
     index = {wnid: label for label, wnid in enumerate(lists.names("imagenet"))}
     files: list[str] = []
     labels: list[int] = []
@@ -227,15 +227,15 @@ def _class_files(root: Path) -> tuple[list[str], list[int], Callable[[int], byte
             raise DataDamaged(f"Class folder '{root / wnid}' holds no image.", _LEGAL)
         files += (f"{wnid}/{name}" for name in found)
         labels += [index[wnid]] * len(found)
-    return files, labels, lambda i: read_file(root / files[i])
+    return files, labels, reader(root, files)
 
 
-def _numbered_files(root: Path, strict: bool) -> tuple[list[str], list[int], Callable[[int], bytes]]:
+def _numbered_files(root: Path, strict: bool) -> tuple[list[str], list[int], Reader]:
     files = _numbered(root, strict)
-    return files, [_by_number(name, str(root)) for name in files], lambda i: read_file(root / files[i])
+    return files, [_by_number(name, str(root)) for name in files], reader(root, files)
 
 
-def _solved_files(root: Path, file: Path) -> tuple[list[str], list[int], Callable[[int], bytes]]:
+def _solved_files(root: Path, file: Path) -> tuple[list[str], list[int], Reader]:
     """Label images by rows of "ILSVRC2012_val_00048981,n03995372 85 1 499 272 ...": the number, the class, boxes."""
     index = {wnid: label for label, wnid in enumerate(lists.names("imagenet"))}
     known: dict[str, int] = {}
@@ -250,7 +250,7 @@ def _solved_files(root: Path, file: Path) -> tuple[list[str], list[int], Callabl
     lacking = [name for name in files if official_name(name) not in known]
     if lacking:
         raise DataDamaged(f"'{file}' has no row for '{lacking[0]}' ({len(lacking):,} images lack one).", _LEGAL)
-    return files, [known[official_name(name)] for name in files], lambda i: read_file(root / files[i])
+    return files, [known[official_name(name)] for name in files], reader(root, files)
 
 
 def _numbered(root: Path, strict: bool) -> list[str]:
@@ -262,7 +262,7 @@ def _numbered(root: Path, strict: bool) -> list[str]:
     return files
 
 
-def _listed_files(path: Path, file: Path) -> tuple[list[str], list[int], Callable[[int], bytes]]:
+def _listed_files(path: Path, file: Path) -> tuple[list[str], list[int], Reader]:
     root = _images_of_list(path, file) or path
     index = {wnid: label for label, wnid in enumerate(lists.names("imagenet"))}
     present = set(_listed(root))
@@ -283,10 +283,10 @@ def _listed_files(path: Path, file: Path) -> tuple[list[str], list[int], Callabl
             raise DataMissing(f"Image '{root / name}', line {number} of '{file.name}', is missing.")
         names.append(name)
         labels.append(label)
-    return names, labels, lambda i: read_file(root / names[i])
+    return names, labels, reader(root, names)
 
 
-def _tar_files(file: Path) -> tuple[list[str], list[int], Callable[[int], bytes]]:
+def _tar_files(file: Path) -> tuple[list[str], list[int], Reader]:
     """Index the archive by one pass over its headers; images are read where they lie."""
     entries: list[tuple[str, int, int]] = []
     size = file.stat().st_size
@@ -309,7 +309,7 @@ def _tar_files(file: Path) -> tuple[list[str], list[int], Callable[[int], bytes]
         _, at, length = entries[i]
         return os.pread(handle.fileno(), length, at)
 
-    return [name for name, _, _ in entries], labels, read
+    return [name for name, _, _ in entries], labels, Reader(read, file=lambda i: (file, entries[i][1]))
 
 
 def _by_number(name: str, where: str) -> int:

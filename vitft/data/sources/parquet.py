@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from vitft.catalog import tasks
 from vitft.data import labels as label_names
 from vitft.data import official
+from vitft.data.reader import Reader
 from vitft.data.sources.columns import Columns, find_columns
 from vitft.data.sources.files import read_file
 from vitft.data.sources.own_split import unchecked
@@ -159,7 +160,7 @@ class Parquet:
             self.class_names,
             keys,
             labels,
-            read,
+            Reader(read, file=table.place if table.holds(columns.image) else None),
             Provenance(f"{self.kind} ({found})", False, why, official.completeness(self.task, split, n), self.revision),
         )
 

@@ -1,7 +1,6 @@
 """What `vitft data prepare` wrote: one parquet a split and a manifest that says what must be in them."""
 
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,6 +10,7 @@ import numpy as np
 from vitft.data import manifest as manifests
 from vitft.data import reader
 from vitft.data.manifest import AGAIN, Manifest
+from vitft.data.reader import Reader
 from vitft.data.sources.tables import Table, open_table
 from vitft.data.split import Provenance, Split
 from vitft.errors import DataDamaged, DataMissing
@@ -132,11 +132,11 @@ class Prepared:
         return Provenance(found, m.reference, m.why, m.completeness, f"vitft {m.versions.get('vitft', '')}")
 
 
-def _reader(table: Table, file: Path) -> Callable[[int], bytes]:
+def _reader(table: Table, file: Path) -> Reader:
     def read(i: int) -> bytes:
         data, _ = table.image("image", i)
         if not data:
             raise DataDamaged(f"Row {i} of '{file}' holds no image.", "the bytes that were written.", AGAIN)
         return data
 
-    return read
+    return Reader(read, file=table.place if table.holds("image") else None)

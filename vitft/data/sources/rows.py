@@ -12,7 +12,7 @@ import numpy as np
 from vitft.catalog import tasks
 from vitft.data import labels as label_names
 from vitft.data import official
-from vitft.data.sources.files import printable, read_file, read_text, refuse_listed
+from vitft.data.sources.files import printable, read_text, reader, refuse_listed
 from vitft.data.sources.own_split import OWN, unchecked
 from vitft.data.split import Provenance, Split
 from vitft.errors import DataDamaged, DataMissing
@@ -162,7 +162,7 @@ def of_files(
         names,
         [printable(file) for file in files],
         np.asarray(labels, dtype=np.int64),
-        lambda i: read_file(root / files[i]),
+        reader(root, files),
         Provenance(kind, False, why + note, official.completeness(task, split, len(files))),
         exif=not official.counts(task, split),
     )

@@ -12,7 +12,6 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from vitft.errors import DataDamaged
-from vitft.words import cause
 
 _KEPT = 512 << 20  # bytes of image columns kept, least recently used first out; the newest stays whatever its size
 
@@ -30,6 +29,8 @@ class _Blocks(Protocol):
 
     def block(self, i: int, name: str) -> pa.ChunkedArray: ...
 
+    def holds(self, name: str) -> bool: ...
+
 
 class _ParquetFile:
     def __init__(self, file: Path) -> None:
@@ -44,6 +45,15 @@ class _ParquetFile:
 
     def block(self, i: int, name: str) -> pa.ChunkedArray:
         return self._file.read_row_group(i, [name], use_threads=False).column(name)
+
+    def holds(self, name: str) -> bool:
+        meta, paths = self._file.metadata, (name, f"{name}.bytes")
+        for group in (meta.row_group(i) for i in range(meta.num_row_groups)):
+            columns = [group.column(j) for j in range(group.num_columns)]
+            counts = [column.statistics for column in columns if column.path_in_schema in paths]
+            if not counts or counts[0] is None or not counts[0].has_null_count or counts[0].null_count:
+                return False
+        return True
 
 
 class _ArrowFile:
@@ -67,6 +77,13 @@ class _ArrowFile:
 
     def block(self, i: int, name: str) -> pa.ChunkedArray:
         return pa.chunked_array([self._batches[i].column(name)])
+
+    def holds(self, name: str) -> bool:
+        whole = name if pa.types.is_binary(self.schema.field(name).type) else f"{name}.bytes"
+        try:
+            return int(self.column(whole).null_count) == 0
+        except (KeyError, *_UNREADABLE):
+            return False
 
 
 class Table:
@@ -111,6 +128,16 @@ class Table:
         if isinstance(value, dict):
             return value.get("bytes"), value.get("path")
         return value, None
+
+    def holds(self, name: str) -> bool:
+        """Tell whether the table is known to hold the bytes of every image, and not the path of some."""
+        return all(file.holds(name) for file in self._files)
+
+    def place(self, row: int) -> tuple[Path, int]:
+        """Return the file of a row, and the row's number in it."""
+        at = int(np.searchsorted(self._starts, row, side="right")) - 1
+        file, block = self._blocks[at]
+        return self._paths[file], row - int(self._starts[at - block])
 
     def _chunk(self, at: int, name: str) -> pa.ChunkedArray:
         with self._lock:
@@ -157,7 +184,7 @@ def _valid(chunk: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def _damaged(file: Path, error: Exception) -> DataDamaged:
-    reason = cause(error, 120)
+    reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
     return DataDamaged(
         f"'{file}' cannot be read ({reason}).",
         "a whole parquet or arrow file.",

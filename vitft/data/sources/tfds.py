@@ -16,6 +16,7 @@ from vitft.catalog.tasks import Task
 from vitft.data import label_rules, official, official_splits, tfrecord
 from vitft.data import labels as label_names
 from vitft.data.encode import png
+from vitft.data.reader import Reader
 from vitft.data.reading import reading
 from vitft.data.split import Provenance, Split
 from vitft.errors import DataDamaged, DataMissing
@@ -203,7 +204,10 @@ class Tfds:
             names,
             keys,
             np.asarray(labels, np.int64),
-            lambda i: self._image(_record(*places[i]), places[i][0]),
+            Reader(
+                lambda i: self._image(_record(*places[i]), places[i][0]),
+                file=None if self._task.collection == "dsprites" else lambda i: places[i][:2],
+            ),
             self._provenance(ordered),
         )
 

@@ -2,8 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,8 +12,8 @@ import numpy as np
 from vitft.catalog import tasks
 from vitft.data import labels as label_names
 from vitft.data import official
-from vitft.data.reader import Reader
-from vitft.data.sources.files import read_file, read_text, refuse_listed
+from vitft.data.reader import Digests
+from vitft.data.sources.files import read_text, reader, refuse_listed
 from vitft.data.split import Completeness, Provenance, Split
 from vitft.errors import DataDamaged, DataMissing
 
@@ -114,14 +113,21 @@ class VtabFolder:
             self.class_names,
             paths,
             np.asarray([label for _, label in lines], dtype=np.int64),
-            Reader(lambda i: read_file(self.path / paths[i]), names=paths, found=self._found),
+            replace(reader(self.path, paths), names=[self._number(path) for path in paths], found=self._found),
             self._provenance(split, parts, len(lines)),
         )
 
     @cached_property
-    def _found(self) -> dict[Hashable, bytes]:
-        """Digests of its images, by path: train800val200 holds those of train800 and val200."""
+    def _found(self) -> Digests:
+        """Digests of its images, by number: train800val200 holds those of train800 and val200."""
+        return Digests()
+
+    @cached_property
+    def _numbers(self) -> dict[str, int]:
         return {}
+
+    def _number(self, path: str) -> int:
+        return self._numbers.setdefault(path, len(self._numbers))
 
     @cached_property
     def _parsed(self) -> dict[str, list[tuple[str, int]]]:

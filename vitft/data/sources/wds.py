@@ -2,6 +2,7 @@
 
 import tarfile
 from collections import defaultdict, deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -15,6 +16,7 @@ from vitft.catalog import tasks
 from vitft.catalog.tasks import Task
 from vitft.data import label_rules, official, official_splits
 from vitft.data import labels as label_names
+from vitft.data.reader import Reader
 from vitft.data.reading import reading
 from vitft.data.sources.files import is_image, read_text
 from vitft.data.split import Provenance, Split
@@ -137,7 +139,7 @@ class Wds:
             self.class_names,
             [keys[i] for i in rows],
             labels[rows],
-            lambda i: _bytes(places[rows[i]]),
+            Reader(lambda i: _bytes(places[rows[i]]), file=_file(places, rows)),
             Provenance("wds_vtab mirror (lossless WebP)", not why, why, "full" if known else "partial"),
         )
 
@@ -230,6 +232,14 @@ def _tables(files: list[Path]) -> tuple[list[tuple[str, Any, int, int]], list[in
     table = open_table(files)
     names = table.column("__key__") if "__key__" in table.schema.names else range(len(table))
     return [(str(name), table, row, -1) for row, name in enumerate(names)], [int(y) for y in table.column("cls")]
+
+
+def _file(places: list[tuple[str, Any, int, int]], rows: NDArray[np.int64]) -> Callable[[int], tuple[Path, int]] | None:
+    """Return what tells in which shard, and where there, an image lies; None where a table may not hold all."""
+    if not places or places[0][3] >= 0:
+        return lambda i: (places[rows[i]][1], places[rows[i]][2])
+    table = places[0][1]
+    return (lambda i: table.place(places[rows[i]][2])) if table.holds("webp") else None
 
 
 def _bytes(place: tuple[str, Any, int, int]) -> bytes:

@@ -1,0 +1,288 @@
+"""The cache keeps to its size: what goes first, what never goes, what is streamed instead, and what is nobody's."""
+
+import dataclasses
+import os
+import signal
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from tests.data.test_edges import rows
+from tests.data.test_label_rules import picture
+from vitft import machine
+from vitft.data.find import at
+from vitft.data.split import Split
+from vitft.errors import DataDamaged, UsageError
+from vitft.images import cache, fingerprints, room, stored
+from vitft.images.batches import Images, eval_batches
+from vitft.settings import Preprocess
+
+PP = Preprocess((4, 4))
+ROWS = 3 * 4 * 4 * 3
+FILE = 128 + ROWS  # NumPy's header is padded to a multiple of 64
+
+
+def split(k: int, side: int = 4) -> Split:
+    """Return three images that no other k has."""
+    return dataclasses.replace(rows(3, [0, 1, 0]), read=lambda i: picture(50 * k + i, "PNG", (side, side, 3)))
+
+
+def files() -> dict[str, int]:
+    """Return the files of the cache in the order of their use, and their sizes."""
+    return {entry.path.name: entry.size for entry in room.entries()}
+
+
+def aged(*ages: int) -> None:
+    """Let the files of the cache, in the order of their use, have been used so many seconds ago."""
+    for entry, age in zip(room.entries(), ages, strict=True):
+        os.utime(entry.path, (entry.used - age, entry.used - age))
+
+
+@pytest.mark.parametrize(
+    ("said", "limit"),
+    [("0", 0), ("7", 7), ("2kb", 2000), ("1.5 GB", 1_500_000_000), ("2GiB", 2 << 30), ("1TB", 10**12)],
+)
+def test_a_size_is_bytes(said, limit, monkeypatch):
+    monkeypatch.setenv(room.VARIABLE, said)
+    assert room.limit() == limit
+
+
+def test_a_share_is_of_what_the_cache_has_and_could_have(monkeypatch):
+    cache.pixels(split(1), PP)
+    monkeypatch.setattr(room, "_free", lambda: 1000)
+    assert room.limit() == (1000 + FILE) // 4
+    monkeypatch.setenv(room.VARIABLE, "10 %")
+    assert room.limit() == (1000 + FILE) // 10
+    for wrong in ("much", "101%", "-1GB", "5XB"):
+        monkeypatch.setenv(room.VARIABLE, wrong)
+        with pytest.raises(UsageError, match="Legal: a size such as 200GB"):
+            room.limit()
+        assert "not a size" in room.said()
+
+
+def test_what_was_used_least_recently_goes_first_and_what_is_in_use_never(monkeypatch):
+    monkeypatch.setenv(room.VARIABLE, str(3 * FILE))
+    held = cache.pixels(split(1), PP)
+    for k in (2, 3):
+        cache.pixels(split(k), PP)
+    first, second, third = files()
+    aged(300, 200, 100)
+    cache.pixels(split(2), PP)  # used again: the third is now the oldest that nobody holds
+    cache.pixels(split(4), PP)
+    assert set(files()) >= {first, second} and third not in files() and sum(files().values()) == 3 * FILE
+    assert held is not None and np.array_equal(held.rows([1]), cache.pixels(split(1), PP).rows([1]))
+    del held
+    assert room.clean(dry=True) == ([f"pixels/{name}" for name in files()], 3 * FILE) and len(files()) == 3
+    assert room.clean()[1] == 3 * FILE and not files()
+
+
+def test_a_process_that_uses_a_file_keeps_it_and_one_that_was_killed_leaves_nothing(monkeypatch):
+    monkeypatch.setenv(room.VARIABLE, str(FILE))
+    used, done = os.pipe(), os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            held = cache.pixels(split(1), PP)
+            with room.writing(machine.cache() / "pixels" / "half.npy", 10):
+                os.write(used[1], b"x" if held else b"")
+                os.read(done[0], 1)
+        finally:
+            os._exit(1)
+    os.read(used[0], 1)
+    assert cache.pixels(split(2), PP) is not None  # in memory: the only room is taken
+    assert sorted(files().values()) == [10, FILE]
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    kept = cache.pixels(split(2), PP)
+    assert kept is not None and kept.on_disk and list(files().values()) == [FILE]
+
+
+def test_no_room_means_memory_where_that_is_little_and_decoding_anew_where_not(monkeypatch):
+    monkeypatch.setenv(room.VARIABLE, str(FILE - 1))
+    in_memory = cache.pixels(split(1), PP)
+    assert in_memory is not None and not in_memory.on_disk and not files()
+    assert cache.pixels(split(1), PP, keep="room") is None
+    monkeypatch.setattr(machine, "memory", lambda: 4 * ROWS - 1)
+    assert cache.pixels(split(1), PP) is None
+    monkeypatch.setenv(room.VARIABLE, "1GB")
+    monkeypatch.setattr(room, "_free", lambda: (1 << 30) + FILE - 1)  # a gibibyte of the disk stays free
+    assert cache.pixels(split(1), PP) is None and not files()
+    monkeypatch.setattr(room, "_free", lambda: (1 << 30) + FILE)
+    assert cache.pixels(split(1), PP) is not None and files()
+
+
+def test_test_images_are_kept_only_where_they_are_read_again_and_push_nothing_out(monkeypatch):
+    monkeypatch.setenv(room.VARIABLE, str(2 * FILE))
+    assert cache.pixels(split(1), PP, keep="no") is None and not files()
+    assert cache.pixels(split(1), PP, keep="room") is not None and cache.pixels(split(2), PP, keep="room") is not None
+    assert cache.pixels(split(3), PP, keep="room") is None and len(files()) == 2
+    assert cache.pixels(split(2), PP, keep="no") is not None  # what is there is taken
+    assert cache.pixels(split(3), PP) is not None and len(files()) == 2
+
+
+@pytest.mark.parametrize("crop", ["none", "random", "pad"])
+def test_streamed_batches_are_those_of_kept_pixels_bit_by_bit(crop):
+    pp, rng = Preprocess((12, 12), crop=crop, crop_from=16, flip=True), np.random.default_rng(0)
+    images, cpu = split(1, 20), torch.device("cpu")
+    asked = [rng.integers(0, 3, 2) for _ in range(5)]
+    uniforms = [rng.random((2, 24)) for _ in range(5)]
+    streaming, kept = Images(images, pp, cpu, 2, None, "no"), Images(images, pp, cpu)
+    streaming.soon(asked[0], uniforms[0])
+    for a, b in zip(streaming.batches(asked, uniforms), kept.batches(asked, uniforms), strict=True):
+        assert torch.equal(a, b)
+    assert not streaming._begun and len(files()) == 1
+
+
+def test_what_is_decoded_soon_is_decoded_once(monkeypatch):
+    read: Counter[int] = Counter()
+    images, rng = split(1), np.random.default_rng(0)
+    plain = images.read
+    counted = dataclasses.replace(images, read=lambda i: read.update([i]) or plain(i))
+    streaming = Images(counted, Preprocess((4, 4), crop="inception"), torch.device("cpu"), 1, None)
+    uniforms = rng.random((3, 24))
+    streaming.soon(np.arange(3), uniforms)
+    streaming.soon(np.arange(2), uniforms[:2])  # the plan changed: nothing of it is taken for the other
+    (batch,) = streaming.batches([np.arange(2)], [uniforms[:2]])
+    assert len(batch) == 2 and read[0] + read[1] <= 2 + 2
+    read.clear()
+    streaming.soon(np.arange(3), uniforms)
+    list(streaming.batches([np.arange(3)], [uniforms]))
+    assert read == {0: 1, 1: 1, 2: 1}
+
+
+def test_a_file_that_is_cut_short_or_another_is_not_taken():
+    whole = cache.pixels(split(1), PP)
+    path = machine.cache() / "pixels" / next(iter(files()))
+    content = path.read_bytes()
+    for wrong in (
+        content[:-1],
+        content + b"x",
+        b"",
+        b"y" + content[1:],
+        content.replace(b"(3, 4, 4, 3)", b"(4, 3, 4, 3)"),
+    ):
+        path.write_bytes(wrong)
+        assert stored.opened(path, (3, 4, 4, 3)) is None
+    again = cache.pixels(split(1), PP)
+    assert path.read_bytes() == content and again is not None and whole is not None
+    os.truncate(path, len(content) - 1)
+    with pytest.raises(DataDamaged, match="cut short while it was read"):
+        again.rows([2])
+
+
+# --- digests ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """An image folder of six files that were written long ago."""
+    for i in range(6):
+        file = tmp_path / "photos" / ("train", "test")[i % 2] / "ab"[i // 3] / f"{i}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(picture(40 * i, "PNG", (4, 4, 3)))
+        os.utime(file, (1e9, 1e9))
+    return tmp_path / "photos"
+
+
+@pytest.fixture
+def read(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """Count the image files that are read."""
+    from vitft.data.sources import files as image_files
+
+    counted: Counter[str] = Counter()
+    plain = image_files.read_file
+
+    def spy(path: Path) -> bytes:
+        counted[path.name] += 1
+        return plain(path)
+
+    monkeypatch.setattr(image_files, "read_file", spy)
+    return counted
+
+
+def digest(folder: Path) -> str:
+    """Return the digest of the training images in a source that is opened anew, as another command would."""
+    return fingerprints.encoded_digest(at(folder).open("train"))
+
+
+def test_a_second_command_reads_no_image_to_find_its_pixels(folder, read):
+    first = cache.pixels(at(folder).open("train"), PP)
+    assert read == {"0.png": 1, "2.png": 1, "4.png": 1}  # read once, to be digested and decoded
+    second = cache.pixels(at(folder).open("train"), PP)
+    assert sum(read.values()) == 3 and np.array_equal(first.rows(range(3)), second.rows(range(3)))
+    pp = Preprocess((6, 6))
+    assert cache.pixels(at(folder).open("train"), pp) is not None and sum(read.values()) == 6  # to be decoded
+
+
+def test_digests_of_streamed_images_are_kept_too(folder, read):
+    test = at(folder).open("test")
+    list(eval_batches(test, PP, 2))
+    fingerprints.fingerprints(test)
+    assert read == {"1.png": 1, "3.png": 1, "5.png": 1}
+    fingerprints.fingerprints(at(folder).open("test"))
+    assert sum(read.values()) == 3
+
+
+def test_a_changed_image_is_read_again_and_the_others_are_not(folder, read):
+    before = digest(folder)
+    file = folder / "train" / "a" / "2.png"
+    size = file.stat().st_size
+    read.clear()
+    file.write_bytes(picture(200, "PNG", (4, 4, 3)))
+    os.utime(file, (1e9 + 1, 1e9 + 1))
+    changed = digest(folder)
+    assert changed != before and read == {"2.png": 1} and size > 0
+    file.write_bytes(file.read_bytes() + b"more")
+    os.utime(file, (1e9 + 1, 1e9 + 1))  # the same time, another size
+    assert digest(folder) not in (before, changed) and read == {"2.png": 2}
+    # Another file in its place, of the same size and time.
+    twin = folder / "twin"
+    twin.write_bytes(bytes(file.stat().st_size))
+    os.utime(twin, (1e9 + 1, 1e9 + 1))
+    twin.rename(file)
+    digest(folder)
+    assert read == {"2.png": 3}
+
+
+def test_a_file_that_was_written_a_moment_ago_is_not_trusted(folder, read):
+    os.utime(folder / "train" / "a" / "0.png")
+    digest(folder)
+    digest(folder)
+    assert read == {"0.png": 2, "2.png": 1, "4.png": 1}
+
+
+def test_a_torn_or_foreign_record_is_none(folder, read):
+    known = digest(folder)
+    record = min((machine.cache() / "digests").iterdir())
+    content = record.read_bytes()
+    for wrong in (content[:-1], b"", b"not a record", bytes(len(content))):
+        record.write_bytes(wrong)
+        assert digest(folder) == known
+    assert record.read_bytes() == content
+
+
+@pytest.mark.parametrize("kind", ["parquet", "arrow"])
+def test_images_in_a_table_are_known_again_by_the_table(kind, tmp_path, monkeypatch):
+    images = [{"bytes": picture(40 * i, "PNG"), "path": None} for i in range(4)]
+    made = pa.table({"image": images, "label": [0, 1, 0, 1]})
+    file = tmp_path / "t" / f"train.{kind}"
+    file.parent.mkdir()
+    if kind == "parquet":
+        pq.write_table(made, file, row_group_size=3)
+    else:
+        with pa.OSFile(str(file), "wb") as sink, pa.ipc.new_file(sink, made.schema) as writer:
+            writer.write_table(made)
+    os.utime(file, (1e9, 1e9))
+    counted: list[bytes] = []
+    plain = fingerprints.fingerprint
+    monkeypatch.setattr(fingerprints, "fingerprint", lambda data: counted.append(data) or plain(data))
+    first = digest(file.parent)
+    n = len(counted)
+    assert n and digest(file.parent) == first and len(counted) == n
+    os.utime(file, (1e9 + 1, 1e9 + 1))
+    assert digest(file.parent) == first and len(counted) == 2 * n
