@@ -134,6 +134,25 @@ def test_two_networks_side_by_side(tmp_path, images, plain):
     assert {one.title for one in found.models} == {"net", "tuned"}
 
 
+def test_two_networks_see_the_same_pixels(tmp_path, images):
+    """What differs between their layers is the networks, not the way that their configs prepare images."""
+    paths = []
+    for name, cfg in (("one", {"crop_pct": 0.8, "mean": [0.5] * 3, "std": [0.5] * 3}), ("two", {"crop_pct": 1.0})):
+        paths.append(folder(tmp_path / name, drawn(6), "vit_tiny_patch16_224"))
+        config = json.loads((paths[-1] / "config.json").read_text())
+        config["pretrained_cfg"] |= {"mean": [0.5] * 3, "std": [0.5] * 3} | cfg
+        (paths[-1] / "config.json").write_text(json.dumps(config))
+    done = vitft(*paths, "--images", images, "--what", "cka,attention", "-o", tmp_path / "out")
+    found = looked(tmp_path / "out", done)
+    assert [row[i] for i, row in enumerate(found.cka.values)] == pytest.approx([1, 1], abs=1e-6)
+    assert found.models[0].attention == found.models[1].attention
+    assert "both see the images as two prepares them" in done.stdout
+    alone = looked(
+        tmp_path / "alone", vitft(paths[0], "--images", images, "--what", "attention", "-o", tmp_path / "alone")
+    )
+    assert alone.models[0].attention != found.models[0].attention, "its own way crops"
+
+
 def test_a_named_class_is_followed_and_numbers_come_alone(tmp_path, images, plain):
     done = vitft(plain, "--images", images, "--what", "class", "--target", 3, "-o", tmp_path, "--format", "json")
     [one] = json.loads(done.stdout)["models"]

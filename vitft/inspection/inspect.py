@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vitft import device as devices
-from vitft.errors import UsageError
 from vitft.evaluation import files
 from vitft.evaluation.metrics import probabilities
 from vitft.evaluation.network import Network, open_network
@@ -88,7 +87,10 @@ def inspect(request: Request, hooks: Hooks) -> Inspected:
     if len(set(sizes)) > 1 and "resolution" not in request.fixed:
         request = replace(request, fixed={**request.fixed, "resolution": list(sizes[-1])})
         notes.append(f"both at {side(sizes[-1])} px, the resolution of {request.titles[-1]}; -r sets another")
-    ones = [_look(request, i, checkpoint, hooks) for i, checkpoint in enumerate(opened)]
+    networks = [_opened(request, i, checkpoint, hooks) for i, checkpoint in enumerate(opened)]
+    if len(networks) == 2 and request.images:
+        networks = _alike_images(networks, request.titles, notes)
+    ones = [_look(request, i, opened[i], network, hooks) for i, network in enumerate(networks)]
     both: dict[str, Any] = {}
     if len(ones) == 2:
         first, second = ones
@@ -109,10 +111,28 @@ def inspect(request: Request, hooks: Hooks) -> Inspected:
     return Inspected(numbers, tuple(one.arrays for one in ones))
 
 
-def _look(request: Request, index: int, opened: Checkpoint, hooks: Hooks) -> _One:
+def _opened(request: Request, index: int, opened: Checkpoint, hooks: Hooks) -> Network:
     network = open_network(opened, request.fixed, crop_pct=request.crop_pct, device=request.device, precision="float32")
     for note in filter(None, [*network.info.notes, assumptions(network.info)]):
         hooks.note(note if len(request.models) == 1 else f"{request.titles[index]}: {note}")
+    return network
+
+
+def _alike_images(networks: Sequence[Network], titles: Sequence[str], notes: list[str]) -> list[Network]:
+    """Let both networks see the same pixels, as the second prepares them; each has its own mean and std."""
+    first, second = networks
+    if first.preprocess.size != second.preprocess.size:
+        return [first, second]
+    same = replace(second.preprocess, mean=first.preprocess.mean, std=first.preprocess.std)
+    if same != first.preprocess:
+        notes.append(
+            f"both see the images as {titles[1]} prepares them ({second.preprocess.resize}, "
+            f"{second.preprocess.interpolation}); --resize and --set choose another way for both"
+        )
+    return [replace(first, preprocess=same), second]
+
+
+def _look(request: Request, index: int, opened: Checkpoint, network: Network, hooks: Hooks) -> _One:
     one = _One(network, opened, tokens_of(network.net, network.info.resolution))
     if len(request.models) == 2:
         one.state = {name: tensor.detach().cpu() for name, tensor in network.net.state_dict().items()}
@@ -278,7 +298,7 @@ def _class_maps(one: _One, request: Request, seen: Observed, hooks: Hooks) -> No
         one.absent["class"] = "it has no head, so no class"
         return
     names = files.names_of(network)
-    given = _target(request.target, names, network.class_names)
+    given = relevance.target_of(request.target, names, network.class_names)
     chances = probabilities(np.concatenate(seen.logits))
     maps, told = [], []
     by_attention = bool(seen.distance)
@@ -303,25 +323,6 @@ def _class_maps(one: _One, request: Request, seen: Observed, hooks: Hooks) -> No
     one.arrays["class"] = np.stack(maps)
     one.numbers["class_maps"] = tuple(told)
     one.numbers["class_method"] = relevance.GRADIENT_ROLLOUT if by_attention else relevance.GRAD_CAM
-
-
-def _target(asked: str, names: Sequence[str], classes: Sequence[str]) -> int | None:
-    """Return the output that the user named, by name or index. Raises UsageError where there is none."""
-    if not asked:
-        return None
-    for known in (classes, names):
-        if asked in known:
-            return list(known).index(asked)
-    alike = [i for i, name in enumerate(names) if asked.lower() in name.lower().replace(",", " ").split()]
-    if asked.isdecimal() and int(asked) < len(names):
-        return int(asked)
-    if len(alike) == 1:
-        return alike[0]
-    some = ", ".join(names[i] for i in alike[:4]) or f"{', '.join(names[:4])}, ..."
-    raise UsageError(
-        f"--target '{asked}' names {'several classes' if alike else 'no class'} of the head.",
-        f"{some}; or an index from 0 to {len(names) - 1}.",
-    )
 
 
 def _alike(first: _One, second: _One, notes: list[str]) -> dict[str, Any]:

@@ -1,10 +1,12 @@
 """Class-specific maps: which patches speak for one class. Gradients are needed, so images go one at a time."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from vitft.errors import UsageError
 from vitft.inspection.attention import Tokens, read, recorded
 
 GRADIENT_ROLLOUT = "gradient-weighted rollout (Chefer et al. 2021)"
@@ -46,3 +48,22 @@ def grad_cam(net: Any, image: Tensor, target: int) -> Tensor:
     weighted = (gradient.mean((2, 3), keepdim=True) * features.detach()).sum(1)[0].clamp(min=0)
     drawn: Tensor = weighted / weighted.sum().clamp(min=1e-30)
     return drawn
+
+
+def target_of(asked: str, names: Sequence[str], classes: Sequence[str]) -> int | None:
+    """Return the output that the user named, by name or index. Raises UsageError where there is none."""
+    if not asked:
+        return None
+    for known in (classes, names):
+        if asked in known:
+            return list(known).index(asked)
+    alike = [i for i, name in enumerate(names) if asked.lower() in name.lower().replace(",", " ").split()]
+    if asked.isdecimal() and int(asked) < len(names):
+        return int(asked)
+    if len(alike) == 1:
+        return alike[0]
+    some = ", ".join(names[i] for i in alike[:4]) or f"{', '.join(names[:4])}, ..."
+    raise UsageError(
+        f"--target '{asked}' names {'several classes' if alike else 'no class'} of the head.",
+        f"{some}; or an index from 0 to {len(names) - 1}.",
+    )

@@ -1,6 +1,7 @@
 """Pictures under images: attention, rollout, the map of a class, and patch features as colours."""
 
 import textwrap
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -19,17 +20,25 @@ NOT = (
 def attention_maps(found: Inspected) -> Any:
     """Draw under each image rollout, the last layer's attention and the class-specific map of each network."""
     networks = list(zip(found.numbers.models, found.arrays, strict=True))
-    rows = [(one, own, key) for one, own in networks for key in ("rollout", "attention", "class") if key in own]
+    marks = _numbers(networks)
+    rows = [
+        (one, own, key, mark)
+        for (one, own), mark in zip(networks, marks, strict=True)
+        for key in ("rollout", "attention", "class")
+        if key in own
+    ]
     methods = {one.class_method for one, _ in networks if one.class_method}
     said = [
-        f"{style.plain(one.title)}, {side(one.resolution)} px: rollout and attention are what the {one.reading} takes "
-        "from each patch."
-        for one, own in networks
-        if "rollout" in own
+        f"{mark}{style.plain(one.title)}, {side(one.resolution)} px"
+        + (f": rollout and attention are what the {one.reading} takes from each patch." * ("rollout" in own) or ".")
+        for (one, own), mark in zip(networks, marks, strict=True)
+        if "rollout" in own or mark
     ]
     said += [f"Class-specific: {method}." for method in sorted(methods)]
-    figure, grid, width = _under_images(networks, len(rows), [*said, NOT], named=any(k == "class" for *_, k in rows))
-    for line, (one, own, key) in zip(grid[1:], rows, strict=True):
+    figure, grid, width = _under_images(
+        networks, len(rows), [*said, NOT], named=any(key == "class" for *_, key, _ in rows)
+    )
+    for line, (one, own, key, mark) in zip(grid[1:], rows, strict=True):
         for i, axes in enumerate(line):
             axes.imshow(lit(own["images"][i], own[key][i]))
             if key == "class":
@@ -37,7 +46,7 @@ def attention_maps(found: Inspected) -> Any:
                 name = told.target.split(",")[0]
                 label = f"{style.plain(name, int(20 * width))}\n{100 * told.probability:.0f} %"
                 axes.set_xlabel(label, fontsize=5, labelpad=1)
-        line[0].set_ylabel(_named(one, key, len(networks) > 1, int(17 * width)), fontsize=5.5)
+        line[0].set_ylabel(_named(one, key, mark, int(17 * width)), fontsize=5.5)
     return figure
 
 
@@ -62,15 +71,19 @@ def _under_images(
     return figure, grid, cell
 
 
-def _named(one: Looked, key: str, several: bool, width: int) -> str:
+def _numbers(networks: Sequence[object]) -> list[str]:
+    """Return what tells networks apart beside their rows, where their names would not fit: "(1) ", "(2) "."""
+    return [f"({i}) " * (len(networks) > 1) for i in range(1, len(networks) + 1)]
+
+
+def _named(one: Looked, key: str, mark: str, width: int) -> str:
     name = {
         "rollout": "rollout,\nall layers",
         "attention": f"attention,\nlayer {one.layers}, mean of heads",
         "class": "class-specific",
         "features": "features,\nlast layer",
     }[key]
-    lines = [style.plain(one.title, 24)] if several else []
-    return "\n".join([*lines, *(part for text in name.split("\n") for part in textwrap.wrap(text, width))])
+    return "\n".join(part for text in f"{mark}{name}".split("\n") for part in textwrap.wrap(text, width))
 
 
 def lit(image: NDArray[np.uint8], share: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -92,15 +105,16 @@ def lit(image: NDArray[np.uint8], share: NDArray[np.float32]) -> NDArray[np.floa
 def feature_colours(found: Inspected) -> Any:
     """Draw under each image its patch features as colours, of each network."""
     networks = [pair for pair in zip(found.numbers.models, found.arrays, strict=True) if "features" in pair[1]]
+    marks = _numbers(networks)
     said = [
-        f"{style.plain(one.title)}, {side(one.resolution)} px: {one.grid[0]}x{one.grid[1]} patch features of the last "
-        "layer after its norm; red, green and blue are their principal components 1, 2 and 3 over all images, "
+        f"{mark}{style.plain(one.title)}, {side(one.resolution)} px: {one.grid[0]}x{one.grid[1]} patch features of the "
+        "last layer after its norm; red, green and blue are their principal components 1, 2 and 3 over all images, "
         f"{', '.join(f'{100 * share:.0f}' for share in one.feature_variance)} % of the variance."
-        for one, _ in networks
+        for (one, _), mark in zip(networks, marks, strict=True)
     ]
     figure, grid, width = _under_images(networks, len(networks), said)
-    for line, (one, own) in zip(grid[1:], networks, strict=True):
+    for line, (one, own), mark in zip(grid[1:], networks, marks, strict=True):
         for axes, colours in zip(line, own["features"], strict=True):
             axes.imshow(colours, interpolation="nearest")
-        line[0].set_ylabel(_named(one, "features", len(networks) > 1, int(17 * width)), fontsize=5.5)
+        line[0].set_ylabel(_named(one, "features", mark, int(17 * width)), fontsize=5.5)
     return figure
