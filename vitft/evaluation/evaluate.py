@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from vitft import device as devices
 from vitft.catalog import tasks
 from vitft.data import labels, official, portions
-from vitft.data.split import Source, Split
+from vitft.data.split import Source, Split, told_of
 from vitft.errors import CheckpointError, DataError, DataMissing, some
 from vitft.evaluation import metrics, real
 from vitft.evaluation.intervals import wilson
@@ -39,6 +39,7 @@ class Subject:
         missing: official names that are not there, listed only when few are.
         absent: official images that are not there; None where the task has no official count.
         present: names of the classes that have an image, before `--limit`.
+        path: where the data are; "" for what is inside vitft.
     """
 
     split: Split
@@ -47,6 +48,7 @@ class Subject:
     missing: tuple[str, ...]
     absent: int | None
     present: frozenset[str] = frozenset()
+    path: str = ""
 
     @property
     def classes_without_test(self) -> tuple[str, ...]:
@@ -95,7 +97,7 @@ def subject(source: Source, *, with_real: bool, limit: int | None, complete: boo
         split = portions.limit(split, limit, seed=0)
         stamp = f"subset {len(split)}"
         matched = real.match(split.keys, split.labels) if matched is not None else None
-    return Subject(split, matched if with_real else None, stamp, tuple(listed), absent, present)
+    return Subject(split, matched if with_real else None, stamp, tuple(listed), absent, present, told_of(source))
 
 
 def _absent(task: str, split: Split, matched: real.Subset | None) -> tuple[int | None, tuple[str, ...]]:
@@ -205,6 +207,7 @@ def result(done: Evaluation, *, per_class: bool = False, with_confusion: bool = 
             split_digest=split.digest,
             classes_without_test=done.subject.classes_without_test,
             checkpoint_sha256=network.info.sha256,
+            path=done.subject.path or None,
         ),
         settings=computed(network),
         checkpoint=network.info,

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from vitft import device as devices
 from vitft.data import labels, official, portions
-from vitft.data.split import Opened, Source, Split
+from vitft.data.split import Opened, Source, Split, told_of
 from vitft.data.vtab_splits import val_is_train
 from vitft.evaluation import features, fewshot, knn, ridge
 from vitft.evaluation.fewshot import Row
@@ -34,12 +34,14 @@ class Examples:
         pool: the examples to draw from.
         test: the evaluated split, after `--limit`, with the pool's classes; whole: before it.
         big_vision: the pool is big_vision's: the owner's whole train.
+        path: where the data are; "" for what is inside vitft.
     """
 
     pool: Split
     test: Split
     whole: Split
     big_vision: bool
+    path: str = ""
 
     @property
     def stands_in(self) -> bool:
@@ -54,14 +56,14 @@ def examples(source: Source, limit: int | None = None, *, big_vision: bool = Fal
         DataMissing: no split to draw from or to evaluate on.
         DataError: the evaluated split has a class that the pool does not have.
     """
-    source = Opened(source)
+    path, source = told_of(source), Opened(source)
     pool = source.open(fewshot.pool_name(source.splits))
     if big_vision and val_is_train(source):
         pool = portions.join([pool, source.open("val")], f"train{portions.JOINED}val")
     name = next((name for name in ("test", "val") if name in source.splits), "test")
     whole = labels.by_name(source.open(name), pool.class_names, f"'{pool.name}'")
     test = whole if limit is None else portions.limit(whole, limit, seed=0)
-    return Examples(pool, test, whole, big_vision)
+    return Examples(pool, test, whole, big_vision, path)
 
 
 def run(
@@ -108,6 +110,7 @@ def run(
             overlap=overlap(test, seen, {}, hooks),
             classes_without_test=labels.absent(data.whole),
             checkpoint_sha256=network.info.sha256,
+            path=data.path or None,
         ),
         settings=computed(network),
         checkpoint=network.info,

@@ -103,9 +103,8 @@ def _limited(stamp: str) -> list[str]:
 
 
 def _place(result: EvalResult | FewshotResult) -> str:
-    """Return where an evaluation's data are, as far as it is known: their path, else what they are called."""
-    source = result.provenance.source
-    return source if source.startswith(("/", "~", ".")) else result.task
+    """Return where an evaluation's data were, or what they are called where they are inside vitft."""
+    return result.provenance.path or result.task
 
 
 def _seeds(seeds: Sequence[int], *, several: bool) -> list[str]:

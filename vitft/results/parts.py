@@ -119,6 +119,7 @@ class Provenance(Part):
     classes_without_test: tuple[str, ...] = ()
     decoder: str = "Pillow"
     checkpoint_sha256: str = ""
+    path: str | None = Field(None, description="where the data were, of an evaluation; of a run run.json says it")
 
 
 class Computed(Part):
