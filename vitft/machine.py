@@ -120,11 +120,6 @@ def _there(file: IO[str], path: Path) -> bool:
         return False
 
 
-def rate(flops_per_s: float) -> str:
-    """Return floating-point operations a second in words."""
-    return f"{flops_per_s / 1e12:.3g} TFLOP/s" if flops_per_s >= 1e12 else f"{flops_per_s / 1e9:.3g} GFLOP/s"
-
-
 def locked(file: IO[str]) -> bool:
     """Lock a file for this process; False where another has it. True, too, where the file system has no locks."""
     try:

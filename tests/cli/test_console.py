@@ -69,10 +69,10 @@ def test_a_pipe_has_a_rate_and_an_eta_within_20_s_and_then_a_line_a_minute(monke
     times = [at for at, _ in said[1:]]
     assert times[0] <= 20 and min(b - a for a, b in itertools.pairwise(times)) >= 60
     assert len(times) == 1 + 994 // 60
-    assert said[1][1].split("  ")[-2:] == ["64 images/s", "ETA 16:34"]  # 994 steps at one a second
+    assert said[1][1].split("  ")[-2:] == ["64 images/s", "ETA 0:16:34"]  # 994 steps at one a second
     decoding = [(float(t), "phase", "decode digits train", 50 * t, 50_000) for t in range(1, 100)]
     said = told_in_a_pipe(monkeypatch, decoding)
-    assert said[0][0] <= 20 and said[0][1].endswith("50/s  ETA 16:34") and len(said) == 2
+    assert said[0][0] <= 20 and said[0][1].endswith("50/s  ETA 0:16:34") and len(said) == 2
 
 
 def test_an_update_that_takes_an_hour_is_told_of_while_it_goes_on(monkeypatch):

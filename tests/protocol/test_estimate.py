@@ -7,7 +7,7 @@ import timm
 import torch
 
 from tests.cli.test_cli import images
-from vitft import recipes
+from vitft import recipes, words
 from vitft.catalog import tasks
 from vitft.data.split import catalogued
 from vitft.errors import DataMissing
@@ -89,8 +89,8 @@ def test_a_month_on_a_cpu_is_called_that_and_what_is_cheaper_is_named(tmp_path, 
     job, source = planned(data, "vit-paper", resolution=384)
     line, cheaper = costs.told(job, source, costs.estimate(job, source, Runtime(device="cpu")))
     assert "days on cpu (measured; decoding comes on top)" in line or "years on cpu" in line
-    for words in ("-r 32 (", "--recipe quick (", "--method linear (", "a GPU ("):
-        assert words in cheaper, cheaper
+    for part in ("-r 32 (", "--recipe quick (", "--method linear (", "a GPU ("):
+        assert part in cheaper, cheaper
     short, source = planned(data, steps=2, batch_size=2)
     assert len(costs.told(short, source, costs.estimate(short, source, Runtime(device="cpu")))) == 1
 
@@ -108,7 +108,7 @@ def test_a_month_on_a_cpu_is_called_that_and_what_is_cheaper_is_named(tmp_path, 
     ],
 )
 def test_times_are_told_in_two_digits(seconds, said):
-    assert costs.duration(seconds) == said
+    assert words.duration(seconds) == said
 
 
 def test_a_block_is_timed_without_touching_the_random_state():

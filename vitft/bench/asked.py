@@ -10,13 +10,14 @@ from vitft.errors import UsageError
 from vitft.protocol.jobs import make
 from vitft.recipes import Recipe
 from vitft.settings import Settings
+from vitft.words import listed
 
 Other = Literal["bare", "compiled", "timm"]
 
 
 def loops(text: str) -> tuple[Other, ...]:
     """Turn "bare,timm" into the names of loops; "none" and "" are none. Raises UsageError."""
-    words = [word.strip() for word in text.split(",") if word.strip() and word.strip() != "none"]
+    words = [word for word in listed(text) if word != "none"]
     known = {name: name for name in get_args(Other)}
     unknown = [word for word in words if word not in known]
     if unknown or len(set(words)) < len(words):

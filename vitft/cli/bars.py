@@ -3,7 +3,6 @@
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import timedelta
 from typing import Any
 
 from rich.console import Console, ConsoleOptions, RenderResult
@@ -11,6 +10,7 @@ from rich.progress import Progress, ProgressColumn, Task, TaskID
 from rich.text import Text
 
 from vitft.progress import Hooks, StepReport
+from vitft.words import clock
 
 _LONGEST, _SHORTEST = 24, 6
 _READABLE = 30
@@ -66,7 +66,7 @@ def line(task: Task, width: int, stroke: str = "━") -> Text:
     remaining = task.time_remaining
     if remaining is None and report is not None:  # an update that takes minutes
         remaining = report.seconds_left
-    spent, left = _clock(task.elapsed), f"ETA {_clock(remaining)}"
+    spent, left = clock(task.elapsed), f"ETA {clock(remaining)}"
     told = [count, spent, left]
     if report is not None:
         loss = "loss -" if math.isnan(report.loss) else f"loss {report.loss:.4f}"
@@ -108,7 +108,3 @@ def _cut(title: str, width: int) -> str:
         return title
     end = max(0, width - 1) // 2
     return title[: max(0, width - 1 - end)] + "…" + title[len(title) - end :]
-
-
-def _clock(seconds: float | None) -> str:
-    return "-:--:--" if seconds is None else str(timedelta(seconds=max(0, int(seconds))))

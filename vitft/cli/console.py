@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from rich.console import Console, RenderableType
 
+from vitft import words
 from vitft.errors import VitftError
 from vitft.progress import Hooks, StepReport
 
@@ -158,22 +159,14 @@ def lines(clock: Callable[[], float] = time.monotonic) -> Hooks:
             loss = "" if math.isnan(r.loss) else f"  loss {r.loss:.4f}"
             note(
                 f"  step {r.step}/{r.steps}{inside}{loss}  lr {r.lr:.2g}  {r.images_per_s:.3g} images/s  "
-                f"ETA {_duration(r.seconds_left)}"
+                f"ETA {words.clock(r.seconds_left)}"
             )
 
     def phase(what: str, done: int, total: int) -> None:
         since, first = began.setdefault(what, (clock(), done))
         if due(what.split()[0]) and done < total:
             rate = (done - first) / max(1e-9, clock() - since)
-            left = f"  {rate:.3g}/s  ETA {_duration((total - done) / rate)}" if rate > 0 else ""
+            left = f"  {rate:.3g}/s  ETA {words.clock((total - done) / rate)}" if rate > 0 else ""
             note(f"  {what} {done}/{total}{left}")
 
     return Hooks(unit=unit, step=step, phase=phase, note=_noted)
-
-
-def _duration(seconds: float) -> str:
-    minutes, s = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours >= 72:
-        return f"{hours / 24:,.0f} days"
-    return f"{hours}:{minutes:02}:{s:02}" if hours else f"{minutes}:{s:02}"

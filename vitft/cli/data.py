@@ -23,8 +23,8 @@ def ls(data_dir: DataDirOption = None, format: TableFormatOption = "text") -> No
     from dataclasses import asdict
 
     from vitft.prepare.inventory import inventory
-    from vitft.prepare.prepare import size_text
     from vitft.report.table import Column, Row, Table
+    from vitft.words import size
 
     rows = inventory(data_dir)
     columns = (
@@ -34,7 +34,7 @@ def ls(data_dir: DataDirOption = None, format: TableFormatOption = "text") -> No
         Column("where", "where, or what to do", "path"),
     )
     cells = [
-        Row({"task": row.task, "status": row.status, "size": size_text(row.size or 0), "where": row.where})
+        Row({"task": row.task, "status": row.status, "size": size(row.size) if row.size else "", "where": row.where})
         for row in rows
     ]
     payload = {"tasks": [asdict(row) for row in rows]}

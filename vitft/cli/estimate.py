@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,6 +9,7 @@ import typer
 
 from vitft.cli import console
 from vitft.cli.options import FormatOption
+from vitft.words import clock
 
 if TYPE_CHECKING:
     from vitft.engines.forecast import Forecast, Measured
@@ -52,15 +52,11 @@ def _told(found: "Forecast", tasks: "Sequence[Measured]", models: int, seeds: in
         [
             f"{found.units:,} units: tasks {len(tasks)}, models {models}, seeds {seeds}; "
             f"{found.work / 3600:,.1f} device-hours.",
-            f"On {found.devices} devices about {_clock(found.wall)}; in no order of units less than "
-            f"{_clock(found.bound)}, and on no number of devices less than {_clock(found.floor)} ({found.longest}, "
+            f"On {found.devices} devices about {clock(found.wall)}; in no order of units less than "
+            f"{clock(found.bound)}, and on no number of devices less than {clock(found.floor)} ({found.longest}, "
             "tuned and trained).",
             f"Measured on {', '.join(found.kinds)}; the longest: "
-            + ", ".join(f"{task.task} {_clock(task.final)}" for task in slow)
+            + ", ".join(f"{task.task} {clock(task.final)}" for task in slow)
             + ". Waiting in a queue, decoding and lost workers are not in it.",
         ]
     )
-
-
-def _clock(seconds: float) -> str:
-    return str(timedelta(seconds=round(seconds)))

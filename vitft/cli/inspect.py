@@ -8,6 +8,7 @@ import typer
 from vitft.cli import console
 from vitft.cli import options as o
 from vitft.cli.groups import Opening, flat
+from vitft.words import listed
 
 if TYPE_CHECKING:
     from vitft.results.inspection import Inspection, Looked
@@ -87,7 +88,7 @@ def _words(what: str, images: bool, models: int) -> tuple[str, ...]:
     from vitft.errors import UnknownName, UsageError
     from vitft.results.inspection import OF_IMAGES, OF_TWO, WHAT
 
-    words = tuple(dict.fromkeys(word.strip() for word in what.split(",") if word.strip()))
+    words = tuple(dict.fromkeys(listed(what)))
     for word in words:
         if word not in WHAT:
             raise UnknownName("thing to inspect", word, WHAT, legal=f"--what {','.join(WHAT)}.")

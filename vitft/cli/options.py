@@ -9,6 +9,7 @@ import typer
 from vitft.catalog.models import DEFAULT
 from vitft.errors import OutsideTolerance, UsageError
 from vitft.group import Parallel
+from vitft.words import listed
 
 Format = Literal["text", "json"]
 TableFormat = Literal["text", "markdown", "csv", "latex", "json"]
@@ -172,7 +173,7 @@ def parse_seeds(text: str) -> tuple[int, ...]:
 
 def parse_devices(text: str) -> tuple[str, ...]:
     """Turn "0,1" or "cpu,cuda:0" into the names of devices. Raises UsageError."""
-    words = [word.strip() for word in text.split(",") if word.strip()]
+    words = listed(text)
     if text and not words:
         raise UsageError(f"--devices '{text}' names none.", "0,1 (CUDA), or cpu, cuda:0, ...")
     return tuple(f"cuda:{word}" if word.isdecimal() else word for word in words)

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 import typer
 
 from vitft.cli import console
+from vitft.words import listed
 
 
 def report(
@@ -41,7 +42,7 @@ def report(
         from vitft.report.plots import style
 
         style.check()
-    published = beside.rows([name.strip() for name in compare.split(",") if name.strip()])
+    published = beside.rows(listed(compare))
     found = gather.gather(folders)
     for folder in found.unfinished:
         console.note(f"Unfinished, not in the table: '{folder}'.")

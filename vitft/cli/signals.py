@@ -12,6 +12,7 @@ from types import FrameType
 from vitft.cli import console
 from vitft.errors import REQUEUE, UsageError
 from vitft.progress import Hooks
+from vitft.words import listed
 
 
 @dataclass
@@ -60,7 +61,7 @@ def seconds(text: str) -> float:
 
 def _numbers(names: str) -> list[signal.Signals]:
     legal = ("USR1", "USR2", "TERM", "HUP", "ALRM")
-    words = [word.strip().upper().removeprefix("SIG") for word in names.split(",") if word.strip()]
+    words = [word.upper().removeprefix("SIG") for word in listed(names)]
     if wrong := [word for word in words if word not in legal]:
         raise UsageError(f"--requeue-signals '{wrong[0]}' cannot be taken.", f"{', '.join(legal)}.")
     return [signal.Signals[f"SIG{word}"] for word in words]

@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import timedelta
 from pathlib import Path
 
 from vitft.catalog.tasks import by_name
@@ -12,6 +11,7 @@ from vitft.protocol.units import Job, Unit, counts, final_units, points, tune_un
 from vitft.results.files import write_json
 from vitft.results.folders import LOST, finished_unit, lost_unit, unit_folder
 from vitft.results.schema import Lost, UnitResult, to_json
+from vitft.words import clock
 
 
 @dataclass(frozen=True)
@@ -170,9 +170,7 @@ class Plan:
     def told_eta(self, began: float, before: float) -> str:
         """Return a few words on when all units will be done, "" where there is one or nothing to go by."""
         left = self.eta(began, before)
-        return (
-            f"; whole suite ETA {timedelta(seconds=round(left))}" if left is not None and self.counts()[1] > 1 else ""
-        )
+        return f"; whole suite ETA {clock(left)}" if left is not None and self.counts()[1] > 1 else ""
 
     def work(self) -> tuple[float, float]:
         """Return (work done, work in all), in images weighed by their area; a training step counts three times."""

@@ -24,6 +24,7 @@ from vitft.errors import UsageError, VitftError
 from vitft.progress import Hooks, StepReport
 from vitft.protocol.jobs import Runtime
 from vitft.protocol.units import Job, Unit
+from vitft.words import cause
 
 _SAVE_S = 60.0
 _LOOK_S = 0.5
@@ -84,7 +85,7 @@ def _connected(ray: Any, at_once: int) -> None:
         ray.init(address=address or "local", log_to_driver=False, logging_level="ERROR", **({} if address else alone))
     except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         raise UsageError(
-            f"Ray does not start ({(str(error).splitlines() or [type(error).__name__])[0][:140]}).",
+            f"Ray does not start ({cause(error, 140)}).",
             "RAY_ADDRESS of a cluster that runs, or none for this machine.",
             "Run 'ray status' to see the cluster.",
         ) from None
@@ -249,4 +250,4 @@ def _device(ray: Any) -> str:
 
 
 def _line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:160].rstrip(".")
+    return cause(error)

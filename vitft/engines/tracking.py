@@ -14,6 +14,7 @@ from vitft.results.files import read_json
 from vitft.results.folders import slug
 from vitft.results.reading import load
 from vitft.results.schema import RunResult
+from vitft.words import cause
 
 Tracker = Literal["tensorboard", "wandb", "trackio", "mlflow"]
 
@@ -85,7 +86,7 @@ class _Tracking:
             call(*args)
         except Exception as error:  # a tracker's own kinds of error, the network, a full disk
             self.broken = True
-            self.note(f"--track {self.to} failed and is left alone: {(str(error).splitlines() or ['?'])[0][:120]}")
+            self.note(f"--track {self.to} failed and is left alone: {cause(error, 120)}")
 
     def unit(self, title: str, *_: int) -> None:
         self.close()

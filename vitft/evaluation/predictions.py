@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from vitft.errors import DataDamaged
 from vitft.evaluation import metrics
 from vitft.results.files import write_atomic
+from vitft.words import cause
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,7 @@ def load(path: Path) -> Saved:
             tuple(names["answer_name"]),
         )
     except (OSError, pa.ArrowException, KeyError, ValueError) as error:
-        raise DataDamaged(f"'{path}' holds no predictions ({str(error).splitlines()[0][:120]}).") from None
+        raise DataDamaged(f"'{path}' holds no predictions ({cause(error, 120)}).") from None
 
 
 _NAMES = ("label_name", "answer_name")
@@ -125,7 +126,7 @@ def load_correct(path: Path) -> NDArray[np.bool_]:
         labels, lists = (table[name].combine_chunks() for name in ("label", "top5"))
         return np.asarray(_ints(lists.values)[_ints(lists.offsets)[:-1]] == _ints(labels), dtype=bool)
     except (OSError, pa.ArrowException, KeyError, ValueError, IndexError) as error:
-        raise DataDamaged(f"'{path}' holds no predictions ({str(error).splitlines()[0][:120]}).") from None
+        raise DataDamaged(f"'{path}' holds no predictions ({cause(error, 120)}).") from None
 
 
 def _ints(array: Any) -> NDArray[np.int64]:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from vitft import hub
 from vitft.errors import UsageError, VitftError
+from vitft.words import cause
 
 
 def check(repository: str) -> None:
@@ -25,7 +26,7 @@ def push(folder: Path, repository: str, *, public: bool) -> str:
         return hub.upload(folder, repository, "Exported by vitft", public=public)
     except Exception as error:  # the hub's library, its HTTP client, the network: all of their own kinds
         status = getattr(getattr(error, "response", None), "status_code", None)
-        why = f"HTTP {status}" if status else (str(error).splitlines() or [type(error).__name__])[0][:120]
+        why = f"HTTP {status}" if status else cause(error, 120)
         raise VitftError(
             f"'{repository}' was not pushed: {why}.",
             fact=f"The files are in '{folder}'.",

@@ -18,6 +18,7 @@ from vitft.evaluation import onnx_network
 from vitft.evaluation.network import Network
 from vitft.evaluation.onnx_network import FILE, INPUT, KEY, OUTPUT, Record
 from vitft.results.files import write_atomic
+from vitft.words import cause
 
 _TOLERANCE = 1e-4
 _BATCHES = (1, 3)
@@ -71,7 +72,7 @@ def write(network: Network, folder: Path, images: Tensor, wanted: Tensor) -> tup
         except VitftError:
             raise
         except Exception as error:  # torch's exporters raise anything
-            failed.append(f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:80]}")
+            failed.append(f"{type(error).__name__}: {cause(error, 80)}")
             continue
         if difference <= _TOLERANCE:
             return (FILE,), difference

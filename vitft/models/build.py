@@ -19,6 +19,7 @@ from vitft.models.methods import head_names
 from vitft.models.said import ACTIVATIONS, Said
 from vitft.results.checkpoint import Architecture, CheckpointInfo, Size, side
 from vitft.settings import Settings
+from vitft.words import cause
 
 # Parts of pre-training that a classifier has no place for.
 _LEFT_OUT = ("mask_token", "decoder", "head", "pre_logits", "rope.", "dino_head", "projector", "prototypes")
@@ -222,9 +223,8 @@ def _create(arch: Architecture, num_classes: int, settings: Settings, seed: int,
             with torch.no_grad():
                 net.eval()(torch.zeros(1, 3, *settings.size))
     except (RuntimeError, ValueError, TypeError, AssertionError) as error:
-        cause = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")[:160]
         raise CheckpointError(
-            f"timm cannot build '{arch.name}' at {side(settings.size)} pixels: {cause}.",
+            f"timm cannot build '{arch.name}' at {side(settings.size)} pixels: {cause(error)}.",
             "a resolution this architecture takes.",
             "Try its native resolution: vitft models show.",
         ) from None

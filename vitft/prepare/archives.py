@@ -9,6 +9,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import BinaryIO
 
+from vitft import words
 from vitft.data.reading import reading
 from vitft.errors import DataMissing, DiskFull
 from vitft.prepare.archive_parts import Folder, Part, archive_name, archives
@@ -132,7 +133,7 @@ def need_space(folder: Path, size: int, what: str) -> None:
     free = shutil.disk_usage(folder).free
     if free < size + (64 << 20):
         raise DiskFull(
-            f"Not enough room to {what}: {size / 1e9:.1f} GB needed, {free / 1e9:.1f} GB free in '{folder}'.",
+            f"Not enough room to {what}: {words.size(size)} needed, {words.size(free)} free in '{folder}'.",
             "",
             "Make room, or choose another disk with VITFT_DATA and VITFT_CACHE.",
         )

@@ -39,6 +39,7 @@ from vitft.prepare.spool import Spool
 from vitft.prepare.table_writer import write_split
 from vitft.results.files import cannot_write
 from vitft.results.folders import lock
+from vitft.words import size
 
 _STORED: dict[Shots, tuple[str, ...]] = {
     "1000": ("train800", "val200", "test"),
@@ -332,13 +333,6 @@ def readme_table() -> str:
         if collection.opencv:
             what += "; needs `vitft[opencv]`"
         title = f"[{collection.title}]({collection.page})"
-        size = size_text(collection.size) or "see the owner's page"
-        lines.append(f"| {title} | {names} | {size} | {collection.licence} | {how} | {what} |")
+        download = size(collection.size) if collection.size else "see the owner's page"
+        lines.append(f"| {title} | {names} | {download} | {collection.licence} | {how} | {what} |")
     return re.sub(r"(https://1drv\S+?)([),])", r"<\1>\2", "\n".join(lines)) + "\n"
-
-
-def size_text(size: int) -> str:
-    """Return bytes as "1.2 GB"; empty for 0."""
-    if size >= 10**9:
-        return f"{size / 1e9:.1f} GB"
-    return f"{max(1, round(size / 1e6))} MB" if size else ""

@@ -20,6 +20,7 @@ from vitft.results.checkpoint import CheckpointInfo, Size
 from vitft.settings import Settings
 from vitft.training import speed as speeds
 from vitft.training.speed import Speed
+from vitft.words import duration, size
 
 _SMALL = 2e12
 """Operations that any machine does in a few minutes at most: no speed is measured for them."""
@@ -183,25 +184,6 @@ def memory(of: Plan) -> str:
     again = ", activations computed again" * of.checkpoint
     fits = "fits" if of.fits else "DOES NOT FIT"
     return f"memory {size(of.memory)} of {size(of.room)} in micro-batches of {of.micro_batch}{again}: {fits}"
-
-
-def duration(seconds: float) -> str:
-    """Return a time in the words of an estimate: "40 s", "12 min", "3.4 h", "31 days", "14 years"."""
-    for unit, long, least in (
-        ("years", 365.25, 730.0),
-        ("days", 1.0, 3.0),
-        ("h", 1 / 24, 1 / 16),
-        ("min", 1 / 1440, 1 / 960),
-    ):
-        n = seconds / 86400 / long
-        if seconds >= 86400 * least:
-            return f"{n:.2g} {unit}" if n < 99.5 else f"{n:,.0f} {unit}"
-    return f"{max(1, round(seconds))} s"
-
-
-def size(n: int) -> str:
-    """Return bytes as MB or GB."""
-    return f"{n / 1e9:.2g} GB" if n >= 1e9 else f"{max(1, round(n / 1e6))} MB"
 
 
 def train_flops(settings: Settings, macs: float, examples: int) -> float:

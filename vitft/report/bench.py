@@ -1,8 +1,8 @@
 """A measurement of speed as a table: a row a loop, and below it what vitft's own waited for."""
 
-from vitft.machine import rate
 from vitft.report.table import Column, Row, Table, Value
 from vitft.results.bench import BenchResult, LoopPace, Pace
+from vitft.words import rate
 
 _NAMES = {
     "vitft": "vitft",

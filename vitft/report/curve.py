@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
-from vitft.errors import UsageError
+from vitft.errors import UsageError, some
 from vitft.evaluation.intervals import wilson
 from vitft.report.table import Column, Row, Table, Value
 from vitft.results.files import damaged
@@ -44,13 +44,14 @@ def read(folder: Path) -> list[Curve]:
     found = [unit for unit in units if (unit / FILE).is_file()] or sorted(
         p.parent for p in folder.glob(f"*/*/*/{FILE}")
     )
-    if not found or (result is None and len(found) > 1):
-        some = ", ".join(map(str, found[:3])) + f" and {len(found) - 3} more" * (len(found) > 3)
+    if not found:
         raise UsageError(
-            f"'{folder}' has several units." if found else f"'{folder}' holds no {FILE}.",
-            f"one of {some}." if found else "a run folder of 'vitft finetune' or 'sweep', or a unit's.",
-            "" if found else "Run 'vitft runs ls' to list the runs.",
+            f"'{folder}' holds no {FILE}.",
+            "a run folder of 'vitft finetune' or 'sweep', or a unit's.",
+            "Run 'vitft runs ls' to list the runs.",
         )
+    if result is None and len(found) > 1:
+        raise UsageError(f"'{folder}' has several units.", f"one of {some([*map(str, found)], 3)}.")
     return [_curve(unit) for unit in found]
 
 

@@ -4,11 +4,12 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from vitft.protocol.estimate import Estimate, duration, size, to_json
+from vitft.protocol.estimate import Estimate, to_json
 from vitft.protocol.units import Job
 from vitft.report.single import model_title
 from vitft.report.table import Column, Row, Table
 from vitft.results.checkpoint import side
+from vitft.words import duration, size
 
 
 def payload(jobs: Sequence[Job], folders: Sequence[Path], estimates: Sequence[Estimate]) -> dict[str, object]:

@@ -4,11 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from vitft.errors import DataMissing, UnknownName, UsageError
+from vitft.errors import DataMissing, UnknownName, UsageError, some
 from vitft.report import facts
 from vitft.report.facts import ASKED, MEASURED, STAMPS, Fact
 from vitft.report.gather import folders
 from vitft.report.table import Column, Footnotes, Row, Table, Value
+from vitft.words import listed, sentence
 
 _TITLES = {
     "resolution": "px",
@@ -68,7 +69,7 @@ def find(places: Sequence[Path], chosen: bool = False) -> Found:
 
 def columns(text: str) -> tuple[str, ...]:
     """Turn "lr,resolution" into keys; none for "". Raises UnknownName or UsageError (exit code 2)."""
-    words = [word.strip() for word in text.split(",") if word.strip()]
+    words = listed(text)
     names = [_OTHER_NAMES.get(word, word.replace("-", "_")) for word in words]
     legal = (*ASKED, *MEASURED, *STAMPS)
     for word, name in zip(words, names, strict=True):
@@ -115,8 +116,7 @@ def _row(row: Fact, keys: Sequence[str], notes: Footnotes) -> Row:
     for texts, wanted in ((row.val_notes, ("val", "top1")), (row.notes, ("n", "ci95", "top1"))):
         at = next((key for key in wanted if key in keys and row.cells.get(key) is not None), None)
         if at is not None:
-            said = [f"{text[0].upper()}{text[1:].rstrip('.')}." for text in texts]
-            marks[at] = (*marks.get(at, ()), *notes.mark(said))
+            marks[at] = (*marks.get(at, ()), *notes.mark([sentence(text) for text in texts]))
     return Row({key: row.cells.get(key) for key in keys}, marks=marks)
 
 
@@ -158,8 +158,7 @@ def _notes(rows: Sequence[Fact], keys: Sequence[str]) -> list[str]:
     lines = []
     ids = list(dict.fromkeys(_value(row, "protocol") for row in rows if row.cells.get("protocol")))
     if len(ids) > 1 and "protocol" not in keys:
-        more = f" and {len(ids) - 4} more" if len(ids) > 4 else ""
-        lines.append(f"Protocols {', '.join(ids[:4])}{more}; --columns ...,protocol says which row has which.")
+        lines.append(f"Protocols {some(ids, 4)}; --columns ...,protocol says which row has which.")
     tested: dict[Value, set[str]] = {}
     for row in rows:
         if row.digest:

@@ -16,6 +16,7 @@ from vitft.results.checkpoint import side
 from vitft.results.parts import TrainSize
 from vitft.results.reading import load
 from vitft.results.schema import Comparison, RunResult
+from vitft.words import sentence
 
 _METHODS = {"full": "fine-tuned", "linear": "linear", "bias": "head and biases", "lora": "LoRA"}
 
@@ -134,9 +135,9 @@ def table(
     over = {bool(r.seeds) for r in results}
     told: list[str] = []
     for name, result in zip(names, results, strict=True):
-        lines = [line[0].upper() + line[1:]] if (line := choice.line(result)) else []
+        lines = [sentence(line)] if (line := choice.line(result)) else []
         built = filter(None, (*result.checkpoint.notes, assumptions(result.checkpoint)))
-        lines += [f"{note[0].upper()}{note[1:]}." for note in built]
+        lines += [sentence(note) for note in built]
         told += [f"{name}: {line}" if several else line for line in lines]
     told += [said.OVER_SEEDS[len(over) > 1]] * (True in over)
     told += [said.paired_line(pair, pair.a, pair.b) for pair in compared]
@@ -175,8 +176,7 @@ def footnotes(result: RunResult) -> list[str]:
     if choice.on_test(result):
         lines.append(f"Chosen among {len(result.tuned)} settings on {p.split} itself: too high by that choice.")
     if not p.reference:
-        said_of = own_split.footnote(p.why)
-        lines.append(f"{said_of[0].upper()}{said_of[1:]}.")
+        lines.append(sentence(own_split.footnote(p.why)))
     limited = result.protocol.train.limit is not None
     tested = p.completeness if limited else p.split_completeness or p.completeness
     # A user's own images have no official split: all that were there were evaluated, but for --limit.
@@ -184,5 +184,5 @@ def footnotes(result: RunResult) -> list[str]:
         lines.append("Partial: not all images of the official split.")
     elif limited:
         lines.append("Partial: --limit left out images of the split.")
-    lines += [f"{line[0].upper()}{line[1:]}." for line in said.of_data(p)]
-    return [*lines, *(f"{text[0].upper()}{text[1:]}." for text in result.warnings)]
+    lines += [sentence(line) for line in said.of_data(p)]
+    return [*lines, *map(sentence, result.warnings)]

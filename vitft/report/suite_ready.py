@@ -4,8 +4,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from vitft.prepare import inventory
-from vitft.prepare.prepare import size_text
 from vitft.report.table import Column, Row, Table
+from vitft.words import size
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ def table(title: str, entries: Iterable[Entry], looked: str) -> Table:
     found = list(entries)
     rows = [
         Row({
-            "task": one.row.task, "group": one.group, "size": size_text(one.row.size or 0),
+            "task": one.row.task, "group": one.group, "size": size(one.row.size) if one.row.size else "",
             "data": (one.why or one.row.status).removeprefix("no data: "), "where": one.row.where,
         })
         for one in found

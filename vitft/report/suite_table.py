@@ -11,6 +11,7 @@ from vitft.results.checkpoint import side
 from vitft.results.schema import SuiteResult
 from vitft.results.summary import SummaryColumn
 from vitft.suites.suite import MEAN_OF_GROUPS, MEAN_OF_TASKS, Mean, Suite
+from vitft.words import sentence
 
 
 @dataclass(frozen=True)
@@ -161,7 +162,7 @@ def _caption(suite: Suite, data: SuiteResult) -> str:
 def _notes(suite: Suite, data: SuiteResult) -> tuple[str, ...]:
     lines = [f"All tasks: {line}." for line in data.footnotes.get("", ())]
     assumed = [data.checkpoint.assumptions] if data.checkpoint.assumptions else []
-    lines += [f"{note[0].upper()}{note[1:]}." for note in (*data.checkpoint.notes, *assumed)]
+    lines += [sentence(note) for note in (*data.checkpoint.notes, *assumed)]
     if data.missing:
         done = f"{len(data.tasks)} of {len(suite.columns)} tasks"
         lines.append(f"Incomplete: {done}; a mean over a hole is not given.")

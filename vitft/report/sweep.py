@@ -8,6 +8,7 @@ from vitft.report.table import HOLE, Column, Footnotes, Row, Table, Value
 from vitft.results import choice
 from vitft.results.schema import Comparison, RunResult
 from vitft.settings import Scalar
+from vitft.words import sentence
 
 
 def table(results: Sequence[RunResult], compared: Sequence[Comparison] = ()) -> Table:
@@ -60,7 +61,7 @@ def _rows(result: RunResult, notes: Footnotes) -> list[Row]:
     for one in result.tuned:
         cells: dict[str, Value] = {"model": model_title(result.model), **words(one.point)}
         cells |= _cells("val", one.top1, one.ci95, one.n)
-        marks = {"val": notes.mark([f"{text[0].upper()}{text[1:]}." for text in one.warnings[:1]])}
+        marks = {"val": notes.mark([sentence(text) for text in one.warnings[:1]])}
         if one.point == result.point:
             cells["chosen"] = "chosen"
             at = "val" if choice.on_test(result) else "test"
@@ -83,8 +84,7 @@ def words(point: Mapping[str, Scalar]) -> dict[str, Value]:
 
 
 def _chosen(result: RunResult) -> str:
-    line = choice.line(result)
-    return f"{line[0].upper()}{line[1:]}."
+    return sentence(choice.line(result))
 
 
 def _points(result: RunResult) -> list[dict[str, Scalar]]:

@@ -9,6 +9,7 @@ from vitft.catalog import tasks
 from vitft.catalog.shots import Shots
 from vitft.errors import UnknownName, UsageError
 from vitft.settings import Classifier
+from vitft.words import listed
 
 Run = Literal["finetune", "eval", "fewshot"]
 Protocol = Literal["checkpoint", "big-vision"]
@@ -208,7 +209,7 @@ def choose(suite: Suite, words_: str) -> tuple[str, ...]:
         UsageError: the list is empty.
     """
     wanted: set[str] = set()
-    words = [word.strip() for word in words_.split(",") if word.strip()]
+    words = listed(words_)
     if not words:
         raise UsageError("--tasks names no task.", f"all, {', '.join(suite.groups)}, or task names with commas.")
     for word in words:

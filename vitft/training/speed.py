@@ -9,7 +9,7 @@ import torch
 from timm.models.vision_transformer import Block
 
 from vitft import device as devices
-from vitft.machine import rate
+from vitft.words import rate
 
 _SECONDS = 0.5
 _TOKENS = 256

@@ -19,6 +19,7 @@ from vitft.data.sources.files import is_debris, is_image, refuse
 from vitft.data.sources.hub_cache import Repo, cached, listing, remember, snapshots
 from vitft.data.split import Split
 from vitft.errors import DataDamaged, DataError, DataMissing, DiskFull
+from vitft.words import cause
 
 _SPLITS = (("train", "train"), ("val", "val"), ("test", "test"))
 # The tables called test have no labels: the world's ImageNet test set is the validation set.
@@ -251,9 +252,8 @@ def _refused(repo: Repo, error: Exception) -> DataMissing:
 
 
 def _failed(repo: Repo, error: Exception) -> DataMissing:
-    reason = (str(error).splitlines() or [type(error).__name__])[0][:160]
     return DataMissing(
-        f"'{repo.name}' could not be fetched ({reason}).",
+        f"'{repo.name}' could not be fetched ({cause(error)}).",
         fact="What was fetched whole is kept.",
         action=f"Run the command again, or: {repo.command}",
     )

@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from vitft.errors import DataDamaged
+from vitft.words import cause
 
 _KEPT = 512 << 20  # bytes of image columns kept, least recently used first out; the newest stays whatever its size
 
@@ -184,7 +185,7 @@ def _valid(chunk: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def _damaged(file: Path, error: Exception) -> DataDamaged:
-    reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
+    reason = cause(error, 120)
     return DataDamaged(
         f"'{file}' cannot be read ({reason}).",
         "a whole parquet or arrow file.",
