@@ -164,3 +164,8 @@ def test_an_interrupt_is_answered_in_every_verb(args, monkeypatch):
 def test_a_wrong_option_names_the_help_of_its_own_verb(verb):
     found = CliRunner().invoke(app, [*verb.split(), "--format"])
     assert found.exit_code == 2 and f"Run 'vitft {verb} --help'" in found.stderr
+
+
+def test_every_verb_that_shows_progress_can_be_quiet():
+    folder = Path(console.__file__).parent
+    assert not [file.name for file in folder.glob("*.py") if re.search(r"(display|watched)\(\)", file.read_text())]

@@ -31,6 +31,7 @@ def bench(
     steps: Annotated[int, typer.Option("--steps", min=1, help="Updates a turn.")] = 4,
     images: Annotated[int, typer.Option("--images", min=0, help="Images to evaluate a turn; 0 = none.")] = 128,
     save: Annotated[Path | None, typer.Option("--save", help="Write the measurement, as JSON, to this file.")] = None,
+    quiet: o.QuietOption = False,
     format: o.TableFormatOption = "text",
 ) -> None:
     """Measure how fast training and evaluation are here.
@@ -52,10 +53,7 @@ def bench(
     from vitft.bench.subject import opened
     from vitft.report.bench import table
 
-    with console.display() as hooks, signals.caught() as signum:
-        from dataclasses import replace
-
-        hooks = replace(hooks, signal=signum)
+    with signals.watched(quiet) as hooks:
         subject = opened(model, settings, split, Runtime(device, precision, micro_batch, workers), hooks)
         result = measure(subject, model, names, Plan(rounds, steps, images), hooks)
     payload = to_json(result)

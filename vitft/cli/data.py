@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from vitft.cli import console
-from vitft.cli.options import DataDirOption, FormatOption, TableFormatOption
+from vitft.cli.options import DataDirOption, FormatOption, QuietOption, TableFormatOption
 
 app = typer.Typer(help="Data sets: list, splits, prepare, verify.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -49,13 +49,14 @@ def splits(
         Path | None, typer.Option("--source", help="The owner's files, where the keys are known from them only.")
     ] = None,
     data_dir: DataDirOption = None,
+    quiet: QuietOption = False,
     format: FormatOption = "text",
 ) -> None:
     """Print the keys of an official split and their sha256."""
     from vitft.data import official_splits
     from vitft.prepare import owner_files
 
-    with console.display() as hooks:
+    with console.display(quiet) as hooks:
         given = source is not None or data_dir is not None
         inside = None if given else _inside(task, split)
         keys, why = inside or owner_files.split_keys(task, split, source, data_dir, hooks.phase)
@@ -92,6 +93,7 @@ def split(
         str,
         typer.Option("--by-name", metavar="REGEX", help="Its group 'label', or its first, is the class in file names."),
     ] = "",
+    quiet: QuietOption = False,
     format: FormatOption = "text",
 ) -> None:
     """Split your own images into train and test, each class alike.
@@ -103,7 +105,7 @@ def split(
 
     from vitft.prepare import own_split
 
-    with console.display() as hooks:
+    with console.display(quiet) as hooks:
         stamp, notes = own_split.split(
             folder,
             output,
@@ -134,6 +136,7 @@ def prepare(
     complete: Annotated[
         bool, typer.Option("--complete", help="Refuse files of your own with other than the official counts.")
     ] = False,
+    quiet: QuietOption = False,
     format: FormatOption = "text",
 ) -> None:
     """Make a parquet of each split from the owner's files. The same command continues what was cut off.
@@ -142,7 +145,7 @@ def prepare(
     """
     from vitft.prepare import prepare
 
-    with console.display() as hooks:
+    with console.display(quiet) as hooks:
         folder, manifest = prepare.prepare(
             task, source, output, shots, source is not None and not complete, hooks.phase
         )
@@ -156,7 +159,9 @@ def prepare(
 
 
 @app.command("verify")
-def verify(task: _Task, data_dir: DataDirOption = None, format: FormatOption = "text") -> None:
+def verify(
+    task: _Task, data_dir: DataDirOption = None, quiet: QuietOption = False, format: FormatOption = "text"
+) -> None:
     """Check counts, digests, labels and every image. Exit code 3 on any fault.
 
     Images of test that stand in train or val, too, byte for byte, are counted; many of them, or one file in both, are a
@@ -167,7 +172,7 @@ def verify(task: _Task, data_dir: DataDirOption = None, format: FormatOption = "
     from vitft.prepare import verify as verifying
 
     source = find.find(task, data_dir)
-    with console.display() as hooks:
+    with console.display(quiet) as hooks:
         checked = verifying.verify(source, hooks.phase)
     console.emit(verifying.report(source.task, checked), _table(checked), format)
     faults = [fault for found in checked for fault in found.faults]

@@ -26,6 +26,7 @@ def export(
         bool, typer.Option("--public", help="With --push: anybody sees the page; else it is private.")
     ] = False,
     yes: Annotated[bool, typer.Option("--yes", help="With --push: do not ask.")] = False,
+    quiet: o.QuietOption = False,
     format: o.FormatOption = "text",
 ) -> None:
     """Write a run as files for other programs. LoRA is merged, classes keep their names, a model card says the number.
@@ -45,7 +46,7 @@ def export(
     folder = output or run / "export" / to
     asked.finished(run)
     asked.free(folder, overwrite)
-    with console.display() as hooks:
+    with console.display(quiet) as hooks:
         from vitft.export.exported import export as write
 
         done = write(run, to, folder, hooks, overwrite=overwrite)

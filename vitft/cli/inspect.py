@@ -41,6 +41,7 @@ def inspect(
         Path | None,
         typer.Option("--output", "-o", help="Folder for pictures and numbers; default inspect/ in the run."),
     ] = None,
+    quiet: o.QuietOption = False,
     format: o.FormatOption = "text",
 ) -> None:
     """Look into a network. Filters, positions, cost; with --images attention, features and class-specific maps.
@@ -59,7 +60,7 @@ def inspect(
     if target and "class" not in words:
         raise UsageError(f"--target '{target}' is of the class-specific map.", "with --images and --what class.")
     style.check()
-    with console.display() as hooks:
+    with console.display(quiet) as hooks:
         paths = tuple(files.images(images or []))
         from vitft.inspection.inspect import Request, inspect
         from vitft.report.plots.inspection import draw
