@@ -23,8 +23,10 @@ def clock(seconds: float | None) -> str:
 
 
 def size(n: int) -> str:
-    """Return bytes as MB or GB."""
-    return f"{n / 1e9:.1f} GB" if n >= 1e9 else f"{max(1, round(n / 1e6))} MB"
+    """Return bytes as kB, MB or GB."""
+    if n >= 1e9:
+        return f"{n / 1e9:.1f} GB"
+    return f"{n / 1e6:.0f} MB" if n >= 1e6 else f"{n / 1e3:.0f} kB"
 
 
 def rate(flops_per_s: float) -> str:

@@ -13,7 +13,7 @@ from typer.core import TyperGroup
 from vitft import __version__
 from vitft.cli import console
 from vitft.errors import DiskFull, Interrupted, VitftError
-from vitft.results.files import FULL
+from vitft.results.files import cannot_write, full
 
 if TYPE_CHECKING:
     from vitft.world import World
@@ -33,10 +33,11 @@ def _as_errors() -> Iterator[None]:
     except BrokenPipeError:
         raise _ReaderGone from None
     except OSError as error:
-        if error.errno not in FULL:
+        if not full(error):
             raise
-        where = f" '{error.filename}'" if error.filename else ""
-        raise DiskFull(f"Cannot write{where}: {error.strerror}.", "", "Free some space and try again.") from None
+        if error.filename:
+            raise cannot_write(error.filename, error) from None
+        raise DiskFull(f"Cannot write: {error.strerror}.", "", "Free some space and try again.") from None
 
 
 class _Group(TyperGroup):

@@ -143,6 +143,7 @@ def prepare(
 
     Files of your own that are not the whole collection are taken and stamped 'partial'.
     """
+    from vitft import words
     from vitft.prepare import prepare
 
     with console.display(quiet) as hooks:
@@ -153,7 +154,7 @@ def prepare(
         console.note(f"note: {manifest.completeness}, not the reference splits: {manifest.why}")
     for note in manifest.notes:
         console.note(f"note: {note}")
-    lines = [f"{name}: {split.n:,} images, {split.bytes / 1e6:.1f} MB" for name, split in manifest.splits.items()]
+    lines = [f"{name}: {split.n:,} images, {words.size(split.bytes)}" for name, split in manifest.splits.items()]
     payload = {"path": str(folder), **manifest.to_json()}
     console.emit(payload, "\n".join([f"{manifest.task} -> {folder}", *lines]), format)
 

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from vitft import words
 from vitft.cli import console
 from vitft.cli import options as o
 
@@ -55,7 +56,7 @@ def export(
         "folder": str(folder), "to": to, "files": list(done.files), "bytes": size, "difference": done.difference,
         "differs": list(done.differs), "pushed": "",
     }  # fmt: skip
-    lines = [f"{folder}: {', '.join(done.files)} ({size / 1e6:.1f} MB)"]
+    lines = [f"{folder}: {', '.join(done.files)} ({words.size(size)})"]
     lines.append(f"checked: logits of these files alone are {done.difference:.1e} from the run's")
     lines += [f"otherwise than in the run: {text}" for text in done.differs]
     if push and (yes or _agreed(push, done.files, size, public)):
@@ -66,7 +67,7 @@ def export(
 
 def _agreed(page: str, files: tuple[str, ...], size: int, public: bool) -> bool:
     seen = "anybody can see" if public else "only you (or your organisation) can see"
-    question = f"Send {', '.join(files)} ({size / 1e6:.1f} MB) to {page}, a page that {seen} if it is new?"
+    question = f"Send {', '.join(files)} ({words.size(size)}) to {page}, a page that {seen} if it is new?"
     if typer.confirm(question, err=True):
         return True
     console.note("Nothing was sent.")

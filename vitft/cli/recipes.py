@@ -7,7 +7,7 @@ import typer
 
 from vitft.cli import check, console
 from vitft.cli.options import FormatOption, TableFormatOption
-from vitft.errors import DiskFull, UsageError
+from vitft.errors import UsageError
 
 app = typer.Typer(help="Protocols as documents: list, read, copy, check.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -86,7 +86,7 @@ def cp(
 ) -> None:
     """Copy a shipped recipe to a file of your own. Change it there and give it to --recipe."""
     from vitft import recipes
-    from vitft.results.files import write_atomic
+    from vitft.results.files import cannot_write, writing
 
     text = recipes.load(recipe).text
     if file.exists():
@@ -96,9 +96,10 @@ def cp(
             f"Cannot write '{file}': there is no folder '{file.parent}'.", "a file in a folder that exists."
         )
     try:
-        write_atomic(file, text.encode())
-    except DiskFull as error:  # its advice is for a run
-        raise DiskFull(error.lines[0], "", "Free some space, or choose another folder.") from None
+        with writing(file) as out:
+            out.write(text.encode())
+    except OSError as error:
+        raise cannot_write(file, error, "Free some space, or choose another folder.") from None
     console.note(f"Wrote {file}. Use it with --recipe {file if '/' in str(file) else f'./{file}'}")
 
 

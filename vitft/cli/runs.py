@@ -105,6 +105,7 @@ def clean(
     from vitft.images import room
     from vitft.machine import cache as cache_folder
     from vitft.results import listing
+    from vitft.words import size
 
     if (folder is None) != cache or (cache and weights):
         raise UsageError(
@@ -119,7 +120,7 @@ def clean(
         deleted, freed = listing.clean(folder, weights=weights, dry=dry_run)
     payload = {"folder": str(folder), "deleted": deleted, "bytes": freed, "dry_run": dry_run}
     words = ("would be deleted", "to be freed; nothing was deleted") if dry_run else ("deleted", "freed")
-    console.emit(payload, f"{folder}: {len(deleted)} files {words[0]}, {freed / 1e6:.1f} MB {words[1]}.", format)
+    console.emit(payload, f"{folder}: {len(deleted)} files {words[0]}, {size(freed)} {words[1]}.", format)
 
 
 @app.command("schema")

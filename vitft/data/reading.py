@@ -1,6 +1,5 @@
 """What damaged archives and tables make Python raise, as one error."""
 
-import errno
 import gzip
 import struct
 import tarfile
@@ -9,7 +8,8 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from vitft.errors import DataDamaged, DiskFull
+from vitft.errors import DataDamaged
+from vitft.results.files import cannot_write, full
 
 _BROKEN = (
     tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, gzip.BadGzipFile, OSError, struct.error,
@@ -23,9 +23,8 @@ def reading(label: str) -> Iterator[None]:
     try:
         yield
     except _BROKEN as error:
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            where = error.filename or label
-            raise DiskFull(f"The disk is full ({where}).", "", "Free some space and start again.") from None
+        if full(error):
+            raise cannot_write(getattr(error, "filename", None) or label, error) from None
         raise DataDamaged(
             f"'{label}' is damaged or cut short ({type(error).__name__}: {str(error).rstrip('.')}).",
             "the file as its owner publishes it, whole.",

@@ -17,6 +17,7 @@ from typing import IO
 
 from vitft import machine
 from vitft.errors import UsageError
+from vitft.words import size
 
 FOLDERS = ("pixels", "features", "digests")
 """Parts of the cache that are made again where they are gone."""
@@ -64,7 +65,7 @@ def said() -> str:
         return f"not a size: {error.lines[0]} {error.lines[1]}"
     own = os.environ.get(VARIABLE, "").strip()
     how = f"{VARIABLE}={own}" if own else f"{SHARE:.0%} of what it leaves free; {VARIABLE} sets it"
-    return f"{_size(sum(entry.size for entry in entries()))} of at most {_size(most)} ({how})"
+    return f"{size(sum(entry.size for entry in entries()))} of at most {size(most)} ({how})"
 
 
 def entries() -> list[Entry]:
@@ -166,7 +167,3 @@ def _free() -> int:
     while not place.exists():
         place = place.parent
     return shutil.disk_usage(place).free
-
-
-def _size(n: int) -> str:
-    return f"{n / 1e9:.3g} GB" if n >= 1e9 else f"{n / 1e6:.3g} MB"

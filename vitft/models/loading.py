@@ -5,10 +5,8 @@ Kinds: `.npz` of the JAX releases, `.safetensors`, `.pth`, a finished run or exp
 """
 
 import contextlib
-import errno
 import json
 import os
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,19 +14,20 @@ from typing import Any
 
 import timm
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from vitft import machine
 from vitft.catalog.models import MODELS
-from vitft.errors import CheckpointError, DiskFull, rebuilt
+from vitft.errors import CheckpointError, rebuilt
 from vitft.models import adapters, files, hub, kinds, methods, names, npz, places
 from vitft.models.architecture import Inferred, infer
 from vitft.models.checkpoint import Checkpoint, crop_mode
 from vitft.models.renaming import heads_of_layout, timm_names
 from vitft.models.said import Said, apply
 from vitft.results.checkpoint import Architecture, CheckpointInfo, Triple
-from vitft.results.files import WEIGHTS
+from vitft.results.files import WEIGHTS, cannot_write, replacing
 
 RESULT = "result.json"
 
@@ -136,27 +135,16 @@ def save_weights(
     if head_only:
         kept = {name: kept[name] for name in sorted(methods.head_names(net))}
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in kept.items()}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
     try:
-        # One metadata key: with several, safetensors writes them in an order that differs from process to process.
-        save_file(state, temporary, metadata={"vitft": json.dumps(record)})
-        with Path(temporary).open("rb") as file:
-            os.fsync(file.fileno())
-        # Temporary files are private; a result is as readable as any other new file.
-        umask = os.umask(0)
-        os.umask(umask)
-        Path(temporary).chmod(0o666 & ~umask)
-        os.replace(temporary, path)
-    except Exception as error:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        full = getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error)
-        if full:
-            what = f"No space left to write '{path}'."
-            raise DiskFull(what, "", "Free some and run the same command again.") from None
-        raise
+        with replacing(path) as temporary:
+            # One metadata key: with several, safetensors writes them in an order that differs from process to process.
+            save_file(state, temporary, metadata={"vitft": json.dumps(record)})
+            # What safetensors writes is private; a result is as readable as any other new file.
+            umask = os.umask(0)
+            os.umask(umask)
+            temporary.chmod(0o666 & ~umask)
+    except (OSError, SafetensorError) as error:
+        raise cannot_write(path, error) from None
 
 
 def _folder(path: Path, said: Said | None, word: str) -> Checkpoint:

@@ -13,6 +13,7 @@ from vitft import words
 from vitft.data.reading import reading
 from vitft.errors import DataMissing, DiskFull
 from vitft.prepare.archive_parts import Folder, Part, archive_name, archives
+from vitft.results.files import writing
 
 
 @dataclass(frozen=True)
@@ -121,10 +122,8 @@ class Tree:
         if not target.is_file():
             work.mkdir(parents=True, exist_ok=True)
             need_space(work, self.sizes[name], f"unpack '{name}'")
-            part = target.with_name(target.name + ".part")
-            with self.open(name) as file, part.open("wb") as out:
+            with self.open(name) as file, writing(target) as out:
                 shutil.copyfileobj(file, out, 1 << 20)
-            part.replace(target)
         return target
 
 

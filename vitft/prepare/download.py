@@ -12,9 +12,10 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from vitft import __version__, hub
-from vitft.errors import DataDamaged, DataMissing, DiskFull
+from vitft.errors import DataDamaged, DataMissing
 from vitft.prepare.archives import need_space
 from vitft.prepare.collections.raw import Collection, File
+from vitft.results.files import cannot_write
 
 Progress = Callable[[str, int, int], None]
 """Called with (what, done, total); here in megabytes."""
@@ -176,9 +177,7 @@ def _copy(answer: http.client.HTTPResponse, out: object, start: int, total: int,
         try:
             out.write(data)  # type: ignore[attr-defined]
         except OSError as error:
-            raise DiskFull(
-                f"'{file.filename}' cannot be written ({error.strerror}).", "", "Free some space and start again."
-            ) from None
+            raise cannot_write(file.filename, error) from None
         done += len(data)
         progress(f"fetch {file.filename} (MB)", done // 10**6, max(1, (total or file.size) // 10**6))
 

@@ -13,13 +13,13 @@ from vitft.errors import CheckpointError, DiskFull
 WEIGHTS, HEAD = "weights.safetensors", "head.safetensors"
 """A run's network, and the head alone where the network is not kept."""
 
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """What the kernel says of a disk, or a quota, that takes no more."""
 
 
 @contextmanager
-def writing(path: Path) -> Iterator[IO[bytes]]:
-    """Give a stream beside `path` that takes its place when the block ends, whole and on disk, or not at all.
+def replacing(path: Path) -> Iterator[Path]:
+    """Give the name of a file beside `path` that takes its place when the block ends, whole and on disk, or not at all.
 
     Raises:
         OSError: as the system says it; what was there before is untouched.
@@ -27,15 +27,21 @@ def writing(path: Path) -> Iterator[IO[bytes]]:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
-            yield file
-            file.flush()
+        yield temporary
+        with temporary.open("r+b") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException:
         with suppress(OSError):
             temporary.unlink()
         raise
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[IO[bytes]]:
+    """Give a stream into `replacing`. Raises OSError."""
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        yield file
 
 
 def write_atomic(path: Path, data: bytes) -> None:
@@ -51,15 +57,20 @@ def write_atomic(path: Path, data: bytes) -> None:
         raise cannot_write(path, error) from None
 
 
-def cannot_write(path: Path, error: OSError) -> DiskFull:
+def full(error: BaseException) -> bool:
+    """Tell whether what could not be written found a full disk, or a quota used up."""
+    return getattr(error, "errno", None) in _FULL or "No space left" in str(error)
+
+
+def cannot_write(path: Path | str, error: Exception, action: str = "") -> DiskFull:
     """Return the error for a file that could not be written, saying why and what is still there."""
-    full = error.errno in FULL
+    why, otherwise = getattr(error, "strerror", None) or error, "Choose another folder with --output"
+    if full(error):
+        why, otherwise = "the disk is full", "Free some space"
     return DiskFull(
-        f"Cannot write '{path}': {'the disk is full' if full else error.strerror or error}.",
+        f"Cannot write '{path}': {why}.",
         fact="Everything saved before is untouched.",
-        action="Free some space" * full
-        + "Choose another folder with --output" * (not full)
-        + " and run the same command again.",
+        action=action or f"{otherwise} and run the same command again.",
     )
 
 

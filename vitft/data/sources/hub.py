@@ -3,7 +3,6 @@
 What was downloaded once is found again without a network, at the commit it was downloaded at; `@<commit>` pins another.
 """
 
-import errno
 import json
 from collections import defaultdict
 from dataclasses import dataclass, replace
@@ -18,7 +17,8 @@ from vitft.data.sources import imagenet, parquet
 from vitft.data.sources.files import is_debris, is_image, refuse
 from vitft.data.sources.hub_cache import Repo, cached, listing, remember, snapshots
 from vitft.data.split import Split
-from vitft.errors import DataDamaged, DataError, DataMissing, DiskFull
+from vitft.errors import DataDamaged, DataError, DataMissing
+from vitft.results.files import cannot_write, full
 from vitft.words import cause
 
 _SPLITS = (("train", "train"), ("val", "val"), ("test", "test"))
@@ -119,12 +119,10 @@ class Hub:
             for file in wanted:
                 hub.download(self.repo.name, file, self.commit, "dataset")
         except Exception as error:  # the library raises its own kinds for every answer of the server
-            if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            if full(error):
                 where = str(hub.caches()[0])
                 setting = "VITFT_CACHE" if len(hub.caches()) > 1 else "HF_HOME"
-                raise DiskFull(
-                    f"No room in '{where}' for {self.repo.name}.", "", f"Set {setting} to a larger disk."
-                ) from None
+                raise cannot_write(where, error, f"Set {setting} to a larger disk.") from None
             raise _failed(self.repo, error) from None
         return places[0]
 

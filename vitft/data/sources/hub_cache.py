@@ -1,7 +1,6 @@
 """Which data sets the caches of the hub's libraries hold, without importing either library."""
 
 import json
-import os
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,6 +8,7 @@ from pathlib import Path
 from vitft import hub, machine
 from vitft.data.sources import parquet
 from vitft.errors import UsageError
+from vitft.results.files import writing
 
 _COMMIT = re.compile(r"[0-9a-f]{40}$")
 _NAME = re.compile(r"(?P<repo>[\w.-]+(/[\w.-]+)?)(:(?P<config>[\w.-]+))?(@(?P<revision>[\w./-]+))?$")
@@ -88,10 +88,8 @@ def remember(repo: Repo, commit: str, files: dict[str, list[str]]) -> None:
     """Keep the hub's list, so that a split that was not needed the first time is known to exist."""
     file = listing(repo, commit)
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        part = file.with_name(f".{file.name}.{os.getpid()}")
-        part.write_text(json.dumps(files), encoding="utf-8")
-        part.replace(file)
+        with writing(file) as out:
+            out.write(json.dumps(files).encode())
     except OSError:
         return  # a cache that cannot be written only costs a question to the hub
 
