@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
+from tests.prepare.readme_table import readme_table
 from vitft.cli.app import app
-from vitft.prepare.prepare import readme_table
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()

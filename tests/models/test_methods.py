@@ -11,7 +11,7 @@ from vitft import recipes
 from vitft.errors import UsageError
 from vitft.models.architecture import meta_network
 from vitft.models.build import build
-from vitft.models.methods import LoraLinear, apply, head_names, merge, merged_state, parameter_groups
+from vitft.models.methods import LoraLinear, apply, head_names, merged_state, parameter_groups
 from vitft.settings import Settings
 
 IMAGES = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
@@ -20,6 +20,19 @@ LABELS = torch.tensor([0, 1, 2, 0])
 
 def network(**kwargs: Any) -> Any:
     return build("timm:test_vit", 3, Settings(resolution=32, **kwargs), from_scratch=True).net.eval()
+
+
+def merge(net: torch.nn.Module) -> None:
+    """Fold every LoRA update into its weight, in place; the network is then as it was before `apply`, but trained."""
+    with torch.no_grad():
+        for name, module in list(net.named_modules()):
+            if isinstance(module, LoraLinear):
+                plain = torch.nn.Linear(
+                    module.in_features, module.out_features, bias=module.bias is not None, device="meta"
+                )
+                plain.weight, plain.bias = torch.nn.Parameter(module.merged()), module.bias
+                plain.train(module.training)
+                net.set_submodule(name, plain)
 
 
 def trained(net: torch.nn.Module) -> set[str]:

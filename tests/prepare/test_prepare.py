@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.prepare.readme_table import readme_table
 from vitft.catalog import tasks
 from vitft.data import find, official, official_splits
 from vitft.data.manifest import Manifest, StoredSplit
@@ -611,7 +612,7 @@ def test_read_order_takes_sixteen_of_sixteen_in_turn() -> None:
 
 
 def test_the_readme_table_names_every_collection_once() -> None:
-    lines = prepare.readme_table().splitlines()
+    lines = readme_table().splitlines()
     assert len(lines) == 2 + 16 == 2 + len({task.collection for task in tasks.VTAB})
     assert all(line.count("|") == 7 for line in lines)
     for task in tasks.VTAB:

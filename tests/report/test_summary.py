@@ -224,7 +224,7 @@ def test_every_format_holds_the_same_numbers(tmp_path: Path, rng: np.random.Gene
     }
     assert of_markdown == pytest.approx(expected, abs=0.051)
     assert "90.0*" in formats.latex(table) and "70.0$\\approx$" in formats.latex(table)
-    assert json.loads(formats.json(table))["rows"][0]["signs"] == {"cifar10": "best", "dtd": "tie"}
+    assert table.rows[0].signs == {"cifar10": "best", "dtd": "tie"}
 
 
 def test_the_same_run_counts_once_and_of_two_of_one_seed_the_later_stays(tmp_path: Path, rng: np.random.Generator):

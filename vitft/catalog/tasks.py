@@ -12,7 +12,7 @@ Group = Literal["natural", "specialized", "structured"]
 
 @dataclass(frozen=True)
 class Slice:
-    """Positions [start, stop) of one raw split in its hash order (see `data.splits`).
+    """Positions [start, stop) of one raw split in its hash order (see `data.official_splits`).
 
     Attributes:
         raw_split: "train", "validation" or "test"; its name also goes into the hash that orders its keys.
@@ -21,6 +21,9 @@ class Slice:
     raw_split: str
     start: int
     stop: int
+
+    def __len__(self) -> int:
+        return self.stop - self.start
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,10 @@ class Task:
     flip: bool = True
     aliases: tuple[str, ...] = ()
     non_reference: str = ""
+
+    def count(self, split: str) -> int:
+        """Return how many examples an official split has; 0 for one that the task has not."""
+        return sum(map(len, self.splits.get(split, ())))
 
 
 class _Rest(TypedDict, total=False):

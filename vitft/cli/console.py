@@ -85,7 +85,10 @@ def emit_table(payload: Any, table: "Table", fmt: str, *, listing: bool = False)
     """
     from vitft.report import formats
 
-    text = formats.text(table, width(listing=listing)) if fmt == "text" else formats.FORMATS[fmt](table)
+    if fmt == "text":
+        text = formats.text(table, width(listing=listing))
+    else:
+        text = "" if fmt == "json" else formats.FORMATS[fmt](table)
     emit(payload, text, fmt)
 
 

@@ -170,9 +170,8 @@ class Counts:
 
 def catalogued(task: Task) -> Counts:
     """Return a task's whole official data in numbers: its owner's training images, val and test."""
-    whole = {name: pieces for name, pieces in task.splits.items() if name in ("train", "val", "test")}
-    images = {name: sum(piece.stop - piece.start for piece in pieces) for name, pieces in whole.items()}
-    return Counts(task.name, images, task.num_classes)
+    whole = [name for name in ("train", "val", "test") if name in task.splits]
+    return Counts(task.name, {name: task.count(name) for name in whole}, task.num_classes)
 
 
 class Around:

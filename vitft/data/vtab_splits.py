@@ -137,5 +137,5 @@ def val_is_train(data: Sized) -> bool:
     if known is None or not {"train", "val"} <= set(known.splits) & set(data.splits):
         return False
     train, val = known.splits["train"][0], known.splits["val"][0]
-    lengths = [(data.count(name), piece.stop - piece.start) for name, piece in (("train", train), ("val", val))]
+    lengths = [(data.count(name), len(piece)) for name, piece in (("train", train), ("val", val))]
     return train.raw_split == val.raw_split and all(have == official for have, official in lengths)

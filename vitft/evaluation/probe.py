@@ -38,14 +38,14 @@ class Probe:
         return np.asarray(self.classes[scores.argmax(axis=1)], dtype=np.int64)
 
 
-def hold_out(labels: NDArray[np.int64], seed: int, share: float = _HELD_OUT) -> NDArray[np.bool_]:
-    """Return (N,) which examples are held out: of each class `share` (at least one), if it keeps at least one."""
+def hold_out(labels: NDArray[np.int64], seed: int) -> NDArray[np.bool_]:
+    """Return (N,) which examples are held out: of each class a share (at least one), if it keeps at least one."""
     rng = np.random.default_rng(seed)
     held = np.zeros(len(labels), dtype=bool)
     for label in np.unique(labels):
         members = rng.permutation(np.flatnonzero(labels == label))
         if len(members) >= 2:
-            held[members[: min(len(members) - 1, max(1, round(share * len(members))))]] = True
+            held[members[: min(len(members) - 1, max(1, round(_HELD_OUT * len(members))))]] = True
     return held
 
 

@@ -97,17 +97,6 @@ def apply(net: nn.Module, settings: Settings, *, seed: int = 0) -> None:
         parameter.requires_grad_(name in trained)
 
 
-def merge(net: nn.Module) -> None:
-    """Fold every LoRA update into its weight, in place; the network is then as it was before `apply`, but trained."""
-    with torch.no_grad():
-        for name, module in list(net.named_modules()):
-            if isinstance(module, LoraLinear):
-                plain = nn.Linear(module.in_features, module.out_features, bias=module.bias is not None, device="meta")
-                plain.weight, plain.bias = nn.Parameter(module.merged()), module.bias
-                plain.train(module.training)
-                net.set_submodule(name, plain)
-
-
 def merged_state(net: nn.Module) -> dict[str, Tensor]:
     """Return the weights under timm's names, LoRA folded in; the network stays as it is."""
     state = {name: tensor for name, tensor in net.state_dict().items() if ".lora_" not in name}

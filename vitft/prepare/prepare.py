@@ -1,6 +1,5 @@
 """From an owner's files to one parquet a split: the official examples, in hash order, with every original byte kept."""
 
-import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -39,7 +38,6 @@ from vitft.prepare.spool import Spool
 from vitft.prepare.table_writer import write_split
 from vitft.results.files import cannot_write
 from vitft.results.folders import lock
-from vitft.words import size
 
 _STORED: dict[Shots, tuple[str, ...]] = {
     "1000": ("train800", "val200", "test"),
@@ -315,24 +313,3 @@ def _manifest(
         class_names=tuple(names),
         splits=stored,
     )
-
-
-def readme_table() -> str:
-    """Return the README's table of the 16 collections as markdown."""
-    lines = ["| collection | tasks | to fetch | licence | how | what to do |", "|---|---|---|---|---|---|"]
-    for collection in collections.VTAB:
-        names = ", ".join(f"`{task.name}`" for task in tasks.VTAB if task.collection == collection.name)
-        first = names.split(", ")[0].strip("`")
-        manual = "; ".join(file.manual for file in collection.files if file.manual)
-        how = "automatic" if collection.automatic else "manual"
-        what = f"`vitft data prepare {first}`"
-        if not collection.automatic:
-            what = f"{manual}; then {what[:-1]} --source DIR`"
-        elif manual:
-            what += f"; {manual}"
-        if collection.opencv:
-            what += "; needs `vitft[opencv]`"
-        title = f"[{collection.title}]({collection.page})"
-        download = size(collection.size) if collection.size else "see the owner's page"
-        lines.append(f"| {title} | {names} | {download} | {collection.licence} | {how} | {what} |")
-    return re.sub(r"(https://1drv\S+?)([),])", r"<\1>\2", "\n".join(lines)) + "\n"

@@ -2,10 +2,8 @@
 
 import csv as csv_module
 import io
-import json as json_module
 import re
 from collections.abc import Callable
-from dataclasses import asdict
 
 from vitft.report.table import HOLE, Column, Row, Table, Value, signed
 from vitft.report.text import blocks as blocks_of
@@ -90,17 +88,11 @@ def latex(table: Table) -> str:
     return "\n".join(lines) + "\n"
 
 
-def json(table: Table) -> str:
-    """Return the table as JSON: percentages as shares in [0, 1], as everywhere in files."""
-    return json_module.dumps(asdict(table), indent=1, allow_nan=False) + "\n"
-
-
 FORMATS: dict[str, Callable[[Table], str]] = {
     "text": text,
     "markdown": markdown,
     "csv": csv,
     "latex": latex,
-    "json": json,
 }
 
 

@@ -9,7 +9,7 @@ from vitft.data.sources import own_split
 from vitft.errors import CheckpointError
 from vitft.models import places
 from vitft.models.checkpoint import assumptions
-from vitft.report import formats, said
+from vitft.report import said
 from vitft.report.table import Column, Footnotes, Row, Table, Value
 from vitft.results import choice
 from vitft.results.checkpoint import side
@@ -144,11 +144,6 @@ def table(
     protocols = ", ".join(dict.fromkeys(r.protocol.id for r in results))
     caption = f"{task}: top-1 in percent on {results[0].provenance.split}, protocol {protocols}"
     return Table(caption, columns, tuple(rows), tuple(notes.texts), tuple(dict.fromkeys(told)))
-
-
-def render(results: Sequence[RunResult], width: int = 100) -> str:
-    """Return the table of `results` as text."""
-    return formats.text(table(results), width)
 
 
 def _published(results: Sequence[RunResult]) -> list[catalog.Published]:

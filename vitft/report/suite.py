@@ -189,7 +189,7 @@ def _of_split(key: str, entry: SuiteTask) -> list[str]:
     """Say what is not official about the data of a column; a data set of the user's own is no part of anything."""
     p, known = entry.provenance, by_name(entry.task or key)
     lines = [] if p.reference or (known is None and not p.why) else [own_split.footnote(p.why)]
-    count = sum(piece.stop - piece.start for piece in known.splits["test"]) if known else entry.n
+    count = known.count("test") if known else entry.n
     whole = entry.n == count or entry.labels == "real"
     if known is None or "of the official" in p.why:
         pass  # nothing to hold it against, or said already

@@ -28,7 +28,6 @@ from vitft.data.split import Provenance, Split
 from vitft.errors import DataDamaged, DataMissing
 
 _VAL = re.compile(r"ILSVRC2012_val_(\d{7,8})(?!\d)[^/]*$", re.IGNORECASE)
-_WNID = re.compile(r"n\d{8}$")
 _LISTS = ("labels.txt", "val.txt", "val_labels.txt")
 _SOLUTION = "LOC_val_solution.csv"
 _TAR = "ILSVRC2012_img_val.tar"

@@ -96,10 +96,11 @@ def plain(text: str, limit: int = 60) -> str:
     return (text if len(text) <= limit else text[: limit - 3] + "...").replace("$", r"\$")
 
 
-def tiled(images: Sequence[Any], columns: int, gap: int = 1) -> Any:
+def tiled(images: Sequence[Any], columns: int) -> Any:
     """Return (n, h, w, 3) images in [0, 1] in one array, row by row, white between them."""
     import numpy as np
 
+    gap = 1
     h, w = images[0].shape[:2]
     rows = -(-len(images) // columns)
     out = np.ones((rows * (h + gap) - gap, columns * (w + gap) - gap, 3))
