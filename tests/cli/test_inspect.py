@@ -209,6 +209,22 @@ def test_no_matplotlib_is_told_before_anything_is_read(monkeypatch, tmp_path):
     assert done.exit_code == 2 and "vitft[plots]" in done.stderr
 
 
+def test_a_place_that_takes_no_pictures_is_told_before_anything_is_read(monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    closed = tmp_path / "closed"
+    closed.mkdir()
+    monkeypatch.setattr("vitft.report.plots.style.os.access", lambda place, _: place != closed)
+    for place, word in (
+        (tmp_path / "file", "is a file"),
+        (tmp_path / "file" / "x", "is a file"),
+        (closed / "x", "may not"),
+    ):
+        for args in (("inspect", "vit-mini", "-o"), ("report", tmp_path, "--plots")):
+            done = CliRunner().invoke(app, [*map(str, args), str(place)])
+            assert done.exit_code == 2 and word in done.stderr and args[-1].strip("o") in done.stderr, done.output
+    assert (tmp_path / "file").read_text() == "mine" and not list(closed.iterdir())
+
+
 def test_a_broken_image_is_named(tmp_path, plain):
     (tmp_path / "x.png").write_bytes(b"\x89PNG\r\n\x1a\nno")
     done = vitft(plain, "--images", tmp_path, "-o", tmp_path / "out")

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from statistics import fmean
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -318,11 +319,50 @@ def test_operations_of_papers_networks(model, side, gmacs):
     assert of_paper("ResNet152x4", 480) is None and of_paper("R50x1+ViT-B/16", 384) is None
 
 
+def test_pictures_for_a_paper(tmp_path):
+    random = np.random.default_rng(1)
+    for i, (model, task) in enumerate((m, t) for m in ("vit-a", "vit-b") for t in ("cifar10", "svhn")):
+        cost = {"cost": {"macs_per_image": 1e9 * (1 + i), "train_flops": 1e12 * (1 + i)}}
+        right = drawn.flags(random, 300, 0.5 + i / 10)
+        drawn.unit(tmp_path / model, task, right, model=model, predictions=False, **(PAPER | cost))
+        log = "".join(json.dumps({"step": k, "loss": 3 / k}) + "\n" for k in range(1, 20))
+        for unit in (tmp_path / model).glob("units/*/*"):
+            (unit / "metrics.jsonl").write_text(log)
+    for name in ("one", "two"):
+        assert vitft("report", tmp_path, "--plots", tmp_path / "plots" / name).exit_code == 0
+    for name in ("tasks", "compute", "learning-curves", "flops-cifar10"):
+        picture = Image.open(tmp_path / "plots" / "one" / f"{name}.png")
+        assert np.asarray(picture.convert("L")).std() > 3
+        assert picture.width <= 6.9 * 220 + 1 and picture.height <= 9 * 220, "a page holds it"
+        drawn_parts = ElementTree.parse(tmp_path / "plots" / "one" / f"{name}.svg").iter()
+        assert not [p for p in drawn_parts if "script" in str(p.tag) or any(k.startswith("on") for k in p.attrib)]
+        one, two = ((tmp_path / "plots" / place / f"{name}.svg").read_bytes() for place in ("one", "two"))
+        assert one == two
+    assert len(list((tmp_path / "plots" / "one").iterdir())) == 8
+
+
 def test_a_void_result_is_a_hole_with_its_reason(tmp_path):
     drawn.unit(tmp_path, "caltech101", drawn.flags(np.random.default_rng(1), 6485, 0.9))
     drawn.unit(tmp_path, "cifar10", drawn.flags(np.random.default_rng(1), 40, 0.5), predictions=False)
     told = Seen(vitft("report", tmp_path, "--format", "html").stdout)
     assert set(told.values("data-value")) == {0.5} and "prepare it again" in told.text
+
+
+def test_files_of_an_older_vitft_and_runs_at_work_make_a_page(tmp_path):
+    """Version 1 wrote sides as words; a run at work has a log whose last line is being written, and no result."""
+    right = drawn.flags(np.random.default_rng(1), 40, 0.5)
+    old = drawn.unit(tmp_path / "old", "cifar10", right, predictions=False)
+    [file] = (tmp_path / "old").glob("units/*/*/result.json")
+    file.write_text(json.dumps(old | {"schema_version": 1, "protocol": {**old["protocol"], "resolution": "32"}}))
+    drawn.unit(tmp_path / "new", "cifar10", right, predictions=False, model="vit-b", seed=1)
+    (tmp_path / "new" / "units" / "cifar10" / "final-x-seed2").mkdir()
+    (tmp_path / "new" / "units" / "cifar10" / "final-x-seed2" / "metrics.jsonl").write_text('{"step": 1, "lo')
+    done = vitft("report", tmp_path, "--format", "html")
+    assert done.exit_code == 0, done.output
+    assert Seen(done.stdout).values("data-value") == [0.5] * 4, "two rows, two results"
+    alone = vitft("report", tmp_path / "new", "--format", "html")
+    assert alone.exit_code == 0 and Seen(alone.stdout).values("data-value") == [0.5] * 2
+    assert "Accuracy against compute" not in alone.stdout or "core-days" in alone.stdout
 
 
 def test_two_hundred_runs_are_a_small_page(folder, tmp_path):

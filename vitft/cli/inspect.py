@@ -59,7 +59,7 @@ def inspect(
     words = _words(what, bool(images), len(models))
     if target and "class" not in words:
         raise UsageError(f"--target '{target}' is of the class-specific map.", "with --images and --what class.")
-    style.check()
+    style.check(output)
     with console.display(quiet) as hooks:
         paths = tuple(files.images(images or []))
         from vitft.inspection.inspect import Request, inspect

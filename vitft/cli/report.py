@@ -41,7 +41,7 @@ def report(
     if plots is not None:
         from vitft.report.plots import style
 
-        style.check()
+        style.check(plots, "--plots")
     published = beside.rows(listed(compare))
     found = gather.gather(folders)
     for folder in found.unfinished:

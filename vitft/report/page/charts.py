@@ -143,8 +143,8 @@ def _named(column: SummaryColumn) -> str:
     return f"{column.group}: {column.title}" if column.group else column.title
 
 
-def an_image(summary: Summary, published: Sequence[SummaryRow]) -> list[Spent]:
-    """Return, for each task that published plain ViTs have a number for, accuracy against FLOPs of one image.
+def an_image(summary: Summary, published: Sequence[SummaryRow]) -> list[tuple[str, Spent]]:
+    """Return accuracy against FLOPs of one image, by column, for each that published plain ViTs have a number for.
 
     Published networks are counted by a closed form from what they are called (`catalog.compute`); what is no plain
     ViT, or was evaluated at a size that its source does not tell, has no point.
@@ -168,7 +168,7 @@ def an_image(summary: Summary, published: Sequence[SummaryRow]) -> list[Spent]:
                 kinds.setdefault(row.what.pretraining, {})[known] = None
         if own and kinds:
             behind = tuple((kind, tuple(sorted(of, key=lambda k: k.flops))) for kind, of in kinds.items())
-            out.append(Spent(_named(column), own, behind))
+            out.append((column.key, Spent(_named(column), own, behind)))
     return out
 
 
@@ -187,7 +187,7 @@ def against(spent: Spent) -> Chart:
         Series(name, _SHAPES[i % len(_SHAPES)], tuple(map(point, own))) for i, (name, own) in enumerate(spent.behind)
     )
     points = tuple(point(one, str(i)) for i, one in enumerate(spent.own, 1))
-    x_ticks = tuple(Tick(frame.place(x, frame.y_low)[0], short(10**x)) for x in _powers(frame.x_low, frame.x_high))
+    x_ticks = tuple(Tick(frame.place(x, frame.y_low)[0], short(10**x)) for x in powers(frame.x_low, frame.x_high))
     return Chart(points, "", x_ticks, frame.y_ticks(), behind, spent.title)
 
 
@@ -273,7 +273,7 @@ def _ticks(low: float, high: float, most: int) -> list[float]:
     return [round(k * step, 10) for k in range(first, math.floor(high / step) + 1)]
 
 
-def _powers(low: float, high: float) -> list[float]:
+def powers(low: float, high: float) -> list[float]:
     """Return logarithms of round numbers between two: powers of ten, or as many between them as are needed."""
     found: list[float] = []
     for steps in ((1.0,), (1.0, 2.0, 5.0), tuple(1 + k / 2 for k in range(18)), tuple(1 + k / 10 for k in range(90))):

@@ -69,7 +69,7 @@ def page(
         effects=list(_effects(summary, numbers, columns)),
         bars=charts.bars(summary),
         training=None if spent is None else charts.against(spent),
-        an_image=[charts.against(one) for one in charts.an_image(summary, beside.behind(summary))],
+        an_image=[charts.against(one) for _, one in charts.an_image(summary, beside.behind(summary))],
         parts=runs.parts(numbers, labels(numbers, summary.by)),
         unfinished=list(map(str, unfinished)),
         style=style,

@@ -1,5 +1,6 @@
 """How pictures look and how they are written; matplotlib is an extra, imported when a picture is drawn."""
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -41,13 +42,23 @@ _LOOK: dict[str, Any] = {
 }
 
 
-def check() -> None:
-    """Refuse to begin where pictures cannot be drawn at the end. Raises UsageError."""
+def check(folder: Path | None = None, option: str = "--output") -> None:
+    """Refuse to begin where pictures cannot be drawn, or not be written to `folder`, at the end. Raises UsageError."""
     if find_spec("matplotlib") is None:
         raise UsageError(
             "Pictures are drawn with matplotlib, which is not installed.",
             "an installation with the extra 'plots'.",
             "Install it: pip install 'vitft[plots]', or pip install matplotlib.",
+        )
+    if folder is None:
+        return
+    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        raise UsageError(
+            f"{option} '{folder}' cannot be written: '{there}' "
+            + ("may not be written to." if there.is_dir() else "is a file."),
+            "a folder, there or not yet, where you may write.",
+            f"Choose another with {option}.",
         )
 
 
