@@ -286,20 +286,41 @@ def test_what_is_known_of_images_goes_when_the_data_changes(tmp_path):
 def test_a_unit_begins_with_what_is_asked_for_and_keeps_it(tmp_path):
     from vitft.errors import UsageError
     from vitft.group import ALONE
-    from vitft.protocol.run import _begun
+    from vitft.progress import Hooks
+    from vitft.protocol.begun import begin
 
     threads = torch.get_num_threads()
     for asked, expected in (("auto", "float32"), ("float32", "float32"), ("bf16", "bf16")):
         own = tmp_path / asked
         own.mkdir()
-        device, begun = _begun(own, Runtime(device="cpu", precision=asked, micro_batch=3), ALONE)
+        device, begun = begin(own, Runtime(device="cpu", precision=asked, micro_batch=3), ALONE, Hooks())
         assert device.type == "cpu" and to_json(begun) == {
             "device_kind": "cpu", "precision": expected, "micro_batch": 3, "threads": threads,
         } == json.loads((own / "begun.json").read_text())  # fmt: skip
         other = "float32" if expected == "bf16" else "bf16"
-        assert _begun(own, Runtime(device="cpu", precision=other, micro_batch=8), ALONE)[1] == begun
+        assert begin(own, Runtime(device="cpu", precision=other, micro_batch=8), ALONE, Hooks())[1] == begun
     (own / "begun.json").write_text(json.dumps({**to_json(begun), "device_kind": "cuda", "threads": threads}))
-    refused(lambda: _begun(own, Runtime(device="cpu"), ALONE), "begun on cuda", "--device cuda", kind=UsageError)
+    refused(
+        lambda: begin(own, Runtime(device="cpu"), ALONE, Hooks()), "begun on cuda", "--device cuda", kind=UsageError
+    )
+
+
+def test_a_unit_keeps_its_way_of_computing_unless_told_otherwise_and_says_so(tmp_path):
+    from vitft.group import ALONE
+    from vitft.progress import Hooks
+    from vitft.protocol.begun import begin
+
+    said: list[str] = []
+    for asked, now, notes in (
+        ("on", True, 0),
+        ("auto", True, 0),
+        ("off", None, 1),
+        ("auto", None, 1),
+        ("on", True, 2),
+    ):
+        runtime = Runtime(device="cpu", compile=asked)
+        assert begin(tmp_path, runtime, ALONE, Hooks(note=said.append))[1].compiled is now and len(said) == notes
+    assert said[0].startswith("Begun with compiled blocks, gone on with eager blocks")
 
 
 def test_a_jobs_identity_is_what_its_file_holds(tmp_path):

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from vitft import device as devices
 from vitft.bench.subject import Subject
+from vitft.compiling import Blocks, usual
 from vitft.data.split import Split
 from vitft.errors import VitftError
 from vitft.evaluation.predict import predict
@@ -45,7 +46,7 @@ class Own:
     """vitft's own loop and its own evaluation, as a run has them.
 
     Attributes:
-        net: what is trained.
+        net: what is trained; `blocks`: its own, compiled or not.
         waited: seconds that updates waited for a batch: its crop, flip and normalisation are in it.
         trained: seconds of all updates that were timed.
         saving: seconds that a state held the updates up, of each fit.
@@ -56,6 +57,7 @@ class Own:
     def __init__(self, subject: Subject, hooks: Hooks) -> None:
         self._subject, self._hooks = subject, hooks
         self.net = subject.network()
+        self.blocks = Blocks(self.net, subject.compiled)
         self._images = _Timed(subject.split, subject.augmented, subject.device, subject.workers, hooks)
         self._tested = Images(subject.split, subject.pp, subject.device, subject.workers, hooks)
         self.waited = self.trained = 0.0
@@ -77,7 +79,7 @@ class Own:
                 settings,
                 seed=0,
                 folder=Path(folder),
-                compute=Compute(s.precision, s.micro_batch, state_seconds=math.inf),
+                compute=Compute(s.precision, s.micro_batch, state_seconds=math.inf, blocks=self.blocks),
                 hooks=Hooks(step=stepped, signal=self._hooks.signal),
             )
             with fitted.state:
@@ -101,20 +103,19 @@ class Bare:
     """The fewest lines that train the same network: one ready batch again and again, nothing read, said or saved.
 
     Args:
-        compiled: each block is compiled and the optimiser fused.
+        compiled: each block is compiled, as vitft's own are, and on a card the optimiser fused.
     """
 
     def __init__(self, subject: Subject, *, compiled: bool = False) -> None:
         self.name = "compiled" if compiled else "bare"
         self._subject = subject
         self._net: Any = subject.network()
+        self._blocks: Blocks | None = None
         if compiled:
-            blocks = getattr(self._net, "blocks", None)
-            if blocks is None:
-                raise VitftError("The network has no blocks to compile one by one.")
-            for block in blocks:
-                block.compile()
-        self._optimizer = _optimizer(self._net, subject, fused=compiled)
+            self._blocks = Blocks(self._net, True)
+            if self._blocks.why:
+                raise VitftError(f"Nothing to compile: {self._blocks.why}.")
+        self._optimizer = _optimizer(self._net, subject, fused=compiled and subject.device.type == "cuda")
 
     def train(self, steps: int) -> float:
         s = self._subject
@@ -123,10 +124,14 @@ class Bare:
         began = time.perf_counter()
         for _ in range(steps):
             for x, y in s.ready(s.settings.batch_size):
-                _backward(self._net, x, y, s)
+                with usual(len(x), s.micro_batch):
+                    _backward(self._net, x, y, s)
             _update(self._net, self._optimizer, s)
         s.wait()
-        return time.perf_counter() - began
+        seconds = time.perf_counter() - began
+        if self._blocks is not None and (why := self._blocks.eager()):
+            raise VitftError(f"Nothing was compiled: {why}.")
+        return seconds
 
     def evaluate(self, images: int) -> float:
         s, size = self._subject, evaluation_batch(self._net, self._subject.device)

@@ -76,6 +76,8 @@ def measure(subject: Subject, model: str, against: Sequence[Other], plan: Plan, 
         precision=s.precision,
         threads=torch.get_num_threads(),
         workers=s.workers,
+        compiled=own.blocks.compiled and not own.blocks.eager(),
+        eager_why=own.blocks.eager(),
         rounds=plan.rounds,
         steps=plan.steps,
         loops=tuple(

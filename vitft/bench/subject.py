@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from vitft import compiling, machine
 from vitft import device as devices
-from vitft import machine
 from vitft.data.split import Provenance, Split
 from vitft.evaluation.network import preprocess
 from vitft.models import build as models
@@ -36,6 +36,7 @@ class Subject:
         precision: "float32" or "bf16".
         micro_batch: images a forward pass in training.
         workers: threads, or processes of timm's loader, that decode.
+        compiled: whether vitft's own blocks are compiled.
     """
 
     checkpoint: Checkpoint
@@ -46,6 +47,7 @@ class Subject:
     precision: str
     micro_batch: int
     workers: int
+    compiled: bool
 
     @property
     def augmented(self) -> Preprocess:
@@ -118,6 +120,7 @@ def opened(model: str, settings: Settings, split: Split | None, runtime: Runtime
         devices.precision(runtime.precision, device),
         runtime.micro_batch,
         runtime.workers or machine.cores(),
+        compiling.wanted(runtime.compile, device),
     )
     if runtime.micro_batch:
         return subject

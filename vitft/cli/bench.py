@@ -21,6 +21,7 @@ def bench(
     batch_size: o.BatchSizeOption = None,
     micro_batch: o.MicroBatchOption = 0,
     precision: o.PrecisionOption = "auto",
+    compile: o.CompileOption = "auto",
     device: o.DeviceOption = "auto",
     workers: o.WorkersOption = 0,
     data_dir: o.DataDirOption = None,
@@ -54,7 +55,8 @@ def bench(
     from vitft.report.bench import table
 
     with signals.watched(quiet) as hooks:
-        subject = opened(model, settings, split, Runtime(device, precision, micro_batch, workers), hooks)
+        runtime = Runtime(device, precision, micro_batch, workers, compile=compile)
+        subject = opened(model, settings, split, runtime, hooks)
         result = measure(subject, model, names, Plan(rounds, steps, images), hooks)
     payload = to_json(result)
     if save is not None:

@@ -52,7 +52,8 @@ def _around() -> dict[str, str]:
         return {}
     from vitft.engines import surroundings
 
-    facts = {"interconnect": surroundings.interconnect(), **surroundings.engines(), "runs on": surroundings.would_use()}
+    facts = {"interconnect": surroundings.interconnect(), **surroundings.engines()}
+    facts |= {"compilers": surroundings.compilers(), "runs on": surroundings.would_use()}
     queue = surroundings.slurm(os.environ, torch.cuda.device_count())
     return facts | ({"slurm": queue} if queue else {})
 

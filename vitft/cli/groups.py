@@ -75,6 +75,7 @@ class Running:
 
     micro_batch: o.MicroBatchOption = 0
     precision: o.PrecisionOption = "auto"
+    compile: o.CompileOption = "auto"
     device: o.DeviceOption = "auto"
     workers: o.WorkersOption = 0
     parallel: o.ParallelOption = "auto"
@@ -113,6 +114,7 @@ class Running:
             parallel=self.parallel,
             val_every=val_every,
             models=models,
+            compile=self.compile,
         )
 
 

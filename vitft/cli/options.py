@@ -61,6 +61,9 @@ ParallelOption = Annotated[
     Parallel,
     typer.Option("--parallel", help="Below torchrun: each process holds the network (ddp), a part (fsdp), what fits."),
 ]
+CompileOption = Annotated[
+    Literal["auto", "on", "off"], typer.Option("--compile", help="Blocks compiled by torch; auto: on CUDA.")
+]
 OutputOption = Annotated[Path | None, typer.Option("--output", "-o", help="Run folder; default below runs/.")]
 ValEveryOption = Annotated[
     int, typer.Option("--val-every", min=0, help="Write val accuracy into metrics.jsonl after every N updates.")

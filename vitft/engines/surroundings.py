@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import os
+import shutil
 from collections.abc import Mapping
 
 from vitft import machine
@@ -39,6 +40,21 @@ def engines() -> dict[str, str]:
     except UsageError as error:
         torchrun = error.lines[0]
     return {"engine local": "one worker a device of --devices", "engine ray": ray, "torchrun": torchrun}
+
+
+def compilers() -> str:
+    """Return what blocks would be compiled with, and where that is kept."""
+    from vitft import compiling
+
+    cpp = next((name for name in (os.environ.get("CXX", ""), "g++", "clang++") if name and shutil.which(name)), "")
+    try:
+        triton = f"triton {importlib.metadata.version('triton')}"
+    except importlib.metadata.PackageNotFoundError:
+        triton = ""
+    found = [f"{name} for {kind}" if name else f"none for {kind}" for name, kind in ((cpp, "CPUs"), (triton, "cards"))]
+    folder = compiling.folder()
+    size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) if folder.exists() else 0
+    return f"{', '.join(found)}; kept in {folder} ({size / 2**20:.0f} MiB)"
 
 
 def would_use() -> str:

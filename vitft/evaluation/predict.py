@@ -8,9 +8,11 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
+from vitft import compiling
 from vitft.device import Late, autocast, moved, out_of_memory
 from vitft.errors import OutOfMemory, VitftError, some
 from vitft.group import ALONE, Group
+from vitft.images.batches import EvalBatches
 
 Batches = Iterable[tuple[ArrayLike | Tensor, Tensor]]
 
@@ -90,7 +92,7 @@ def gather(
     device = parameter.device if parameter is not None else torch.device("cpu")
     rows = _Rows(n, what)
     late: Late[NDArray[np.int64]] = Late(device)
-    done = 0
+    done, size = 0, batches.size if isinstance(batches, EvalBatches) else 0
     was_training = net.training
     net.eval()
 
@@ -105,7 +107,7 @@ def gather(
     try:
         with group.together(), torch.inference_mode(), autocast(device, precision):
             for indices, images in batches:
-                late.put(rows.known(indices), _fitting(function, moved(images, device)).float())
+                late.put(rows.known(indices), _fitting(function, moved(images, device), size).float())
                 arrived()
             arrived(all=True)
     finally:
@@ -162,10 +164,11 @@ def _joined(out: NDArray[np.float32] | None, seen: NDArray[np.int64], group: Gro
     return out
 
 
-def _fitting(function: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+def _fitting(function: Callable[[Tensor], Tensor], images: Tensor, size: int) -> Tensor:
     """Apply the function, to halves of the batch where the whole does not fit into memory."""
     try:
-        return function(images)
+        with compiling.usual(len(images), size):
+            return function(images)
     except RuntimeError as error:
         if not out_of_memory(error):
             raise
@@ -175,7 +178,7 @@ def _fitting(function: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
                 action="Lower the resolution, or use --device cpu.",
             ) from None
     half = len(images) // 2
-    return torch.cat([_fitting(function, images[:half]), _fitting(function, images[half:])])
+    return torch.cat([_fitting(function, part, size) for part in (images[:half], images[half:])])
 
 
 def _exactly_once(seen: NDArray[np.int64]) -> None:

@@ -141,6 +141,20 @@ class Images:
         return self._pool
 
 
+class EvalBatches:
+    """Batches of an evaluation, to be gone through once.
+
+    Attributes:
+        size: images in each but the last.
+    """
+
+    def __init__(self, size: int, batches: Iterator[tuple[Tensor, Tensor]]) -> None:
+        self.size, self._batches = size, batches
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        return self._batches
+
+
 def eval_batches(
     split: Split,
     pp: Preprocess,
@@ -151,19 +165,24 @@ def eval_batches(
     group: Group = ALONE,
     *,
     keep: Keep = "no",
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield ((B,) int64 positions, (B, 3, H, W) float32 images) in the split's order: each position once, none dropped.
+) -> EvalBatches:
+    """Return batches in the split's order, each position once, none dropped.
 
-    Of several processes each takes every `size`th batch: the batches are the same, whatever their number. They are
-    decoded beside what is computed with them, and forgotten, unless `keep` says otherwise (see `cache.pixels`).
+    Each is ((B,) int64 positions, (B, 3, H, W) float32 images). Of several processes each takes every `size`th batch:
+    the batches are the same, whatever their number. They are decoded beside what is computed with them, and forgotten,
+    unless `keep` says otherwise (see `cache.pixels`).
 
     Raises:
         DataDamaged: an image does not decode.
     """
     if pp.crop != "none" or pp.flip:
         raise ValueError("evaluation draws nothing: give a Preprocess without crop and flip")
-    images = Images(split, pp, torch.device(device), workers, hooks, keep)
-    parts = [np.arange(a, min(a + batch_size, len(split))) for a in range(0, len(split), batch_size)]
-    parts = parts[group.rank :: group.size]
-    for indices, batch in zip(parts, images.batches(parts), strict=True):
-        yield torch.from_numpy(indices), batch
+
+    def batches() -> Iterator[tuple[Tensor, Tensor]]:
+        images = Images(split, pp, torch.device(device), workers, hooks, keep)
+        parts = [np.arange(a, min(a + batch_size, len(split))) for a in range(0, len(split), batch_size)]
+        parts = parts[group.rank :: group.size]
+        for indices, batch in zip(parts, images.batches(parts), strict=True):
+            yield torch.from_numpy(indices), batch
+
+    return EvalBatches(batch_size, batches())

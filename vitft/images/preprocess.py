@@ -192,7 +192,17 @@ def inception_box(h: int, w: int, uniforms: NDArray[np.float64]) -> tuple[int, i
 def normalise(images: Tensor, pp: Preprocess) -> Tensor:
     """Turn (B, H, W, 3) uint8 into (B, 3, H, W) float32, (x / 255 - mean) / std, on the same device."""
     mean, std = _constant(pp.mean, images.device), _constant(pp.std, images.device)
+    if images.is_cuda:
+        return in_one(images, mean, std)
     return ((images.float() / 255.0 - mean) / std).permute(0, 3, 1, 2).contiguous()
+
+
+def in_one(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """Normalise in one kernel, within rounding of `normalise`: x / (255 std) - mean / std."""
+    scale, shift = (values.view(1, 3, 1, 1) for values in (1 / (255 * std), -mean / std))
+    b, h, w, _ = images.shape
+    out = torch.empty(b, 3, h, w, device=images.device)
+    return torch.addcmul(shift, images.permute(0, 3, 1, 2), scale, out=out)
 
 
 @cache

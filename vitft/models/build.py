@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from vitft.catalog.models import MODELS
 from vitft.errors import CheckpointError, UsageError
-from vitft.models import loading, posembed
+from vitft.models import drop_path, loading, posembed
 from vitft.models.architecture import geometry, meta_network
 from vitft.models.checkpoint import Checkpoint
 from vitft.models.loading import save_weights as save_weights
@@ -77,6 +77,8 @@ def build(
     classes = info.num_classes if num_classes is None else num_classes
     state = dict(opened.state)
     net = _with_eps(_create(info.architecture, classes, settings, seed, drawn=from_scratch), info.architecture.norm_eps)
+    if settings.drop_path:
+        drop_path.draw_ahead(net)
     notes: list[str] = []
     if num_classes is not None:
         set_head(net, num_classes)

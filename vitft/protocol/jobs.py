@@ -11,6 +11,7 @@ from typing import Any, Literal, Required, TypedDict, Unpack
 from vitft import machine
 from vitft.catalog.models import MODELS
 from vitft.catalog.shots import Shots
+from vitft.compiling import Compile
 from vitft.data import vtab_splits
 from vitft.data.find import checked, find, path_of
 from vitft.data.portions import JOINED
@@ -42,6 +43,7 @@ class Runtime:
         parallel: how several processes hold a network, see `group`.
         val_every: updates from one look at val to the next while it trains; 0 = none.
         models: that one command runs on the same data.
+        compile: blocks compiled: "auto" (on CUDA), "on" or "off".
     """
 
     device: str = "auto"
@@ -54,6 +56,7 @@ class Runtime:
     parallel: Parallel = "auto"
     val_every: int = 0
     models: int = 1
+    compile: Compile = "auto"
 
 
 class Rest(TypedDict, total=False):

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import torch
 
+from vitft import compiling, machine
 from vitft import device as devices
-from vitft import machine
 from vitft.data import portions
 from vitft.data.split import Split
 from vitft.errors import CheckpointError, DataError, UsageError
@@ -30,16 +30,16 @@ from vitft.models.methods import apply, parameter_groups
 from vitft.progress import Hooks
 from vitft.protocol import diverged, looking
 from vitft.protocol import stamp as stamping
+from vitft.protocol.begun import begin
 from vitft.protocol.guard import Guard
 from vitft.protocol.jobs import Runtime
 from vitft.protocol.kept import evaluated_keep, trained_keep
 from vitft.protocol.stamp import DataStamp
 from vitft.protocol.units import DEV, Unit
 from vitft.protocol.warm import Warm
-from vitft.results.files import HEAD, WEIGHTS, read_json, write_json
+from vitft.results.files import HEAD, WEIGHTS, write_json
 from vitft.results.folders import finished_unit, unit_folder
 from vitft.results.parts import Computed, Cost, Env, Loss, Metrics, Provenance, Timing
-from vitft.results.reading import parse
 from vitft.results.schema import UnitResult, to_json
 from vitft.settings import CHECKPOINT_KEYS, Preprocess, Settings
 from vitft.training.fit import Compute, Fitted, fit
@@ -99,7 +99,7 @@ def _trained(
     group = warm.group
     group.join(runtime.device)
     with group.together():
-        device, begun = _begun(own, runtime, group)
+        device, begun = begin(own, runtime, group, hooks)
         _deterministic(runtime.deterministic)
         guard = Guard(warm.open(unit.job), unit)
         train, dev = _training_split(unit, guard)
@@ -113,7 +113,10 @@ def _trained(
     torch.set_num_threads(begun.threads or torch.get_num_threads())
     for note in filter(None, [*built.info.notes, assumptions(built.info)]):
         hooks.note(note)
-    compute = Compute(begun.precision, begun.micro_batch or 0, runtime.state_seconds, group, runtime.parallel)
+    blocks = compiling.Blocks(built.net, bool(begun.compiled))
+    compute = Compute(
+        begun.precision, begun.micro_batch or 0, runtime.state_seconds, group, runtime.parallel, blocks=blocks
+    )
     if val is not None:
 
         def asked(micro_batch: int, split: Split = val) -> Predictions:
@@ -124,7 +127,9 @@ def _trained(
         compute = replace(compute, watch=looking.watch(val, runtime.val_every, asked, hooks.note))
     groups = parameter_groups(built.net, settings)
     fitted = fit(built.net, images, groups, settings, seed=unit.seed, folder=own, compute=compute, hooks=hooks)
-    begun = begun.model_copy(update={"micro_batch": fitted.micro_batch})
+    why = blocks.eager()
+    told = {"micro_batch": fitted.micro_batch, "compiled": None if why else begun.compiled, "eager_why": why or None}
+    begun = begun.model_copy(update=told)
 
     with fitted.state if group.first else nullcontext():
         guard.trained()
@@ -175,32 +180,6 @@ def _save(own: Path, done: "_Done", weights: bool, hooks: Hooks) -> None:
 
 def _augmented(pp: Preprocess, settings: Settings) -> Preprocess:
     return replace(pp, crop=settings.crop, crop_from=settings.crop_from, flip=settings.flip)
-
-
-def _begun(own: Path, runtime: Runtime, group: Group) -> tuple[torch.device, Computed]:
-    """Choose device, precision, threads and micro-batch; a unit that was begun keeps what it began with."""
-    device = devices.pick(runtime.device, group.local_rank)
-    file = own / "begun.json"
-    value = read_json(file) if group.first else None
-    if value is None:
-        begun = Computed(
-            device_kind=device.type,
-            precision=devices.precision(runtime.precision, device),
-            micro_batch=runtime.micro_batch,
-            threads=torch.get_num_threads(),
-            **devices.kernels(device.type),
-        )
-        if group.first:
-            write_json(file, to_json(begun))
-    else:
-        begun = parse(value, Computed, f"'{file}'", f"Delete the folder '{own}' and run the same command again.")
-    if begun.device_kind != device.type:
-        raise UsageError(
-            f"This run was begun on {begun.device_kind} and cannot go on on {device.type}.",
-            fact="A number comes from one kind of device.",
-            action=f"Give --device {begun.device_kind}, or start anew with --overwrite.",
-        )
-    return device, begun
 
 
 def _training_split(unit: Unit, guard: Guard) -> tuple[Split, Split | None]:

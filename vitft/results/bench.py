@@ -58,6 +58,8 @@ class BenchResult(Part):
     precision: str
     threads: int
     workers: int
+    compiled: bool = Field(False, description="vitft's own blocks ran compiled")
+    eager_why: str = Field("", description="why those that were to be compiled ran eagerly")
     rounds: int
     steps: int = Field(description="updates a round")
     loops: tuple[LoopPace, ...]

@@ -129,6 +129,8 @@ class Computed(Part):
     precision: Literal["float32", "bf16"]
     micro_batch: int | None = None
     threads: int | None = None
+    compiled: bool | None = Field(None, description="the blocks ran compiled, which rounds otherwise; absent = eagerly")
+    eager_why: str | None = Field(None, description="why blocks that were to be compiled ran eagerly")
     attention: str | None = Field(None, description="kernels it may use on a card, torch's preference first")
     tf32: bool | None = Field(None, description="whether a card rounds what stays float32 to TF32")
 

@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from vitft import device
+from vitft.compiling import Blocks
 from vitft.device import Late
 from vitft.errors import DiskFull, NonFiniteLoss, OutOfMemory, PeerLost
 from vitft.group import ALONE, Group, Parallel
@@ -35,6 +36,7 @@ class Compute:
         group: the processes that share each effective batch; each reads the images of its share.
         parallel: "ddp" (each process holds the network), "fsdp" (a part of it) or "auto".
         watch: looks at held-out images beside the training of one process; None = nobody looks.
+        blocks: of the network, compiled or not; None = nobody has asked.
     """
 
     precision: str = "float32"
@@ -43,6 +45,7 @@ class Compute:
     group: Group = ALONE
     parallel: Parallel = "auto"
     watch: Watch | None = None
+    blocks: Blocks | None = None
 
 
 @dataclass(frozen=True)
@@ -106,6 +109,8 @@ def fit(
     how = planned(net, settings, images.device, compute.precision, wish, group.size)
     if spread := parallel.choose(compute.parallel, how, settings, images.device, group):
         trained, groups = parallel.spread(net, groups, images.device, group)
+        if compute.blocks is not None:
+            compute.blocks.give_up("the network lies in parts")
     micro_batch = parallel.micro_batch(compute.micro_batch) if spread else group.from_first(how.micro_batch)
     run = Fit(trained, groups, settings, seed, group)
     micro_batch = states.go_on(run, min(settings.batch_size, micro_batch), hooks)
@@ -175,6 +180,7 @@ class _Loop:
     micro_batch: int
     spread: bool
     watched: float = 0.0
+    asked: bool = False
 
     def to_the_end(self) -> int:
         """Make all updates and begin to write the last state; return the signal that ended them before, or 0."""
@@ -213,10 +219,18 @@ class _Loop:
         except RuntimeError as error:
             self.micro_batch = _halved(self.micro_batch, error, self.hooks, self.spread)
             return False
+        self._compiled()
         run.update(made.lr)
         self.told.late.put(made, values)
         self.told.here()
         return True
+
+    def _compiled(self) -> None:
+        """Say once where blocks that were to be compiled run eagerly."""
+        if not self.asked and (blocks := self.compute.blocks) is not None:
+            self.asked = True
+            if why := blocks.eager():
+                self.hooks.note(f"The blocks run eagerly: {why}.")
 
     def _part(self, made: _Made, done: int) -> None:
         """Tell of an update that goes on, where it takes long."""

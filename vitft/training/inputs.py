@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from vitft import compiling
 from vitft.device import autocast, moved
 from vitft.group import ALONE, Group
 from vitft.images.batches import Images
@@ -122,7 +123,7 @@ def source(
         with group.together():
             for part, batch in zip(own, images.batches(own, rows), strict=True):
                 hooks.stop_if_asked()
-                with torch.no_grad(), autocast(batch.device, precision):
+                with torch.no_grad(), autocast(batch.device, precision), compiling.usual(len(batch), micro_batch):
                     features = net.forward_head(net.forward_features(batch), pre_logits=True)  # type: ignore[operator]
                 view[part[0] : part[-1] + 1] = features.flatten(1).float()
                 done += len(batch)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vitft import compiling
 from vitft.device import autocast, moved
 from vitft.group import ALONE, Group
 from vitft.images.preprocess import UNIFORMS
@@ -102,7 +103,7 @@ class Fit:
         for n, (x, targets) in enumerate(self._micro_batches(source, parts, hooks), 1):
             if self.in_parts:
                 parallel.last_of(source.network, n == len(parts))
-            with autocast(x.device, precision):
+            with autocast(x.device, precision), compiling.usual(len(x), 0 if source.whole else size):
                 logits = source.network(x)
             loss = F.cross_entropy(logits.float(), targets, reduction="sum") / self.settings.batch_size
             (loss * scale if scale > 1 else loss).backward()

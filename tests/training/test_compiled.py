@@ -1,0 +1,154 @@
+"""Compiled blocks: the numbers of eager ones, nothing compiled twice, and a word where they run eagerly after all.
+
+torch's tracer and its autograd compiler are at work here; the last stage, which makes C++ or Triton of it, takes
+minutes on a small machine and is a card's test.
+"""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from timm.layers.drop import DropPath
+from timm.models.vision_transformer import VisionTransformer
+
+from tests.training.test_parallel import APART
+from tests.training.test_reference import SEED, chosen
+from vitft import compiling, recipes
+from vitft.compiling import COMPILER, Blocks
+from vitft.engines.inline import run_job
+from vitft.evaluation import predictions
+from vitft.images.preprocess import in_one, normalise
+from vitft.models.drop_path import Drawn, draw_ahead
+from vitft.progress import Hooks
+from vitft.protocol.jobs import Runtime, make
+from vitft.protocol.warm import Warm
+from vitft.settings import Preprocess
+
+BACKEND = "aot_eager"
+pytestmark = pytest.mark.skipif(APART not in os.environ, reason="runs in a fresh process: test_apart.py")
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch):
+    torch._dynamo.reset()
+    monkeypatch.setattr(compiling, "BACKEND", BACKEND)
+    monkeypatch.setattr(COMPILER, "why", "")
+    yield
+    torch._dynamo.reset()
+
+
+def ran(place: Path, folder: Path, keys: dict[str, Any], how: str, warm: Warm | None = None, **more: Any):
+    """Fine-tune; return weights, answers, result and notes."""
+    keys = {"resolution": 24, "batch_size": 7, "crop": "none", "flip": True, **chosen(keys)}
+    recipe = recipes.parse(keys, "drawn")
+    data = str(more.pop("data", place / "data"))
+    job, source = make(data, model=str(place / "model"), recipe=recipe, overrides={}, seeds=(SEED,))
+    notes: list[str] = []
+    runtime = Runtime(device="cpu", micro_batch=3, compile=how, **more)  # type: ignore[arg-type]
+    if warm is not None:
+        warm.source = None
+    result = run_job(job, source, folder, runtime, Hooks(note=notes.append), warm)
+    answers = predictions.load(folder / "predictions.parquet")
+    return load_file(folder / "weights.safetensors"), answers.probabilities, result, notes
+
+
+WAYS: dict[str, dict[str, Any]] = {
+    "full": {"mixup": 0.3, "ema": 0.6, "clip_norm": 1.0, "weight_decay": 0.1},
+    "adamw": {"optimizer": "adamw", "layer_decay": 0.5},
+    "drop path": {"drop_path": 0.4},
+    "lora": {"method": "lora", "lora_targets": ["q", "v", "fc1"]},
+    "bias": {"method": "bias"},
+    "linear": {"method": "linear"},
+    "linear, cropped": {"method": "linear", "crop": "random"},
+}
+
+
+@pytest.mark.parametrize("name", WAYS)
+def test_compiled_blocks_end_at_the_weights_of_eager_ones(place, tmp_path, name):
+    graphs, calls = COMPILER.graphs, COMPILER.calls
+    weights, answers, result, notes = ran(place, tmp_path / "compiled", WAYS[name], "on")
+    assert result.settings.compiled is True and result.settings.eager_why is None
+    assert not any("eager" in note for note in notes)
+    # Two blocks: the first one's input may need no gradient, which is another graph; training and evaluation are two.
+    assert 1 <= COMPILER.graphs - graphs <= 4 and COMPILER.calls - calls >= 8
+    assert COMPILER.failed == 0
+    counted = COMPILER.calls
+    eager, their_answers, their_result, _ = ran(place, tmp_path / "eager", WAYS[name], "off")
+    assert COMPILER.calls == counted and their_result.settings.compiled is None
+    assert weights.keys() == eager.keys()
+    assert max(float((weights[key] - eager[key]).abs().max()) for key in eager) < 1e-5
+    np.testing.assert_allclose(answers, their_answers, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["full", "lora", "drop path", "linear"])
+def test_a_second_task_compiles_nothing(place, tmp_path, name):
+    """Other images, classes and numbers of them, with short last batches, in one warm process."""
+    other = tmp_path / "other"
+    for split in ("train", "test"):
+        for old, new in (("a", "x"), ("b", "y")):
+            (other / split / new).parent.mkdir(parents=True, exist_ok=True)
+            (other / split / new).symlink_to(place / "data" / split / old)
+    warm = Warm()
+    graphs = COMPILER.graphs
+    ran(place, tmp_path / "one", WAYS[name], "on", warm)
+    first = COMPILER.graphs
+    assert first > graphs
+    _, _, result, _ = ran(place, tmp_path / "two", WAYS[name], "on", warm, data=other)
+    assert COMPILER.graphs == first and result.settings.compiled and result.num_classes == 2
+
+
+def test_what_cannot_be_compiled_runs_eagerly_and_says_why(place, tmp_path, monkeypatch):
+    monkeypatch.setattr(compiling, "BACKEND", "no such backend")
+    monkeypatch.setattr(COMPILER, "failed", 0)
+    weights, answers, result, notes = ran(place, tmp_path / "failed", WAYS["full"], "on")
+    assert COMPILER.failed > 0
+    assert result.settings.compiled is None and "no such backend" in (result.settings.eager_why or "")
+    assert any(note.startswith("The blocks run eagerly: ") and "no such backend" in note for note in notes)
+    eager, their_answers, _, _ = ran(place, tmp_path / "eager", WAYS["full"], "off")
+    assert all(torch.equal(weights[key], eager[key]) for key in eager) and np.array_equal(answers, their_answers)
+
+
+def test_blocks_go_back_to_eager_and_a_network_without_any_says_so():
+    net = VisionTransformer(img_size=8, patch_size=8, embed_dim=8, depth=2, num_heads=1, num_classes=2)
+    blocks = Blocks(net, True)
+    assert all(block._compiled_call_impl is not None for block in net.blocks)
+    assert "captured nothing" in Blocks(net, True).eager()  # nobody has run them
+    blocks.give_up("the network lies in parts")
+    assert all(block._compiled_call_impl is None for block in net.blocks)
+    assert blocks.eager() == "the network lies in parts"
+    assert "no blocks" in Blocks(torch.nn.Linear(1, 1), True).eager()
+    assert Blocks(net, False).eager() == ""
+    assert [compiling.wanted("auto", torch.device(d)) for d in ("cpu", "cuda")] == [False, True]
+    assert compiling.wanted("on", torch.device("cpu")) and not compiling.wanted("off", torch.device("cuda"))
+
+
+def test_masks_are_those_that_timm_draws_inside_its_blocks():
+    def made() -> VisionTransformer:
+        torch.manual_seed(0)
+        return VisionTransformer(
+            img_size=16, patch_size=8, embed_dim=8, depth=4, num_heads=2, num_classes=3, drop_path_rate=0.5
+        )
+
+    net, theirs = made(), made()
+    draw_ahead(net)
+    assert sum(isinstance(m, Drawn) for m in net.modules()) == sum(isinstance(m, DropPath) for m in theirs.modules())
+    x = torch.rand(16, 3, 16, 16)
+    for precise in (True, False):
+        found = []
+        for one in (net, theirs):
+            torch.manual_seed(7)
+            with torch.autocast("cpu", torch.bfloat16, enabled=not precise):
+                found.append(one.train()(x))
+        assert torch.equal(*found) and not torch.equal(found[0], net.eval()(x))
+    assert torch.equal(net.eval()(x), theirs.eval()(x))
+
+
+def test_one_kernel_normalises_as_three_steps_do():
+    pixels = torch.randint(0, 256, (2, 5, 4, 3), dtype=torch.uint8)
+    pp = Preprocess((5, 4), mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+    found = in_one(pixels, torch.tensor(pp.mean), torch.tensor(pp.std))
+    assert found.is_contiguous() and torch.allclose(found, normalise(pixels, pp), atol=2e-6, rtol=0)

@@ -1,0 +1,140 @@
+"""Blocks of a network compiled in place by torch: one compilation serves all that are alike, the rest stays eager.
+
+A forward pass of another size than the usual one, the last of an update or of a split, runs eagerly: it would be
+compiled for its own size. No torch until something is compiled.
+"""
+
+import os
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from vitft import machine
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+Compile = Literal["auto", "on", "off"]
+
+BACKEND = "inductor"
+_KINDS = 64  # of graphs that one block may have been compiled to; torch's 8 are a few methods and resolutions
+
+
+def wanted(asked: Compile, device: "torch.device") -> bool:
+    """Tell whether blocks are to be compiled: "auto" where it pays, on CUDA."""
+    return asked == "on" or (asked == "auto" and device.type == "cuda")
+
+
+class _Compiler:
+    """torch's compiler, counting: graphs that it compiled, calls of them, and graphs that it could not compile.
+
+    A graph that cannot be compiled runs as it is, and why is kept: torch would go on eagerly without a word, or stop.
+    """
+
+    def __init__(self) -> None:
+        self.graphs = self.calls = self.failed = 0
+        self.why = ""
+
+    def __call__(self, graph: Any, inputs: list[Any], **how: Any) -> Callable[..., Any]:
+        from torch._dynamo.backends.registry import lookup_backend
+
+        try:
+            compiled: Callable[..., Any] = lookup_backend(BACKEND)(graph, inputs, **how)
+        except Exception as error:  # of any of the compilers below it
+            self.failed, self.why = self.failed + 1, _said(error)
+            plain: Callable[..., Any] = graph.forward
+            return plain
+        self.graphs += 1
+
+        def run(*args: Any) -> Any:
+            self.calls += 1
+            return compiled(*args)
+
+        return run
+
+
+COMPILER = _Compiler()
+"""One a process: torch finds what was compiled before by the compiler that compiled it."""
+
+
+@dataclass
+class Blocks:
+    """The blocks of a network, to be compiled or not.
+
+    Attributes:
+        compiled: whether they are to be.
+        why: why they cannot be; "" = nothing is known against it.
+    """
+
+    net: "nn.Module"
+    compiled: bool
+    why: str = ""
+
+    def __post_init__(self) -> None:
+        self._calls, self._failed = COMPILER.calls, COMPILER.failed
+        blocks = list(self._blocks())
+        for block in blocks:
+            block._compiled_call_impl = None  # the way back of `compile`, which has none of its own
+        if self.compiled and not blocks:
+            self.why = "the network has no blocks that are alike"
+        if self.compiled and not self.why:
+            _prepare()
+            for block in blocks:
+                block.compile(backend=COMPILER, dynamic=False)
+
+    def _blocks(self) -> "list[nn.Module]":
+        return [*getattr(self.net, "blocks", ())]
+
+    def give_up(self, why: str) -> None:
+        """Run eagerly from now on."""
+        for block in self._blocks():
+            block._compiled_call_impl = None
+        self.why = why
+
+    def eager(self) -> str:
+        """Return why blocks that were to be compiled run eagerly; "" where compiled code has run since."""
+        if not self.compiled or self.why:
+            return self.why
+        if COMPILER.calls == self._calls or COMPILER.failed > self._failed:
+            self.why = COMPILER.why or "torch captured nothing of the blocks"
+        return self.why
+
+
+def _said(error: Exception) -> str:
+    """Return the one line of a compiler's error that says most."""
+    cause: BaseException = error
+    while cause.__cause__ is not None:
+        cause = cause.__cause__
+    lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
+    return f"{type(cause).__name__}: {lines[0][:160].rstrip('.')}" if lines else type(cause).__name__
+
+
+def _prepare() -> None:
+    """Keep what is compiled between processes, and more kinds of it than torch would."""
+    for name, inside in (("TORCHINDUCTOR_CACHE_DIR", "inductor"), ("TRITON_CACHE_DIR", "triton")):
+        os.environ.setdefault(name, str(folder() / inside))
+    import torch._dynamo.config as config
+
+    config.cache_size_limit = max(config.cache_size_limit, _KINDS)
+
+
+def folder() -> Path:
+    """Return where compiled code lies between processes."""
+    return machine.cache() / "compiled"
+
+
+def usual(images: int, size: int) -> AbstractContextManager[Any]:
+    """Run a forward pass of so many images as it was compiled, or eagerly where that was for another size.
+
+    Args:
+        size: for which it was, or is to be, compiled; 0 = for any.
+    """
+    if size in (0, images):
+        return nullcontext()
+    import torch
+
+    stance: AbstractContextManager[Any] = torch.compiler.set_stance("force_eager")
+    return stance
