@@ -13,6 +13,8 @@ from vitft.errors import RecipeError, UsageError
 Method = Literal["full", "linear", "bias", "lora"]
 Classifier = Literal["ridge", "knn", "logistic"]
 Normalise = Literal["checkpoint", "imagenet", "half", "none"]
+Checkpointing = Literal["auto", "on", "off"]
+"""Activations computed again in the backward pass, which is no key: it changes no number."""
 CropMode = Literal["center", "squash", "none"]
 Resize = Literal["squash", "resize-small", "squash-crop", "checkpoint"]
 Interpolation = Literal["bilinear", "bicubic", "area"]

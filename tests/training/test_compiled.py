@@ -84,6 +84,16 @@ def test_compiled_blocks_end_at_the_weights_of_eager_ones(place, tmp_path, name)
     np.testing.assert_allclose(answers, their_answers, atol=1e-5)
 
 
+def test_compiled_blocks_are_computed_again_where_activations_are_not_kept(place, tmp_path):
+    """Micro-batches of 3, 3 and 1: the short one goes eagerly backwards, too."""
+    graphs = COMPILER.graphs
+    again, answers, result, _ = ran(place, tmp_path / "on", WAYS["drop path"], "on", checkpoint_activations="on")
+    assert result.settings.compiled and result.settings.checkpointed and 1 <= COMPILER.graphs - graphs <= 4
+    eager, their_answers, _, _ = ran(place, tmp_path / "eager", WAYS["drop path"], "off")
+    assert max(float((again[key] - eager[key]).abs().max()) for key in eager) < 1e-5
+    np.testing.assert_allclose(answers, their_answers, atol=1e-5)
+
+
 @pytest.mark.parametrize("name", ["full", "lora", "drop path", "linear"])
 def test_a_second_task_compiles_nothing(place, tmp_path, name):
     """Other images, classes and numbers of them, with short last batches, in one warm process."""

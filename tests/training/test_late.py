@@ -50,8 +50,7 @@ def test_an_update_reads_nothing_from_its_device(keys):
     """On the meta device there is nothing to read: whatever asks for a value raises."""
     s = settings(**keys)
     data = images(drawn(), s)
-    assert data._stored is not None
-    data._stored, data.device = data._stored.to(META), META
+    data._resident, data.device = data._gather(np.arange(24)).to(META), META
     net = vit().to(META)
     source = inputs.ImageSource(net, 3, torch.empty(24, dtype=torch.int64, device=META), data)
     made = Fit(net, groups(net, s.weight_decay), s, 1)

@@ -76,6 +76,7 @@ class Running:
     micro_batch: o.MicroBatchOption = 0
     precision: o.PrecisionOption = "auto"
     compile: o.CompileOption = "auto"
+    checkpoint_activations: o.CheckpointActivationsOption = "auto"
     device: o.DeviceOption = "auto"
     workers: o.WorkersOption = 0
     parallel: o.ParallelOption = "auto"
@@ -115,6 +116,7 @@ class Running:
             val_every=val_every,
             models=models,
             compile=self.compile,
+            checkpoint_activations=self.checkpoint_activations,
         )
 
 

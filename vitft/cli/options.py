@@ -64,6 +64,13 @@ ParallelOption = Annotated[
 CompileOption = Annotated[
     Literal["auto", "on", "off"], typer.Option("--compile", help="Blocks compiled by torch; auto: on CUDA.")
 ]
+CheckpointActivationsOption = Annotated[
+    Literal["auto", "on", "off"],
+    typer.Option(
+        "--checkpoint-activations",
+        help="Compute activations again in the backward pass: less memory, a third more time; auto: where it must be.",
+    ),
+]
 OutputOption = Annotated[Path | None, typer.Option("--output", "-o", help="Run folder; default below runs/.")]
 ValEveryOption = Annotated[
     int, typer.Option("--val-every", min=0, help="Write val accuracy into metrics.jsonl after every N updates.")

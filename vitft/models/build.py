@@ -74,11 +74,9 @@ def build(
             f"Resolution '{side(settings.size)}' is smaller than one patch of '{name}' ({side(info.patch)} pixels).",
             f"{max(info.patch)} or more.",
         )
-    classes = info.num_classes if num_classes is None else num_classes
-    state = dict(opened.state)
-    net = _with_eps(_create(info.architecture, classes, settings, seed, drawn=from_scratch), info.architecture.norm_eps)
-    if settings.drop_path:
-        drop_path.draw_ahead(net)
+    classes, state = info.num_classes if num_classes is None else num_classes, dict(opened.state)
+    net = _create(info.architecture, classes, settings, seed, drawn=from_scratch)
+    net = drop_path.draw_ahead(_with_eps(net, info.architecture.norm_eps))
     notes: list[str] = []
     if num_classes is not None:
         set_head(net, num_classes)

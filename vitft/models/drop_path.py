@@ -29,12 +29,16 @@ class Drawn(nn.Module):
         return x * self.mask.to(x.dtype).view(-1, *[1] * (x.ndim - 1)) if self.training else x
 
 
-def draw_ahead(net: nn.Module) -> None:
-    """Let a network's blocks draw their masks before each forward pass in training, in the order of the blocks."""
-    for name, module in list(getattr(net, "blocks", nn.Module()).named_modules()):
-        if isinstance(module, DropPath) and module.drop_prob:
-            net.set_submodule(f"blocks.{name}", Drawn(module.drop_prob, module.scale_by_keep))
-    net.register_forward_pre_hook(_draw)
+def draw_ahead(net: Any) -> Any:
+    """Let a network's blocks draw their masks before each forward pass in training, in their order; return it."""
+    blocks = getattr(net, "blocks", None)
+    found = list(blocks.named_modules()) if isinstance(blocks, nn.Module) else []
+    drawing = [(name, m) for name, m in found if isinstance(m, DropPath) and m.drop_prob]
+    for name, module in drawing:
+        net.set_submodule(f"blocks.{name}", Drawn(module.drop_prob, module.scale_by_keep))
+    if drawing:
+        net.register_forward_pre_hook(_draw)
+    return net
 
 
 def _draw(net: nn.Module, inputs: Any) -> None:

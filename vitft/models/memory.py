@@ -1,15 +1,13 @@
 """What fits on a device: the bytes of a fit by a rule, and how many images a forward pass follow from them."""
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import nn
 
 from vitft import machine
-from vitft.settings import Settings
-
-Checkpointing = Literal["auto", "on", "off"]
+from vitft.settings import Checkpointing, Settings
 
 MOST_TOKENS = 65536
 """Of a forward pass on a card. An H200 gained 22 % from 12,600 to 50,400 (B/16, 224 px), 2 % from 36,900 to 73,900."""
@@ -154,7 +152,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Wish:
-    """What a user has fixed: images a forward pass, 0 = by rule; whether activations are computed again."""
+    """What a user has fixed: images a forward pass, 0 = by rule; whether activations are computed again, or by rule."""
 
     micro_batch: int = 0
     checkpoint: Checkpointing = "auto"

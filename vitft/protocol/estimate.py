@@ -254,7 +254,14 @@ def _plan(work: _Work, runtime: Runtime) -> Plan:
     needed = need(net.shape, _trained(settings, net), settings, precision)
     # A warm worker keeps the weights that a unit began with beside those that it trains.
     room = free(device) - 4 * net.shape.parameters
-    return plan(net.shape, needed, room, settings.batch_size, device.type, Wish(runtime.micro_batch))
+    return plan(
+        net.shape,
+        needed,
+        room,
+        settings.batch_size,
+        device.type,
+        Wish(runtime.micro_batch, runtime.checkpoint_activations),
+    )
 
 
 def _disk(work: _Work, info: CheckpointInfo, runtime: Runtime) -> int:

@@ -25,7 +25,7 @@ from vitft.protocol.units import DEV, Job, Point, Scheme, at_point, points, sche
 from vitft.recipes import Recipe
 from vitft.results.folders import default_folder, slug
 from vitft.results.parts import Seen
-from vitft.settings import Settings
+from vitft.settings import Checkpointing, Settings
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,8 @@ class Runtime:
         val_every: updates from one look at val to the next while it trains; 0 = none.
         models: that one command runs on the same data.
         compile: blocks compiled: "auto" (on CUDA), "on" or "off".
+        checkpoint_activations: computed again in the backward pass: "auto" (where not one image fits otherwise), "on"
+            or "off".
     """
 
     device: str = "auto"
@@ -57,6 +59,7 @@ class Runtime:
     val_every: int = 0
     models: int = 1
     compile: Compile = "auto"
+    checkpoint_activations: Checkpointing = "auto"
 
 
 class Rest(TypedDict, total=False):

@@ -113,10 +113,7 @@ def _trained(
     torch.set_num_threads(begun.threads or torch.get_num_threads())
     for note in filter(None, [*built.info.notes, assumptions(built.info)]):
         hooks.note(note)
-    blocks = compiling.Blocks(built.net, bool(begun.compiled))
-    compute = Compute(
-        begun.precision, begun.micro_batch or 0, runtime.state_seconds, group, runtime.parallel, blocks=blocks
-    )
+    compute = _compute(runtime, begun, group, compiling.Blocks(built.net, bool(begun.compiled)))
     if val is not None:
 
         def asked(micro_batch: int, split: Split = val) -> Predictions:
@@ -127,9 +124,7 @@ def _trained(
         compute = replace(compute, watch=looking.watch(val, runtime.val_every, asked, hooks.note))
     groups = parameter_groups(built.net, settings)
     fitted = fit(built.net, images, groups, settings, seed=unit.seed, folder=own, compute=compute, hooks=hooks)
-    why = blocks.eager()
-    told = {"micro_batch": fitted.micro_batch, "compiled": None if why else begun.compiled, "eager_why": why or None}
-    begun = begun.model_copy(update=told)
+    begun = _kept(begun, fitted, compute)
 
     with fitted.state if group.first else nullcontext():
         guard.trained()
@@ -143,6 +138,31 @@ def _trained(
         answers = _evaluate(built.net, held_out, batches, begun, hooks, group)
         seconds = time.monotonic() - began_test
         yield _Done(unit, settings, built, held_out, answers, fitted, begun, pp, seconds), guard, train, lacking
+
+
+def _compute(runtime: Runtime, begun: Computed, group: Group, blocks: compiling.Blocks) -> Compute:
+    return Compute(
+        begun.precision,
+        begun.micro_batch or 0,
+        runtime.state_seconds,
+        group,
+        runtime.parallel,
+        blocks=blocks,
+        checkpoint=runtime.checkpoint_activations,
+    )
+
+
+def _kept(begun: Computed, fitted: Fitted, compute: Compute) -> Computed:
+    """Return how a fit computed in the end."""
+    why = compute.blocks.eager() if compute.blocks is not None else ""
+    return begun.model_copy(
+        update={
+            "micro_batch": fitted.micro_batch,
+            "compiled": None if why else begun.compiled,
+            "eager_why": why or None,
+            "checkpointed": fitted.checkpointed or None,
+        }
+    )
 
 
 def _val(unit: Unit, runtime: Runtime, guard: Guard, train: Split, dev: Split | None, group: Group) -> Split | None:

@@ -131,6 +131,7 @@ class Computed(Part):
     threads: int | None = None
     compiled: bool | None = Field(None, description="the blocks ran compiled, which rounds otherwise; absent = eagerly")
     eager_why: str | None = Field(None, description="why blocks that were to be compiled ran eagerly")
+    checkpointed: bool | None = Field(None, description="activations were computed again; absent = they were kept")
     attention: str | None = Field(None, description="kernels it may use on a card, torch's preference first")
     tf32: bool | None = Field(None, description="whether a card rounds what stays float32 to TF32")
 

@@ -17,8 +17,8 @@ from vitft.group import ALONE, Group, Parallel
 from vitft.images.batches import Images
 from vitft.models.memory import Wish, planned
 from vitft.progress import Hooks, StepReport, interrupted
-from vitft.settings import Settings
-from vitft.training import inputs, parallel, state
+from vitft.settings import Checkpointing, Settings
+from vitft.training import checkpointing, inputs, parallel, state
 from vitft.training.saving import States, same_images
 from vitft.training.schedule import learning_rate
 from vitft.training.update import Fit, Stopped
@@ -37,6 +37,7 @@ class Compute:
         parallel: "ddp" (each process holds the network), "fsdp" (a part of it) or "auto".
         watch: looks at held-out images beside the training of one process; None = nobody looks.
         blocks: of the network, compiled or not; None = nobody has asked.
+        checkpoint: activations computed again in the backward pass, one block at a time; see `models.memory.plan`.
     """
 
     precision: str = "float32"
@@ -46,6 +47,7 @@ class Compute:
     parallel: Parallel = "auto"
     watch: Watch | None = None
     blocks: Blocks | None = None
+    checkpoint: Checkpointing = "auto"
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,7 @@ class Fitted:
         seconds: of this process only; images: of all that work on it together, meanwhile.
         computed: images of which the features were computed once; 0 where each update sends images through.
         saving: seconds that the updates waited for states.
+        checkpointed: whether activations were computed again.
         state: the last state, perhaps still being written: enter it as a context around what follows the training.
     """
 
@@ -72,6 +75,7 @@ class Fitted:
     images: int
     computed: int
     saving: float
+    checkpointed: bool
     state: state.Saver
 
 
@@ -103,15 +107,17 @@ def fit(
     """
     compute, hooks = compute or Compute(), hooks or Hooks()
     group = compute.group
-    same = same_images(images, group, hooks)
-    states = States(folder / "state.pt", same, group, compute.state_seconds)
-    trained, wish = net, Wish(compute.micro_batch)
+    states = States(folder / "state.pt", same_images(images, group, hooks), group, compute.state_seconds)
+    trained, wish = net, Wish(compute.micro_batch, compute.checkpoint)
     how = planned(net, settings, images.device, compute.precision, wish, group.size)
     if spread := parallel.choose(compute.parallel, how, settings, images.device, group):
         trained, groups = parallel.spread(net, groups, images.device, group)
         if compute.blocks is not None:
             compute.blocks.give_up("the network lies in parts")
     micro_batch = parallel.micro_batch(compute.micro_batch) if spread else group.from_first(how.micro_batch)
+    # What the rule says is of a whole network.
+    again = compute.checkpoint == "on" if spread else group.from_first(how.checkpoint)
+    again = checkpointing.begin(trained, compute.checkpoint == "on", hooks) if again else checkpointing.end(trained)
     run = Fit(trained, groups, settings, seed, group)
     micro_batch = states.go_on(run, min(settings.batch_size, micro_batch), hooks)
     start, began = run.step, time.monotonic()
@@ -120,6 +126,7 @@ def fit(
         told = _Told(run, metrics, hooks, Late(images.device))
         loop = _Loop(run, source, states, told, compute, hooks, micro_batch, spread)
         stopped = loop.to_the_end()
+    checkpointing.end(trained)
     if signum := group.agree(signum=stopped or hooks.signal())[0]:
         states.saver.wait()
         raise interrupted(signum)
@@ -129,7 +136,8 @@ def fit(
     seconds = time.monotonic() - began - loop.watched
     return Fitted(
         run.step, start, run.first_loss, run.last_loss, loop.micro_batch, seconds,
-        (run.step - start) * settings.batch_size, source.computed, states.seconds, states.saver,
+        (run.step - start) * settings.batch_size, source.computed, states.seconds, again,
+        states.saver,
     )  # fmt: skip
 
 

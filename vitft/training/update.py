@@ -103,10 +103,12 @@ class Fit:
         for n, (x, targets) in enumerate(self._micro_batches(source, parts, hooks), 1):
             if self.in_parts:
                 parallel.last_of(source.network, n == len(parts))
-            with autocast(x.device, precision), compiling.usual(len(x), 0 if source.whole else size):
-                logits = source.network(x)
-            loss = F.cross_entropy(logits.float(), targets, reduction="sum") / self.settings.batch_size
-            (loss * scale if scale > 1 else loss).backward()
+            # The backward pass, too: it may compute blocks again.
+            with compiling.usual(len(x), 0 if source.whole else size):
+                with autocast(x.device, precision):
+                    logits = source.network(x)
+                loss = F.cross_entropy(logits.float(), targets, reduction="sum") / self.settings.batch_size
+                (loss * scale if scale > 1 else loss).backward()
             total = total + loss.detach().double()
             done += len(x)
             if tell is not None:
