@@ -281,4 +281,4 @@ def powers(low: float, high: float) -> list[float]:
         found = [x for x in found if low <= x <= high]
         if len(found) > 2:
             break
-    return found[:: -(-len(found) // 5)]
+    return found[:: -(-len(found) // 7)]

@@ -87,8 +87,11 @@ def _effects(summary: Summary, numbers: Sequence[Measured], columns: Sequence[Su
             made = summarise(numbers, columns, summary.by, view=view)
         except UsageError:  # no rows answer it
             continue
-        data = {row.what.pretraining for row in made.rows if row.kind == "result"}
-        if view == "scratch" or len(data - {views.SCRATCH}) > 1:  # one kind of data against none is the view before
+        data: dict[str, set[str]] = {}
+        for what in (row.what for row in made.rows if row.kind == "result"):
+            data.setdefault(what.architecture, set()).add(what.pretraining)
+        # One kind of data against none is the view before.
+        if view == "scratch" or any(len(own - {views.SCRATCH}) > 1 for own in data.values()):
             found.append(_shown(title, made))
     return found
 

@@ -31,6 +31,9 @@ _CLASSES = 400  # a confusion matrix of more is not legible
 _NAMED = 30  # classes whose names stand below the matrix
 _FOLDERS = {"inspect": "", "inspect-side-by-side": ", beside another network"}
 _PICTURES = ("positions", "attention-distance", "attention-maps", "filters", "norms", "features", "moved", "cka")
+_WIDE = 1200
+"""Pixels that a picture of photos is across, at most."""
+
 BUDGET = 1_500_000
 """Bytes of pictures of `vitft inspect` that a page holds, so that it stays small."""
 
@@ -90,12 +93,14 @@ class Room:
         for folder in _FOLDERS:
             for name in _PICTURES:
                 file = root / folder / f"{name}.png"
-                data = file.read_bytes() if file.is_file() else b""
-                if len(data) > self.left:
+                if not file.is_file():
+                    continue
+                address = _picture(file)
+                if len(address) > self.left:
                     out += 1
-                elif data:
-                    self.left -= len(data)
-                    found.append((f"{name}{_FOLDERS[folder]}", _address(data)))
+                elif address:
+                    self.left -= len(address)
+                    found.append((f"{name}{_FOLDERS[folder]}", address))
         return found, out
 
 
@@ -238,5 +243,20 @@ def _mistakes(saved: Saved) -> tuple[Mistake, ...]:
     )
 
 
-def _address(png: bytes) -> str:
-    return f"data:image/png;base64,{base64.b64encode(png).decode()}"
+def _picture(file: Path) -> str:
+    """Return a picture as a data address: as it is, or as JPEG where it holds photos and is smaller so; "" for none."""
+    from PIL import Image
+
+    data, out = file.read_bytes(), io.BytesIO()
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            photo = image.convert("RGB")
+            photo.thumbnail((_WIDE, 3 * _WIDE))
+            photo.save(out, "JPEG", quality=80)
+    except (OSError, ValueError):
+        return ""
+    return _address(data) if len(data) <= len(out.getvalue()) else _address(out.getvalue(), "jpeg")
+
+
+def _address(data: bytes, kind: str = "png") -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"

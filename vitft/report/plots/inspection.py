@@ -84,7 +84,7 @@ def positions(found: Inspected) -> Any:
             how = "in the file" if name == "before" else f"at {side(one.resolution)} px"
             resized = one.positions.resize.removeprefix("position embeddings ") if one.positions else ""
             how += f", {resized}" if name == "after" else f", {alike.shape[0]}x{alike.shape[1]}"
-            axes.set_title(f"{style.plain(one.title)}: position embeddings\n{how}")
+            axes.set_title(f"{style.plain(one.title, 44)}:\nposition embeddings {how}")
     if drawn is not None:
         figure.colorbar(drawn, ax=grid, shrink=0.7, label="cosine similarity", aspect=30)
     return figure
@@ -149,7 +149,7 @@ def norms(found: Inspected) -> Any:
         )
         row[0].plot(numbers, [layer.median for layer in told.layers], color=style.COLOURS[0], label="median")
         row[0].plot(numbers, [layer.largest for layer in told.layers], color=style.COLOURS[1], ls="--", label="largest")
-        row[0].set_yscale("log")
+        style.logarithmic(row[0].yaxis, _plainly)
         row[0].set_xlabel("layer")
         row[0].set_ylabel("norm of patch tokens")
         row[0].legend(frameon=False)
@@ -157,8 +157,8 @@ def norms(found: Inspected) -> Any:
         last = told.layers[-1]
         values = np.maximum(own["norms"].ravel(), 1e-6)
         row[1].hist(values, bins=np.geomspace(values.min(), values.max() * 1.001, 60), color=style.COLOURS[0])
-        row[1].set_xscale("log")
-        row[1].set_yscale("log")
+        for axis in (row[1].xaxis, row[1].yaxis):
+            style.logarithmic(axis, _plainly)
         row[1].set_xlabel("norm of patch tokens")
         row[1].set_ylabel("tokens")
         row[1].set_title(
@@ -166,6 +166,10 @@ def norms(found: Inspected) -> Any:
             "(two-component mixture, gated)"
         )
     return figure
+
+
+def _plainly(number: float) -> str:
+    return f"{number:,g}"
 
 
 _KINDS = ("attention", "MLP", "norms", "other")

@@ -1,6 +1,5 @@
 """Pictures of `vitft report --plots`: what the page draws, for a paper."""
 
-import math
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -94,10 +93,7 @@ def compute(spent: charts.Spent, over: str) -> Any:
             [one.flops], [100 * one.value], ls="", color=style.COLOURS[i % len(style.COLOURS)],
             marker=style.MARKS[(i + i // len(style.COLOURS)) % len(style.MARKS)], label=style.plain(one.label, 40),
         )  # fmt: skip
-    axes.set_xscale("log")
-    ticks = [10**x for x in charts.powers(*(math.log10(end) for end in axes.get_xlim()))]
-    axes.set_xticks(ticks, [charts.short(tick) for tick in ticks])
-    axes.minorticks_off()
+    style.logarithmic(axes.xaxis, charts.short)
     axes.grid(lw=0.3)
     axes.set_xlabel(over)
     axes.set_ylabel("top-1 (%)")

@@ -1,5 +1,6 @@
 """How pictures look and how they are written; matplotlib is an extra, imported when a picture is drawn."""
 
+import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from vitft.errors import UsageError
+from vitft.report.page import charts
 from vitft.results.files import write_atomic
 
 COLUMN, PAGE = 3.35, 6.9
@@ -91,6 +93,24 @@ def write(folder: Path, name: str, draw: Callable[[], Any]) -> tuple[str, ...]:
             drawn.savefig(out, format=file[-3:], metadata=metadata)
             write_atomic(folder / file, out.getvalue())
     return names
+
+
+def logarithmic(axis: Any, write: Callable[[float], str]) -> None:
+    """Give an axis (`axes.xaxis`) a logarithmic scale with few round ticks, whatever its range is.
+
+    Call it when all is drawn.
+    """
+    axis.axes.set(**{f"{axis.axis_name}scale": "log"})
+    low, high = axis.get_view_interval()
+    ticks = [10**x for x in charts.powers(math.log10(low), math.log10(high))]
+    axis.set_ticks(ticks, [write(tick) for tick in ticks])
+    axis.set_minor_locator(_nothing())
+
+
+def _nothing() -> Any:
+    from matplotlib.ticker import NullLocator
+
+    return NullLocator()
 
 
 def bare(axes: Any) -> None:
