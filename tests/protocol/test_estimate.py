@@ -1,14 +1,18 @@
 """What is told of a run before it starts: operations by the published formulas, cheaper ways, honest words."""
 
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import timm
 import torch
+from typer.testing import CliRunner
 
 from tests.cli.test_cli import images
 from vitft import recipes, words
 from vitft.catalog import tasks
+from vitft.cli.app import app
 from vitft.data.split import catalogued
 from vitft.errors import DataMissing
 from vitft.models.flops import counted
@@ -16,6 +20,7 @@ from vitft.models.loading import load
 from vitft.protocol import estimate as costs
 from vitft.protocol.grid import length
 from vitft.protocol.jobs import Runtime, make, plan
+from vitft.results.bench import BenchResult
 from vitft.training import speed
 
 
@@ -117,3 +122,77 @@ def test_a_block_is_timed_without_touching_the_random_state():
     found = speed.measured(64, 10, torch.device("cpu"), "float32")
     assert found.flops_per_s > 1e6 and "measured now" in found.how
     assert torch.equal(before, torch.get_rng_state())
+
+
+def test_a_known_speed_counts_training_evaluation_and_decoding_each_at_its_own(tmp_path):
+    data = images(tmp_path / "d")
+    job, source = planned(data, steps=10, batch_size=4, seeds=(0, 1))
+    test, train = len(source.open("test")), len(source.open("train"))
+    known = speed.Speed(1e9, "cpu", "known", forward_per_s=4e9, decoded_per_s=5.0)
+    found = costs.estimate(job, source, Runtime(device="cpu"), speed=known)
+    macs = counted(load("vit-mini", weights=False).info, found.resolution, 3).macs
+    computed = 6 * macs * 80 / 1e9 + 2 * macs * 2 * test / 4e9
+    assert found.seconds == pytest.approx(computed + (train + 2 * test) / 5)
+    assert "decoding comes on top" not in costs.line(found)
+    # A frozen network is only evaluated.
+    frozen = costs.estimate(
+        *planned(data, method="linear", crop="none", flip=False, steps=10, batch_size=4),
+        Runtime(device="cpu"),
+        speed=known,
+    )
+    assert frozen.seconds == pytest.approx(2 * macs * (train + test) / 4e9 + (train + test) / 5)
+
+
+def test_pixels_of_test_take_room_only_where_they_are_read_again_and_no_more_than_the_cache_has(tmp_path, monkeypatch):
+    data, cpu = images(tmp_path / "d"), Runtime(device="cpu", save_weights=False)
+    known = speed.assumed(1e9, "cpu")
+
+    def disk(seeds: tuple[int, ...], runtime: Runtime = cpu) -> int:
+        job, source = planned(data, seeds=seeds, resolution=32, method="linear", crop="none", flip=False)
+        return costs.estimate(job, source, runtime, speed=known).disk
+
+    _, source = planned(data)
+    train, test = (3 * 32 * 32 * len(source.open(name)) for name in ("train", "test"))
+    assert disk((0, 1)) - disk((0,)) == test == disk((0,), replace(cpu, models=2)) - disk((0,))
+    monkeypatch.setenv("VITFT_CACHE_SIZE", str(train - 1))
+    fixed = disk((0,)) - (train - 1)
+    monkeypatch.setenv("VITFT_CACHE_SIZE", "1GB")
+    assert disk((0,)) == fixed + train
+
+
+def test_a_profile_is_a_speed_and_vtab_needs_no_data_for_its_estimate(tmp_path):
+    profile = tmp_path / "profile.json"
+    words = f"bench -r 32 -b 4 --micro-batch 4 --rounds 1 --steps 1 --images 4 --against none -j 1 --save {profile}"
+    assert CliRunner().invoke(app, [*words.split(), "--device", "cpu"]).exit_code == 0
+    bench = BenchResult.model_validate_json(profile.read_text())
+    done = CliRunner().invoke(
+        app, ["estimate", "finetune", "digits", "--profile", str(profile), "--format", "json", "--device", "cpu"]
+    )
+    assert done.exit_code == 0, done.stderr
+    (found,) = json.loads(done.stdout)["estimates"]
+    own = bench.loops[0]
+    assert found["speed"]["flops_per_s"] == 6 * bench.macs_per_image * own.train.images_per_s
+    assert found["speed"]["forward_per_s"] == 2 * bench.macs_per_image * own.evaluate.images_per_s
+    assert found["speed"]["decoded_per_s"] == bench.decoded_per_s > 0
+    assert found["device_hours"] == found["seconds"] / 3600
+
+    def vtab(*more: str):
+        return CliRunner().invoke(
+            app, ["estimate", "vtab", "-m", "vit-b16", "--format", "json", "--device", "cpu", *more]
+        )
+
+    done = vtab("--assume", "100")
+    assert done.exit_code == 0, done.stderr
+    whole = json.loads(done.stdout)
+    (found,) = whole["estimates"]
+    # The sum of the test splits as the VTAB paper's table has them, tested once; the recipe tunes nothing.
+    tests = [sum(piece.stop - piece.start for piece in task.splits["test"]) for task in tasks.VTAB]
+    assert (found["units"], found["test_images"]) == (19, sum(tests))
+    assert found["seconds"] == pytest.approx(found["flops"] / 1e14)
+    fetched = {one["what"]: one["size"] for one in whole["downloads"]}
+    assert fetched["vit-b16"] == pytest.approx(4 * 86e6, rel=0.01) and fetched["resisc45"] is None
+    assert whole["download_bytes"] == sum(size or 0 for size in fetched.values())
+    assert len({"clevr_count", "clevr_distance"} & fetched.keys()) == 1  # one archive
+    assert vtab("--assume", "1", "--measure").exit_code == 2 and vtab("--profile", str(tmp_path / "no")).exit_code == 4
+    profile.write_text("{}")
+    assert vtab("--profile", str(profile)).exit_code == 4

@@ -7,14 +7,20 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
 import torch
 
 from vitft import device as devices
 from vitft.bench.asked import Other
 from vitft.bench.loops import Bare, Loop, Own, Timm
-from vitft.bench.subject import Subject
+from vitft.bench.subject import Subject, opened
+from vitft.data.portions import JOINED
+from vitft.data.split import Opened, Sized
+from vitft.images.batches import Images
 from vitft.models.flops import macs
 from vitft.progress import Hooks
+from vitft.protocol.jobs import Runtime
+from vitft.protocol.units import Job
 from vitft.results.bench import BenchResult, LoopPace, Pace, Products, Saving
 from vitft.results.parts import Env
 from vitft.training.fit import Compute
@@ -86,11 +92,28 @@ def measure(subject: Subject, model: str, against: Sequence[Other], plan: Plan, 
         ),
         waiting=min(1.0, own.waited / own.trained),
         saving=Saving(seconds=held_up, share=held_up / interval(Compute.state_seconds, held_up)),
+        decoded_per_s=_decoding(s),
         memory_bytes=memory,
         macs_per_image=per_image,
         products=Products(square=square, own_shapes=_of_block(own.net, s), train=flops, share=flops / square),
         env=Env.now(devices.name(s.device.type), torch.__version__),
     )
+
+
+def shortly(job: Job, data: Sized, runtime: Runtime, hooks: Hooks) -> BenchResult:
+    """Measure vitft's own loop on a job's network and a few of its training images, drawn ones where they are not here.
+
+    Raises as `subject.opened`.
+    """
+    split = None
+    if isinstance(data, Opened):
+        whole = data.open(job.scheme.final_train.split(JOINED)[0])
+        split = whole.select(np.arange(min(len(whole), 4 * job.settings.batch_size)))
+    subject = opened(job.model, job.settings, split, runtime, hooks)
+    return measure(subject, job.model, (), Plan(_SHORT, _SHORT, _ANSWERED), hooks)
+
+
+_SHORT, _ANSWERED = 3, 64
 
 
 def products(device: torch.device, precision: str, shapes: Sequence[tuple[int, int, int]] = ()) -> float:
@@ -163,6 +186,20 @@ def _pace(rates: list[float], ratios: list[float]) -> Pace:
         ratio=statistics.median(ratios) if ratios else None,
         ratio_span=(min(ratios), max(ratios)) if ratios else None,
     )
+
+
+_DECODED = 64
+"""Images that are decoded to time it."""
+
+
+def _decoding(s: Subject) -> float:
+    """Return how many images all workers read, decode and resize in a second."""
+    rows = np.unique(np.linspace(0, len(s.split) - 1, min(_DECODED, len(s.split))).round().astype(np.int64))
+    images = Images(s.split, s.pp, torch.device("cpu"), s.workers, keep="never")
+    next(images.batches([rows[:1]]))
+    began = time.perf_counter()
+    next(images.batches([rows]))
+    return len(rows) / (time.perf_counter() - began)
 
 
 def _memory(device: torch.device) -> int:

@@ -1,25 +1,166 @@
-"""`vitft estimate`: how long a suite takes on many devices, from units that were measured."""
+"""`vitft estimate`: what runs take before they are started, and a suite on many devices from what was measured."""
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from vitft.cli import console
+from vitft.cli import options as o
+from vitft.cli.groups import Computing, Keys, flat
 from vitft.cli.options import FormatOption
 from vitft.words import clock
 
 if TYPE_CHECKING:
+    from vitft.data.split import Sized
     from vitft.engines.forecast import Forecast, Measured
+    from vitft.protocol.foreseen import Foreseen
+    from vitft.protocol.jobs import Runtime
+    from vitft.protocol.units import Job
+    from vitft.training.speed import Speed
 
-app = typer.Typer(help="Estimate: how long many runs take.", no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(
+    help="Estimate: what runs take, before they are started.", no_args_is_help=True, rich_markup_mode=None
+)
 
 
 @app.callback()
 def _root() -> None:
     pass
+
+
+@dataclass(frozen=True)
+class Known:
+    """How the speed of the device is known; without any of them a block of the network is timed here."""
+
+    profile: Annotated[
+        Path | None,
+        typer.Option("--profile", help="A measurement of 'vitft bench --save', of a network like this one."),
+    ] = None
+    assume: Annotated[
+        float | None, typer.Option("--assume", min=0, help="TFLOP/s of training, e.g. 200 for bf16 on an H100.")
+    ] = None
+    measure: Annotated[
+        bool, typer.Option("--measure", help="Train and evaluate this network on this data here, for about a minute.")
+    ] = False
+
+    def speed(self, job: "Job", data: "Sized", runtime: "Runtime") -> "Speed | None":
+        """Return the speed, None where nothing is said of it. Raises UsageError; CheckpointError of a profile."""
+        from vitft.errors import UsageError
+        from vitft.training import speed
+
+        if sum((self.profile is not None, self.assume is not None, self.measure)) > 1:
+            raise UsageError("The speed is said twice.", "one of --profile, --assume and --measure.")
+        if self.assume is not None:
+            return speed.assumed(1e12 * self.assume, "one device")
+        if self.profile is not None:
+            from vitft.results.bench import load
+
+            return speed.profiled(load(self.profile), "a profile")
+        if not self.measure:
+            return None
+        from vitft.bench.measure import shortly
+
+        with console.display() as hooks:
+            return speed.profiled(shortly(job, data, runtime, hooks), "measured now, a few updates")
+
+
+@app.command("finetune")
+@flat
+def finetune(
+    task: o.TaskArgument,
+    model: o.ModelsOption = None,
+    recipe: o.RecipeOption = "quick",
+    seeds: Annotated[str, typer.Option("--seeds", help="E.g. 0,1,2.")] = "0",
+    per_class: Annotated[
+        int | None, typer.Option("--per-class", min=1, help="Train on K images of each class.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option("--limit", min=1, help="At most N images of every split.")] = None,
+    from_scratch: Annotated[bool, typer.Option("--from-scratch", help="Random weights.")] = False,
+    format: o.TableFormatOption = "text",
+    *,
+    keys: Keys,
+    computing: Computing,
+    known: Known,
+) -> None:
+    """Say what a fine-tune takes. Images, operations, time, memory, disk, downloads; nothing is run.
+
+    The data of a known task need not be here.
+    """
+    from vitft import recipes
+    from vitft.engines import foresee, side_by_side
+
+    planned = side_by_side.plan(
+        task,
+        o.models(model, computing.device),
+        side_by_side.Models(),
+        recipe=recipes.load(recipe),
+        overrides=keys.fixed(),
+        from_scratch=from_scratch,
+        data_dir=computing.data_dir,
+        output=None,
+        dry=True,
+        seeds=o.parse_seeds(seeds),
+        limit=limit,
+        per_class=per_class,
+    )
+    runtime = computing.runtime(len(planned.jobs))
+    speed = known.speed(planned.jobs[0], planned.data, runtime)
+    _show(foresee.of_task(planned, runtime, speed), format)
+
+
+@app.command("vtab")
+@flat
+def vtab(
+    model: o.ModelsOption = None,
+    shots: Annotated[str, typer.Option("--shots", metavar="N|full", help="Training examples a task.")] = "1000",
+    tasks: o.TasksOption = "",
+    suite: Annotated[str, typer.Option("--suite", help="vtab, mini, or any suite document.")] = "vtab",
+    seeds: Annotated[str, typer.Option("--seeds", help="E.g. 0,1,2.")] = "0",
+    recipe: Annotated[str, typer.Option("--recipe", help="Default vtab-vit, or vtab-mini.")] = "",
+    format: o.TableFormatOption = "text",
+    *,
+    keys: Keys,
+    computing: Computing,
+    known: Known,
+) -> None:
+    """Say what the fits of VTAB take. The sum of its tasks, one device; nothing is run.
+
+    Of data that is not here the official splits are counted.
+    """
+    from vitft.catalog.shots import checked as checked_shots
+    from vitft.data.find import checked
+    from vitft.engines import foresee, suite_plan
+    from vitft.engines.suite import Asked
+    from vitft.engines.suite_run import How
+    from vitft.suites import document
+    from vitft.suites.suite import choose
+
+    models = o.models(model, computing.device)
+    shipped = document.load(suite)
+    chosen = shipped.trained_with(recipe or shipped.columns[0].recipe, checked_shots(shots))
+    asked = Asked(
+        chosen,
+        choose(chosen, tasks or "all"),
+        models,
+        keys.fixed(),
+        checked(computing.data_dir),
+        o.parse_seeds(seeds),
+    )
+    runtime = computing.runtime(len(models))
+    plans = suite_plan.prospects(asked, How(runtime, console.note, console.display), anew=True)
+    job, data = foresee.first(plans)
+    _show(foresee.of_suite(plans, runtime, known.speed(job, data, runtime)), format)
+
+
+def _show(found: "Foreseen", format: o.TableFormat) -> None:
+    from vitft.report import estimate as report
+
+    for line in found.notes:
+        console.note(f"Note: {line}.")
+    console.emit_table(report.foreseen_payload(found), report.foreseen(found), format)
 
 
 @app.command("suite")

@@ -70,6 +70,23 @@ class Keys:
 
 
 @dataclass(frozen=True)
+class Computing:
+    """Where something would compute that is not run."""
+
+    micro_batch: o.MicroBatchOption = 0
+    precision: o.PrecisionOption = "auto"
+    device: o.DeviceOption = "auto"
+    workers: o.WorkersOption = 0
+    data_dir: o.DataDirOption = None
+
+    def runtime(self, models: int = 1) -> "Runtime":
+        """Return how units would be run."""
+        from vitft.protocol.jobs import Runtime
+
+        return Runtime(self.device, self.precision, self.micro_batch, self.workers, models=models)
+
+
+@dataclass(frozen=True)
 class Running:
     """Where training runs and computes, where its files are, and how it stops and goes on."""
 

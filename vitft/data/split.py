@@ -10,6 +10,7 @@ from typing import Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from vitft.catalog.shots import Shots, first_of, split_name
 from vitft.catalog.tasks import Task
 from vitft.data.reader import Reader, selected
 
@@ -168,10 +169,12 @@ class Counts:
         return self.classes
 
 
-def catalogued(task: Task) -> Counts:
-    """Return a task's whole official data in numbers: its owner's training images, val and test."""
-    whole = [name for name in ("train", "val", "test") if name in task.splits]
-    return Counts(task.name, {name: task.count(name) for name in whole}, task.num_classes)
+def catalogued(task: Task, shots: Shots | None = None) -> Counts:
+    """Return a task's official data in numbers: its owner's training images, val and test, or VTAB's splits of them."""
+    first = first_of(shots)
+    whole = ("train", "val", "test") if shots in (None, "full") else ("train800", "val200", "train800val200", "test")
+    images = {name: task.count(name) for name in (("test",) if first else whole) if name in task.splits}
+    return Counts(task.name, {split_name(first): first, **images} if first else images, task.num_classes)
 
 
 class Around:

@@ -26,6 +26,7 @@ from vitft.settings import CHECKPOINT_KEYS, Settings, checked
 if TYPE_CHECKING:
     from vitft.models.checkpoint import Checkpoint
     from vitft.protocol.estimate import Estimate
+    from vitft.training.speed import Speed
 
 _KEPT = 4_000_000_000
 """Bytes of weights that stay in memory from before the first run until their own."""
@@ -95,11 +96,12 @@ class Planned:
             return [f"the data of '{data.task}' is not here; these are the images of its official splits: {counts}"]
         return list(dict.fromkeys(line for job in self.jobs for line in look(job, data)))
 
-    def estimates(self, runtime: Runtime) -> "list[Estimate]":
-        """Return what each job takes. Raises as `estimate`."""
+    def estimates(self, runtime: Runtime, speed: "Speed | None" = None) -> "list[Estimate]":
+        """Return what each job takes, at a speed where it is known. Raises as `estimate`."""
         from vitft.protocol.estimate import estimate
 
-        return [estimate(job, self.data, runtime, self.models.open(job.model, job.settings).info) for job in self.jobs]
+        infos = [self.models.open(job.model, job.settings).info for job in self.jobs]
+        return [estimate(job, self.data, runtime, info, speed) for job, info in zip(self.jobs, infos, strict=True)]
 
     def run(
         self,

@@ -21,9 +21,9 @@ from vitft.images.stored import Stored
 from vitft.progress import Hooks
 from vitft.settings import Preprocess
 
-Keep = Literal["make", "room", "no"]
+Keep = Literal["make", "room", "no", "never"]
 """What becomes of decoded pixels: kept, for which what was used least recently may go; kept where there is room without
-that; used and forgotten. What is kept already is taken in any case."""
+that; used and forgotten. What is kept already is taken, unless it is to be `never`."""
 
 _VERSION = 5  # raise it when decode or preprocess change their pixels
 _MEMORY = 0.25
@@ -47,7 +47,7 @@ def pixels(
         Interrupted: `hooks` were asked to stop; nothing is left behind.
     """
     hooks = hooks or Hooks()
-    if pp.stored_size is None or len(split) == 0:
+    if pp.stored_size is None or len(split) == 0 or keep == "never":
         return None
     shape = (len(split), *pp.stored_size, 3)
     if (found := _existing(split, pp, shape, hooks)) is not None or keep == "no":

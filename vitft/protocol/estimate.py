@@ -8,6 +8,7 @@ from vitft import recipes
 from vitft.data.portions import JOINED
 from vitft.data.split import Sized
 from vitft.evaluation.network import preprocess
+from vitft.images.room import limit
 from vitft.models import loading
 from vitft.models.flops import Counted, counted
 from vitft.models.memory import Plan, Wish, need, plan
@@ -15,7 +16,7 @@ from vitft.models.memory import room as free
 from vitft.models.said import Said
 from vitft.protocol.grid import length
 from vitft.protocol.jobs import Runtime
-from vitft.protocol.units import Job, fits
+from vitft.protocol.units import Job, counts, fits
 from vitft.results.checkpoint import CheckpointInfo, Size
 from vitft.settings import Settings
 from vitft.training import speed as speeds
@@ -41,7 +42,7 @@ class Estimate:
         train_images: through a training step, or once through a frozen network.
         test_images: to evaluate, tuning included.
         flops: floating-point operations of all of it: six a multiply-accumulate trained, two evaluated.
-        seconds: at the speed; decoding and start-up are not in it.
+        seconds: at the speed; start-up is not in it, nor decoding where the speed says nothing of it.
         plan: images a forward pass, and the memory that takes.
         disk: bytes below the run folder, and of decoded pixels in the cache.
     """
@@ -68,21 +69,29 @@ def to_json(of: Estimate) -> dict[str, object]:
     return asdict(of) | {"memory": of.memory}
 
 
-def estimate(job: Job, data: Sized, runtime: Runtime, info: CheckpointInfo | None = None) -> Estimate:
+def estimate(
+    job: Job, data: Sized, runtime: Runtime, info: CheckpointInfo | None = None, speed: Speed | None = None
+) -> Estimate:
     """Estimate a job on the runtime's device; no image is read, the network not fetched.
 
     Args:
         info: of the job's checkpoint, where it is open already.
+        speed: where it is known; else a block of the network is timed.
 
     Raises:
         UsageError: the device is not here, or the resolution is none for the network (exit code 2).
         CheckpointError: a file that cannot be opened (exit code 4).
     """
-    return total([(job, data)], runtime, info)
+    return total([(job, data)], runtime, info, speed)
 
 
 def total(
-    jobs: Sequence[tuple[Job, Sized]], runtime: Runtime, info: CheckpointInfo | None = None, *, apart: bool = False
+    jobs: Sequence[tuple[Job, Sized]],
+    runtime: Runtime,
+    info: CheckpointInfo | None = None,
+    speed: Speed | None = None,
+    *,
+    apart: bool = False,
 ) -> Estimate:
     """Estimate jobs of one model that run one after the other on one device; memory is that of the largest.
 
@@ -94,8 +103,10 @@ def total(
     info = info or _info(jobs[0][0])
     works = [_work(job, data, info) for job, data in jobs]
     most = max(works, key=lambda work: work.net.macs)
-    flops = sum(work.flops for work in works)
-    speed = speed_of(most.net, flops, runtime, apart=apart)
+    trained, forward = (sum(values) for values in zip(*(work.flops for work in works), strict=True))
+    flops = trained + forward
+    speed = speed or speed_of(most.net, flops, runtime, apart=apart)
+    decoded = sum(work.examples + sum(n for _, n in work.runs) for work in works)
     runs = [run for work in works for run in work.runs]
     return Estimate(
         resolution=most.largest.size,
@@ -104,9 +115,12 @@ def total(
         train_images=sum(settings.steps * settings.batch_size for settings, _ in runs),
         test_images=sum(n for _, n in runs),
         flops=flops,
-        seconds=flops / speed.flops_per_s,
+        seconds=trained / speed.flops_per_s
+        + forward / (speed.forward_per_s or speed.flops_per_s)
+        + (decoded / speed.decoded_per_s if speed.decoded_per_s else 0.0),
         plan=max((_plan(work, runtime) for work in works), key=lambda plan: (not plan.fits, plan.memory)),
-        disk=sum(_disk(work, info, runtime) for work in works),
+        disk=sum(_kept(work, runtime) for work in works)
+        + min(limit(), sum(_pixels(work, info, runtime) for work in works)),
         speed=speed,
     )
 
@@ -119,6 +133,7 @@ class _Work:
         runs: settings of each fit, and images that it is evaluated on.
         examples: of the final run's training split.
         largest: of the settings, by resolution; `net` is the network at it.
+        flops: with a backward pass, and without one.
     """
 
     job: Job
@@ -126,19 +141,21 @@ class _Work:
     examples: int
     largest: Settings
     net: Counted
-    flops: float
+    flops: tuple[float, float]
 
 
 def _work(job: Job, data: Sized, info: CheckpointInfo) -> _Work:
     runs = [(settings.at(info.native, info.patch), length(job, data, split)) for settings, split in fits(job)]
     train, classes = _trained_on(job, data)
     nets = {settings.size: counted(info, settings.size, classes) for settings, _ in runs}
-    flops = sum(
-        train_flops(settings, nets[settings.size].macs, train) + 2 * nets[settings.size].macs * n
-        for settings, n in runs
-    )
+    trained = forward = 0.0
+    for settings, n in runs:
+        macs = nets[settings.size].macs
+        of_fit = train_flops(settings, macs, train)
+        frozen = settings.method == "linear"
+        trained, forward = trained + of_fit * (not frozen), forward + of_fit * frozen + 2 * macs * n
     largest = max((settings for settings, _ in runs), key=lambda settings: settings.size)
-    return _Work(job, runs, train, largest, nets[largest.size], flops)
+    return _Work(job, runs, train, largest, nets[largest.size], (trained, forward))
 
 
 def speed_of(net: Counted, flops: float, runtime: Runtime, *, apart: bool = False) -> Speed:
@@ -174,9 +191,12 @@ def line(of: Estimate) -> str:
     units = f"{of.units} fits, {of.steps:,} steps" if of.units > 1 else f"{of.steps:,} steps"
     return (
         f"{units}, {of.train_images:,} images to train on, {of.test_images:,} to evaluate: about "
-        f"{duration(of.seconds)} on {of.speed.device} ({of.speed.how}; decoding comes on top), "
+        f"{duration(of.seconds)} on {of.speed.device} ({of.speed.how}{'' if of.speed.decoded_per_s else _ON_TOP}), "
         f"{memory(of.plan)}, disk {size(of.disk)}"
     )
+
+
+_ON_TOP = "; decoding comes on top"
 
 
 def memory(of: Plan) -> str:
@@ -264,11 +284,19 @@ def _plan(work: _Work, runtime: Runtime) -> Plan:
     )
 
 
-def _disk(work: _Work, info: CheckpointInfo, runtime: Runtime) -> int:
+def _kept(work: _Work, runtime: Runtime) -> int:
+    """Return the bytes of weights and of the state that a run folder takes."""
     settings, net = work.largest, work.net
     kept = 4 * net.shape.parameters * len(work.job.seeds) * runtime.save_weights
     copies = 1 + (2 if settings.optimizer == "adamw" else 1) + bool(settings.ema)
     state = 4 * copies * _trained(settings, net)  # of the unit at work; deleted at its end
+    return kept + state
+
+
+def _pixels(work: _Work, info: CheckpointInfo, runtime: Runtime) -> int:
+    """Return the bytes of pixels that the cache takes: those of test only where they are read again."""
+    settings = work.largest
     pp = replace(preprocess(settings, info), crop=settings.crop, crop_from=settings.crop_from)
     height, width = pp.stored_size or (0, 0)
-    return kept + state + 3 * height * width * (work.examples + work.runs[-1][1])
+    again = counts(work.job)[1] * runtime.models > 1
+    return 3 * height * width * (work.examples + again * work.runs[-1][1])

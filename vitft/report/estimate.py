@@ -1,10 +1,12 @@
 """The table of `--dry-run`: what a run will take, one row a model."""
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
+from vitft.errors import some
 from vitft.protocol.estimate import Estimate, to_json
+from vitft.protocol.foreseen import Foreseen
 from vitft.protocol.units import Job
 from vitft.report.single import model_title
 from vitft.report.table import Column, Row, Table
@@ -31,8 +33,43 @@ def payload(jobs: Sequence[Job], folders: Sequence[Path], estimates: Sequence[Es
 
 def table(jobs: Sequence[Job], estimates: Sequence[Estimate]) -> Table:
     """Return the table; times are of the device that it names."""
+    names = [model_title(job.model) + " from scratch" * job.from_scratch for job in jobs]
+    rows = list(zip(names, (job.recipe for job in jobs), estimates, strict=True))
+    return _table(jobs[0].name, rows, "time here")
+
+
+def foreseen(of: Foreseen) -> Table:
+    """Return the table of runs that nobody starts, with what must be fetched for them below it."""
+    made = _table(of.title, [(model_title(model), recipe, found) for model, recipe, found in of.rows], "time")
+    hours = sum(found.seconds for _, _, found in of.rows) / 3600
+    told = f"{hours:.3g} device-hours in all. Micro-batch and memory are those of the device here."
+    made = replace(made, notes=(*made.notes, told))
+    if not of.downloads:
+        return replace(made, notes=(*made.notes, "Nothing has to be fetched."))
+    known = sum(one.size or 0 for one in of.downloads)
+    unknown = [one.what for one in of.downloads if one.size is None]
+    more = f", and what nobody says the size of ({some(unknown)})" if unknown else ""
+    listed = some([f"{one.what}{f' {size(one.size)}' if one.size else ''}" for one in of.downloads])
+    return replace(made, notes=(*made.notes, f"To fetch: {size(known) if known else 'something'}{more}: {listed}."))
+
+
+def foreseen_payload(of: Foreseen) -> dict[str, object]:
+    """Return the same as JSON."""
+    return {
+        "title": of.title,
+        "estimates": [
+            {"model": model, "recipe": recipe, "device_hours": found.seconds / 3600, **to_json(found)}
+            for model, recipe, found in of.rows
+        ],
+        "downloads": [asdict(one) for one in of.downloads],
+        "download_bytes": sum(one.size or 0 for one in of.downloads),
+        "notes": list(of.notes),
+    }
+
+
+def _table(title: str, of: Sequence[tuple[str, str, Estimate]], time: str) -> Table:
     columns = (
-        Column("model", jobs[0].name),
+        Column("model", title),
         Column("recipe", "recipe"),
         Column("resolution", "px"),
         Column("units", "fits", "count"),
@@ -40,7 +77,7 @@ def table(jobs: Sequence[Job], estimates: Sequence[Estimate]) -> Table:
         Column("train_images", "images trained", "count"),
         Column("test_images", "images evaluated", "count"),
         Column("flops", "FLOPs"),
-        Column("time", "time here"),
+        Column("time", time),
         Column("micro_batch", "micro-batch", "count"),
         Column("memory", "memory"),
         Column("disk", "disk"),
@@ -48,25 +85,25 @@ def table(jobs: Sequence[Job], estimates: Sequence[Estimate]) -> Table:
     rows = [
         Row(
             {
-                "model": model_title(job.model) + " from scratch" * job.from_scratch,
-                "recipe": job.recipe,
-                "resolution": side(of.resolution),
-                "units": of.units,
-                "steps": of.steps,
-                "train_images": of.train_images,
-                "test_images": of.test_images,
-                "flops": f"{of.flops:.1e}".replace("e+", "e"),
-                "time": duration(of.seconds),
-                "micro_batch": of.plan.micro_batch,
-                "memory": f"{size(of.memory)}, {'fits' if of.plan.fits else 'DOES NOT FIT'}",
-                "disk": size(of.disk),
+                "model": model,
+                "recipe": recipe,
+                "resolution": side(found.resolution),
+                "units": found.units,
+                "steps": found.steps,
+                "train_images": found.train_images,
+                "test_images": found.test_images,
+                "flops": f"{found.flops:.1e}".replace("e+", "e"),
+                "time": duration(found.seconds),
+                "micro_batch": found.plan.micro_batch,
+                "memory": f"{size(found.memory)}, {'fits' if found.plan.fits else 'DOES NOT FIT'}",
+                "disk": size(found.disk),
             }
         )
-        for job, of in zip(jobs, estimates, strict=True)
+        for model, recipe, found in of
     ]
-    speed = estimates[0].speed
+    speed = of[0][2].speed
     notes = (
-        f"Time on {speed.device}, {speed.how}; decoding and start-up come on top. FLOPs: 6 a multiply-accumulate "
-        "trained, 2 evaluated.",
+        f"Time on {speed.device}, {speed.how}; {'' if speed.decoded_per_s else 'decoding and '}start-up "
+        f"come{'s' * bool(speed.decoded_per_s)} on top. FLOPs: 6 a multiply-accumulate trained, 2 evaluated.",
     )
-    return Table(f"{jobs[0].name}: what it would take; nothing was run", columns, tuple(rows), (), notes)
+    return Table(f"{title}: what it would take; nothing was run", columns, tuple(rows), (), notes)

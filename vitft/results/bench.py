@@ -1,11 +1,15 @@
 """What a measurement of speed leaves: images a second of each loop, in turn, and what vitft's own loop waited for."""
 
+from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
 
+from vitft.errors import CheckpointError
 from vitft.results.checkpoint import Size
+from vitft.results.files import read_json
 from vitft.results.parts import Env, Part, Share
+from vitft.results.reading import parse
 
 Span = tuple[float, float]
 
@@ -44,6 +48,14 @@ class Products(Part):
     share: float = Field(gt=0, description="train / square")
 
 
+def load(path: Path) -> "BenchResult":
+    """Read a measurement that `vitft bench --save` has written. Raises CheckpointError (exit code 4)."""
+    value = read_json(path)
+    if value is None:
+        raise CheckpointError(f"There is no profile '{path}'.", "a file of 'vitft bench --save'.")
+    return parse(value, BenchResult, f"'{path}'", "Measure anew: vitft bench --save FILE.")
+
+
 class BenchResult(Part):
     """A measurement of speed on one machine."""
 
@@ -65,6 +77,7 @@ class BenchResult(Part):
     loops: tuple[LoopPace, ...]
     waiting: Share = Field(description="of vitft's training time, until a batch was ready")
     saving: Saving
+    decoded_per_s: float | None = Field(None, description="images read, decoded and resized, by all workers")
     memory_bytes: int = Field(description="the card's peak, or this process's on a CPU, with vitft's loop alone")
     macs_per_image: float
     products: Products

@@ -9,6 +9,7 @@ import torch
 from timm.models.vision_transformer import Block
 
 from vitft import device as devices
+from vitft.results.bench import BenchResult
 from vitft.words import rate
 
 _SECONDS = 0.5
@@ -22,16 +23,34 @@ _MOST_TOKENS = 32768
 
 @dataclass(frozen=True)
 class Speed:
-    """Floating-point operations a second, on which kind of device, and how that is known."""
+    """Floating-point operations a second, on which kind of device, and how that is known.
+
+    Attributes:
+        flops_per_s: in training.
+        forward_per_s: in evaluation; 0 = as in training.
+        decoded_per_s: images decoded a second; 0 = not known, and in no estimate.
+    """
 
     flops_per_s: float
     device: str
     how: str
+    forward_per_s: float = 0.0
+    decoded_per_s: float = 0.0
 
 
 def assumed(flops_per_s: float, device: str) -> Speed:
     """Return a speed that nobody has measured, and that says so."""
     return Speed(flops_per_s, device, f"assumed: {rate(flops_per_s)}")
+
+
+def profiled(profile: BenchResult, how: str) -> Speed:
+    """Return the speed that `vitft bench` has measured, of training and of evaluation, for networks like its own."""
+    own = next(loop for loop in profile.loops if loop.name == "vitft")
+    forward = 2 * profile.macs_per_image * own.evaluate.images_per_s if own.evaluate else 0.0
+    size = "x".join(map(str, profile.resolution))
+    told = f"{how} of {profile.model} at {size}: {rate(profile.products.train)}"
+    kind = "cpu" if profile.env.device == "cpu" else profile.env.device
+    return Speed(profile.products.train, kind, told, forward, profile.decoded_per_s or 0.0)
 
 
 def measured(width: int, tokens: int, device: torch.device, precision: str) -> Speed:
