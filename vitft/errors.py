@@ -6,6 +6,7 @@
     ├── PeerLost                  1   another of the processes that torchrun started is gone
     ├── UsageError                2   a flag, a name or a recipe is wrong
     │   ├── UnknownName           2   no such task, model, recipe or key (the nearest is named)
+    │   ├── NotInstalled          2   a package of an extra is missing
     │   ├── RecipeError           2   a recipe has wrong keys or values (all of them, at once)
     │   └── RunFolderOccupied     2   other settings already live in the output folder
     ├── DataError                 3   data is missing or damaged
@@ -96,6 +97,19 @@ class UnknownName(UsageError):
             what += f" Did you mean '{near[0]}'?"
         listed = "" if near or len(names) > 24 else ", ".join(names) + "."
         super().__init__(what, legal or listed, action)
+
+
+class NotInstalled(UsageError):
+    """A package of one of vitft's extras is missing.
+
+    Args:
+        extra: the extra's name.
+        packages: what else would do, as pip takes it; "" where they are called as the extra.
+    """
+
+    def __init__(self, what: str, extra: str, packages: str = "") -> None:
+        install = f"Install it: pip install 'vitft[{extra}]', or pip install {packages or extra}."
+        super().__init__(what, f"an installation with the extra '{extra}'.", install)
 
 
 class RecipeError(UsageError):

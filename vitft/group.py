@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar
 
 from vitft.errors import PeerLost, UsageError
 from vitft.world import World
@@ -34,6 +34,13 @@ _SILENT_S = 45.0
 
 _JOIN_S = 600.0
 _BUCKET = 16 << 20  # numbers that are summed at once: few messages, little memory beside the gradients
+
+
+class Order(TypedDict):
+    """What the waiting processes take part in: a unit as JSON, and the fields of its `Runtime`."""
+
+    unit: str
+    runtime: dict[str, Any]
 
 
 class Group:
@@ -82,7 +89,7 @@ class Group:
         """Return what each process gives."""
         return [value]
 
-    def tell(self, message: dict[str, Any] | None) -> None:
+    def tell(self, message: Order | None) -> None:
         """Tell the waiting processes what comes next; None = that was all."""
 
     def join(self, device: str) -> None:
@@ -102,7 +109,7 @@ class Processes(Group):
 
     # --- what comes next ---------------------------------------------------------------------------------------------
 
-    def tell(self, message: dict[str, Any] | None) -> None:
+    def tell(self, message: Order | None) -> None:
         if message is None:
             self._over.set()
         self._store.set(f"told/{self._told}", pickle.dumps(message))
@@ -110,7 +117,7 @@ class Processes(Group):
         if message is None and not self._world.agent:
             self._until_heard()  # the store goes with this process
 
-    def heard(self, stop: Callable[[], int]) -> dict[str, Any] | None:
+    def heard(self, stop: Callable[[], int]) -> Order | None:
         """Wait for what process 0 tells; None where that is the end, or a signal came.
 
         Raises:
@@ -124,7 +131,7 @@ class Processes(Group):
             if stop():
                 return None
             time.sleep(0.05)
-        message: dict[str, Any] | None = pickle.loads(self._store.get(key))
+        message: Order | None = pickle.loads(self._store.get(key))
         self._told += 1
         if message is None:
             self._over.set()

@@ -10,18 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
 
 from tests.cli.test_cli import images
-from vitft.cli.app import app
+from tests.command import vitft
 from vitft.evaluation import predictions
 from vitft.report.single import model_title, model_titles
-
-
-def vitft(*args: object, code: int = 0):
-    done = CliRunner().invoke(app, [str(a) for a in args])
-    assert done.exit_code == code, done.output
-    return done
 
 
 def tune(data: Path, out: Path, *args: object):

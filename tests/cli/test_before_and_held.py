@@ -5,20 +5,12 @@ import io
 import json
 import shutil
 
-from typer.testing import CliRunner
-
 from tests.cli.test_cli import images
+from tests.command import vitft
 from vitft.catalog.models import MODELS
-from vitft.cli.app import app
 from vitft.models import loading
 
 FLAGS = ("--steps", 2, "-b", 4, "--device", "cpu")
-
-
-def vitft(*args: object, code: int = 0):
-    done = CliRunner().invoke(app, [str(a) for a in args])
-    assert done.exit_code == code, done.output
-    return done
 
 
 def test_a_dry_run_says_what_it_would_take_and_leaves_nothing(tmp_path, monkeypatch):

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from typer.testing import CliRunner
 
+from tests.command import invoked as vitft
 from vitft.cli.app import app
 
 OPTIONS = Path(__file__).parent / "options.txt"
@@ -26,10 +26,6 @@ def _own_folders(tmp_path, monkeypatch):
     monkeypatch.setenv("VITFT_RUNS", str(tmp_path / "runs"))
     monkeypatch.setenv("VITFT_DATA", str(tmp_path / "data"))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-
-
-def vitft(*args: object):
-    return CliRunner().invoke(app, [str(a) for a in args], catch_exceptions=False)
 
 
 def images(folder: Path, per_class: int = 3, classes: str = "abc") -> Path:

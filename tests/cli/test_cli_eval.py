@@ -3,7 +3,6 @@
 import csv
 import io
 import json
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,10 +11,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from typer.testing import CliRunner, Result
 
 from tests import typed
-from vitft.cli.app import app
+from tests.command import vitft as run
 from vitft.data.split import Provenance, Split
 from vitft.evaluation import fewshot as fs
 from vitft.evaluation import frozen, predictions, real
@@ -29,25 +27,10 @@ from vitft.settings import Settings
 CLASSES = ("ant", "bee", "cat")
 SIZE = 32
 
-Run = Callable[..., Result]
-
 
 @pytest.fixture(autouse=True)
 def _cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VITFT_CACHE", str(tmp_path_factory.mktemp("cache")))
-
-
-@pytest.fixture(scope="module")
-def run() -> Run:
-    runner = CliRunner()
-
-    def call(*args: object, code: int = 0) -> Result:
-        result = runner.invoke(app, [str(a) for a in args])
-        assert result.exit_code == code, f"{result.stdout}\n{result.stderr}\n{result.exception!r}"
-        assert "Traceback" not in result.stderr
-        return result
-
-    return call
 
 
 def _checkpoint(
@@ -85,7 +68,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def test_eval_counts_what_a_plain_loop_counts(run: Run, net: Path, folder: Path, tmp_path: Path) -> None:
+def test_eval_counts_what_a_plain_loop_counts(net: Path, folder: Path, tmp_path: Path) -> None:
     args = (
         "eval",
         net,
@@ -128,9 +111,7 @@ def test_eval_counts_what_a_plain_loop_counts(run: Run, net: Path, folder: Path,
     run(*args, "--overwrite")
 
 
-def test_eval_of_two_models_is_one_table_with_a_paired_comparison(
-    run: Run, net: Path, folder: Path, tmp_path: Path
-) -> None:
+def test_eval_of_two_models_is_one_table_with_a_paired_comparison(net: Path, folder: Path, tmp_path: Path) -> None:
     other = _checkpoint(tmp_path, CLASSES, 3, {1: 5.0})
     found = json.loads(run("eval", net, other, folder, "--format", "json").stdout)
     a, b = (r["metrics"]["correct"] for r in found["results"])
@@ -152,7 +133,7 @@ def test_eval_of_two_models_is_one_table_with_a_paired_comparison(
     assert "not the accuracy on insects" in run("eval", other, folder, "--limit", 6).stdout
 
 
-def test_eval_prepares_images_as_asked(run: Run, net: Path, folder: Path) -> None:
+def test_eval_prepares_images_as_asked(net: Path, folder: Path) -> None:
     def protocol(*args: object) -> dict[str, Any]:
         found = json.loads(run("eval", net, folder, "--limit", 3, "--format", "json", *args).stdout)
         return {**found["protocol"], **found["preprocess"]}
@@ -166,7 +147,7 @@ def test_eval_prepares_images_as_asked(run: Run, net: Path, folder: Path) -> Non
     assert len({p["id"] for p in (own, squash, protocol("--crop-pct", 0.5))}) == 3
 
 
-def test_what_cannot_be_evaluated_says_why(run: Run, net: Path, folder: Path, tmp_path: Path) -> None:
+def test_what_cannot_be_evaluated_says_why(net: Path, folder: Path, tmp_path: Path) -> None:
     wide = _checkpoint(tmp_path / "wide", (), 7)
     headless = _checkpoint(tmp_path / "other", ("x", "y", "z"), 3)
     assert "has 7 classes; 'insects' has 3" in run("eval", wide, folder, code=4).stderr
@@ -205,9 +186,7 @@ def _write_labels(root: Path, numbers: list[int], labels: list[int]) -> None:
     (root / "labels.txt").write_text("".join(lines))
 
 
-def test_real_is_counted_in_the_same_pass(
-    run: Run, validation: tuple[Path, list[int], list[int]], tmp_path: Path
-) -> None:
+def test_real_is_counted_in_the_same_pass(validation: tuple[Path, list[int], list[int]], tmp_path: Path) -> None:
     root, numbers, labels = validation
     answer = labels[1]  # of an image with several right classes
     checkpoint = _checkpoint(tmp_path, (), 1000, {answer: 9.0, labels[0]: 5.0})
@@ -227,7 +206,7 @@ def test_real_is_counted_in_the_same_pass(
     assert "49,986 images" in run("eval", checkpoint, root, "--complete", code=3).stderr
 
 
-def test_published_numbers_stand_beside_the_whole_of_imagenet_only(run: Run, net: Path, folder: Path) -> None:
+def test_published_numbers_stand_beside_the_whole_of_imagenet_only(net: Path, folder: Path) -> None:
     found = json.loads(run("eval", net, folder, "--format", "json").stdout)
     checkpoint = {**found["checkpoint"], "timm_name": "vit_large_patch16_224.augreg_in21k_ft_in1k"}
     protocol = {**found["protocol"], "resolution": [224, 224], "resize": "checkpoint"}
@@ -244,7 +223,7 @@ def test_published_numbers_stand_beside_the_whole_of_imagenet_only(run: Run, net
 
 
 def test_labels_of_other_images_stop_the_evaluation(
-    run: Run, validation: tuple[Path, list[int], list[int]], tmp_path: Path
+    validation: tuple[Path, list[int], list[int]], tmp_path: Path
 ) -> None:
     root, numbers, labels = validation
     checkpoint = _checkpoint(tmp_path, (), 1000, {0: 1.0})
@@ -264,7 +243,7 @@ def test_labels_of_other_images_stop_the_evaluation(
 
 
 @pytest.mark.parametrize("classifier", ["ridge", "knn", "logistic"])
-def test_fewshot_gives_a_table_with_intervals(run: Run, net: Path, folder: Path, classifier: str) -> None:
+def test_fewshot_gives_a_table_with_intervals(net: Path, folder: Path, classifier: str) -> None:
     args = ("fewshot", folder, "-m", net, "--per-class", "1,5,all", "--classifier", classifier)
     found = json.loads(run(*args, "--format", "json").stdout)
     rows = found["rows"]
@@ -281,7 +260,7 @@ def test_fewshot_gives_a_table_with_intervals(run: Run, net: Path, folder: Path,
     assert "wilson" in text
 
 
-def test_fewshot_with_too_few_examples_is_refused_or_stamped(run: Run, net: Path, folder: Path) -> None:
+def test_fewshot_with_too_few_examples_is_refused_or_stamped(net: Path, folder: Path) -> None:
     args = ("fewshot", folder, "-m", net, "--per-class", "1,10")
     stderr = run(*args, code=3).stderr
     assert "3 classes have fewer than 10 examples" in stderr
@@ -296,7 +275,7 @@ def test_fewshot_with_too_few_examples_is_refused_or_stamped(run: Run, net: Path
     assert "no list of different numbers" in run("fewshot", folder, "-m", net, "--per-class", "1,1", code=2).stderr
 
 
-def test_fewshot_as_big_vision_prepares_draws_and_solves_it(run: Run, net: Path, folder: Path) -> None:
+def test_fewshot_as_big_vision_prepares_draws_and_solves_it(net: Path, folder: Path) -> None:
     args = ("fewshot", folder, "-m", net, "--per-class", "2,5", "--protocol", "big-vision", "--format", "json")
     found = json.loads(run(*args).stdout)
 
@@ -377,7 +356,7 @@ def _odd(folder: Path) -> dict[str, Path]:
     return made
 
 
-def test_predict_sees_odd_images_as_the_eye_does(run: Run, net: Path, tmp_path: Path) -> None:
+def test_predict_sees_odd_images_as_the_eye_does(net: Path, tmp_path: Path) -> None:
     made = _odd(tmp_path)
     found = json.loads(run("predict", net, tmp_path, "--format", "json", "--top", 3).stdout)
     answers = {Path(p["image"]).name: {t["class"]: t["probability"] for t in p["top"]} for p in found["predictions"]}
@@ -392,7 +371,7 @@ def test_predict_sees_odd_images_as_the_eye_does(run: Run, net: Path, tmp_path: 
     assert {t["class"]: t["probability"] for t in sideways["predictions"][0]["top"]} != pytest.approx(plain, abs=2e-3)
 
 
-def test_predict_goes_on_after_a_broken_image_and_ends_with_3(run: Run, net: Path, tmp_path: Path) -> None:
+def test_predict_goes_on_after_a_broken_image_and_ends_with_3(net: Path, tmp_path: Path) -> None:
     Image.new("RGB", (1, 1), (9, 200, 9)).save(tmp_path / "a one.png")
     Image.new("RGB", (50, 20), (200, 9, 9)).save(tmp_path / "c.webp")
     whole = io.BytesIO()
@@ -411,13 +390,13 @@ def test_predict_goes_on_after_a_broken_image_and_ends_with_3(run: Run, net: Pat
     assert "no image" in run("predict", net, tmp_path / "absent.png", code=3).stderr
 
 
-def test_an_imagenet_head_answers_in_words(run: Run, tmp_path: Path) -> None:
+def test_an_imagenet_head_answers_in_words(tmp_path: Path) -> None:
     checkpoint = _checkpoint(tmp_path, (), 1000, {281: 20.0})
     Image.new("RGB", (30, 30)).save(tmp_path / "cat.png")
     assert "tabby" in run("predict", checkpoint, tmp_path / "cat.png", "--top", 1).stdout
 
 
-def test_the_real_checkpoint_on_real_images(run: Run, shared: Path) -> None:
+def test_the_real_checkpoint_on_real_images(shared: Path) -> None:
     checkpoint = shared / "checkpoints" / "Ti_16-i21k-ft-in1k-224.npz"
     sample = shared / "data" / "imagenet-val-sample"
     args = ("eval", checkpoint, "imagenet", "--real", "--data-dir", sample, "--limit", 24, "--format", "json")
@@ -427,7 +406,7 @@ def test_the_real_checkpoint_on_real_images(run: Run, shared: Path) -> None:
     assert m["real_correct"] >= m["real_n"] - 8
 
 
-def test_a_finished_run_is_evaluated_as_it_was_trained(run: Run, folder: Path, tmp_path: Path) -> None:
+def test_a_finished_run_is_evaluated_as_it_was_trained(folder: Path, tmp_path: Path) -> None:
     """A run answers with its own preprocessing, not with the one of the checkpoint it came from."""
     own = {"resize": "squash", "interpolation": "bilinear", "antialias": False, "mean": [0.4] * 3, "std": [0.3] * 3}
     weights = _checkpoint(tmp_path, CLASSES, 3)
@@ -445,7 +424,7 @@ def test_a_finished_run_is_evaluated_as_it_was_trained(run: Run, folder: Path, t
 
 
 def test_all_models_are_looked_at_before_the_first_is_evaluated(
-    run: Run, net: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    net: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def evaluated(*_: object, **__: object) -> None:
         raise AssertionError("the first model was evaluated")
@@ -456,12 +435,12 @@ def test_all_models_are_looked_at_before_the_first_is_evaluated(
     assert "has 7 classes" in run("eval", net, wide, folder, code=4).stderr
 
 
-def test_own_images_are_no_part_of_anything_official(run: Run, net: Path, folder: Path) -> None:
+def test_own_images_are_no_part_of_anything_official(net: Path, folder: Path) -> None:
     assert "partial" not in run("eval", net, folder).stdout
     assert "data: image folder" in run("fewshot", folder, "-m", net, "--per-class", 1).stdout
 
 
-def test_predict_tells_of_pixels_that_no_patch_covers(run: Run, folder: Path) -> None:
+def test_predict_tells_of_pixels_that_no_patch_covers(folder: Path) -> None:
     image = next(folder.glob("test/*/*.png"))
     assert "32 pixels used" in run("predict", "vit-mini", image, "-r", 33).stderr
 
@@ -471,9 +450,7 @@ def test_an_interval_over_seeds_stays_within_what_an_accuracy_can_be() -> None:
     assert (low, high) == (0.0, 1.0)
 
 
-def test_a_run_with_several_seeds_is_evaluated_with_all_of_them_or_says_which(
-    run: Run, folder: Path, tmp_path: Path
-) -> None:
+def test_a_run_with_several_seeds_is_evaluated_with_all_of_them_or_says_which(folder: Path, tmp_path: Path) -> None:
     from scipy import stats
 
     seeds = (0, 1, 2)

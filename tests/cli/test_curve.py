@@ -9,16 +9,9 @@ from statistics import fmean
 
 import pytest
 from statsmodels.stats.proportion import proportion_confint
-from typer.testing import CliRunner
 
+from tests.command import vitft
 from tests.protocol.test_protocol import draw
-from vitft.cli.app import app
-
-
-def vitft(*args: object, code: int = 0):
-    done = CliRunner().invoke(app, [str(a) for a in args])
-    assert done.exit_code == code, done.output
-    return done
 
 
 def rows(*args: object) -> list[dict[str, str]]:

@@ -44,7 +44,7 @@ def test_a_time_limit_saves_ends_with_75_and_the_same_command_goes_on(tmp_path, 
     done: list[float] = []
     real = update.Fit.update
     with monkeypatch.context() as patch:  # a clock that ticks once an update
-        patch.setattr(update.Fit, "update", lambda self, lr, loss: (done.append(lr), real(self, lr, loss)))
+        patch.setattr(update.Fit, "update", lambda self, lr: (done.append(lr), real(self, lr)))
         patch.setattr(signals, "time", SimpleNamespace(monotonic=lambda: float(len(done))))
         assert vitft(*DIGITS, "--steps", 12, "-o", tmp_path / "run", "--max-time", "5s") == 75
     err = capsys.readouterr().err

@@ -12,11 +12,10 @@ from statistics import fmean
 
 import pytest
 from scipy import stats
-from typer.testing import CliRunner
 
+from tests.command import vitft
 from tests.protocol.test_protocol import draw
 from vitft import recipes
-from vitft.cli.app import app
 from vitft.cli.axes import pieces
 from vitft.data.sources.image_folder import ImageFolder
 from vitft.engines import inline
@@ -25,12 +24,6 @@ from vitft.protocol.jobs import make
 
 TINY = ("-m", "vit-mini", "--steps", 2, "-b", 4, "--device", "cpu")
 GRID = ("--lr", "0.003,1.0", "-r", "32,40", "--seeds", "0,1")
-
-
-def vitft(*args: object, code: int = 0):
-    done = CliRunner().invoke(app, [str(a) for a in args])
-    assert done.exit_code == code, done.output
-    return done
 
 
 def units(run: Path) -> list[dict]:

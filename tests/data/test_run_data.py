@@ -10,11 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from typer.testing import CliRunner, Result
 
 from tests import vtab_archive
+from tests.command import vitft
 from tests.forked_workers import forking
-from vitft.cli.app import app
 from vitft.data import listing
 from vitft.data.find import find
 from vitft.data.sources.image_folder import ImageFolder
@@ -32,13 +31,6 @@ def _own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(f"VITFT_{name}", str(tmp_path / name))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr(local, "start_process", forking())
-
-
-def vitft(*words: object, code: int = 0) -> Result:
-    done = CliRunner().invoke(app, [str(word) for word in words], catch_exceptions=False)
-    assert done.exit_code == code, (done.stdout, done.stderr)
-    assert "Traceback" not in done.stderr
-    return done
 
 
 def flat(text: str) -> str:

@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 from tests import vtab_archive
+from tests.command import exiting
 from tests.forked_workers import forking
 from tests.layouts import WNIDS, imagenet_name
 from vitft.data import lists
@@ -63,19 +64,10 @@ def _image(path: Path, rng: np.random.Generator) -> None:
 @pytest.fixture
 def vitft(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Vitft:
     """Return a function that runs the command line here and returns (exit code, stdout, stderr)."""
-    from vitft.cli.app import app
-
     torch.set_num_threads(1)
     monkeypatch.setattr(local, "start_process", forking())
 
-    def run(*args: object) -> tuple[int, str, str]:
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as caught:
-            app([str(a) for a in args])
-        out, err = capsys.readouterr()
-        return int(caught.value.code or 0), out, err
-
-    return run
+    return exiting(capsys)
 
 
 SMALL = ["--steps", "1", "-b", "4", "-r", "32", "--lr", "0.01", "--device", "cpu"]

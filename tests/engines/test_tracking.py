@@ -7,16 +7,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner
 
-from vitft.cli.app import app
+from tests.command import invoked as vitft
 from vitft.engines import tracking
 
 TINY = ("finetune", "digits", "--steps", "3", "-b", "4", "--limit", "8", "--device", "cpu", "--set", "warmup_steps=1")
-
-
-def vitft(*args: object) -> Any:
-    return CliRunner().invoke(app, [str(a) for a in args])
 
 
 def curve(run: Path) -> list[dict[str, float]]:

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from tests import vtab_archive
+from tests.command import exiting
 from tests.forked_workers import forking
 from vitft.engines import local, suite
 from vitft.errors import Interrupted
@@ -33,22 +34,13 @@ def data(tmp_path_factory):
 @pytest.fixture
 def vitft(tmp_path, monkeypatch, capsys, data):
     """Return a function that runs the command line here and returns (exit code, stdout, stderr)."""
-    from vitft.cli.app import app
-
     torch.set_num_threads(1)
     monkeypatch.setenv("VITFT_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("VITFT_RUNS", str(tmp_path / "runs"))
     monkeypatch.delenv("VITFT_DATA", raising=False)
     monkeypatch.setattr(local, "start_process", forking())
 
-    def run(*args: object) -> tuple[int, str, str]:
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as caught:
-            app([str(a) for a in args])
-        out, err = capsys.readouterr()
-        return int(caught.value.code or 0), out, err
-
-    return run
+    return exiting(capsys)
 
 
 @pytest.fixture

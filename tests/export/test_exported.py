@@ -14,19 +14,14 @@ from PIL import Image
 from safetensors.torch import load_file
 from timm.data import create_transform, resolve_data_config  # type: ignore[attr-defined]
 from timm.models import load_checkpoint
-from typer.testing import CliRunner
 
 from tests import reference
+from tests.command import invoked as vitft
 from vitft import hub
-from vitft.cli.app import app
 from vitft.evaluation.network import open_network
 from vitft.export import card as cards
 from vitft.results.reading import load
 from vitft.results.schema import RunResult
-
-
-def vitft(*args: object, **kwargs: Any) -> Any:
-    return CliRunner().invoke(app, [str(a) for a in args], **kwargs)
 
 
 @pytest.fixture(scope="module")

@@ -15,10 +15,9 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 from timm.data import create_transform, resolve_data_config  # type: ignore[attr-defined]
-from typer.testing import CliRunner
 
 from tests import reference
-from vitft.cli.app import app
+from tests.command import invoked as vitft
 from vitft.evaluation import predictions
 from vitft.images.preprocess import deterministic
 from vitft.models.timm_folder import _transform
@@ -32,10 +31,6 @@ LEVELS = 0.03
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory):
     return reference.draw(tmp_path_factory.mktemp("drawn"))
-
-
-def vitft(*args: object):
-    return CliRunner().invoke(app, [str(a) for a in args])
 
 
 def tuned(drawn: Path, run: Path, *args: object) -> str:

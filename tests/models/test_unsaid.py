@@ -12,9 +12,8 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
-from typer.testing import CliRunner, Result
 
-from vitft.cli.app import app
+from tests.command import vitft as run
 from vitft.errors import CheckpointError, UsageError
 from vitft.evaluation.class_names import translated
 from vitft.evaluation.network import open_network
@@ -40,12 +39,6 @@ def same(model: Path | str, net: nn.Module, settings: Settings, atol: float = 1e
     built = build(str(model), None, settings)
     with torch.no_grad():
         torch.testing.assert_close(built.net.eval()(images), net(images), atol=atol, rtol=1e-5)
-
-
-def run(*args: object, code: int = 0) -> Result:
-    result = CliRunner().invoke(app, [str(a) for a in args])
-    assert result.exit_code == code, f"{result.stdout}\n{result.stderr}\n{result.exception!r}"
-    return result
 
 
 @pytest.fixture

@@ -3,25 +3,17 @@
 import json
 import shlex
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
-from typer.testing import CliRunner
 
-from vitft.cli.app import app
+from tests.command import vitft
 from vitft.report.gather import gather
 from vitft.report.lines import labels
 from vitft.report.page import runs
 
 TINY = ("-b", "4", "--device", "cpu", "--set", "warmup_steps=1")
-
-
-def vitft(*args: object) -> Any:
-    done = CliRunner().invoke(app, [str(a) for a in args])
-    assert done.exit_code == 0, done.output
-    return done
 
 
 @pytest.fixture(scope="module")

@@ -9,13 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 from scipy import stats
-from typer.testing import CliRunner
 
 from tests import drawn_results as drawn
+from tests.command import invoked as vitft
 from vitft.catalog import published
 from vitft.catalog.pretraining import pretraining
 from vitft.catalog.tasks import VTAB
-from vitft.cli.app import app
 from vitft.errors import UnknownName, UsageError
 from vitft.evaluation.intervals import paired
 from vitft.report import beside, formats, summary_table
@@ -31,10 +30,6 @@ ONE_K = {"provenance": {"train_split": "train800val200"}}
 @pytest.fixture
 def rng() -> np.random.Generator:
     return np.random.default_rng(7)
-
-
-def vitft(*args: object) -> Any:
-    return CliRunner().invoke(app, [str(a) for a in args], catch_exceptions=False)
 
 
 def vtab_run(root: Path, rng: np.random.Generator, **changes: Any) -> None:

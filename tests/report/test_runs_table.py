@@ -8,20 +8,13 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
+from tests.command import vitft
 from tests.protocol.test_protocol import draw
-from vitft.cli.app import app
 from vitft.report import formats
 from vitft.report.table import Column, Row, Table
 
 TINY = ("-m", "vit-mini", "-b", 4, "--device", "cpu", "--no-save-weights")
-
-
-def vitft(*args: object, code: int = 0):
-    done = CliRunner().invoke(app, [str(a) for a in args])
-    assert done.exit_code == code, done.output
-    return done
 
 
 def rows(*args: object) -> list[dict[str, str]]:

@@ -8,10 +8,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch.nn import functional as F
-from typer.testing import CliRunner
 
+from tests.command import vitft
 from tests.protocol.test_protocol import draw, job
-from vitft.cli.app import app
 from vitft.data.sources.image_folder import ImageFolder
 from vitft.errors import Interrupted, ProtocolBreach
 from vitft.evaluation.network import open_network
@@ -142,15 +141,10 @@ def test_without_val_it_is_said_and_a_sweep_has_it_of_dev(tmp_path):
     data = draw(tmp_path / "d", ("train", "test"), 10)
     tiny = ["-m", "vit-mini", "--steps", "2", "-b", "4", "-r", "32", "--device", "cpu", "--val-every", "1"]
 
-    def vitft(*args):
-        done = CliRunner().invoke(app, [str(a) for a in args])
-        assert done.exit_code == 0, done.output
-        return done.stderr
-
-    plain = vitft("finetune", data, *tiny, "-o", tmp_path / "run")
+    plain = vitft("finetune", data, *tiny, "-o", tmp_path / "run").stderr
     assert "has no val that the final run does not train on" in plain and "val_top1" not in str(lines(tmp_path / "run"))
-    assert "start anew with --overwrite" in vitft("finetune", data, *tiny, "-o", tmp_path / "run")
-    swept = vitft("sweep", data, *tiny, "--lr", "0.01,0.1", "-o", tmp_path / "s")
+    assert "start anew with --overwrite" in vitft("finetune", data, *tiny, "-o", tmp_path / "run").stderr
+    swept = vitft("sweep", data, *tiny, "--lr", "0.01,0.1", "-o", tmp_path / "s").stderr
     assert "the runs that are compared have it" in swept and "step 1: " in swept
     tuned = list((tmp_path / "s").glob("units/*/tune-*/metrics.jsonl"))
     assert len(tuned) == 2 and all("val_top1" in line for file in tuned for line in file.read_text().splitlines())

@@ -3,7 +3,7 @@
 import math
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import Any, Protocol
@@ -119,16 +119,8 @@ class Bare:
 
     def train(self, steps: int) -> float:
         s = self._subject
-        self._net.train(s.settings.method != "linear")
-        s.wait()
-        began = time.perf_counter()
-        for _ in range(steps):
-            for x, y in s.ready(s.settings.batch_size):
-                with usual(len(x), s.micro_batch):
-                    _backward(self._net, x, y, s)
-            _update(self._net, self._optimizer, s)
-        s.wait()
-        seconds = time.perf_counter() - began
+        updates = (s.ready(s.settings.batch_size) for _ in range(steps))
+        seconds = _trained(self._net, self._optimizer, s, updates, s.micro_batch)
         if self._blocks is not None and (why := self._blocks.eager()):
             raise VitftError(f"Nothing was compiled: {why}.")
         return seconds
@@ -157,16 +149,7 @@ class Timm:
         self._train = self._forever(subject.settings.batch_size)
 
     def train(self, steps: int) -> float:
-        s = self._subject
-        self._net.train(s.settings.method != "linear")
-        s.wait()
-        began = time.perf_counter()
-        for _ in range(steps):
-            x, y = next(self._train)
-            _backward(self._net, x, y, s)
-            _update(self._net, self._optimizer, s)
-        s.wait()
-        return time.perf_counter() - began
+        return _trained(self._net, self._optimizer, self._subject, ([next(self._train)] for _ in range(steps)))
 
     def evaluate(self, images: int) -> float:
         s, done = self._subject, 0
@@ -248,6 +231,30 @@ def _optimizer(net: nn.Module, subject: Subject, *, fused: bool) -> torch.optim.
     if subject.settings.optimizer == "sgd":
         return torch.optim.SGD(parameters, lr=lr, momentum=momentum, fused=fused)
     return torch.optim.AdamW(parameters, lr=lr, betas=(momentum, 0.999), fused=fused)
+
+
+def _trained(
+    net: Any,
+    optimizer: torch.optim.Optimizer,
+    s: Subject,
+    updates: Iterable[Iterable[tuple[Tensor, Tensor]]],
+    size: int = 0,
+) -> float:
+    """Make updates, each of one micro-batch or several, and return the seconds they took.
+
+    Args:
+        size: see `usual`.
+    """
+    net.train(s.settings.method != "linear")
+    s.wait()
+    began = time.perf_counter()
+    for batches in updates:
+        for x, y in batches:
+            with usual(len(x), size):
+                _backward(net, x, y, s)
+        _update(net, optimizer, s)
+    s.wait()
+    return time.perf_counter() - began
 
 
 def _backward(net: nn.Module, x: Tensor, y: Tensor, subject: Subject) -> None:

@@ -14,7 +14,7 @@ from vitft import device as devices
 from vitft.data.split import Provenance, Split
 from vitft.evaluation.network import preprocess
 from vitft.models import build as models
-from vitft.models.checkpoint import Checkpoint, assumptions
+from vitft.models.checkpoint import Checkpoint, remarks
 from vitft.models.memory import Wish, planned
 from vitft.models.methods import apply
 from vitft.progress import Hooks
@@ -106,7 +106,7 @@ def opened(model: str, settings: Settings, split: Split | None, runtime: Runtime
     """
     checkpoint = models.opening(model, settings)
     settings = settings.at(checkpoint.info.native, checkpoint.info.patch)
-    for note in filter(None, [*checkpoint.info.notes, assumptions(checkpoint.info)]):
+    for note in remarks(checkpoint.info):
         hooks.note(note)
     device = devices.pick(runtime.device)
     if split is None:

@@ -45,6 +45,7 @@ class Known:
     measure: Annotated[
         bool, typer.Option("--measure", help="Train and evaluate this network on this data here, for about a minute.")
     ] = False
+    quiet: o.QuietOption = False
 
     def speed(self, job: "Job", data: "Sized", runtime: "Runtime") -> "Speed | None":
         """Return the speed, None where nothing is said of it. Raises UsageError; CheckpointError of a profile."""
@@ -63,7 +64,7 @@ class Known:
             return None
         from vitft.bench.measure import shortly
 
-        with console.display() as hooks:
+        with console.display(self.quiet) as hooks:
             return speed.profiled(shortly(job, data, runtime, hooks), "measured now, a few updates")
 
 
@@ -74,11 +75,9 @@ def finetune(
     model: o.ModelsOption = None,
     recipe: o.RecipeOption = "quick",
     seeds: Annotated[str, typer.Option("--seeds", help="E.g. 0,1,2.")] = "0",
-    per_class: Annotated[
-        int | None, typer.Option("--per-class", min=1, help="Train on K images of each class.")
-    ] = None,
-    limit: Annotated[int | None, typer.Option("--limit", min=1, help="At most N images of every split.")] = None,
-    from_scratch: Annotated[bool, typer.Option("--from-scratch", help="Random weights.")] = False,
+    per_class: o.PerClassOption = None,
+    limit: o.LimitOption = None,
+    from_scratch: o.FromScratchOption = False,
     format: o.TableFormatOption = "text",
     *,
     keys: Keys,

@@ -111,9 +111,5 @@ def _folders(output: Path | None, models: list[str], overwrite: bool) -> list[Pa
     if output is None:
         return [None] * len(models)
     own = beside(output, models)
-    taken = next((folder for folder in own if (folder / "result.json").exists()), None)
-    if taken is not None and not overwrite:
-        raise UsageError(
-            f"'{taken}' holds a result already.", "a new folder.", "Choose another, or replace it: --overwrite."
-        )
+    o.unoccupied(own, overwrite)
     return list(own)

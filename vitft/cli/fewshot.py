@@ -61,10 +61,7 @@ def fewshot(
 
     counts, draws = _counts(per_class), o.parse_seeds(seeds)
     fixed = opening.fixed(model)
-    if output is not None and (output / "result.json").exists() and not overwrite:
-        raise UsageError(
-            f"'{output}' holds a result already.", "a new folder.", "Choose another, or replace it: --overwrite."
-        )
+    o.unoccupied([output] if output else [], overwrite)
     with console.display(quiet) as hooks:
         source = find(task, data_dir)
         from vitft.evaluation import fewshot as fs

@@ -26,15 +26,9 @@ def finetune(
     recipe: o.RecipeOption = "quick",
     seed: o.SeedOption = 0,
     seeds: Annotated[str, typer.Option("--seeds", help="Several, e.g. 0,1,2: the mean with its interval.")] = "",
-    per_class: Annotated[
-        int | None, typer.Option("--per-class", min=1, help="Train on K images of each class.")
-    ] = None,
-    limit: Annotated[
-        int | None, typer.Option("--limit", min=1, help="At most N images of every split, for a quick look.")
-    ] = None,
-    from_scratch: Annotated[
-        bool, typer.Option("--from-scratch", help="Same architecture and budget, random weights.")
-    ] = False,
+    per_class: o.PerClassOption = None,
+    limit: o.LimitOption = None,
+    from_scratch: o.FromScratchOption = False,
     compare_scratch: Annotated[
         bool, typer.Option("--compare-scratch", help="Both, pretrained and from scratch, in one table.")
     ] = False,

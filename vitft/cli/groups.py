@@ -63,7 +63,7 @@ class Keys:
     batch_size: o.BatchSizeOption = None
     lr: o.LrOption = None
 
-    def fixed(self) -> dict[str, Any]:
+    def fixed(self) -> dict[str, object]:
         """Return the keys that the user has set. Raises UsageError or UnknownName."""
         flags = {"method": self.method, "steps": self.steps, "batch_size": self.batch_size, "lr": self.lr}
         return o.overrides(self.set_, self.resolution, **flags)

@@ -98,6 +98,13 @@ SaveWeightsInSuiteOption = Annotated[
     bool,
     typer.Option("--save-weights/--no-save-weights", help="Keep the fine-tuned networks; else their heads."),
 ]
+PerClassOption = Annotated[int | None, typer.Option("--per-class", min=1, help="Train on K images of each class.")]
+LimitOption = Annotated[
+    int | None, typer.Option("--limit", min=1, help="At most N images of every split, for a quick look.")
+]
+FromScratchOption = Annotated[
+    bool, typer.Option("--from-scratch", help="Same architecture and budget, random weights.")
+]
 MinTop1Option = Annotated[
     float | None,
     typer.Option("--min-top1", min=0, max=100, help="End with 5 where top-1 is below so many percent, for a CI."),
@@ -161,6 +168,15 @@ def models(named: Sequence[str] | None, *devices: str) -> tuple[str, ...]:
         raise UsageError("A model is named twice.", "different models, each with its own --model.")
     checked(found, *devices)
     return found
+
+
+def unoccupied(folders: Sequence[Path], overwrite: bool) -> None:
+    """Refuse to write a result where one is, unless it is to be replaced. Raises UsageError."""
+    taken = next((folder for folder in folders if (folder / "result.json").exists()), None)
+    if taken is not None and not overwrite:
+        raise UsageError(
+            f"'{taken}' holds a result already.", "a new folder.", "Choose another, or replace it: --overwrite."
+        )
 
 
 def hold_to(least: float | None, found: Sequence[tuple[str, float]]) -> None:

@@ -41,10 +41,10 @@ def predict(
     with console.display(quiet) as hooks:
         paths = files.images(images)
         from vitft.evaluation.network import open_network, refuse_zero_head
-        from vitft.models.checkpoint import assumptions
+        from vitft.models.checkpoint import remarks
 
         network = open_network(run, fixed, crop_pct=opening.crop_pct, device=opening.device, precision=precision)
-        for note in filter(None, [*network.info.notes, assumptions(network.info)]):
+        for note in remarks(network.info):
             hooks.note(note)
         if not network.info.num_classes:
             raise CheckpointError(

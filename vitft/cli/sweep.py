@@ -41,15 +41,9 @@ def sweep(
         ),
     ] = "val",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the grid and what it takes; run nothing.")] = False,
-    per_class: Annotated[
-        int | None, typer.Option("--per-class", min=1, help="Train on K images of each class.")
-    ] = None,
-    limit: Annotated[
-        int | None, typer.Option("--limit", min=1, help="At most N images of every split, for a quick look.")
-    ] = None,
-    from_scratch: Annotated[
-        bool, typer.Option("--from-scratch", help="Same architecture and budget, random weights.")
-    ] = False,
+    per_class: o.PerClassOption = None,
+    limit: o.LimitOption = None,
+    from_scratch: o.FromScratchOption = False,
     save_weights: o.SaveWeightsOption = True,
     val_every: o.ValEveryOption = 0,
     format: o.TableFormatOption = "text",

@@ -8,7 +8,7 @@ Source: tensorflow_datasets/core/hashing.py and shuffle.py, the same from 1.3.2 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -142,8 +142,20 @@ def keys_digest(keys: Sequence[str]) -> str:
     return hashlib.sha256("\n".join(keys).encode()).hexdigest()
 
 
-def describe(task: str, split: str, keys: Sequence[str]) -> dict[str, Any]:
-    """Return what `vitft data splits` prints as JSON: task, split, keys, sha256, and whether this is the reference."""
+class Described(TypedDict):
+    """The keys of an official split, and whether they are the reference; `why` where they are not."""
+
+    task: str
+    split: str
+    n: int
+    sha256: str
+    reference: bool
+    why: str
+    keys: list[str]
+
+
+def describe(task: str, split: str, keys: Sequence[str]) -> Described:
+    """Return what `vitft data splits` prints as JSON."""
     found = tasks.get(task)
     return {
         "task": found.name,

@@ -98,8 +98,8 @@ class Split:
         )
 
 
-class Source(Protocol):
-    """One data set at one place: the file or folder `path`, or `place` where its files are more narrowly there."""
+class Named(Protocol):
+    """A data set by its name and those of its splits."""
 
     @property
     def task(self) -> str:
@@ -108,8 +108,12 @@ class Source(Protocol):
 
     @property
     def splits(self) -> tuple[str, ...]:
-        """Names that `open` takes."""
+        """Names that the other methods take."""
         ...
+
+
+class Source(Named, Protocol):
+    """One data set at one place: the file or folder `path`, or `place` where its files are more narrowly there."""
 
     def open(self, split: str) -> Split:
         """Open one split. Raises DataMissing (no such split or file) or DataDamaged (exit code 3)."""
@@ -128,18 +132,8 @@ def told_of(source: Source) -> str:
     return str(path.absolute()) if path is not None and path.exists() else ""
 
 
-class Sized(Protocol):
+class Sized(Named, Protocol):
     """What a plan asks of a data set: how many images its splits have, and how many classes; no image, no name."""
-
-    @property
-    def task(self) -> str:
-        """Canonical task name, or the folder's name for a user's own data."""
-        ...
-
-    @property
-    def splits(self) -> tuple[str, ...]:
-        """Names that the other methods take."""
-        ...
 
     def count(self, split: str) -> int:
         """Return how many images a split has."""

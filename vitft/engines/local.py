@@ -12,16 +12,16 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import IO, Any, Protocol
 
 from vitft import machine
+from vitft.engines.events import Event, Shown, error_of
 from vitft.engines.plan import Outcome, Plan
-from vitft.engines.worker import error_of
 from vitft.errors import VitftError
-from vitft.progress import Hooks, StepReport
+from vitft.progress import Hooks
 from vitft.protocol.jobs import Runtime
 from vitft.protocol.units import Job, Unit
 
@@ -113,7 +113,7 @@ class _Supervisor:
         self.workers = [_Worker(d, folder / "logs" / f"worker-{i}.log") for i, d in enumerate(devices)]
         self.deaths: dict[str, int] = {}
         self.early_deaths = 0
-        self.noted: set[str] = set()
+        self.shown = Shown(hooks)
         self.start = plan.begun()
         self.selector = selectors.DefaultSelector()
 
@@ -161,7 +161,7 @@ class _Supervisor:
         cores = machine.cores()
         return 0 if len(self.workers) == 1 or worker.device.startswith("cuda") else max(1, cores // len(self.workers))
 
-    def _send(self, worker: _Worker, command: dict[str, Any]) -> None:
+    def _send(self, worker: _Worker, command: Mapping[str, object]) -> None:
         assert worker.process is not None
         assert worker.process.stdin is not None
         try:
@@ -182,19 +182,11 @@ class _Supervisor:
             for line in lines:
                 self._heard(worker, json.loads(line))
 
-    def _heard(self, worker: _Worker, event: dict[str, Any]) -> None:
-        first = next((w for w in self.workers if w.unit), None)
+    def _heard(self, worker: _Worker, event: Event) -> None:
+        self.shown.show(event, first=worker is next((w for w in self.workers if w.unit), None))
         match event["event"]:
             case "ready":
                 worker.ready = True
-            case "step" if worker is first:
-                self.hooks.step(StepReport(**event["report"]))
-            case "phase" if worker is first:
-                self.hooks.phase(event["what"], event["done"], event["total"])
-            case "note" if event["text"] not in self.noted:
-                # What is said of a checkpoint is said once, not once a unit.
-                self.noted.add(event["text"])
-                self.hooks.note(event["text"])
             case "done":
                 self.plan.succeeded = True
                 worker.unit = None

@@ -11,7 +11,7 @@ from vitft.engines.suite import Leg
 from vitft.errors import DiskFull, Interrupted, UsageError, VitftError
 from vitft.evaluation import evaluate, fewshot, frozen, predictions
 from vitft.evaluation.network import Network, open_network
-from vitft.models.checkpoint import assumptions
+from vitft.models.checkpoint import remarks
 from vitft.progress import Hooks
 from vitft.protocol import unchanged
 from vitft.protocol.jobs import Runtime
@@ -36,7 +36,7 @@ def measure(
         fixed = {**fewshot.BIG_VISION, **fixed}
     device = devices[0] if devices else runtime.device
     network = open_network(leg.model, fixed, device=device, precision=runtime.precision)
-    for note in filter(None, [*network.info.notes, assumptions(network.info)]):
+    for note in remarks(network.info):
         hooks.note(note)
     failed: dict[str, str] = {}
     for done, name in enumerate(names):

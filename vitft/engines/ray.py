@@ -18,10 +18,11 @@ from typing import Any
 from vitft import machine
 from vitft.engines import plan as planning
 from vitft.engines.dispatch import End, dispatch
+from vitft.engines.events import Event, Shown, error_of
 from vitft.engines.plan import Outcome, Plan
-from vitft.engines.worker import Stop, error_of, run_one, share_cores
-from vitft.errors import UsageError, VitftError
-from vitft.progress import Hooks, StepReport
+from vitft.engines.worker import Stop, run_one, share_cores
+from vitft.errors import NotInstalled, UsageError, VitftError
+from vitft.progress import Hooks
 from vitft.protocol.jobs import Runtime
 from vitft.protocol.units import Job, Unit
 from vitft.words import cause
@@ -65,11 +66,7 @@ def _ray() -> Any:
     try:
         import ray
     except ImportError:
-        raise UsageError(
-            "'--engine ray' needs the package 'ray', which is not installed.",
-            "--engine local, or with it.",
-            "Run: pip install 'vitft[ray]'",
-        ) from None
+        raise NotInstalled("'--engine ray' needs the package 'ray', which is not installed.", "ray") from None
     return ray
 
 
@@ -114,10 +111,10 @@ class _Board:
     """What units tell, and whether they are to stop: an actor, on the machine of the command."""
 
     def __init__(self) -> None:
-        self.events: list[tuple[str, dict[str, Any]]] = []
+        self.events: list[tuple[str, Event]] = []
         self.stopped = False
 
-    def tell(self, unit: str, event: dict[str, Any]) -> None:
+    def tell(self, unit: str, event: Event) -> None:
         """Take an event of a unit."""
         self.events.append((unit, event))
 
@@ -125,7 +122,7 @@ class _Board:
         """Tell whether `stop` was called."""
         return self.stopped
 
-    def told(self) -> list[tuple[str, dict[str, Any]]]:
+    def told(self) -> list[tuple[str, Event]]:
         """Give what was told since."""
         told, self.events = self.events, []
         return told
@@ -146,7 +143,7 @@ class _Pool:
         self.task = ray.remote(max_retries=0, **self.needs)(_unit)
         self.board = ray.remote(num_cpus=0, max_restarts=-1)(_Board).remote()
         self.tasks: dict[Any, Unit] = {}
-        self.noted: set[str] = set()
+        self.shown = Shown(hooks)
 
     def _resource(self, name: str) -> int:
         return int(self.ray.cluster_resources().get(name, 0))
@@ -171,31 +168,24 @@ class _Pool:
         try:
             event = self.ray.get(task)
         except errors.OutOfMemoryError as error:
-            return End(unit, "memory", why=_line(error))
+            return End(unit, "memory", why=cause(error))
         except errors.RayTaskError as error:
-            return End(unit, "failed", VitftError(f"vitft itself failed: {_line(error.cause)}."))
+            return End(unit, "failed", VitftError(f"vitft itself failed: {cause(error.cause)}."))
         except errors.RayError as error:
-            return End(unit, "lost", why=_line(error))
+            return End(unit, "lost", why=cause(error))
         if event is None:
             return End(unit, "stopped")
         return End(unit, "done") if event["event"] == "done" else End(unit, "failed", error_of(event))
 
     def _show(self) -> None:
         """Pass on what the units tell: notes once, progress of the first one at work."""
-        told: list[tuple[str, dict[str, Any]]] = []
+        told: list[tuple[str, Event]] = []
         with suppress(self.ray.exceptions.RayError):  # the board may be on its way to another machine
             told = self.ray.get(self.board.told.remote(), timeout=5)
         at_work = {unit.id for unit in self.tasks.values()} & {unit for unit, _ in told}
         first = next((unit.id for unit in self.tasks.values() if unit.id in at_work), None)
         for unit, event in told:
-            match event["event"]:
-                case "note" if event["text"] not in self.noted:
-                    self.noted.add(event["text"])
-                    self.hooks.note(event["text"])
-                case "step" if unit == first:
-                    self.hooks.step(StepReport(**event["report"]))
-                case "phase" if unit == first:
-                    self.hooks.phase(event["what"], event["done"], event["total"])
+            self.shown.show(event, first=unit == first)
 
     def stop(self) -> None:
         self.board.stop.remote()
@@ -204,7 +194,7 @@ class _Pool:
             self.wait()
 
 
-def _unit(text: str, place: dict[str, str], runtime: dict[str, Any], threads: int, board: Any) -> dict[str, Any] | None:
+def _unit(text: str, place: dict[str, str], runtime: dict[str, Any], threads: int, board: Any) -> Event | None:
     """Run a unit in a worker process of Ray; return the event of its end, None where it was stopped."""
     import ray
 
@@ -216,7 +206,7 @@ def _unit(text: str, place: dict[str, str], runtime: dict[str, Any], threads: in
         os.environ["VITFT_DATA"] = place["data"]
     unit, stop, ended = Unit.from_json(text), Stop(), threading.Event()
 
-    def tell(event: dict[str, Any]) -> None:
+    def tell(event: Event) -> None:
         with suppress(Exception):  # nobody listens: the command is gone, and Ray ends this process
             board.tell.remote(unit.id, event)
 
@@ -230,7 +220,7 @@ def _unit(text: str, place: dict[str, str], runtime: dict[str, Any], threads: in
     share_cores(threads)
     how, warm = Runtime(**{**runtime, "device": _device(ray)}), _WARM.pop() if _WARM else Warm()
     try:
-        event: dict[str, Any] | None
+        event: Event | None
         event, warm = run_one(unit, Path(place["folder"]), how, warm, tell, stop)
         _WARM.append(warm)
         return event
@@ -247,7 +237,3 @@ def _device(ray: Any) -> str:
     if not ids:
         return "cpu"
     return f"cuda:{ids[0]}" if os.environ.get("RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES") else "cuda:0"
-
-
-def _line(error: BaseException) -> str:
-    return cause(error)

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from vitft.engines import suite as planning
 from vitft.engines import suite_run
@@ -52,7 +52,7 @@ def prospects(asked: Asked, how: How, *, anew: bool) -> list[Prospect]:
     return found
 
 
-def described(one: Prospect, how: How) -> dict[str, Any]:
+def described(one: Prospect, how: How) -> dict[str, object]:
     """Return a leg's plan as JSON has it."""
     from vitft.protocol.estimate import to_json
 

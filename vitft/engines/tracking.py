@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, Protocol, assert_never
 
-from vitft.errors import UsageError
+from vitft.errors import NotInstalled
 from vitft.progress import Hooks, StepReport
 from vitft.results.files import read_json
 from vitft.results.folders import slug
@@ -32,11 +32,7 @@ class _Series(Protocol):
 def check(to: Tracker | None) -> None:
     """Refuse to begin where the tracker is not installed. Raises UsageError."""
     if to is not None and find_spec(to) is None:
-        raise UsageError(
-            f"--track {to} needs {to}, which is not installed.",
-            "an installation with that extra.",
-            f"Install it: pip install 'vitft[{to}]', or pip install {to}.",
-        )
+        raise NotInstalled(f"--track {to} needs {to}, which is not installed.", to)
 
 
 @contextmanager

@@ -12,13 +12,13 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, TypedDict
 
-from vitft import errors
+from vitft.engines.events import Event, Tell, failed
 from vitft.errors import Interrupted, UsageError, VitftError
 from vitft.progress import Hooks, StepReport
 from vitft.results.folders import lock, unit_folder
@@ -33,10 +33,19 @@ _LOCK_S = 60.0
 _TELL_EVERY_S = 0.2
 
 
+class _Command(TypedDict, total=False):
+    """A line in: the first has all but a unit, every later one a unit alone."""
+
+    folder: str
+    runtime: dict[str, Any]
+    threads: int
+    unit: str
+
+
 def serve(commands: IO[str], events: IO[str]) -> None:
     """Answer commands until their end, a signal, or a unit that was interrupted."""
     stop = Stop()
-    inbox: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
+    inbox: queue.SimpleQueue[_Command | None] = queue.SimpleQueue()
 
     def listen() -> None:
         for line in commands:
@@ -65,9 +74,6 @@ def serve(commands: IO[str], events: IO[str]) -> None:
     tell({"event": "stopped", "signal": stop.signum})
 
 
-Tell = Callable[[dict[str, Any]], None]
-
-
 def share_cores(threads: int) -> None:
     """Let torch compute on so many threads; 0 = as it has it."""
     if threads:
@@ -78,7 +84,7 @@ def share_cores(threads: int) -> None:
 
 def run_one(
     unit: "Unit", folder: Path, runtime: "Runtime", warm: "Warm", tell: Tell, stop: "Stop"
-) -> tuple[dict[str, Any] | None, "Warm"]:
+) -> tuple[Event | None, "Warm"]:
     """Run a unit, alone in its folder; return the event of its end, None where it was stopped, and what stays warm."""
     from vitft.protocol.run import run_unit
     from vitft.protocol.warm import Warm
@@ -90,16 +96,8 @@ def run_one(
         return None, warm
     except VitftError as error:
         # A network that failed half-way may hold anything: the next unit builds its own.
-        return {"event": "failed", "unit": unit.id, "error": type(error).__name__, "lines": list(error.lines)}, Warm()
+        return failed(unit.id, error), Warm()
     return {"event": "done", "unit": unit.id}, warm
-
-
-def error_of(event: Mapping[str, Any]) -> VitftError:
-    """Rebuild the error of a "failed" event."""
-    kind = getattr(errors, event["error"], None)
-    if not (isinstance(kind, type) and issubclass(kind, VitftError)):
-        kind = VitftError
-    return errors.rebuilt(kind, event["lines"])
 
 
 class Stop:
@@ -133,7 +131,7 @@ def _hooks(tell: Tell, stop: Stop) -> Hooks:
 
 
 def _teller(events: IO[str]) -> Tell:
-    def tell(event: dict[str, Any]) -> None:
+    def tell(event: Event) -> None:
         try:
             events.write(json.dumps(event) + "\n")
             events.flush()

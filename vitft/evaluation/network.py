@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from vitft import device as devices
+from vitft.catalog.stamps import MEAN_STD
 from vitft.data import labels
 from vitft.data.split import Split
 from vitft.errors import CheckpointError, DataError, UsageError
@@ -24,11 +25,7 @@ from vitft.results.reading import load
 from vitft.results.schema import RunResult
 from vitft.settings import Preprocess, Settings, checked
 
-_NORMALISE = {
-    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
-    "half": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
-    "none": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
-}
+_NORMALISE = {**MEAN_STD, "none": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))}
 
 
 @dataclass(frozen=True)

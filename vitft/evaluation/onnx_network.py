@@ -14,7 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn
 
 from vitft import machine
-from vitft.errors import CheckpointError, UsageError
+from vitft.errors import CheckpointError, NotInstalled
 from vitft.results.checkpoint import CheckpointInfo
 from vitft.settings import Preprocess
 
@@ -75,11 +75,7 @@ def file_of(model: str) -> Path | None:
 def available() -> None:
     """Refuse to begin where an ONNX file cannot be run. Raises UsageError."""
     if find_spec("onnxruntime") is None:
-        raise UsageError(
-            "ONNX files are run by onnxruntime, which is not installed.",
-            "an installation with the extra 'onnx'.",
-            "Install it: pip install 'vitft[onnx]', or pip install onnxruntime.",
-        )
+        raise NotInstalled("ONNX files are run by onnxruntime, which is not installed.", "onnx", "onnxruntime")
 
 
 def read(path: Path) -> tuple[OnnxNetwork, Record]:

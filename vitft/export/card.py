@@ -6,7 +6,7 @@ from pathlib import PurePath
 from vitft.catalog import tasks
 from vitft.catalog.models import MODELS
 from vitft.errors import UsageError
-from vitft.models.checkpoint import assumptions, cropping
+from vitft.models.checkpoint import cropping, remarks
 from vitft.prepare.collections import of_task
 from vitft.report import said
 from vitft.report.formats import md
@@ -197,7 +197,7 @@ def _weights(result: RunResult) -> list[str]:
         lines.append(f"{md(alias.title)}; source: {md(alias.source)}; licence: {md(alias.licence)}")
     elif info.kind != "random":
         lines.append("licence: not known to vitft")
-    return [*lines, *[md(text) for text in (*info.notes, assumptions(info)) if text]]
+    return [*lines, *map(md, remarks(info))]
 
 
 def _bullets(lines: list[str]) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from vitft.errors import UsageError, VitftError
+from vitft.errors import NotInstalled, VitftError
 from vitft.evaluation import onnx_network
 from vitft.evaluation.network import Network
 from vitft.evaluation.onnx_network import FILE, INPUT, KEY, OUTPUT, Record
@@ -30,11 +30,7 @@ def available() -> None:
     """Refuse to begin where the file could not be written or checked. Raises UsageError."""
     missing = [name for name in ("onnx", "onnxruntime", *["onnxscript"] * _by_graph()) if find_spec(name) is None]
     if missing:
-        raise UsageError(
-            f"ONNX export needs {' and '.join(missing)}, not installed here.",
-            "an installation with the extra 'onnx'.",
-            f"Install it: pip install 'vitft[onnx]', or pip install {' '.join(missing)}.",
-        )
+        raise NotInstalled(f"ONNX export needs {' and '.join(missing)}, not installed here.", "onnx", " ".join(missing))
 
 
 def write(network: Network, folder: Path, images: Tensor, wanted: Tensor) -> tuple[tuple[str, ...], float]:

@@ -22,7 +22,7 @@ from vitft.inspection.cost import cost
 from vitft.inspection.moved import moved
 from vitft.inspection.observe import Observed, observe
 from vitft.models import loading, posembed
-from vitft.models.checkpoint import Checkpoint, assumptions
+from vitft.models.checkpoint import Checkpoint, remarks
 from vitft.models.memory import evaluation_batch
 from vitft.models.methods import head_names
 from vitft.models.said import Said
@@ -113,7 +113,7 @@ def inspect(request: Request, hooks: Hooks) -> Inspected:
 
 def _opened(request: Request, index: int, opened: Checkpoint, hooks: Hooks) -> Network:
     network = open_network(opened, request.fixed, crop_pct=request.crop_pct, device=request.device, precision="float32")
-    for note in filter(None, [*network.info.notes, assumptions(network.info)]):
+    for note in remarks(network.info):
         hooks.note(note if len(request.models) == 1 else f"{request.titles[index]}: {note}")
     return network
 

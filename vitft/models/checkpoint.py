@@ -49,6 +49,11 @@ def assumptions(info: CheckpointInfo) -> str:
     return f"assumed, as the checkpoint does not say{like}: {told}"
 
 
+def remarks(info: CheckpointInfo) -> list[str]:
+    """Return what a reader should know of an opened checkpoint, a line each: its notes, and what was assumed."""
+    return [line for line in (*info.notes, assumptions(info)) if line]
+
+
 def cropping(said: CheckpointInfo | Preprocess, size: Size) -> str:
     """Return a checkpoint's own resize and crop in words; `size` is what the crop leaves."""
     mode, before = said.crop_mode, said.before

@@ -44,14 +44,14 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
         raise damaged(path, error) from None
 
 
-def read_record(path: Path) -> dict[str, Any]:
+def read_record(path: Path) -> dict[str, object]:
     """Return vitft's own record of a .safetensors file, empty for files of others.
 
     Raises CheckpointError for a damaged file.
     """
     try:
         with safe_open(str(path), framework="pt") as file:
-            record: dict[str, Any] = json.loads((file.metadata() or {}).get("vitft", "{}"))
+            record: dict[str, object] = json.loads((file.metadata() or {}).get("vitft", "{}"))
             return record
     except (OSError, SafetensorError, json.JSONDecodeError) as error:
         raise damaged(path, error) from None

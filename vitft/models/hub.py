@@ -71,7 +71,7 @@ def fetch_repository(name: str, asked: str) -> Path:
     return hub_files.locate(name, places.WEIGHTS, asked)
 
 
-def _repository_config(name: str, asked: str) -> dict[str, Any]:
+def _repository_config(name: str, asked: str) -> dict[str, object]:
     """Return a page's config, with the library's stamp fetched beside it."""
     if name.count("/") != 1:
         raise CheckpointError(f"'{asked}' names no page of the hub.", "hf-hub:ORG/NAME.")

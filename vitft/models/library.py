@@ -117,7 +117,7 @@ def _agrees(config: Mapping[str, Any], state: Mapping[str, Tensor], asked: str) 
     if kernel is None or hidden is None:
         return  # no network: `infer` says so
     width = int(kernel.shape[0])
-    have: dict[str, Any] = {
+    have: dict[str, object] = {
         "num_hidden_layers": len({name.split(".")[1] for name in state if name.startswith("blocks.")}),
         "hidden_size": width,
         "intermediate_size": int(hidden.shape[0]),

@@ -20,19 +20,17 @@ from torch import Tensor, nn
 
 from vitft import machine
 from vitft.catalog.models import MODELS
+from vitft.catalog.stamps import MEAN_STD, Triple
 from vitft.errors import CheckpointError, rebuilt
 from vitft.models import adapters, files, hub, kinds, methods, names, npz, places
 from vitft.models.architecture import Inferred, infer
 from vitft.models.checkpoint import Checkpoint, crop_mode
 from vitft.models.renaming import heads_of_layout, timm_names
 from vitft.models.said import Said, apply
-from vitft.results.checkpoint import Architecture, CheckpointInfo, Triple
+from vitft.results.checkpoint import Architecture, CheckpointInfo
 from vitft.results.files import WEIGHTS, cannot_write, replacing
 
 RESULT = "result.json"
-
-_HALF: Triple = (0.5, 0.5, 0.5)
-_IMAGENET: tuple[Triple, Triple] = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
 def load(model: str, *, weights: bool = True, said: Said | None = None) -> Checkpoint:
@@ -219,7 +217,7 @@ def _stamped(path: Path, kind: str, state: Mapping[str, Tensor], inferred: Infer
         # All of Google's JAX releases map pixels to [-1, 1]; most PyTorch ones use ImageNet's statistics.
         usual = "mean = std = 0.5" if kind == "npz" else "ImageNet mean and std"
         notes = (f"no timm tag has this shape: {usual} assumed",)
-    unknown: tuple[Triple, Triple] = (_HALF, _HALF) if kind == "npz" else _IMAGENET
+    unknown = MEAN_STD["half" if kind == "npz" else "imagenet"]
     mean, std = (cfg.mean, cfg.std) if cfg else unknown
     head = next((state[name] for name in ("head.weight", "head.fc.weight") if name in state), None)
     info = CheckpointInfo(

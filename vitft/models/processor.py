@@ -9,14 +9,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from vitft.catalog.stamps import MEAN_STD, Triple
 from vitft.errors import CheckpointError
-from vitft.results.checkpoint import Size, Triple, side
+from vitft.results.checkpoint import Size, side
 from vitft.settings import CropMode
 
 FILE = "preprocessor_config.json"
 
-_HALF: Triple = (0.5, 0.5, 0.5)
-_CLIP: tuple[Triple, Triple] = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
+_HALF, _ = MEAN_STD["half"]
+_CLIP = MEAN_STD["clip"]
 _RESAMPLE = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")  # Pillow's numbers
 
 

@@ -22,7 +22,7 @@ from vitft.group import Group
 from vitft.images.batches import Images, eval_batches
 from vitft.models import build as models
 from vitft.models import timm_folder
-from vitft.models.checkpoint import assumptions
+from vitft.models.checkpoint import remarks
 from vitft.models.flops import macs
 from vitft.models.loading import save_weights
 from vitft.models.memory import evaluation_batch
@@ -111,7 +111,7 @@ def _trained(
         val = _val(unit, runtime, guard, train, dev, group)
     begun = group.from_first(begun)
     torch.set_num_threads(begun.threads or torch.get_num_threads())
-    for note in filter(None, [*built.info.notes, assumptions(built.info)]):
+    for note in remarks(built.info):
         hooks.note(note)
     compute = _compute(runtime, begun, group, compiling.Blocks(built.net, bool(begun.compiled)))
     if val is not None:

@@ -135,16 +135,7 @@ def of_run(result: RunResult, folder: Path | None = None) -> Iterator[Measured]:
 def of_eval(result: EvalResult, folder: Path | None = None) -> Iterator[Measured]:
     """Yield what a checkpoint answers as it is, for ImageNet under the ReaL labels too."""
     p, info = result.protocol, result.checkpoint
-    what = Described(
-        model=model_title(result.model),
-        sha256=info.sha256,
-        architecture=architecture(info),
-        pretraining=_pretraining(result.model, info.timm_name, False),
-        timm_name=info.timm_name,
-        method="as it is",
-        resolutions=(p.resolution,),
-        device=_device(result),
-    )
+    what = _as_it_is(result)
     row = {"model": _identity(result.model, info, False), "method": "as it is", "normalise": p.normalise}
     row |= {"GELU": p.gelu or "", "position embeddings": p.posembed_resize}
     own = [(None, result.metrics)] if result.seeds is None else [(int(s), m) for s, m in result.seeds.items()]
@@ -171,24 +162,29 @@ def of_eval(result: EvalResult, folder: Path | None = None) -> Iterator[Measured
             yield _real(one, metrics)
 
 
+def _as_it_is(result: EvalResult | FewshotResult) -> Described:
+    """Describe a checkpoint that is not trained."""
+    info = result.checkpoint
+    return Described(
+        model=model_title(result.model),
+        sha256=info.sha256,
+        architecture=architecture(info),
+        pretraining=_pretraining(result.model, info.timm_name, False),
+        timm_name=info.timm_name,
+        method="as it is",
+        resolutions=(result.protocol.resolution,),
+        device=_device(result),
+    )
+
+
 def of_fewshot(result: FewshotResult) -> Iterator[Measured]:
     """Yield a number for each number of examples and draw."""
     p, info = result.protocol, result.checkpoint
     for row in result.rows:
         examples = "all" if row.per_class == "all" else f"{row.per_class} a class"
         method = f"frozen + {result.classifier}" + (f" k={row.k}" if row.k else "")
-        what = Described(
-            model=model_title(result.model),
-            sha256=info.sha256,
-            architecture=architecture(info),
-            pretraining=_pretraining(result.model, info.timm_name, False),
-            timm_name=info.timm_name,
-            method=method,
-            resolutions=(p.resolution,),
-            examples=examples,
-            selected="best on val" if row.C else "last",
-            device=_device(result),
-        )
+        selected = "best on val" if row.C else "last"
+        what = _as_it_is(result).model_copy(update={"method": method, "examples": examples, "selected": selected})
         key = {"model": _identity(result.model, info, False), "method": method, "examples": examples}
         key |= {"normalise": p.normalise, "GELU": p.gelu or "", "pool": p.pool}
         short = f"{row.short_classes} classes have fewer than {row.per_class} examples" if row.short_classes else ""

@@ -8,7 +8,7 @@ from vitft.catalog import tasks
 from vitft.data.sources import own_split
 from vitft.errors import CheckpointError
 from vitft.models import places
-from vitft.models.checkpoint import assumptions
+from vitft.models.checkpoint import remarks
 from vitft.report import said
 from vitft.report.table import Column, Footnotes, Row, Table, Value
 from vitft.results import choice
@@ -136,8 +136,7 @@ def table(
     told: list[str] = []
     for name, result in zip(names, results, strict=True):
         lines = [sentence(line)] if (line := choice.line(result)) else []
-        built = filter(None, (*result.checkpoint.notes, assumptions(result.checkpoint)))
-        lines += [sentence(note) for note in built]
+        lines += map(sentence, remarks(result.checkpoint))
         told += [f"{name}: {line}" if several else line for line in lines]
     told += [said.OVER_SEEDS[len(over) > 1]] * (True in over)
     told += [said.paired_line(pair, pair.a, pair.b) for pair in compared]

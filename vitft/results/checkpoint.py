@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from vitft.catalog.stamps import Triple
 from vitft.settings import CropMode
 
 Size = tuple[int, int]
-Triple = tuple[float, float, float]
 
 
 @dataclass(frozen=True)

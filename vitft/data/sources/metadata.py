@@ -166,7 +166,7 @@ def _complete(folder: Path, table: Path, rows: Sequence[Row]) -> None:
         )
 
 
-def _read(table: Path) -> Iterator[dict[str, Any]]:
+def _read(table: Path) -> Iterator[dict[str, object]]:
     """Yield the rows of a table. Numbers in a .csv are integers only where every label of it is one."""
     match table.suffix.lower():
         case ".csv":
@@ -182,7 +182,7 @@ def _read(table: Path) -> Iterator[dict[str, Any]]:
             yield from _parquet(table)
 
 
-def _csv(table: Path) -> list[dict[str, Any]]:
+def _csv(table: Path) -> list[dict[str, object]]:
     text = read_text(table)
     head = text.partition("\n")[0]
     comma = next((mark for mark in (",", ";", "\t") if mark in head), ",")
@@ -198,7 +198,7 @@ def _csv(table: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def _parquet(table: Path) -> Iterator[dict[str, Any]]:
+def _parquet(table: Path) -> Iterator[dict[str, object]]:
     from vitft.data.sources.tables import open_table
 
     opened = open_table([table])

@@ -5,7 +5,6 @@ import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -174,7 +173,7 @@ def _stamp(one: Measured, result: Result | None) -> list[tuple[str, str]]:
     return [*stamp, *(("note", text) for text in one.notes)]
 
 
-def _json(file: Path) -> dict[str, Any]:
+def _json(file: Path) -> dict[str, object]:
     try:
         return read_json(file) or {}
     except VitftError:

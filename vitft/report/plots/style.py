@@ -9,7 +9,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from vitft.errors import UsageError
+from vitft.errors import NotInstalled, UsageError
 from vitft.report.page import charts
 from vitft.results.files import write_atomic
 
@@ -24,7 +24,7 @@ GREY = "#767676"
 
 MARKS = ("o", "s", "^", "D", "v", "P")
 
-_LOOK: dict[str, Any] = {
+_LOOK: dict[str, object] = {
     "font.size": 7,
     "axes.titlesize": 7,
     "axes.labelsize": 7,
@@ -47,11 +47,7 @@ _LOOK: dict[str, Any] = {
 def check(folder: Path | None = None, option: str = "--output") -> None:
     """Refuse to begin where pictures cannot be drawn, or not be written to `folder`, at the end. Raises UsageError."""
     if find_spec("matplotlib") is None:
-        raise UsageError(
-            "Pictures are drawn with matplotlib, which is not installed.",
-            "an installation with the extra 'plots'.",
-            "Install it: pip install 'vitft[plots]', or pip install matplotlib.",
-        )
+        raise NotInstalled("Pictures are drawn with matplotlib, which is not installed.", "plots", "matplotlib")
     if folder is None:
         return
     there = next(place for place in (folder, *folder.absolute().parents) if place.exists())

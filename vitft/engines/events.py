@@ -1,0 +1,65 @@
+"""What a worker tells while it runs units, as plain JSON, and how it is shown where units run side by side."""
+
+from collections.abc import Callable
+from typing import Any, Literal, Required, TypedDict
+
+from vitft import errors
+from vitft.errors import VitftError
+from vitft.progress import Hooks, StepReport
+
+
+class Event(TypedDict, total=False):
+    """One thing a worker tells.
+
+    Attributes:
+        report: a `StepReport`, field by field.
+        error, lines: class and lines of what a unit failed with.
+        signal: that stopped the worker.
+    """
+
+    event: Required[Literal["ready", "step", "phase", "note", "done", "failed", "stopped"]]
+    pid: int
+    report: dict[str, Any]
+    what: str
+    done: int
+    total: int
+    text: str
+    unit: str
+    error: str
+    lines: list[str]
+    signal: int
+
+
+Tell = Callable[[Event], None]
+
+
+def failed(unit: str, error: VitftError) -> Event:
+    """Return the event of a unit that failed."""
+    return {"event": "failed", "unit": unit, "error": type(error).__name__, "lines": list(error.lines)}
+
+
+def error_of(event: Event) -> VitftError:
+    """Rebuild the error of a "failed" event."""
+    kind = getattr(errors, event["error"], None)
+    if not (isinstance(kind, type) and issubclass(kind, VitftError)):
+        kind = VitftError
+    return errors.rebuilt(kind, event["lines"])
+
+
+class Shown:
+    """Passes on what several workers tell: of each note the first, and the progress of one of them."""
+
+    def __init__(self, hooks: Hooks) -> None:
+        self._hooks, self._noted = hooks, set[str]()
+
+    def show(self, event: Event, *, first: bool) -> None:
+        """Show a note that is new, and, where it is of the `first` one at work, progress."""
+        match event["event"]:
+            case "step" if first:
+                self._hooks.step(StepReport(**event["report"]))
+            case "phase" if first:
+                self._hooks.phase(event["what"], event["done"], event["total"])
+            case "note" if event["text"] not in self._noted:
+                # What is said of a checkpoint is said once, not once a unit.
+                self._noted.add(event["text"])
+                self._hooks.note(event["text"])
