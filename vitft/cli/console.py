@@ -6,15 +6,17 @@ import os
 import sys
 import textwrap
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, TextIO
 
-from rich.console import Console, RenderableType
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
 
 from vitft import words
 from vitft.errors import VitftError
 from vitft.progress import Hooks, StepReport
+from vitft.report.letters import visible
 
 if TYPE_CHECKING:
     from vitft.report.table import Table
@@ -23,6 +25,12 @@ _UNCUT = 10_000
 
 
 class _Console(Console):
+    """A console to which names of strangers do nothing: their letters that are none are shown as such."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else segment._replace(text=visible(segment.text))
+
     def on_broken_pipe(self) -> None:
         """Let the command line end as in any pipe that is read no more; rich would end it with 1."""
         raise
@@ -43,7 +51,7 @@ def emit(payload: Any, renderable: RenderableType, fmt: str = "text") -> None:
     if fmt == "json":
         write(json.dumps(payload, indent=1, allow_nan=False) + "\n")
     elif isinstance(renderable, str):
-        write(renderable.rstrip("\n") + "\n")
+        write((renderable if fmt == "csv" else visible(renderable)).rstrip("\n") + "\n")
     else:
         with _delivered():
             stdout().print(renderable)

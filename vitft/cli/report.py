@@ -63,6 +63,6 @@ def report(
     if format == "bars":
         from vitft.report.bars import bars
 
-        console.write(bars(made, console.width()))
+        console.emit(None, bars(made, console.width()))
         return
     console.emit_table(to_json(made), summary_table.table(made), format)

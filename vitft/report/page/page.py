@@ -13,6 +13,7 @@ from jinja2 import Environment, StrictUndefined
 from vitft import __version__
 from vitft.errors import UsageError
 from vitft.report import beside, summary_table, views
+from vitft.report.letters import visible
 from vitft.report.lines import labels
 from vitft.report.measured import Measured
 from vitft.report.page import charts, runs
@@ -117,10 +118,5 @@ def _environment() -> Environment:
     made.filters["percent"] = lambda share: f"{100 * share:.1f}"
     made.filters["points"] = lambda share: f"{100 * share:+.1f}"
     made.filters["flops"] = lambda count: charts.short(count, 3)
-    made.filters["seen"] = _seen
+    made.filters["seen"] = lambda text: visible(str(text))
     return made
-
-
-def _seen(text: object) -> str:
-    """Return text in which no letter is invisible or moves the others: terminal escapes, marks of direction."""
-    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in str(text))

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from vitft.errors import NotInstalled, UsageError
+from vitft.report.letters import visible
 from vitft.report.page import charts
 from vitft.results.files import write_atomic
 
@@ -119,7 +120,7 @@ def bare(axes: Any) -> None:
 
 def plain(text: str, limit: int = 60) -> str:
     """Return text as it stands: a dollar sign begins no formula; a long one is cut."""
-    text = "".join(letter if letter.isprintable() else "?" for letter in text)
+    text = " ".join(visible(text, "?").split())
     return (text if len(text) <= limit else text[: limit - 3] + "...").replace("$", r"\$")
 
 
