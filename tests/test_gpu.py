@@ -146,6 +146,145 @@ def test_killed_and_started_again_it_ends_the_same(command: Vitft, vitft: Vitft,
     assert left(tmp_path / "killed") == left(tmp_path / "whole")
 
 
+# Each of these is a card's part of the speed; `on_a_card.sh` runs them with the measurements.
+
+COUNTED = (
+    "import atexit, sys; from vitft.compiling import COMPILER as c; "
+    "atexit.register(lambda: print(f'compiler: {c.graphs} {c.calls} {c.failed}', file=sys.stderr)); "
+)
+
+
+def counted(said: str) -> list[int]:
+    """Return the graphs that were compiled, calls of them, and graphs that could not be."""
+    [line] = [line for line in said.splitlines() if line.startswith("compiler: ")]
+    return [int(word) for word in line.split()[1:]]
+
+
+@pytest.mark.parametrize("method", ["full", "lora", "bias", "linear"])
+def test_blocks_are_compiled_and_agree_with_eager_ones(vitft: Vitft, folder: Path, tmp_path: Path, method: str) -> None:
+    """Within bf16's noise: losses to 0.02, answers of 30 images but for two."""
+    args = ("--method", method, "--steps", 10)
+    _, said = vitft(*fit(folder, tmp_path / "compiled", *args), before=COUNTED)
+    graphs, calls, failed = counted(said)
+    assert 1 <= graphs <= 4 and calls >= 2 and failed == 0, said
+    _, said = vitft(*fit(folder, tmp_path / "eager", *args, "--compile", "off"), before=COUNTED)
+    assert counted(said)[:2] == [0, 0]
+    one, other = unit(tmp_path / "compiled"), unit(tmp_path / "eager")
+    assert one["settings"]["compiled"] is True and "compiled" not in other["settings"]
+    assert one["settings"]["attention"] == "flash, efficient, math" and one["settings"]["tf32"] is False
+    assert one["loss"]["last"] == pytest.approx(other["loss"]["last"], abs=0.02)
+    assert abs(one["metrics"]["correct"] - other["metrics"]["correct"]) <= 2
+
+
+TWICE = """
+import sys, time
+from pathlib import Path
+from vitft import recipes
+from vitft.compiling import COMPILER
+from vitft.engines.inline import run_job
+from vitft.progress import Hooks
+from vitft.protocol.jobs import Runtime, make
+from vitft.protocol.warm import Warm
+warm, found = Warm(), []
+for n, data in enumerate(sys.argv[1:3]):
+    keys = {"resolution": 32, "batch_size": 12, "steps": 5, "lr": 0.02}
+    job, source = make(data, model="vit-mini", recipe=recipes.load("quick"), overrides=keys)
+    began, first = time.monotonic(), []
+    hooks = Hooks(step=lambda report: first or first.append(time.monotonic() - began))
+    warm.source = None
+    run_job(job, source, Path(sys.argv[3]) / str(n), Runtime(device="cuda"), hooks, warm)
+    found.append((COMPILER.graphs, COMPILER.failed))
+    print(f"first update told after {first[0]:.2f} s", file=sys.stderr)
+print(found)
+assert found[0] == found[1] and found[0][0] >= 1 and found[0][1] == 0
+"""
+
+
+def test_a_second_task_of_a_warm_worker_compiles_nothing(card: dict[str, str], folder: Path, tmp_path: Path) -> None:
+    other = tmp_path / "two"
+    for split in ("train", "test"):
+        for name in ("ant", "bee"):
+            (other / split).mkdir(parents=True, exist_ok=True)
+            (other / split / f"{name}s").symlink_to(folder / split / name)
+    words = [sys.executable, "-c", TWICE, str(folder), str(other), str(tmp_path / "runs")]
+    done = subprocess.run(words, env=card, text=True, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_one_process_below_torchrun_ends_as_a_plain_run(
+    card: dict[str, str], vitft: Vitft, folder: Path, tmp_path: Path
+) -> None:
+    vitft(*fit(folder, tmp_path / "plain", "--deterministic"))
+    words = [
+        "--standalone",
+        "--nproc-per-node",
+        "1",
+        "-m",
+        "vitft",
+        *fit(folder, tmp_path / "torchrun"),
+        "--deterministic",
+    ]
+    command = [sys.executable, "-m", "torch.distributed.run", *map(str, words), "--device", DEVICE]
+    done = subprocess.run(command, env=card, text=True, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert left(tmp_path / "torchrun") == left(tmp_path / "plain")
+
+
+def test_a_loss_that_is_no_number_is_told_with_its_step(command: Vitft, folder: Path, tmp_path: Path) -> None:
+    """Read two updates later, it is the step's own all the same."""
+    process = command(*fit(folder, tmp_path / "run", "--lr", "1e38", "--set", "clip_norm=0"))
+    _, said = process.communicate(timeout=300)
+    assert process.returncode == 1 and "of 20, lr" in said and "at step" in said, said
+    step = int(said.split("at step ")[1].split()[0])
+    lines = next((tmp_path / "run").glob("units/*/*/metrics.jsonl")).read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == list(range(1, step)) and step <= 4
+
+
+PEAK = """
+import sys, torch
+from vitft.bench.loops import Own
+from vitft.bench.subject import opened
+from vitft import recipes
+from vitft.models.memory import Wish, planned
+from vitft.progress import Hooks
+from vitft.protocol.jobs import Runtime
+model, side, images, optimizer = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
+s = recipes.load("vit-paper").resolve("cifar10", {"resolution": side, "batch_size": images, "optimizer": optimizer})
+subject = opened(model, s, None, Runtime("cuda", micro_batch=images, compile="off"), Hooks(), from_scratch=True)
+own = Own(subject, Hooks())
+plan = planned(own.net, subject.settings, subject.device, subject.precision, Wish(images))
+torch.cuda.reset_peak_memory_stats()
+own.train(2)
+print(torch.cuda.max_memory_allocated() / plan.memory)
+"""
+
+
+@pytest.mark.parametrize(
+    ("model", "side", "images", "optimizer"),
+    [("vit_base_patch16_224", 224, 64, "adamw"), ("vit_large_patch16_224", 384, 32, "sgd")],
+)
+def test_the_peak_of_a_fit_is_the_rules(
+    card: dict[str, str], model: str, side: int, images: int, optimizer: str
+) -> None:
+    words = [sys.executable, "-c", PEAK, f"timm:{model}", str(side), str(images), optimizer]
+    done = subprocess.run(words, env=card, text=True, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout.split()[-1]) == pytest.approx(1, abs=0.2)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_h14_at_518_pixels_makes_an_update_without_a_failed_attempt(
+    vitft: Vitft, folder: Path, tmp_path: Path, optimizer: str
+) -> None:
+    """What is told before the start is what is done. Needs a card of 80 GB."""
+    args = ("-r", 518, "-b", 24, "--steps", 1, "--set", f"optimizer={optimizer}", "--no-save-weights")
+    words = ["finetune", folder, "-m", "timm:vit_huge_patch14_224", "--from-scratch", "-o", tmp_path / "run", *args]
+    _, said = vitft(*words)
+    assert "Out of memory" not in said, said
+    micro = unit(tmp_path / "run")["settings"]["micro_batch"]
+    assert f"in micro-batches of {micro}: fits" in said and micro >= 8, said
+
+
 def test_two_workers_share_a_card(vitft: Vitft, tmp_path: Path) -> None:
     weights = vtab_archive.checkpoint(tmp_path / "tiny.safetensors")
     args = ("vtab", "--suite", "mini", "--tasks", "mini-count,mini-shapes", "-m", weights, "-r", 32)

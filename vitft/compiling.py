@@ -5,6 +5,7 @@ compiled for its own size. No torch until something is compiled.
 """
 
 import os
+import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -118,6 +119,8 @@ def _prepare() -> None:
         os.environ.setdefault(name, str(folder() / inside))
     import torch._dynamo.config as config
 
+    # float32 is asked for, and stamped.
+    warnings.filterwarnings("ignore", message="TensorFloat32 tensor cores")
     config.cache_size_limit = max(config.cache_size_limit, _KINDS)
 
 

@@ -18,6 +18,8 @@ from timm.models.vision_transformer import VisionTransformer
 from tests.training.test_parallel import APART
 from tests.training.test_reference import SEED, chosen
 from vitft import compiling, recipes
+from vitft.bench.measure import Plan, measure
+from vitft.bench.subject import drawn, opened
 from vitft.compiling import COMPILER, Blocks
 from vitft.engines.inline import run_job
 from vitft.evaluation import predictions
@@ -26,6 +28,7 @@ from vitft.models.drop_path import Drawn, draw_ahead
 from vitft.progress import Hooks
 from vitft.protocol.jobs import Runtime, make
 from vitft.protocol.warm import Warm
+from vitft.report.bench import table
 from vitft.settings import Preprocess
 
 BACKEND = "aot_eager"
@@ -162,3 +165,16 @@ def test_one_kernel_normalises_as_three_steps_do():
     pp = Preprocess((5, 4), mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
     found = in_one(pixels, torch.tensor(pp.mean), torch.tensor(pp.std))
     assert found.is_contiguous() and torch.allclose(found, normalise(pixels, pp), atol=2e-6, rtol=0)
+
+
+def test_the_compiled_loop_says_why_where_nothing_is_compiled_and_the_table_how_vitft_ran(monkeypatch):
+    settings = recipes.load("quick").resolve("", {"resolution": 32, "batch_size": 4})
+    runtime = Runtime(device="cpu", micro_batch=4, workers=1, compile="on")
+    drawn_weights = opened("timm:test_vit", settings, drawn(8, 32), runtime, Hooks(), from_scratch=True)
+    assert drawn_weights.compiled and sum(p.abs().sum() for p in drawn_weights.network().parameters()) > 0
+    monkeypatch.setattr("vitft.compiling.BACKEND", "no such backend")
+    result = measure(drawn_weights, "timm:test_vit", ("compiled",), Plan(rounds=1, steps=1), Hooks())
+    compiled = next(loop for loop in result.loops if loop.name == "compiled")
+    assert compiled.train is None and "no such backend" in compiled.why
+    assert not result.compiled and "no such backend" in result.eager_why
+    assert any("ran eagerly (" in note for note in table(result).notes)

@@ -29,7 +29,7 @@ class Subject:
     """One network and its images; every loop builds its own network from it, with the same weights.
 
     Attributes:
-        checkpoint: opened, with its weights.
+        checkpoint: opened, with its weights, unless they are drawn (`from_scratch`).
         settings: with the resolution in pixels.
         split: the images that are trained on and evaluated.
         pp: how they are prepared for an evaluation.
@@ -48,6 +48,7 @@ class Subject:
     micro_batch: int
     workers: int
     compiled: bool
+    from_scratch: bool = False
 
     @property
     def augmented(self) -> Preprocess:
@@ -56,7 +57,8 @@ class Subject:
 
     def network(self) -> nn.Module:
         """Build the network on its device, with the method's parameters left to learn."""
-        net = models.build(self.checkpoint, self.split.num_classes, self.settings).net.to(self.device)
+        classes, drawn = self.split.num_classes, self.from_scratch
+        net = models.build(self.checkpoint, classes, self.settings, from_scratch=drawn).net.to(self.device)
         apply(net, self.settings, seed=0)
         return net
 
@@ -95,16 +97,25 @@ def drawn(n: int, side: int) -> Split:
     )
 
 
-def opened(model: str, settings: Settings, split: Split | None, runtime: Runtime, hooks: Hooks) -> Subject:
+def opened(
+    model: str,
+    settings: Settings,
+    split: Split | None,
+    runtime: Runtime,
+    hooks: Hooks,
+    *,
+    from_scratch: bool = False,
+) -> Subject:
     """Open a model and decide what is measured, as a fine-tune would.
 
     Args:
         split: whose images; None draws as many as four batches hold, in the network's own size.
+        from_scratch: draw the weights, on which no speed depends.
 
     Raises:
         UnknownName, UsageError: exit code 2. CheckpointError: exit code 4.
     """
-    checkpoint = models.opening(model, settings)
+    checkpoint = models.opening(model, settings, from_scratch=from_scratch)
     settings = settings.at(checkpoint.info.native, checkpoint.info.patch)
     for note in remarks(checkpoint.info):
         hooks.note(note)
@@ -121,6 +132,7 @@ def opened(model: str, settings: Settings, split: Split | None, runtime: Runtime
         runtime.micro_batch,
         runtime.workers or machine.cores(),
         compiling.wanted(runtime.compile, device),
+        from_scratch,
     )
     if runtime.micro_batch:
         return subject

@@ -17,6 +17,9 @@ def bench(
     recipe: o.RecipeOption = "quick",
     set_: o.SetOption = None,
     resolution: o.ResolutionOption = None,
+    from_scratch: Annotated[
+        bool, typer.Option("--from-scratch", help="Random weights, on which no speed depends: none are fetched.")
+    ] = False,
     method: o.MethodOption = None,
     batch_size: o.BatchSizeOption = None,
     micro_batch: o.MicroBatchOption = 0,
@@ -56,7 +59,7 @@ def bench(
 
     with signals.watched(quiet) as hooks:
         runtime = Runtime(device, precision, micro_batch, workers, compile=compile)
-        subject = opened(model, settings, split, runtime, hooks)
+        subject = opened(model, settings, split, runtime, hooks, from_scratch=from_scratch)
         result = measure(subject, model, names, Plan(rounds, steps, images), hooks)
     payload = to_json(result)
     if save is not None:

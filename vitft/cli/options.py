@@ -38,7 +38,7 @@ MethodOption = Annotated[str | None, typer.Option("--method", help="full, linear
 StepsOption = Annotated[int | None, typer.Option("--steps", help="Optimiser updates.")]
 BatchSizeOption = Annotated[int | None, typer.Option("--batch-size", "-b", help="Images an update (effective batch).")]
 LrOption = Annotated[float | None, typer.Option("--lr", help="Peak learning rate; fixes it where the recipe tunes it.")]
-MicroBatchOption = Annotated[int, typer.Option("--micro-batch", min=0, help="Images a forward pass; 0 = by device.")]
+MicroBatchOption = Annotated[int, typer.Option("--micro-batch", min=0, help="Images a forward pass; 0 = what fits.")]
 SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Of order, augmentation and subsets.")]
 PrecisionOption = Annotated[Precision, typer.Option("--precision", help="auto: bf16 autocast on CUDA, float32 on CPU.")]
 DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, mps.")]

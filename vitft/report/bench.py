@@ -19,7 +19,7 @@ def table(result: BenchResult) -> Table:
     for key, title in (("train", "trained/s"), ("evaluate", "evaluated/s")):
         if any(getattr(loop, key) for loop in result.loops):
             columns += [Column(key, title), Column(f"{key}_ratio", "vitft over it")]
-    own = "compiled" if result.compiled else f"eager{result.eager_why and f' ({result.eager_why})'}"
+    own = "compiled" if result.compiled else f"eagerly{result.eager_why and f' ({result.eager_why})'}"
     failed = [f"{_NAMES[loop.name]}: {loop.why}." for loop in result.loops if loop.why]
     products = result.products
     shapes = f", {rate(products.own_shapes)} at a block's own shapes" if products.own_shapes else ""
@@ -31,7 +31,7 @@ def table(result: BenchResult) -> Table:
         notes=(
             f"Images a second: median of {result.rounds} rounds of {result.steps} updates, in turn (slowest, fastest); "
             "ratios are of the same round.",
-            f"vitft's own blocks ran {own}; --compile on or off fixes it.",
+            f"vitft's own blocks ran {own}, as --compile says; those of the compiled loop are compiled in any case.",
             f"vitft waited for batches {100 * result.waiting:.1f} % of its training time; a state holds it up "
             f"{result.saving.seconds:.2g} s, {100 * result.saving.share:.2f} % at the usual intervals.",
             f"Training {rate(products.train)}, {100 * products.share:.0f} % of a large matrix product's "
