@@ -59,7 +59,8 @@ def answers(path: Path, right: ArrayLike) -> None:
     correct = np.asarray(right, dtype=bool)
     top = pa.array([[0, 1] if hit else [1, 0] for hit in correct], pa.list_(pa.int32()))
     columns = {"key": [str(i) for i in range(len(correct))], "label": pa.array([0] * len(correct), pa.int64())}
-    pq.write_table(pa.table({**columns, "top5": top}), path)
+    chances = pa.array([[0.75, 0.25]] * len(correct), pa.list_(pa.float32()))
+    pq.write_table(pa.table({**columns, "top5": top, "probabilities": chances}), path)
 
 
 def _merged(value: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

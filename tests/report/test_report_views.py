@@ -179,7 +179,7 @@ def test_the_verb_prints_every_format_and_needs_no_torch(tmp_path, rng):
         drawn.unit(tmp_path / model, "dtd", drawn.flags(rng, N, 0.5), model=model)
     payload = json.loads(vitft("report", tmp_path, "--format", "json").stdout)
     assert Summary.model_validate(payload).rows[0].cells["dtd"].value == 0.5
-    for word in ("text", "markdown", "csv", "latex"):
+    for word in ("text", "bars", "markdown", "csv", "latex", "html"):
         shown = vitft("report", tmp_path, "--format", word)
         assert shown.exit_code == 0 and shown.stdout.count("50" if word == "csv" else "50.0") >= 2
     wrong = vitft("report", tmp_path, "--compare", "nobody")
@@ -188,7 +188,8 @@ def test_the_verb_prints_every_format_and_needs_no_torch(tmp_path, rng):
     code = (
         "import sys\nfrom typer.testing import CliRunner\nfrom vitft.cli.app import app\n"
         f"assert CliRunner().invoke(app, ['report', {str(tmp_path)!r}, '--compare', 'vit-paper']).exit_code == 2\n"
-        f"assert CliRunner().invoke(app, ['report', {str(tmp_path)!r}]).exit_code == 0\n"
+        "for form in ('text', 'bars', 'html'):\n"
+        f"    assert CliRunner().invoke(app, ['report', {str(tmp_path)!r}, '--format', form]).exit_code == 0\n"
         "heavy = {'torch', 'timm', 'datasets', 'sklearn', 'pandas'} & set(sys.modules)\nassert not heavy, heavy\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
