@@ -34,6 +34,16 @@ def draw(folder: Path, counts: dict[str, int] = COUNTS) -> Path:
     return folder
 
 
+def place(root: Path) -> Path:
+    """Write the archive and a checkpoint into a folder, for a process that computes on one thread."""
+    import torch
+
+    torch.set_num_threads(1)
+    draw(root / "data")
+    checkpoint(root / "tiny.safetensors")
+    return root
+
+
 def checkpoint(path: Path, seed: int = 0, classes: int = 0) -> Path:
     """Write a tiny ViT with drawn weights, with timm's names."""
     import timm

@@ -16,6 +16,7 @@ from vitft.catalog.tasks import VTAB
 from vitft.data import labels, lists, official_splits, portions
 from vitft.data.split import Provenance, Split
 from vitft.errors import DataError, UsageError
+from vitft.results.checks import keys_digest
 
 GOLDEN = {
     "cifar100": "cifar100",
@@ -71,9 +72,7 @@ def test_digests_of_the_real_thing(shared: Path, collection: str) -> None:
 
 @pytest.mark.parametrize("name", DUMPED)
 def test_sets_are_those_dumped_from_the_real_thing(name: str) -> None:
-    digests = (
-        official_splits.keys_digest(official_splits.split_keys(name, split))[:16] for split in ("train800", "val200")
-    )
+    digests = (keys_digest(official_splits.split_keys(name, split))[:16] for split in ("train800", "val200"))
     assert tuple(digests) == DUMPED[name]
 
 

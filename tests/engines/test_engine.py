@@ -15,7 +15,6 @@ from typing import Any
 
 import pyarrow.parquet as parquet
 import pytest
-import torch
 from safetensors.torch import load_file
 
 from tests import vtab_archive
@@ -37,11 +36,7 @@ RUNTIME = Runtime(device="cpu", save_weights=False, state_seconds=0.0, workers=1
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    torch.set_num_threads(1)
-    root = tmp_path_factory.mktemp("suite")
-    vtab_archive.draw(root / "data")
-    vtab_archive.checkpoint(root / "tiny.safetensors")
-    return root
+    return vtab_archive.place(tmp_path_factory.mktemp("suite"))
 
 
 def plan(place: Path, tasks=None, **changes):

@@ -32,11 +32,7 @@ TASKS = ["svhn", "dmlab", *vtab_archive.SWEPT]
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    torch.set_num_threads(1)
-    root = tmp_path_factory.mktemp("ray")
-    vtab_archive.draw(root / "data")
-    vtab_archive.checkpoint(root / "tiny.safetensors")
-    return root
+    return vtab_archive.place(tmp_path_factory.mktemp("ray"))
 
 
 @pytest.fixture(scope="module")

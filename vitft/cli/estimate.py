@@ -130,24 +130,15 @@ def vtab(
     Of data that is not here the official splits are counted.
     """
     from vitft.catalog.shots import checked as checked_shots
-    from vitft.data.find import checked
     from vitft.engines import foresee, suite_plan
     from vitft.engines.suite import Asked
     from vitft.engines.suite_run import How
     from vitft.suites import document
-    from vitft.suites.suite import choose
 
     models = o.models(model, computing.device)
     shipped = document.load(suite)
     chosen = shipped.trained_with(recipe or shipped.columns[0].recipe, checked_shots(shots))
-    asked = Asked(
-        chosen,
-        choose(chosen, tasks or "all"),
-        models,
-        keys.fixed(),
-        checked(computing.data_dir),
-        o.parse_seeds(seeds),
-    )
+    asked = Asked.of(chosen, tasks, models, keys.fixed(), computing.data_dir, o.parse_seeds(seeds))
     runtime = computing.runtime(len(models))
     plans = suite_plan.prospects(asked, How(runtime, console.note, console.display), anew=True)
     job, data = foresee.first(plans)

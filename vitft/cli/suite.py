@@ -37,23 +37,14 @@ def suite(
     paper: Table 2 of the ViT paper. vtab: the 19 tasks. mini and ci: no download. fewshot: frozen features.
     A file of your own holds the same keys (recipes/README.md); its paths are relative to it.
     """
-    from vitft.data.find import checked
     from vitft.engines.suite import Asked
     from vitft.suites import document
-    from vitft.suites.suite import choose
 
     running.requeue()
     models = o.models(model)
     chosen = document.load(suite)
-    asked = Asked(
-        chosen,
-        choose(chosen, tasks or "all"),
-        models,
-        keys.fixed(),
-        checked(running.data_dir),
-        o.parse_seeds(seeds) if seeds else chosen.seeds,
-        running.output,
-    )
+    of = o.parse_seeds(seeds) if seeds else chosen.seeds
+    asked = Asked.of(chosen, tasks, models, keys.fixed(), running.data_dir, of, running.output)
     execute(asked, dispatched.how(running, len(asked.models)), dispatched)
 
 
@@ -74,14 +65,16 @@ def execute(asked: "Asked", how: "How", shown: Dispatched) -> None:
     plans = suite_plan.prospects(asked, how, anew=shown.dry_run)
     ready = _ready(asked, plans)
     if shown.dry_run:
-        _usable(asked, how)
+        suite_run.check_models([one.leg for one in plans], how)
         payloads = [suite_plan.described(one, how) for one in plans]
         payload = payloads[0] if len(plans) == 1 else {"suite": asked.suite.name, "legs": payloads}
         told = [f"{one.leg.model}: " * (len(plans) > 1) + _told(one, how) for one in plans]
         console.emit(payload, "\n".join([ready, *told]), "json" if shown.format == "json" else "text")
         return
     _refuse_holes(asked, plans, ready, shown.allow_missing)
-    suite_run.check_models([one.leg for one in plans])
+    if len(asked.models) > 1 and any(planning.unfinished(one.leg, {}) for one in plans):
+        # What the last model would raise when the others are done.
+        suite_run.check_models([one.leg for one in plans])
     outcomes = []
     with suite_run.held([one.leg for one in plans], how):
         failed = [suite_run.run(planning.of_shard(one.leg, how.shard), one.planned, how) for one in plans]
@@ -222,18 +215,6 @@ def _told(one: "Prospect", how: "How") -> str:
         + (f"{line(of)}." if of else "")
     )
     return f"{console.folded(told)}\nNothing was run. It would go to {leg.folder()}\n"
-
-
-def _usable(asked: "Asked", how: "How") -> None:
-    """Raise what a run would raise of a model or a device that is not there, before anything is planned."""
-    from vitft import device as devices
-    from vitft.models import loading
-    from vitft.models.said import Said
-
-    for model in asked.models:
-        loading.load(model, weights=False, said=Said.within(asked.overrides))
-    for device in how.devices or (how.runtime.device,):
-        devices.pick(device)
 
 
 def _few(names: Sequence[str]) -> str:

@@ -35,11 +35,9 @@ def vtab(
     several models and runs other suites.
     """
     from vitft.catalog.shots import checked as checked_shots
-    from vitft.data.find import checked
     from vitft.engines.suite import Asked
     from vitft.errors import UsageError
     from vitft.suites import document
-    from vitft.suites.suite import choose
 
     shots = checked_shots(shots)
     running.requeue()
@@ -47,13 +45,6 @@ def vtab(
         raise UsageError("The suite 'mini' has 1,000 training examples a task.", "--shots 1 to 1000.")
     shipped = document.load(suite)
     chosen = shipped.trained_with(recipe or shipped.columns[0].recipe, shots)
-    asked = Asked(
-        chosen,
-        choose(chosen, tasks or "all"),
-        (model,),
-        keys.fixed(),
-        checked(running.data_dir),
-        o.parse_seeds(seeds),
-        running.output,
-    )
+    of = o.parse_seeds(seeds)
+    asked = Asked.of(chosen, tasks, (model,), keys.fixed(), running.data_dir, of, running.output)
     execute(asked, dispatched.how(running), dispatched)

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from vitft.catalog import tasks
 from vitft.catalog.tasks import Task
-from vitft.data.split import Completeness
+from vitft.results.parts import Completeness
 
 SUN397_LEFT_OUT = "/t/track/outdoor/sun_aophkoiosslinihb.jpg"
 """A training image of SUN397 that is badly encoded; TensorFlow Datasets leaves it out from 4.9.3 on, vitft always."""

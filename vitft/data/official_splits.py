@@ -17,6 +17,7 @@ from vitft.catalog import tasks
 from vitft.catalog.tasks import Slice, Task
 from vitft.data import lists
 from vitft.errors import DataError, UsageError
+from vitft.results.checks import keys_digest
 
 # Collections whose key is the number of the row.
 _ROWS = frozenset({"cifar10", "cifar100", "svhn_cropped", "dsprites", "smallnorb"})
@@ -135,11 +136,6 @@ def _enumerated(collection: str, raw_split: str) -> tuple[str, ...]:
     """Return the keys of a raw split in hash order; dSprites' 737,280 take over a second, so they are remembered."""
     task = next(task for task in tasks.TASKS if task.collection == collection)
     return _sorted_keys(raw_keys(task, raw_split) or (), raw_split)
-
-
-def keys_digest(keys: Sequence[str]) -> str:
-    """Return the sha256 of the keys in their order, one a line without an end."""
-    return hashlib.sha256("\n".join(keys).encode()).hexdigest()
 
 
 class Described(TypedDict):

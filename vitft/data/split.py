@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 from vitft.catalog.shots import Shots, first_of, split_name
 from vitft.catalog.tasks import Task
 from vitft.data.reader import Reader, selected
-
-Completeness = Literal["full", "declared", "partial"]
+from vitft.results.parts import Completeness
 
 
 @dataclass(frozen=True)

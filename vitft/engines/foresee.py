@@ -94,17 +94,7 @@ def _official(leg: Leg, name: str) -> tuple[Job, Counts]:
     if task is None:
         raise DataError("no data of the user's own")
     data = catalogued(task, column.shots)
-    job = plan(
-        column.task,
-        data,
-        model=leg.model,
-        recipe=leg.trained,
-        overrides=leg.overrides,
-        data_dir=leg.data_dir,
-        shots=column.shots,
-        seeds=leg.seeds,
-    )
-    return job, data
+    return plan(column.task, data, **leg.asked(column)), data
 
 
 def _downloads(models: Sequence[str], absent: Sequence[Row]) -> tuple[Download, ...]:

@@ -13,22 +13,20 @@ from typing import Any
 from vitft import recipes
 from vitft.catalog.models import MODELS
 from vitft.catalog.shots import number, splits_of
-from vitft.data.find import UNTUNED, WHOLE, at, find
+from vitft.data.find import UNTUNED, WHOLE, at, checked, find
 from vitft.data.split import Counts
 from vitft.errors import DataError, UsageError
 from vitft.evaluation.asked import SETTABLE
 from vitft.prepare.inventory import Row, inventory, own_row
 from vitft.protocol import unchanged
-from vitft.protocol.jobs import make, model_sha256
+from vitft.protocol.jobs import Asking, make, model_sha256
 from vitft.protocol.look import look
 from vitft.protocol.units import Job, scheme, told
 from vitft.recipes import Recipe
 from vitft.results.folders import beside, collect, default_folder, slug, task_folder
 from vitft.results.reading import load
-from vitft.results.schema import EvalResult, FewshotResult, UnitResult
-from vitft.suites.suite import Column, Part, Suite
-
-Measured = UnitResult | EvalResult | FewshotResult
+from vitft.results.schema import EvalResult, FewshotResult, Measured, UnitResult
+from vitft.suites.suite import Column, Part, Suite, choose
 
 
 @dataclass(frozen=True)
@@ -70,6 +68,17 @@ class Leg:
             except DataError:
                 return Path(column.task).name
         return self._names[column.task]
+
+    def asked(self, column: Column) -> Asking:
+        """Return what a column's job is planned with, besides its task and data."""
+        return {
+            "model": self.model,
+            "recipe": self.trained,
+            "overrides": self.overrides,
+            "data_dir": self.data_dir,
+            "shots": column.shots,
+            "seeds": self.seeds,
+        }
 
     def tasks(self, columns: Iterable[Column] | None = None) -> dict[str, Column]:
         """Return (name of the data set -> first column of it), in the order of the table.
@@ -138,6 +147,25 @@ class Asked:
     data_dir: Path | None
     seeds: tuple[int, ...]
     output: Path | None = None
+
+    @classmethod
+    def of(
+        cls,
+        suite: Suite,
+        tasks: str,
+        models: Sequence[str],
+        overrides: Mapping[str, Any],
+        data_dir: Path | None,
+        seeds: tuple[int, ...],
+        output: Path | None = None,
+    ) -> "Asked":
+        """Return what a user asks for; `tasks` names columns and groups with commas, "" = all of them.
+
+        Raises:
+            UnknownName, UsageError: no such task (exit code 2). DataMissing: no such folder (exit code 3).
+        """
+        keys = choose(suite, tasks or "all")
+        return cls(suite, keys, tuple(models), overrides, checked(data_dir), seeds, output)
 
     def legs(self) -> list[Leg]:
         """Return the legs, model after model. Raises UnknownName or RecipeError of a recipe (exit code 2)."""
@@ -224,15 +252,7 @@ def plan(leg: Leg, missing: Mapping[str, str]) -> Planned:
         if name in missing:
             continue
         try:
-            job, source = make(
-                column.task,
-                model=leg.model,
-                recipe=leg.trained,
-                overrides=leg.overrides,
-                data_dir=leg.data_dir,
-                shots=column.shots,
-                seeds=leg.seeds,
-            )
+            job, source = make(column.task, **leg.asked(column))
             notes += [f"{name}: {line}" for line in look(job, source)]
         except DataError as error:
             missing[name] = error.lines[0].rstrip(".")

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING
 
 from vitft.engines import choice
 from vitft.engines import suite as planning
-from vitft.engines.suite import Leg, Measured, Planned
+from vitft.engines.suite import Leg, Planned
 from vitft.errors import CheckpointError, UsageError
 from vitft.progress import Hooks
 from vitft.protocol.jobs import Runtime, told_resolution
 from vitft.protocol.units import Job, fits
 from vitft.results.folders import CLAIM_S, claim, lock, nothing_left_behind
+from vitft.results.schema import Measured
 
 if TYPE_CHECKING:
     from vitft.protocol.estimate import Estimate
@@ -163,17 +164,17 @@ def outcome(leg: Leg, planned: Planned, failed: Mapping[str, str], shard: str) -
     return Outcome(leg, planning.results(leg), why, failed, left)
 
 
-def check_models(legs: Sequence[Leg]) -> None:
-    """Raise now what the last of several models would raise when the others are done; nothing for a single one.
+def check_models(legs: Sequence[Leg], how: How | None = None) -> None:
+    """Raise now what a run would raise of its models, and of the devices of `how`; nothing is planned or run.
 
     Raises:
-        CheckpointError: see `models.loading.load` (exit code 4).
+        CheckpointError: see `models.loading.load` (exit code 4). UsageError: a device is not here (exit code 2).
     """
-    models = {leg.model: leg for leg in legs}
-    if len(models) < 2 or not any(planning.unfinished(leg, {}) for leg in legs):
-        return
+    from vitft import device as devices
     from vitft.models import loading
     from vitft.models.said import Said
 
-    for model, leg in models.items():
+    for model, leg in {leg.model: leg for leg in legs}.items():
         loading.load(model, weights=False, said=Said.within(leg.overrides))
+    for device in (how.devices or (how.runtime.device,)) if how else ():
+        devices.pick(device)

@@ -36,6 +36,7 @@ from vitft.prepare.owner_files import (
 )
 from vitft.prepare.spool import Spool
 from vitft.prepare.table_writer import write_split
+from vitft.results.checks import keys_digest
 from vitft.results.files import cannot_write
 from vitft.results.folders import lock
 
@@ -288,7 +289,7 @@ def _manifest(
     for name, described in written.items():
         part = chosen[name]
         split = Split(task.name, name, names, part.keys, part.labels, lambda _: b"", Provenance(KIND))
-        keys = official_splits.keys_digest(part.keys)
+        keys = keys_digest(part.keys)
         stored[name] = StoredSplit(n=len(part.keys), digest=split.digest, keys_sha256=keys, **described.model_dump())
     return Manifest(
         task=task.name,

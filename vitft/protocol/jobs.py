@@ -86,6 +86,13 @@ class Asked(OfAny):
     model: str
 
 
+class Asking(Asked, total=False):
+    """What `make` takes besides a task; see `plan`."""
+
+    data_dir: Path | None
+    shots: Shots | None
+
+
 def make(
     task: str, *, data_dir: Path | None = None, shots: Shots | None = None, **asked: Unpack[Asked]
 ) -> tuple[Job, Opened]:

@@ -18,6 +18,7 @@ from vitft.results.parts import Interval
 from vitft.results.schema import (
     EvalResult,
     FewshotResult,
+    Measured,
     OverSeeds,
     SuiteCheckpoint,
     SuiteProtocol,
@@ -27,8 +28,6 @@ from vitft.results.schema import (
     worst_overlap,
 )
 from vitft.suites.suite import MEAN_OF_GROUPS, MEAN_OF_TASKS, Column, Suite
-
-Measured = UnitResult | EvalResult | FewshotResult
 
 # What may differ between the tasks of one suite, because the recipe itself varies it by task, size or images.
 _BY_TASK = {"id", "resolution", "resize", "interpolation", "antialias", "selection", "chosen_by_pixels"}

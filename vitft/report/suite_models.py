@@ -6,9 +6,9 @@ from pathlib import Path
 
 from vitft.report import measured
 from vitft.report.layout import REAL
-from vitft.report.suite import Measured as Result
 from vitft.report.suite_table import PublishedRow, folded, parts_told, published_cells, suite_columns
 from vitft.report.summary import summarise
+from vitft.results.schema import Measured as Result
 from vitft.results.summary import Cell, Summary, SummaryRow
 from vitft.suites.suite import Column, Suite
 

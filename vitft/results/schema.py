@@ -245,6 +245,9 @@ def worst_overlap(finals: Sequence[UnitResult]) -> Overlap | None:
     return max(found, key=lambda overlap: overlap.n, default=None)
 
 
+Measured = UnitResult | EvalResult | FewshotResult
+"""Of one data set: what a suite's tables are made of."""
+
 Result = UnitResult | RunResult | EvalResult | FewshotResult | SuiteResult
 
 

@@ -14,8 +14,9 @@ from vitft.data import labels as label_names
 from vitft.data import official
 from vitft.data.reader import Digests
 from vitft.data.sources.files import read_text, reader, refuse_listed
-from vitft.data.split import Completeness, Provenance, Split
+from vitft.data.split import Provenance, Split
 from vitft.errors import DataDamaged, DataMissing
+from vitft.results.parts import Completeness
 
 _SPLITS = ("train800", "val200", "train800val200", "test")
 _LEGAL = "one image a line, a path below that folder, a space, and its label, as 'images/test/000000.jpg 307'."
