@@ -9,13 +9,12 @@ import typer
 
 from vitft.cli import console
 from vitft.cli.options import TableFormat, TableFormatOption
+from vitft.results.files import PREDICTIONS
 
 if TYPE_CHECKING:
     from vitft.evaluation.predictions import Saved
     from vitft.report.table import Table
     from vitft.results.schema import RunResult
-
-_ANSWERS = "predictions.parquet"
 
 
 def emit(
@@ -110,14 +109,14 @@ def _answers(run: Path) -> Path:
     """Return a run's predictions. Raises UsageError where it has none, or those of many tasks."""
     from vitft.errors import UsageError, some
 
-    file = run / _ANSWERS
+    file = run / PREDICTIONS
     if file.is_file():
         return file
-    units = [str(path.parent) for path in sorted(run.glob(f"units/*/*/{_ANSWERS}"))]
+    units = [str(path.parent) for path in sorted(run.glob(f"units/*/*/{PREDICTIONS}"))]
     if units:
         raise UsageError(f"'{run}' holds answers of {len(units)} units.", f"one of {some(units, 3)}.")
     raise UsageError(
-        f"'{run}' holds no {_ANSWERS}.",
+        f"'{run}' holds no {PREDICTIONS}.",
         "a finished run, or a folder that 'vitft eval -o' made.",
         "Run 'vitft runs ls' to list the runs.",
     )

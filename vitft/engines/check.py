@@ -9,6 +9,7 @@ from vitft.errors import DataDamaged
 from vitft.evaluation import predictions, significance
 from vitft.recipes import Expect
 from vitft.results.checks import Check, Entry, Flags, Stored, keys_digest, packed
+from vitft.results.files import PREDICTIONS
 from vitft.results.folders import unit_folder
 from vitft.results.schema import RunResult
 
@@ -86,7 +87,7 @@ def entry(base: Check, result: RunResult, folder: Path) -> Entry:
         DataDamaged: its predictions are missing or damaged (exit code 3).
     """
     names = result.units or (result.unit or "",)
-    saved = [predictions.load(unit_folder(folder, name) / "predictions.parquet") for name in names]
+    saved = [predictions.load(unit_folder(folder, name) / PREDICTIONS) for name in names]
     if len({one.keys for one in saved}) > 1:
         raise DataDamaged(f"The seeds in '{folder}' answered different images.", "", "Start anew with --overwrite.")
     pairs = zip(seeds_of(result), saved, strict=True)

@@ -15,7 +15,7 @@ from vitft.models.checkpoint import remarks
 from vitft.progress import Hooks
 from vitft.protocol import unchanged
 from vitft.protocol.jobs import Runtime
-from vitft.results.files import write_json
+from vitft.results.files import PREDICTIONS, write_json
 from vitft.results.schema import to_json
 from vitft.suites.suite import Column
 
@@ -84,4 +84,4 @@ def _columns(leg: Leg, name: str) -> list[Column]:
 
 
 def _beside(file: Path) -> Path:
-    return file.with_name("predictions.parquet")
+    return file.with_name(PREDICTIONS)

@@ -14,7 +14,7 @@ from vitft.models import loading
 from vitft.models.checkpoint import Checkpoint
 from vitft.models.said import Said
 from vitft.progress import Hooks
-from vitft.results.files import write_json
+from vitft.results.files import PREDICTIONS, write_json
 from vitft.results.schema import Comparison, EvalResult, to_json
 
 
@@ -56,7 +56,7 @@ class Evaluated:
         for seed, found in self.of_seed.items():
             split, logits = found.subject.split, found.predictions.logits
             own = folder if seed is None else folder / f"seed-{seed}"
-            predictions.save(own / "predictions.parquet", split.keys, split.labels, logits, split.class_names)
+            predictions.save(own / PREDICTIONS, split.keys, split.labels, logits, split.class_names)
         write_json(folder / "result.json", to_json(self.result))
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from vitft.evaluation import predictions
 from vitft.evaluation.intervals import paired
+from vitft.results.files import PREDICTIONS
 from vitft.results.folders import unit_folder
 from vitft.results.schema import Comparison, RunResult
 
@@ -43,7 +44,7 @@ def comparisons(runs: Sequence[Named]) -> tuple[list[Comparison], list[str]]:
 def _files(result: RunResult, folder: Path) -> Iterator[tuple[int, Path]]:
     """Yield (seed, file of its predictions)."""
     if result.seeds is None or result.units is None:
-        yield result.seed, folder / "predictions.parquet"
+        yield result.seed, folder / PREDICTIONS
         return
     for seed, unit in zip(result.seeds, result.units, strict=True):
-        yield int(seed), unit_folder(folder, unit) / "predictions.parquet"
+        yield int(seed), unit_folder(folder, unit) / PREDICTIONS

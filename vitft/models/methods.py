@@ -114,7 +114,11 @@ def head_names(net: nn.Module) -> frozenset[str]:
     return frozenset(name for name, parameter in net.named_parameters() if id(parameter) in own)
 
 
-def parameter_groups(net: nn.Module, settings: Settings) -> list[dict[str, Any]]:
+ParameterGroups = list[dict[str, Any]]
+"""As torch's optimisers take them: "params", and what is another for these than for the rest."""
+
+
+def parameter_groups(net: nn.Module, settings: Settings) -> ParameterGroups:
     """Group the trained parameters for the optimiser.
 
     Weight decay falls on matrices and convolutions alone. With layer decay d the head steps at the full rate, the

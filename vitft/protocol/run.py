@@ -37,7 +37,7 @@ from vitft.protocol.kept import evaluated_keep, trained_keep
 from vitft.protocol.stamp import DataStamp
 from vitft.protocol.units import DEV, Unit
 from vitft.protocol.warm import Warm
-from vitft.results.files import HEAD, WEIGHTS, write_json
+from vitft.results.files import HEAD, PREDICTIONS, UPDATES, WEIGHTS, write_json
 from vitft.results.folders import finished_unit, unit_folder
 from vitft.results.parts import Computed, Cost, Env, Loss, Metrics, Provenance, Timing
 from vitft.results.schema import UnitResult, to_json
@@ -70,7 +70,7 @@ def run_unit(
             stamping.remember(folder, (train, held_out), hooks)
         tuned_on = stamping.seen_before(folder, job.name) if unit.phase == "final" and job.sweep else {}
         data = stamping.stamp(train, guard.first, held_out, lacking, tuned_on, job.limit is not None, hooks)
-        warning = diverged.warning(own / "metrics.jsonl", train.num_classes)
+        warning = diverged.warning(own / UPDATES, train.num_classes)
         if warning and unit.phase == "final":
             hooks.note(f"Warning: {warning}.")
         trained = replace(trained, warnings=(warning,) if warning else ())
@@ -185,7 +185,7 @@ def _deterministic(asked: bool) -> None:
 def _save(own: Path, done: "_Done", weights: bool, hooks: Hooks) -> None:
     """Write the answers and the network, for vitft and, where timm can build it by itself, for timm."""
     split, info, pp = done.held_out, done.built.info, done.pp
-    predictions.save(own / "predictions.parquet", split.keys, split.labels, done.answers.logits, split.class_names)
+    predictions.save(own / PREDICTIONS, split.keys, split.labels, done.answers.logits, split.class_names)
     assumed = tuple(name for name in info.assumed if name != "interpolation")  # the recipe says it
     seen = replace(info, mean=pp.mean, std=pp.std, interpolation=pp.interpolation, assumed=assumed)
     name = WEIGHTS if weights else HEAD

@@ -9,12 +9,11 @@ from statistics import fmean
 from vitft.errors import UsageError, some
 from vitft.evaluation.intervals import wilson
 from vitft.report.table import Column, Row, Table, Value
-from vitft.results.files import damaged
+from vitft.results.files import UPDATES, damaged
 from vitft.results.folders import unit_folder
 from vitft.results.reading import load
 from vitft.results.schema import RunResult
 
-FILE = "metrics.jsonl"
 _BAR = 20
 _KEYS = ("step", "loss", "lr", "grad_norm", "val_top1", "val_loss", "val_n")
 
@@ -37,16 +36,16 @@ def read(folder: Path) -> list[Curve]:
         UsageError: there is none, or an unfinished run has several (exit code 2).
         CheckpointError: a file is damaged (exit code 4).
     """
-    if (folder / FILE).is_file():
+    if (folder / UPDATES).is_file():
         return [_curve(folder)]
     result = load(folder / "result.json", RunResult) if (folder / "units").is_dir() else None
     units = [] if result is None else [unit_folder(folder, unit) for unit in result.units or (result.unit or "",)]
-    found = [unit for unit in units if (unit / FILE).is_file()] or sorted(
-        p.parent for p in folder.glob(f"*/*/*/{FILE}")
+    found = [unit for unit in units if (unit / UPDATES).is_file()] or sorted(
+        p.parent for p in folder.glob(f"*/*/*/{UPDATES}")
     )
     if not found:
         raise UsageError(
-            f"'{folder}' holds no {FILE}.",
+            f"'{folder}' holds no {UPDATES}.",
             "a run folder of 'vitft finetune' or 'sweep', or a unit's.",
             "Run 'vitft runs ls' to list the runs.",
         )
@@ -56,7 +55,7 @@ def read(folder: Path) -> list[Curve]:
 
 
 def _curve(folder: Path) -> Curve:
-    rows = (folder / FILE).read_text().splitlines()
+    rows = (folder / UPDATES).read_text().splitlines()
     lines: list[Line] = []
     for i, text in enumerate(rows):
         try:
@@ -64,7 +63,9 @@ def _curve(folder: Path) -> Curve:
             lines.append({key: line[key] for key in _KEYS if key in line or key in _KEYS[:3]})
         except (ValueError, KeyError, TypeError):
             if i < len(rows) - 1:  # the last one may be being written
-                raise damaged(f"'{folder / FILE}' is damaged in line {i + 1}", "Start anew with --overwrite.") from None
+                raise damaged(
+                    f"'{folder / UPDATES}' is damaged in line {i + 1}", "Start anew with --overwrite."
+                ) from None
     if not lines:
         raise UsageError(f"'{folder}' has made no update yet.", "a run that has begun to train.")
     return Curve(folder.name.rpartition("-")[2].replace("seed", "seed "), folder, tuple(lines))

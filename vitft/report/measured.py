@@ -15,6 +15,7 @@ from vitft.report.layout import REAL
 from vitft.report.single import model_title
 from vitft.results import choice
 from vitft.results.checkpoint import CheckpointInfo
+from vitft.results.files import PREDICTIONS
 from vitft.results.parts import Interval, Metrics, Provenance
 from vitft.results.schema import EvalResult, FewshotResult, RunResult, SuiteResult, UnitResult
 from vitft.results.summary import Described
@@ -300,7 +301,7 @@ def _device(result: UnitResult | EvalResult | FewshotResult) -> str:
 
 
 def _file(folder: Path | None) -> Path | None:
-    path = folder / "predictions.parquet" if folder is not None else None
+    path = folder / PREDICTIONS if folder is not None else None
     return path if path is not None and path.is_file() else None
 
 

@@ -13,6 +13,9 @@ from vitft.errors import CheckpointError, DiskFull
 WEIGHTS, HEAD = "weights.safetensors", "head.safetensors"
 """A run's network, and the head alone where the network is not kept."""
 
+PREDICTIONS, UPDATES = "predictions.parquet", "metrics.jsonl"
+"""A unit's answers for the test images, and what each of its updates told."""
+
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """What the kernel says of a disk, or a quota, that takes no more."""
 

@@ -28,13 +28,13 @@ from pathlib import Path
 
 from vitft import machine
 from vitft.errors import CheckpointError, RunFolderOccupied, UsageError, VitftError
-from vitft.results.files import HEAD, WEIGHTS, cannot_write, damaged, read_json, write_json
+from vitft.results.files import HEAD, PREDICTIONS, UPDATES, WEIGHTS, cannot_write, damaged, read_json, write_json
 from vitft.results.reading import load
 from vitft.results.schema import SCHEMA_VERSION, Lost, UnitResult
 from vitft.settings import Settings
 
 # What a run leaves at the top of its folder, besides run.json.
-SHOWN = (WEIGHTS, HEAD, "config.json", "predictions.parquet")
+SHOWN = (WEIGHTS, HEAD, "config.json", PREDICTIONS)
 """A unit's files that its run folder shows too."""
 
 _ANSWERS = ("result.json", "suite.json", *SHOWN)
@@ -196,7 +196,7 @@ def nothing_left_behind(folder: Path) -> Iterator[None]:
     try:
         yield
     except VitftError:
-        if fresh and not any(folder.rglob("metrics.jsonl")) and not any(folder.rglob("result.json")):
+        if fresh and not any(folder.rglob(UPDATES)) and not any(folder.rglob("result.json")):
             for name in ("units", "logs"):
                 shutil.rmtree(folder / name, ignore_errors=True)
             for path in (folder / "run.json", folder / ".lock"):

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from vitft.errors import CheckpointError, UsageError
-from vitft.results.files import WEIGHTS, damaged, read_json
+from vitft.results.files import UPDATES, WEIGHTS, damaged, read_json
 from vitft.results.folders import lock
 
 _DEPTH = 4
@@ -183,7 +183,7 @@ def _unit(path: Path, name: str) -> UnitState:
 
 
 def _last_step(unit: Path) -> int | None:
-    file = unit / "metrics.jsonl"
+    file = unit / UPDATES
     try:
         with file.open("rb") as metrics:
             metrics.seek(max(0, file.stat().st_size - 4096))
@@ -195,7 +195,7 @@ def _last_step(unit: Path) -> int | None:
 
 
 def _changed(folder: Path) -> str:
-    times = [p.stat().st_mtime for p in (folder, *folder.glob("*.json"), *folder.glob("metrics.jsonl"))]
+    times = [p.stat().st_mtime for p in (folder, *folder.glob("*.json"), *folder.glob(UPDATES))]
     return datetime.fromtimestamp(max(times)).astimezone().isoformat(" ", "minutes")[:16]
 
 

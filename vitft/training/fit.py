@@ -5,7 +5,6 @@ import time
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from torch import nn
 
@@ -16,7 +15,9 @@ from vitft.errors import DiskFull, NonFiniteLoss, OutOfMemory, PeerLost
 from vitft.group import ALONE, Group, Parallel
 from vitft.images.batches import Images
 from vitft.models.memory import Wish, planned
+from vitft.models.methods import ParameterGroups
 from vitft.progress import Hooks, StepReport, interrupted
+from vitft.results.files import UPDATES
 from vitft.settings import Checkpointing, Settings
 from vitft.training import checkpointing, inputs, parallel, state
 from vitft.training.saving import States, same_images
@@ -82,7 +83,7 @@ class Fitted:
 def fit(
     net: nn.Module,
     images: Images,
-    groups: list[dict[str, Any]],
+    groups: ParameterGroups,
     settings: Settings,
     *,
     seed: int,
@@ -122,7 +123,7 @@ def fit(
     micro_batch = states.go_on(run, min(settings.batch_size, micro_batch), hooks)
     start, began = run.step, time.monotonic()
     source = inputs.source(trained, images, settings, compute.precision, micro_batch, hooks, group)
-    with state.Metrics(folder / "metrics.jsonl" if group.first else None, keep=start) as metrics:
+    with state.Metrics(folder / UPDATES if group.first else None, keep=start) as metrics:
         told = _Told(run, metrics, hooks, Late(images.device))
         loop = _Loop(run, source, states, told, compute, hooks, micro_batch, spread)
         stopped = loop.to_the_end()

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from vitft.errors import UsageError
 from vitft.group import Group
 from vitft.models.memory import Plan
+from vitft.models.methods import ParameterGroups
 from vitft.settings import Settings
 
 _SHARE = 0.6  # of a card's memory; activations need the rest
@@ -57,8 +58,8 @@ def micro_batch(asked: int) -> int:
 
 
 def spread(
-    net: nn.Module, groups: list[dict[str, Any]], device: torch.device, group: Group
-) -> tuple[nn.Module, list[dict[str, Any]]]:
+    net: nn.Module, groups: ParameterGroups, device: torch.device, group: Group
+) -> tuple[nn.Module, ParameterGroups]:
     """Return a copy of which each process holds a part, and the parameter groups of it; `net` moves to the host."""
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard

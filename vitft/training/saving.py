@@ -3,7 +3,6 @@
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from vitft.errors import DataError
 from vitft.group import Group
@@ -11,6 +10,7 @@ from vitft.images.batches import Images
 from vitft.images.fingerprints import encoded_digest
 from vitft.progress import Hooks
 from vitft.training import state
+from vitft.training.state import State
 from vitft.training.update import Fit
 
 
@@ -58,7 +58,7 @@ class States:
         hooks.note(f"Going on from step {run.step} of {run.settings.steps}.")
         return int(saved["micro_batch"])
 
-    def _usable(self, hooks: Hooks) -> dict[str, Any] | None:
+    def _usable(self, hooks: Hooks) -> State | None:
         saved = state.load(self.path)
         if saved is None and self.path.exists():
             hooks.note("The saved state is damaged; this unit starts from its beginning.")

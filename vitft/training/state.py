@@ -19,6 +19,9 @@ from vitft.results.files import cannot_write, write_atomic, writing
 _MAGIC = b"vitft-state-2\n"
 _DIGEST = hashlib.sha256().digest_size
 
+State = dict[str, Any]
+"""What a fit goes on from: names -> tensors, numbers, and trees of them."""
+
 
 class Saver:
     """Writes states beside the computing: a copy in the host's memory at once, the file by a thread.
@@ -49,7 +52,7 @@ class Saver:
             self._thread.join()
         self._path.unlink(missing_ok=True)
 
-    def save(self, state: dict[str, Any]) -> None:
+    def save(self, state: State) -> None:
         """Copy a state and begin to write it atomically. Raises DiskFull of this or the one before; the old stays."""
         self.wait()
         copied = _copied(state)
@@ -70,7 +73,7 @@ class Saver:
         """Whether a file is still being written."""
         return self._thread is not None and self._thread.is_alive()
 
-    def _write(self, state: dict[str, Any]) -> None:
+    def _write(self, state: State) -> None:
         try:
             with writing(self._path) as file:
                 digested = _Digested(file, self._dropped)
@@ -89,7 +92,7 @@ def interval(least: float, cost: float) -> float:
     return max(least, 20 * cost) if least else 0.0
 
 
-def load(path: Path) -> dict[str, Any] | None:
+def load(path: Path) -> State | None:
     """Read a state; None where there is none or where it is damaged (the caller then starts from the beginning)."""
     end = _DIGEST + len(_MAGIC)
     try:

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,10 +14,12 @@ from vitft import compiling
 from vitft.device import autocast, moved
 from vitft.group import ALONE, Group
 from vitft.images.preprocess import UNIFORMS
+from vitft.models.methods import ParameterGroups
 from vitft.progress import Hooks
 from vitft.settings import Settings
 from vitft.training import parallel, randomness
 from vitft.training.inputs import Source
+from vitft.training.state import State
 
 
 class Stopped(Exception):
@@ -46,7 +47,7 @@ class Fit:
     """
 
     def __init__(
-        self, net: nn.Module, groups: list[dict[str, Any]], settings: Settings, seed: int, group: Group = ALONE
+        self, net: nn.Module, groups: ParameterGroups, settings: Settings, seed: int, group: Group = ALONE
     ) -> None:
         self.settings, self.seed, self.group = settings, seed, group
         self.parameters: list[nn.Parameter] = [p for g in groups for p in g["params"]]
@@ -211,7 +212,7 @@ class Fit:
             if own:
                 _copy(own, self.parameters)
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> State:
         """Return everything that `load` needs; the tensors are the run's own, not copies.
 
         It is whole, whatever the processes hold: any number of them goes on from it.
@@ -227,7 +228,7 @@ class Fit:
         }
         return {key: parallel.whole(value) for key, value in state.items()}
 
-    def load(self, saved: dict[str, Any]) -> None:
+    def load(self, saved: State) -> None:
         """Go on from a state that `state` has returned."""
         self.step, self.first_loss, self.last_loss = saved["step"], saved["first_loss"], saved["last_loss"]
         parallel.copy_into(saved["parameters"], self.parameters)
@@ -237,7 +238,7 @@ class Fit:
         own = [{**group, "fused": self.optimizer.defaults["fused"]} for group in optimizer["param_groups"]]
         self.optimizer.load_state_dict({**optimizer, "param_groups": own})
 
-    def _in_parts(self, optimizer: dict[str, Any]) -> dict[str, Any]:
+    def _in_parts(self, optimizer: State) -> State:
         """Return an optimiser's whole state in the parts of the parameters it belongs to."""
         if not self.in_parts:
             return optimizer
@@ -248,7 +249,7 @@ class Fit:
         return {**optimizer, "state": state}
 
 
-def _optimizer(groups: list[dict[str, Any]], settings: Settings, fused: bool) -> torch.optim.Optimizer:
+def _optimizer(groups: ParameterGroups, settings: Settings, fused: bool) -> torch.optim.Optimizer:
     groups, how = [dict(g) for g in groups], fused or None  # None: torch's own way
     if settings.optimizer == "sgd":
         # Decay is applied by Fit.update, decoupled from the gradient, so that it means the same for both optimisers.

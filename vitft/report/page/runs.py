@@ -21,7 +21,7 @@ from vitft.report.page.thumbnails import Thumbnails
 from vitft.report.repeat import Result, command
 from vitft.report.summary import interval
 from vitft.results.checkpoint import side
-from vitft.results.files import read_json
+from vitft.results.files import UPDATES, read_json
 from vitft.results.reading import parse
 from vitft.results.schema import EvalResult, FewshotResult, UnitResult
 
@@ -135,7 +135,7 @@ def _part(one: Measured, label: str, room: Room, thumbnails: Thumbnails) -> Part
     split = result.provenance.split if result is not None else ""
     mistakes = () if saved is None else _mistakes(saved)
     pictures, left_out = room.take(root)
-    fit = charts.learning(folder / "metrics.jsonl")
+    fit = charts.learning(folder / UPDATES)
     return Part(
         title=_title(label, one),
         folder=str(folder),

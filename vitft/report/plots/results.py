@@ -11,6 +11,7 @@ from vitft.report.lines import Key, key, labels
 from vitft.report.measured import Measured
 from vitft.report.page import charts
 from vitft.report.plots import style
+from vitft.results.files import UPDATES
 from vitft.results.folders import slug
 from vitft.results.summary import Summary
 
@@ -108,7 +109,7 @@ def learning(
     """Return (name, (update, loss)) of the first fits that stand in the table."""
     found: list[tuple[str, Sequence[tuple[float, float]]]] = []
     for one in numbers:
-        rows = () if one.tuning else charts.learning(Path(one.file) / "metrics.jsonl").losses
+        rows = () if one.tuning else charts.learning(Path(one.file) / UPDATES).losses
         if rows:
             seed = "" if one.seed is None else f", seed {one.seed}"
             found.append((f"{rows_of.get(key(one), one.what.model)}, {one.column}{seed}", rows))
