@@ -33,6 +33,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "vitft"
 KEPT = ROOT / ".mutate"
+APART = "tests/training/test_parallel.py"
+"""Tests that no other may run before in the same process: see test_apart.py."""
 _WARM = """
 torch torch.nn.attention torchvision.transforms timm timm.models.vision_transformer numpy scipy.stats
 datasets
@@ -121,6 +123,8 @@ def run_tests(files: list[str], folder: Path, plugin: object, most: int = 1) -> 
         phases=[hypothesis.Phase.explicit, hypothesis.Phase.generate],
     )  # fmt: skip
     os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
+    if [name for name in files if not name.endswith(APART)] == []:
+        os.environ["TESTS_APART"] = "1"
     options = ["-o", "addopts=", "-q", f"--maxfail={most}", "--tb=short", "-p", "no:cacheprovider",
                "-p", "_hypothesis_pytestplugin",
                "--hypothesis-profile=mutate", "--hypothesis-seed=0", f"--basetemp={folder / 'tests'}"]  # fmt: skip

@@ -25,12 +25,14 @@ _NAMES = {"min": "max", "max": "min", "floor": "ceil", "ceil": "floor", "any": "
           "fmean": "max", "sin": "cos", "cos": "sin", "zeros": "ones", "ones": "zeros", "minimum": "maximum",
           "maximum": "minimum", "zeros_": "ones_", "ones_": "zeros_", "start": "stop", "stop": "start"}  # fmt: skip
 _ATTRIBUTES = {"round": "floor"}
+_SYMMETRIC = {"isinstance", "min", "max", "minimum", "maximum"}  # or a crash
 _DROPPED_CALLS = {"clone", "float", "double", "copy", "lower", "strip", "eval", "flip", "astype", "sqrt", "round"}
 # What people read decides no number: messages, progress, types, addresses.
 _SILENT_CALLS = {"note", "phase", "unit", "step", "cast", "simplefilter", "catch_warnings", "mkdir", "StepReport",
                  "Collection", "File", "stop_if_asked"}  # fmt: skip
-# What neither a number nor an answer can show: checks of the code itself, how a file is deleted, how memory is freed.
-_SILENT_KEYWORDS = {"strict", "missing_ok", "exist_ok", "set_to_none"}
+# What neither a number nor an answer can show: checks of the code itself, how a file is deleted, how memory is freed,
+# what a field is called for people.
+_SILENT_KEYWORDS = {"strict", "missing_ok", "exist_ok", "set_to_none", "description"}
 _WORD = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-+]*")
 
 
@@ -82,6 +84,8 @@ def mutants(file: str, source: str) -> tuple[ast.Module, list[Mutant]]:
     out = []
     for place in _places(tree):
         for operator, new in _replacements(place):
+            if ast.unparse(new) == ast.unparse(place.node):
+                continue  # two equal elements swapped
             before, after = _apart(ast.unparse(place.node), ast.unparse(new))
             key = (Path(file).name, place.function, operator, ast.unparse(place.node), ast.unparse(new))
             seen[key] += 1
@@ -273,7 +277,7 @@ def _of_call(place: _Place) -> Iterator[tuple[str, ast.AST]]:
             yield "dropped argument", _with(node, keywords=[k for j, k in enumerate(node.keywords) if j != i])
     if (
         len(node.args) == 2
-        and _name(func) != "isinstance"
+        and _name(func) not in _SYMMETRIC
         and all(isinstance(a, ast.Name | ast.Attribute) for a in node.args)
     ):
         yield "swapped arguments", _with(node, args=node.args[::-1])

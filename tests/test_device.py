@@ -50,3 +50,25 @@ def test_a_device_that_is_not_here_is_refused(monkeypatch):
 )
 def test_memory_that_ran_out_is_told_from_other_errors(error, short):
     assert device.out_of_memory(error) is short
+
+
+def test_each_of_several_processes_has_a_card_of_its_own(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert [device._card("cuda", rank) for rank in (0, 1)] == ["cuda:0", "cuda:1"]
+    refused(lambda: device._card("cuda", 2), "Process 2", "there are 2", "--nproc-per-node 2", kind=UsageError)
+    for name in ("cuda:0", "cuda:1"):
+        refused(lambda n=name: device._card(n, 0), f"'{name}' is one card", kind=UsageError)
+    refused(lambda: device.pick("cuda", 1), "Device 'cuda:1' is not here", kind=UsageError)
+    refused(lambda: device.pick("cuda:1", 0), "is one card", kind=UsageError)
+    assert device.pick("auto", 1) == device.pick("cpu", 1) == CPU
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    assert device._card("cuda", 5) == "cuda:5"  # not here, which is said of any device in the same words
+
+
+@pytest.mark.parametrize("here", [True, False])
+def test_memory_is_given_back_to_a_card_that_is_there(monkeypatch, here):
+    given: list[int] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: here)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: given.append(1))
+    device.forget()
+    assert given == [1] * here

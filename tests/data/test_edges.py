@@ -8,7 +8,7 @@ import pytest
 
 from tests.layouts import refused
 from vitft.catalog import tasks
-from vitft.data import portions, vtab_splits
+from vitft.data import labels, portions, vtab_splits
 from vitft.data.split import Provenance, Split
 from vitft.errors import DataDamaged, DataError, DataMissing, UsageError
 
@@ -202,3 +202,25 @@ def test_official_counts_of_splits_together_are_in_order(task, splits, expected)
     if expected and len(splits) == 1:
         first = f"{splits[0]} has 7 of the official {expected[0]:,} images"
         assert official.shortfall(task, splits[0], 7) == first
+
+
+def test_classes_are_the_same_where_their_names_are():
+    split = dataclasses.replace(rows(4, [0, 1, 1, 2]), class_names=("x", "y", "z"))
+    found = labels.by_name(split, ("z", "w", "y", "x"), "'m'")
+    assert (found.labels.tolist(), found.class_names, found.keys) == ([3, 2, 2, 0], ("z", "w", "y", "x"), split.keys)
+    assert labels.by_name(split, ("x", "y", "z"), "'m'") is split
+    lacking = dataclasses.replace(split, labels=np.array([0, 1, 1, 0]))  # of z there is no image
+    assert labels.by_name(lacking, ("y", "x"), "'m'").labels.tolist() == [1, 0, 0, 1]
+    refused(lambda: labels.by_name(split, ("y", "x"), "'m'"), "has the class 'z', which 'm' has not", "the 2 classes")
+    refused(lambda: labels.by_name(split, ("x", "w"), "'m'"), "has the class 'y' (2 classes)")
+    one_name = dataclasses.replace(split, class_names=("x", "y", "y"))
+    for asked, names in ((split, ("x", "y", "z", "x")), (one_name, ("x", "y"))):
+        refused(lambda a=asked, n=names: labels.by_name(a, n, "'m'"), "gives one name to two classes")
+
+
+def test_classes_without_an_image_are_named_three_at_most():
+    split = dataclasses.replace(rows(3, [1, 1, 4]), class_names=tuple("abcdefg"))
+    assert labels.absent(split) == ("a", "c", "d", "f", "g")
+    assert labels.absent_note(("a",)) == "class 'a': no test image" and labels.absent_note(()) == ""
+    assert labels.absent_note(("a", "b")) == "classes 'a', 'b': no test image"
+    assert labels.absent_note(tuple("abcde")) == "classes 'a', 'b', 'c' and 2 more: no test image"

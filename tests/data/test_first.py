@@ -50,6 +50,19 @@ def test_without_the_joined_split_val200_follows_train800() -> None:
     assert list(found.keys) == [f"train800-{i}" for i in range(800)] + [f"val200-{i}" for i in range(50)]
 
 
+def test_fewer_examples_than_are_asked_for_are_refused() -> None:
+    class Short:
+        task, splits = "dtd", ("train800val200", "test")
+
+        def open(self, split: str) -> Split:
+            labels = np.arange(40, dtype=np.int64) % 3
+            return Split("dtd", split, tuple("abc"), [*map(str, range(40))], labels, lambda i: b"", Provenance("x"))
+
+    assert len(FirstShots(Short(), 40).open("train800val200[:40]")) == 40
+    with pytest.raises(DataError, match="'dtd' has 40 training examples, not 41"):
+        FirstShots(Short(), 41).open("train800val200[:41]")
+
+
 def test_examples_sorted_by_class_have_no_first_ones() -> None:
     class Sorted:
         task, splits = "dtd", ("train800val200", "test")

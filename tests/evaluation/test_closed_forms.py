@@ -60,6 +60,24 @@ def test_two_models_on_the_same_images(both, a, b, neither):
     assert found.ci95 == pytest.approx((max(-1, p1 - p2 - half), min(1, p1 - p2 + half)))
 
 
+def test_two_models_at_another_level_and_what_no_interval_is_of():
+    first, second = np.arange(40) < 30, np.arange(40) >= 12
+    a, b = 13 / 42, 11 / 42  # 12 and 10 images that only one has right, and one more each
+    half = NormalDist().inv_cdf(0.9) * math.sqrt((a + b - (a - b) ** 2) / 42)
+    assert intervals.paired(first, second, 0.8).ci95 == pytest.approx((a - b - half, a - b + half))
+    for one, other in (((3,), (4,)), ((0,), (0,)), ((2, 3), (2, 3)), ((3,), (3, 1))):
+        with pytest.raises(ValueError, match="the same images"):
+            intervals.paired(np.ones(one), np.ones(other))
+    for correct, n in ((0, 0), (-1, 3), (4, 3), (0, -1)):
+        with pytest.raises(ValueError, match="0 <= correct <= n"):
+            intervals.wilson(correct, n)
+    assert intervals.wilson(0, 1)[0] == 0.0 and intervals.wilson(1, 1)[1] == 1.0
+    with pytest.raises(ValueError, match="at least two"):
+        intervals.t_interval([0.5])
+    assert intervals.clipped((-0.1, 1.2)) == (0.0, 1.0) and intervals.clipped((0.2, 0.3)) == (0.2, 0.3)
+    assert intervals.clipped((1.1, 1.2)) == (1.0, 1.0) and intervals.clipped((-2, -1)) == (0.0, 0.0)
+
+
 def test_the_intervals_hold_their_level():
     rng = np.random.default_rng(0)
     of_images = [intervals.wilson(int(c), 200) for c in rng.binomial(200, 0.9, 2000)]

@@ -31,9 +31,10 @@ def test_one_seed_each_is_statsmodels_exact_mcnemar(a_only: int, b_only: int, bo
     assert found.ci95 == paired(a, b).ci95
 
 
-@settings(max_examples=100, deadline=None)
-@given(st.lists(st.floats(0, 1), min_size=1, max_size=12))
-def test_holm_is_statsmodels(p: list[float]) -> None:
+@pytest.mark.parametrize("n", [1, 5, 12])
+def test_holm_is_statsmodels(n: int) -> None:
+    p = (np.random.default_rng(n).random(n) ** 4).tolist()
+    p += p[:1]  # statsmodels collects garbage in every call, which is slow: few calls
     assert holm(p) == pytest.approx(multipletests(p, method="holm")[1])
 
 
@@ -63,14 +64,11 @@ def _several(rng: np.random.Generator, k: int, n: int, sd: float, images: np.nda
     return score > 0
 
 
-@pytest.mark.parametrize("same", [False, True])
-def test_several_seeds_by_the_rule_written_again(same: bool) -> None:
-    rng = np.random.default_rng(3)
-    a = _several(rng, 3, 400, 0.3, rng.normal(1, 1, 400), 0.5)
-    b = _several(rng, 3 if same else 4, 400, 0.3, rng.normal(0.8, 1, 400), 0.5)
-    k, m, n = 3, len(b), 400
+def by_the_rule(a: np.ndarray, b: np.ndarray, same: bool) -> tuple[float, float, tuple[float, float], float, float]:
+    """Return difference, p, interval, standard error and degrees of freedom, image by image and pair by pair."""
+    (k, n), m = a.shape, len(b)
     per_image = [a[:, i].mean() - b[:, i].mean() for i in range(n)]
-    of_images = np.var(per_image, ddof=1) / n
+    of_images = np.var(per_image, ddof=1) / n if n > 1 else 0.0
     ones, others = a.mean(1), b.mean(1)
     if same:
         of_seeds = [(np.var(ones - others, ddof=1) / k, k - 1)]
@@ -82,15 +80,52 @@ def test_several_seeds_by_the_rule_written_again(same: bool) -> None:
         return float(np.mean(pairs)) / len(x)
 
     seeds = sum(v for v, _ in of_seeds)
-    variance = max(of_images + seeds - flips(a) - flips(b), of_images, seeds)
-    freedom = variance**2 / (of_images**2 / (n - 1) + sum(v**2 / f for v, f in of_seeds))
-    difference = ones.mean() - others.mean()
-    found = c.contrast(a, b, same)
-    assert found.difference == pytest.approx(difference)
-    assert found.p == pytest.approx(2 * stats.t.sf(abs(difference) / math.sqrt(variance), freedom))
-    half = stats.t.ppf(0.975, freedom) * math.sqrt(variance)
-    assert found.ci95 == pytest.approx((difference - half, difference + half))
-    assert found.least(0.01) == pytest.approx(stats.t.ppf(0.995, freedom) * math.sqrt(variance))
+    # without any spread: as if they disagreed on one image
+    variance = max(of_images + seeds - flips(a) - flips(b), of_images, seeds, 1 / (2 * n * n))
+    weighed = sum(v**2 / f for v, f in [(of_images, n - 1), *of_seeds] if v)
+    freedom = variance**2 / weighed if weighed else min(k, m) - 1
+    freedom = min(max(1.0, freedom), n + k + m - 3)
+    difference, error = float(ones.mean() - others.mean()), math.sqrt(variance)
+    half = stats.t.ppf(0.975, freedom) * error
+    p = 2 * stats.t.sf(abs(difference) / error, freedom)
+    return difference, p, (max(-1.0, difference - half), min(1.0, difference + half)), error, freedom
+
+
+def answers(k: int, n: int) -> st.SearchStrategy[np.ndarray]:
+    return st.lists(st.lists(st.booleans(), min_size=n, max_size=n), min_size=k, max_size=k).map(np.array)
+
+
+@settings(max_examples=150, deadline=None, derandomize=True)
+@given(st.data(), st.integers(2, 4), st.integers(2, 4), st.integers(1, 7), st.booleans())
+def test_few_images_and_seeds_by_the_rule_written_again(data, k, m, n, same):
+    a = data.draw(answers(k, n))
+    b = data.draw(answers(k if same else m, n))
+    found, (difference, p, ci95, error, freedom) = c.contrast(a, b, same), by_the_rule(a, b, same)
+    assert (found.difference, found.p, found.n) == (pytest.approx(difference), pytest.approx(p), n)
+    assert (found.ci95, found.spread) == (pytest.approx(ci95), pytest.approx(error))
+    assert found.freedom == pytest.approx(freedom)
+    assert found.least(0.1) == pytest.approx(min(1.0, stats.t.ppf(0.95, freedom) * error))
+    words = f"seeds, {len(a)} against {len(b)}, {found.freedom:.1f} degrees of freedom"
+    assert found.test == f"t-test over images and {'the same ' if same else ''}{words}"
+
+
+def test_rows_without_any_spread_are_as_if_they_disagreed_on_one_image():
+    right, wrong = np.ones((3, 50), bool), np.zeros((4, 50), bool)
+    for a, b in ((right, wrong), (wrong, right)):
+        found, (difference, p, ci95, error, freedom) = c.contrast(a, b), by_the_rule(a, b, False)
+        assert (found.difference, found.ci95) == (difference, pytest.approx(ci95)) and abs(difference) == 1
+        assert (found.spread, found.freedom) == (pytest.approx(math.sqrt(0.5) / 50), 2.0) == (error, freedom)
+        assert found.p == pytest.approx(p)
+
+
+@pytest.mark.parametrize("same", [False, True])
+def test_several_seeds_by_the_rule_written_again(same):
+    rng = np.random.default_rng(3)
+    a = _several(rng, 3, 400, 0.3, rng.normal(1, 1, 400), 0.5)
+    b = _several(rng, 3 if same else 4, 400, 0.3, rng.normal(0.8, 1, 400), 0.5)
+    found, (difference, p, ci95, error, freedom) = c.contrast(a, b, same), by_the_rule(a, b, same)
+    assert (found.difference, found.p, found.ci95) == (pytest.approx(difference), pytest.approx(p), pytest.approx(ci95))
+    assert found.least(0.01) == pytest.approx(stats.t.ppf(0.995, freedom) * error)
 
 
 def test_seeds_that_never_differ_leave_the_images_alone_as_the_sample() -> None:
@@ -102,18 +137,27 @@ def test_seeds_that_never_differ_leave_the_images_alone_as_the_sample() -> None:
     assert found.ci95 == pytest.approx(tuple(expected.confidence_interval()), rel=1e-6)
 
 
-def test_one_seed_against_several_takes_the_largest_p() -> None:
+def test_one_seed_against_several_takes_the_largest_p_and_the_widest_interval() -> None:
     rng = np.random.default_rng(1)
     a, b = rng.random((1, 200)) < 0.9, rng.random((3, 200)) < 0.75
-    assert c.contrast(a, b).p == max(paired(a[0], other).p for other in b)
+    for one, other, pairs in ((a, b, [paired(a[0], x) for x in b]), (b, a, [paired(x, a[0]) for x in b])):
+        found, worst = c.contrast(one, other), max(pairs, key=lambda pair: pair.p)
+        assert len({pair.p for pair in pairs}) == 3 and found.p == worst.p
+        assert found.ci95 == (min(p.ci95[0] for p in pairs), max(p.ci95[1] for p in pairs))
+        assert found.difference == pytest.approx(one.mean() - other.mean()) and found.freedom == 0
+        assert (found.spread, found.n) == (worst.a_only + worst.b_only, 200)
+        assert found.test == "exact McNemar with each of 3 seeds, the largest p"
+    assert c.contrast(a, b[:1]).test == "exact McNemar"
 
 
 def test_equal_rows_are_no_difference_and_unlike_images_are_refused() -> None:
     same = np.ones((2, 50), bool)
     assert c.contrast(same, same).p == 1.0
     assert c.contrast(same[:1], same[:1]).p == 1.0
-    with pytest.raises(ValueError, match="same images"):
-        c.contrast(same, np.ones((2, 51), bool))
+    for one, other in (((2, 50), (2, 51)), ((0, 5), (1, 5)), ((1, 5), (0, 5)), ((1, 0), (1, 0)), ((5,), (1, 5)),
+                       ((1, 5), (5,))):  # fmt: skip
+        with pytest.raises(ValueError, match="same images"):
+            c.contrast(np.ones(one, bool), np.ones(other, bool))
 
 
 @pytest.mark.parametrize("sd", [0.0, 0.02, 0.1])
@@ -153,6 +197,39 @@ def test_the_bootstrap_over_few_tasks_is_that_of_all_draws() -> None:
     assert c.over_tasks([[0.5]]) is None and c.over_tasks([]) is None and c.over_tasks([values, [0.1]]) is None
 
 
+def test_the_draws_are_the_same_in_every_call() -> None:
+    """The rule once more, with its 20,000 draws of PCG64 from seed 0."""
+    groups = [[0.1, 0.5, 0.6, 0.9, 0.3], [0.2, 0.4, 0.45, 0.7]]
+    rng = np.random.default_rng(0)
+    means = np.zeros(20_000)
+    for group in groups:
+        own = np.array(group)
+        drawn = np.array([own[i].mean() for i in rng.integers(0, len(own), (20_000, len(own)))])
+        means += (own.mean() + (drawn - own.mean()) * math.sqrt(len(own) / (len(own) - 1))) / 2
+    tail = stats.norm.cdf(stats.t.ppf(0.025, 3 + 4))
+    assert c.over_tasks(groups) == pytest.approx(tuple(np.quantile(means, [tail, 1 - tail])), abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "level", "resamples", "expected"),
+    [
+        ([], 0.05, 20_000, False), ([1], 0.5, 20_000, False), ([9, 1], 0.5, 20_000, False), ([2], 0.05, 20_000, False),
+        ([2], 0.9, 20_000, True), ([9], 0.05, 20_000, True), ([9], 0.05, 80, False), ([9], 0.05, 100, True),
+        ([3, 3], 0.05, 20_000, True), ([3, 3], 0.01, 20_000, False), ([7, 4, 8], 0.05, 20_000, True),
+    ],
+)  # fmt: skip
+def test_a_tail_is_drawn_where_draws_are_as_rare(
+    sizes: list[int], level: float, resamples: int, expected: bool
+) -> None:
+    assert c.can_be_drawn(sizes, level, resamples) is expected
+    if sizes and min(sizes) > 1:
+        tail = stats.norm.cdf(stats.t.ppf(level / 2, sum(size - 1 for size in sizes)))
+        rarest = 1.0
+        for size in sizes:
+            rarest /= size**size
+        assert expected is bool(tail >= 1 / resamples and tail >= rarest)
+
+
 def test_groups_are_drawn_each_for_itself() -> None:
     rng = np.random.default_rng(2)
     groups = [rng.random(7) + 1, rng.random(4), rng.random(8) - 1]  # far apart: drawn together it would be wide
@@ -170,6 +247,12 @@ def test_p_over_tasks_is_the_t_test_of_scipy() -> None:
     a, b = rng.random(19), rng.random(19)
     assert c.tasks_p([(a - b).tolist()]) == pytest.approx(stats.ttest_rel(a, b).pvalue)
     assert c.tasks_p([[0.1] * 6]) == 0.0 and c.tasks_p([[0.0] * 6]) == 1.0
+    groups = [rng.random(7) - 0.4, rng.random(4) - 0.3, rng.random(8) - 0.5]
+    error = math.sqrt(sum(np.var(g, ddof=1) / len(g) for g in groups)) / 3
+    middle = (groups[0].mean() + groups[1].mean() + groups[2].mean()) / 3
+    expected = 2 * stats.t.sf(abs(middle) / error, 6 + 3 + 7)
+    assert c.tasks_p([g.tolist() for g in groups]) == pytest.approx(expected)
+    assert c.tasks_p([[0.1, 0.1], [-0.1, -0.1]]) == 1.0 and c.tasks_p([[0.2, 0.2], [-0.1, -0.1]]) == 0.0
 
 
 def test_a_tail_that_cannot_be_drawn_gives_no_interval() -> None:

@@ -282,3 +282,239 @@ def test_an_evaluation_draws_nothing(change, refused_):
             list(eval_batches(split, pp, 2, torch.device("cpu"), 1))
     else:
         assert [len(i) for i, _ in eval_batches(split, pp, 2, torch.device("cpu"), 1)] == [2, 1]
+
+
+# --- what is refused -------------------------------------------------------------------------------------------------
+
+
+def test_real_labels_are_numbered_as_imagenets_classes_are(monkeypatch):
+    from vitft.evaluation import evaluate
+    from vitft.evaluation.network import open_network
+
+    split = dataclasses.replace(rows(2, [0, 1]), class_names=("a", "b"))
+    turned = dataclasses.replace(split, class_names=("b", "a"))
+    monkeypatch.setattr(evaluate, "head_fits", lambda network, _: turned)
+    subject = evaluate.Subject(split, real.Subset(np.arange(2), (frozenset(),) * 2, (), 1.0), "", (), None)
+    network = open_network("vit-mini", {}, device="cpu")
+    refused(lambda: evaluate.evaluate(network, subject), "another order", kind=CheckpointError)
+
+
+@pytest.mark.parametrize("labels", [[[1]] * 3, [[]] * real.FULL])
+def test_real_labels_that_are_not_as_published_are_damaged(labels, tmp_path, monkeypatch):
+    import json
+
+    from vitft.errors import DataDamaged
+
+    monkeypatch.setattr(real.resources, "files", lambda _: tmp_path)
+    real.real_labels.cache_clear()
+    try:
+        refused(real.real_labels, "no ReaL labels", kind=DataMissing)
+        (tmp_path / "data" / "_info").mkdir(parents=True)
+        (tmp_path / "data/_info/imagenet_real_labels.json").write_text(json.dumps(labels))
+        refused(real.real_labels, f"{len(labels)} entries", kind=DataDamaged)
+    finally:
+        real.real_labels.cache_clear()
+
+
+def test_files_to_answer_for_come_once_each_folders_sorted(tmp_path):
+    from vitft.evaluation import files
+
+    for name in ("b.png", "a.png", "note.txt", "x.raw"):
+        (tmp_path / name).write_bytes(b"x")
+    one = tmp_path / "b.png"
+    found = files.images([one, tmp_path, one])
+    assert [path.name for path in found] == ["b.png", "a.png", "x.raw"]
+    (tmp_path / "empty").mkdir()
+    refused(lambda: files.images([tmp_path / "empty"]), "holds no image", kind=DataMissing)
+    refused(lambda: files.images([tmp_path / "gone.png"]), "no image", "gone.png", kind=DataMissing)
+    refused(lambda: files.read(tmp_path), "cannot be read", kind=DataMissing)
+
+
+def test_what_holds_no_predictions_is_named(tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from vitft.errors import DataDamaged
+    from vitft.evaluation import predictions
+
+    for read in (predictions.load, predictions.load_correct):
+        (tmp_path / "p").write_bytes(b"no parquet")
+        refused(lambda read=read: read(tmp_path / "p"), "holds no predictions", kind=DataDamaged)
+        pq.write_table(pa.table({"key": ["a"]}), tmp_path / "p")
+        refused(lambda read=read: read(tmp_path / "p"), "holds no predictions", kind=DataDamaged)
+        refused(lambda read=read: read(tmp_path / "none"), "holds no predictions", kind=DataDamaged)
+
+
+def test_an_onnx_file_is_told_by_its_ending_or_its_folder(tmp_path, monkeypatch):
+    from vitft.errors import UsageError
+    from vitft.evaluation import onnx_network
+
+    folder, other = tmp_path / "export", tmp_path / "run"
+    for path in (folder, other):
+        path.mkdir()
+    for path in (folder / onnx_network.FILE, tmp_path / "own.onnx", tmp_path / "own.pth"):
+        path.write_bytes(b"x")
+    cases = {folder: folder / onnx_network.FILE, tmp_path / "own.onnx": tmp_path / "own.onnx", other: None,
+             tmp_path / "own.pth": None, tmp_path / "gone.onnx": None}  # fmt: skip
+    assert {path: onnx_network.file_of(str(path)) for path in cases} == cases
+    onnx_network.available()
+    monkeypatch.setattr(onnx_network, "find_spec", lambda name: None)
+    refused(onnx_network.available, "pip install 'vitft[onnx]'", kind=UsageError)
+
+
+class Sized:
+    """A split of so many images, of which nothing else is asked."""
+
+    def __init__(self, n: int, name: str = "train", task: str = "d", num_classes: int = 9) -> None:
+        self.n, self.name, self.task, self.num_classes = n, name, task, num_classes
+
+    def __len__(self) -> int:
+        return self.n
+
+
+@pytest.mark.parametrize(
+    ("pool", "big_vision", "rows_", "tested", "expected"),
+    [
+        (Sized(50), False, [], 8, []),
+        (Sized(50), False, [], 5, ["subset 5 of the 8 test images"]),
+        (Sized(800, "train800"), False, [], 8,
+         ["examples are drawn from 'train800' (800 images): there is no 'train' here"]),
+        (Sized(800, "train800"), True, [], 8,
+         ["examples are drawn from 'train800' (800 images): there is no 'train' here"]),
+        (Sized(50), True, [], 8, ["examples are drawn from 'train' (50 images), all that stands there"]),
+        (Sized(1880, task="dtd"), True, [], 8,
+         ["examples are drawn from 'train' (1,880 images), the owner's whole train"]),
+        (Sized(1879, task="dtd"), True, [], 8,
+         ["examples are drawn from 'train' (1,879 images), not the owner's whole train (1,880)"]),
+        (Sized(50), False, [(5, 0, 0), (9, 2, 7), (9, 2, 7), (10, 3, 7)], 8,
+         ["2 of 9 classes have fewer than 9 examples (the fewest 7)",
+          "3 of 9 classes have fewer than 10 examples (the fewest 7)"]),
+    ],
+)  # fmt: skip
+def test_what_a_few_shot_reader_must_know(pool, big_vision, rows_, tested, expected):
+    from types import SimpleNamespace
+
+    from vitft.evaluation import frozen
+
+    made = [SimpleNamespace(per_class=k, short=short, fewest=fewest) for k, short, fewest in rows_]
+    data = frozen.Examples(pool, Sized(tested), Sized(8), big_vision)  # type: ignore[arg-type]
+    assert frozen._stamps(made, data) == expected  # type: ignore[arg-type]
+
+
+def test_data_without_a_split_to_evaluate_on_is_told(tmp_path):
+    from vitft.data.sources.image_folder import ImageFolder
+    from vitft.evaluation import frozen
+
+    source = ImageFolder(draw(tmp_path / "d", ("train",), 2), "d")
+    refused(lambda: frozen.examples(source), "'test'", kind=DataMissing)
+
+
+def test_a_renaming_is_told_by_the_other_images_of_a_class_never_by_an_image_itself():
+    rng = np.random.default_rng(0)
+    numbers = np.arange(1, 61)
+    classes = np.repeat(np.arange(10), 6)
+    renamed = rng.permutation(10)[classes]
+    sets = tuple(frozenset({int(c)}) for c in classes)
+    assert real._renamed(numbers, renamed, sets) == 1.0
+    # each given class over images of other classes: no two others agree, so that the first of them is said
+    spread = np.tile(np.arange(10), 6)
+    by_hand = []
+    for i, label in enumerate(spread):
+        others = [int(classes[j]) for j in np.flatnonzero(spread == label) if classes[j] != classes[i]]
+        best = max(sorted(set(others)), key=others.count)
+        by_hand.append(best == classes[i])
+    assert real._renamed(numbers, spread, sets) == np.mean(by_hand) == 0.0
+    one = tuple(frozenset({int(c)} if i else set()) for i, c in enumerate(classes))
+    assert real._renamed(numbers, renamed, one) == 1.0  # an image that nobody judged is not asked
+    few = tuple(frozenset({i}) for i in range(4))
+    assert real._renamed(np.arange(1, 5), np.array([0, 0, 1, 1]), few) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("resize", "mode", "before", "expected"),
+    [
+        ("checkpoint", "center", None, {"crop_pct": 0.9, "crop_mode": "center"}),
+        ("checkpoint", "squash", (40, 36), {"crop_pct": 0.9, "crop_mode": "squash", "before": [40, 36]}),
+        ("squash", "center", (40, 36), {"crop_pct": None, "crop_mode": None}),
+    ],
+)
+def test_a_protocol_says_how_images_become_inputs(resize, mode, before, expected):
+    from vitft.evaluation.network import open_network
+    from vitft.settings import Preprocess
+
+    network = open_network("vit-mini", {}, device="cpu")
+    pp = Preprocess((32, 48), resize, "bicubic", False, crop_pct=0.9, crop_mode=mode, before=before)
+    settings = network.settings.model_copy(update={"normalise": "half", "posembed_resize": "bicubic"})
+    found = dataclasses.replace(network, preprocess=pp, settings=settings).protocol
+    assert found == {
+        "resolution": [32, 48], "resize": resize, "interpolation": "bicubic", "antialias": False, "normalise": "half",
+        "posembed_resize": "bicubic", "gelu": network.info.architecture.gelu, **expected,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["linear", "two heads", "convolution"])
+def test_a_head_of_zeros_is_refused_and_one_that_tells_classes_apart_is_not(kind):
+    from types import SimpleNamespace
+
+    from vitft.evaluation.network import refuse_zero_head
+    from vitft.models.checkpoint import Checkpoint
+
+    info = build("timm:test_vit", 2, Settings(resolution=32), from_scratch=True).info
+
+    def layers(weight: float, bias: tuple[float, float]) -> list[torch.nn.Module]:
+        made: list[torch.nn.Module] = []
+        for _ in range(2 if kind == "two heads" else 1):
+            layer = torch.nn.Conv2d(3, 2, 1) if kind == "convolution" else torch.nn.Linear(3, 2)
+            torch.nn.init.zeros_(layer.weight).view(-1)[-1] = weight
+            with torch.no_grad():
+                layer.bias.copy_(torch.tensor(bias))  # type: ignore[union-attr]
+            made.append(layer)
+        return made
+
+    def network(made: list[torch.nn.Module]) -> object:
+        inside = [torch.nn.Sequential(torch.nn.Linear(3, 3), layer) for layer in made]
+        head = tuple(inside) if len(inside) > 1 else inside[0]
+        return SimpleNamespace(net=SimpleNamespace(get_classifier=lambda: head), info=info)
+
+    def checkpoint(made: list[torch.nn.Module]) -> Checkpoint:
+        names = ("head", "head_dist") if len(made) > 1 else ("head.fc",) if kind == "convolution" else ("head",)
+        pairs = zip(names, made, strict=True)
+        return Checkpoint(info, {f"{n}.{k}": t.detach() for n, m in pairs for k, t in m.named_parameters()}, ())
+
+    with torch.no_grad():
+        for form in (network, checkpoint):
+            for bias in ((0.0, 0.0), (-3.0, -3.0)):
+                refused(lambda form=form, bias=bias: refuse_zero_head(form(layers(0.0, bias))), "all zeros",
+                        kind=CheckpointError)  # fmt: skip
+            refuse_zero_head(form(layers(0.5, (0.0, 0.0))))  # type: ignore[arg-type]
+            refuse_zero_head(form(layers(0.0, (0.0, 0.1))))  # type: ignore[arg-type]
+            if kind == "two heads":
+                refuse_zero_head(form([layers(0.0, (0.0, 0.0))[0], layers(0.5, (0.0, 0.0))[0]]))  # type: ignore[arg-type]
+    refuse_zero_head(Checkpoint(info, {}, ()))
+
+
+@pytest.mark.parametrize(("mode", "expected"), [("none", "center"), ("squash", "squash"), ("center", "center")])
+def test_a_crop_fraction_stands_in_for_the_checkpoints_own_pixels(mode, expected, monkeypatch):
+    from vitft.evaluation import network as networks
+    from vitft.settings import Preprocess
+
+    own = Preprocess((32, 32), "checkpoint", crop_pct=0.9, crop_mode=mode, before=(40, 40))
+    monkeypatch.setattr(networks, "preprocess", lambda *_: own)
+    plain = networks.open_network("vit-mini", {}, device="cpu").preprocess
+    cropped = networks.open_network("vit-mini", {}, crop_pct=0.5, device="cpu").preprocess
+    assert plain == own
+    assert cropped == dataclasses.replace(own, crop_pct=0.5, before=None, crop_mode=expected)
+
+
+def test_seconds_are_told_to_the_millisecond_and_images_by_them():
+    from vitft.evaluation import evaluate
+    from vitft.evaluation.network import open_network
+    from vitft.evaluation.predict import Predictions
+
+    network = open_network("vit-mini", {}, device="cpu")
+    split = dataclasses.replace(rows(7, [0, 1, 0, 1, 0, 1, 1]), class_names=("a", "b"))
+    subject = evaluate.Subject(split, None, "", (), None)
+    for seconds, told, speed in ((1.23456, 1.235, round(7 / 1.23456, 2)), (0.0, 0.0, None)):
+        done = evaluate.Evaluation(network, subject, Predictions(np.zeros((7, 2), np.float32)), seconds)
+        timing = evaluate.result(done).timing
+        assert (timing.evaluate_s, timing.images_per_s) == (told, speed)

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import io
+import math
 
 import numpy as np
 import pytest
@@ -128,3 +129,61 @@ def test_reading_for_digests_is_told_every_thousand_images_and_stops_when_asked(
     asked = dataclasses.replace(rows(3, [0, 1, 0]), read=lambda i: b"x")
     with pytest.raises(Interrupted):
         fingerprints.fingerprints(asked, Hooks(signal=lambda: 15))
+
+
+def by_tensorflow(h: int, w: int, uniforms: np.ndarray) -> tuple[int, int, int, int]:
+    """Draw a box as GenerateRandomCrop of tensorflow's sample_distorted_bounding_box does, from given numbers."""
+    small, large = 0.05 * h * w, 1.0 * h * w
+    for height_u, aspect_u in uniforms[4:24].reshape(10, 2):
+        aspect = 0.75 + aspect_u * (4 / 3 - 0.75)
+        height, most = round(math.sqrt(small / aspect)), round(math.sqrt(large / aspect))
+        if round(most * aspect) > w:
+            most = int((w + 0.5 - 1e-7) / aspect)
+            if round(most * aspect) > w:
+                most -= 1
+        most = min(most, h)
+        height = min(height, most)
+        if height < most:
+            height += int(height_u * (most - height + 1))
+        width = round(height * aspect)
+        if width * height < small:
+            height += 1
+        elif width * height > large:
+            height -= 1
+        width = round(height * aspect)
+        if width * height < small or width * height > large or not 0 < width <= w or not 0 < height <= h:
+            continue
+        top = int(uniforms[1] * (h - height)) if height < h else 0
+        left = int(uniforms[2] * (w - width)) if width < w else 0
+        return top, left, height, width
+    return 0, 0, h, w
+
+
+@pytest.mark.parametrize("most", [4, 12, 60, 400])
+def test_the_box_of_an_inception_crop_is_tensorflows(most):
+    from vitft.images.preprocess import UNIFORMS, inception_box
+
+    rng = np.random.default_rng(most)
+    for _ in range(1500):
+        h, w = (int(n) for n in rng.integers(1, most + 1, 2))
+        uniforms = rng.random(UNIFORMS)
+        assert inception_box(h, w, uniforms) == by_tensorflow(h, w, uniforms), (h, w)
+
+
+@pytest.mark.parametrize("size", [(16, 24), (24, 16)])
+def test_an_oblong_crop_of_one_image_is_that_of_a_batch(size):
+    import torch
+
+    from vitft.images.preprocess import UNIFORMS, random_one, random_part
+
+    rng = np.random.default_rng(3)
+    stored = rng.integers(0, 256, (40, 30, 33, 3), dtype=np.uint8)
+    drawn = rng.random((40, UNIFORMS))
+    drawn[0, 1:3], drawn[1, 1:3] = 0.0, 1 - 1e-12  # the first and the last place
+    pp = Preprocess(size, crop="random", crop_from=33, flip=True)
+    batch = random_part(torch.from_numpy(stored), drawn, pp).numpy()
+    for image, u, found in zip(stored, drawn, batch, strict=True):
+        top, left = int(u[1] * (30 - size[0] + 1)), int(u[2] * (33 - size[1] + 1))
+        expected = image[top : top + size[0], left : left + size[1]]
+        expected = expected[:, ::-1] if u[0] < 0.5 else expected
+        assert np.array_equal(found, expected) and np.array_equal(random_one(image, u, pp), expected)

@@ -123,6 +123,9 @@ def test_what_is_applied_later_does_not_make_another_key():
     key = cache._digest(_split(), Preprocess((24, 24)), None)
     for change in ({"mean": (0.1, 0.2, 0.3)}, {"std": (0.1, 0.2, 0.3)}, {"flip": True}):
         assert cache._digest(_split(), Preprocess((24, 24), **change), None) == key
+    # squashed to 32 pixels, for evaluation or to be cropped to 24
+    larger, cropped = Preprocess((32, 32)), Preprocess((24, 24), crop="random", crop_from=32)
+    assert cache._digest(_split(), larger, None) == cache._digest(_split(), cropped, None) != key
 
 
 # Which fields of a split change its pixels, and which what is learnt from its features.

@@ -170,3 +170,50 @@ def test_adapters_that_cannot_be_merged_are_named(tmp_path):
     refused(named, "does not fit its base")
     (folder / "adapter_config.json").unlink()
     refused(folder / "adapter_model.safetensors", "LoRA adapter without its adapter_config.json")
+
+
+def test_a_base_is_what_the_user_says_or_lies_beside_or_the_config_names(tmp_path):
+    from vitft.errors import UnknownName
+    from vitft.models import adapters
+    from vitft.models.loading import load
+
+    own = load(str(base(tmp_path / "base", "timm")))
+    down, up = pair(4, 64, 192, 1)
+    name = "base_model.model.blocks.0.attn.qkv.lora_"
+    factors = {f"{name}A.weight": down, f"{name}B.weight": up}
+
+    def asked(word: str = "", **config: Any) -> str:
+        seen: list[str] = []
+        adapters.merged(adapter(tmp_path / "adapter", factors, **config), word, lambda m: seen.append(m) or own)
+        return seen[0]
+
+    assert asked("base=other", base_model_name_or_path="x/y") == "other"
+    assert asked("base=its/place", base_model_name_or_path="x/y") == "its/place"
+    assert asked(base_model_name_or_path="google/vit") == "hf-hub:google/vit"
+    assert asked(base_model_name_or_path="vit-mini") == "vit-mini"
+    assert asked(base_model_name_or_path="a/b/c") == "a/b/c"
+    folder = adapter(tmp_path / "adapter", factors, base_model_name_or_path=None)
+    refused(folder, "base '?' cannot be opened: Its config names no base.")
+    for word in ("bass=x", "base=", "base"):
+        with pytest.raises(Exception, match="means nothing for a LoRA adapter"):
+            adapters.merged(folder, word, lambda m: own)
+
+    def unknown(model: str) -> Any:
+        raise UnknownName("model", model, ["a"])
+
+    with pytest.raises(Exception, match=r"'x' cannot be opened: Unknown model 'x'"):
+        adapters.merged(folder, "base=x", unknown)
+
+
+def test_tensors_of_an_adapter_that_fit_nothing_are_named(tmp_path):
+    base(tmp_path / "base", "timm")
+    down, up = pair(4, 64, 192, 1)
+    folder = adapter(tmp_path / "adapter", {"x.lora_C.weight": down})
+    refused(folder, "'x.lora_C.weight'")
+    adapter(folder, {"base_model.model.blocks.9.attn.qkv.lora_A.weight": down,
+                     "base_model.model.blocks.9.attn.qkv.lora_B.weight": up})  # fmt: skip
+    refused(folder, "adapts 'blocks.9.attn.qkv.weight', which its base has not")
+    save_file({}, folder / "adapter_model.safetensors")
+    refused(folder, "holds no LoRA factors")
+    (folder / "adapter_model.safetensors").unlink()
+    refused(folder, "LoRA adapter without its weights", "adapter_model.safetensors beside its config")

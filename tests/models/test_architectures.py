@@ -188,3 +188,39 @@ def test_the_resolution_and_the_head_choose_where_words_do_not():
     assert of(1000, (384, 384)).startswith("vit_base_patch16_384.augreg_in21k_ft_in1k")
     assert of(1000, (224, 224)).startswith("vit_base_patch16_224.augreg_in21k_ft_in1k")
     assert of(21843, (224, 224)) == "vit_base_patch16_224.augreg_in21k"
+
+
+def test_heads_that_do_not_divide_the_width_and_a_stem_that_no_bit_model_has_are_refused():
+    state = meta_network("vit_tiny_patch16_224", embed_dim=192, depth=1).state_dict()
+    with pytest.raises(CheckpointError, match="A width of 192 cannot be split into 5 heads"):
+        infer(state, num_heads=5)
+    assert infer(state, num_heads=4).architecture.kwargs["num_heads"] == 4
+    state = meta_network("resnetv2_152x2_bit").state_dict()
+    assert infer(state).architecture.name == "resnetv2_152x2_bit"
+    with pytest.raises(CheckpointError, match="No BiT model has a stem of 96 channels"):
+        infer({**state, "stem.conv.weight": state["stem.conv.weight"][:96]})
+
+
+def test_a_network_that_cannot_be_built_without_storage_is_built_with_it(monkeypatch):
+    calls: list[str] = []
+    real = timm.create_model
+
+    def create(name, **kwargs):
+        calls.append(str(torch.empty(0).device))
+        if len(calls) == 1:
+            raise RuntimeError("Tensor on device cpu is not on the expected device meta!")
+        return real(name, **kwargs)
+
+    monkeypatch.setattr(timm, "create_model", create)
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    net = meta_network("test_vit", num_classes=3)
+    assert calls == ["meta", "cpu"] and next(net.parameters()).device.type == "cpu" and net.head.out_features == 3
+    assert torch.equal(before, torch.get_rng_state())
+
+    def broken(name, **kwargs):
+        raise RuntimeError("no such network")
+
+    monkeypatch.setattr(timm, "create_model", broken)
+    with pytest.raises(RuntimeError, match="no such network"):
+        meta_network("test_vit")

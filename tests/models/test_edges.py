@@ -153,3 +153,61 @@ def test_a_network_says_which_pixels_it_uses_and_how_many_patches_they_are(size,
     info = build("timm:test_vit", 2, Settings(resolution=size), from_scratch=True).info
     assert (info.resolution, info.used, info.grid, info.patch) == ((size,) * 2, (used,) * 2, (grid,) * 2, (16, 16))
     assert any(f"{used} pixels used" in note for note in info.notes) == (used != size)
+
+
+def test_an_activation_that_no_word_stands_for_is_refused():
+    from vitft.models import build as models
+
+    info = build("timm:test_vit", 2, Settings(resolution=32), from_scratch=True).info
+    strange = dataclasses.replace(info.architecture, activation="laplace")
+    refused(
+        lambda: models._create(strange, 2, Settings(resolution=32), 0, drawn=True), "'laplace' is not known",
+        kind=CheckpointError,
+    )  # fmt: skip
+
+
+def test_arrays_of_an_npz_that_are_none_of_its_kind_are_named():
+    from vitft.models.npz import translate
+
+    def block(i: int) -> dict[str, np.ndarray]:
+        at = f"Transformer/encoderblock_{i}/"
+        heads = {f"MultiHeadDotProductAttention_1/{n}": (8, 2, 4) for n in ("query", "key", "value")}
+        shapes: dict[str, tuple[int, ...]] = {"LayerNorm_0/scale": (8,), "LayerNorm_0/bias": (8,)}
+        shapes |= {"LayerNorm_2/scale": (8,), "LayerNorm_2/bias": (8,), "MlpBlock_3/Dense_0/kernel": (8, 16)}
+        shapes |= {"MlpBlock_3/Dense_0/bias": (16,), "MlpBlock_3/Dense_1/kernel": (16, 8)}
+        shapes |= {"MlpBlock_3/Dense_1/bias": (8,)}
+        shapes |= {f"{name}/kernel": shape for name, shape in heads.items()}
+        shapes |= {f"{name}/bias": (2, 4) for name in heads}
+        shapes |= {
+            "MultiHeadDotProductAttention_1/out/kernel": (2, 4, 8),
+            "MultiHeadDotProductAttention_1/out/bias": (8,),
+        }
+        return {at + name: np.ones(shape, np.float32) for name, shape in shapes.items()}
+
+    whole = {
+        **block(0), **block(1), "embedding/kernel": np.ones((4, 4, 3, 8), np.float32),
+        "embedding/bias": np.ones(8, np.float32), "Transformer/encoder_norm/scale": np.ones(8, np.float32),
+        "Transformer/encoder_norm/bias": np.ones(8, np.float32), "cls": np.ones((1, 1, 8), np.float32),
+        "Transformer/posembed_input/pos_embedding": np.ones((1, 5, 8), np.float32),
+    }  # fmt: skip
+    made = translate(whole)
+    assert (made.kind, made.num_heads, made.no_embed_class, made.stages) == ("vit", 2, False, ())
+
+    # big_vision adds positions before it prepends the class token, the first releases after
+    for where, n, bare in (("posembed_input/pos_embedding", 4, False), ("", 4, True), ("", 5, False)):
+        moved = {k: v for k, v in whole.items() if "pos_embedding" not in k}
+        moved[f"Transformer/{where}" if where else "pos_embedding"] = np.ones((1, n, 8), np.float32)
+        assert (translate(moved).no_embed_class, len(translate(moved).state["pos_embed"][0])) == (bare, n)
+
+    def without(prefix: str) -> dict[str, np.ndarray]:
+        return {name: array for name, array in whole.items() if not name.startswith(prefix)}
+
+    for arrays, words in (
+        (without("Transformer/encoderblock_0"), "encoderblock_0"),
+        (without("Transformer/encoderblock_0/MlpBlock"), "MlpBlock_0/"),
+        (whole | {"embedding/kernel": np.ones((4, 4, 3), np.float32)}, "3 dimensions, not 4"),
+        (whole | {"Transformer/posembed_input/pos_embedding": np.ones((5, 8), np.float32)}, "of shape (5, 8)"),
+        (whole | {"Transformer/posembed_input/pos_embedding": np.ones((2, 5, 8), np.float32)}, "of shape (2, 5, 8)"),
+        (whole | {"embedding/bias": np.ones(8, np.int32)}, "an array of type int32, not of floats"),
+    ):
+        refused(lambda arrays=arrays: translate(arrays), words, kind=CheckpointError)

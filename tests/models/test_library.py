@@ -220,6 +220,21 @@ def test_an_unknown_activation_is_refused_and_an_absent_epsilon_is_the_librarys(
     refused(made(tmp_path / "a", {}, num_attention_heads=5), "config.json", "num_attention_heads '5'")
     refused(made(tmp_path / "a", {}, num_hidden_layers=3), "config.json", "num_hidden_layers '3'", "Legal: 2")
     refused(made(tmp_path / "a", {}, intermediate_size=128), "config.json", "intermediate_size '128'", "Legal: 256")
+    refused(made(tmp_path / "a", {}, hidden_size=32), "config.json", "hidden_size '32'", "Legal: 64")
+    refused(made(tmp_path / "a", {}, num_channels=1), "config.json", "num_channels '1'", "Legal: 3")
+    refused(made(tmp_path / "a", {}, qkv_bias=False), "config.json", "qkv_bias 'false'", "Legal: True")
+    whole: dict[str, Any] = {
+        "num_hidden_layers": 2,
+        "hidden_size": 64,
+        "intermediate_size": 256,
+        "num_channels": 3,
+        "qkv_bias": True,
+    }
+    assert loading.load(str(made(tmp_path / "c", {}, **whole))).info.architecture.norm_eps == 1e-6
+    for heads in (True, 0, -4, "4", 3):
+        refused(made(tmp_path / "a", {}, num_attention_heads=heads), "num_attention_heads")
+    for eps in (0, 1, True):
+        refused(made(tmp_path / "a", {}, layer_norm_eps=eps), "layer_norm_eps")
     path = library.folder(tmp_path / "b", library.renamed(drawn(), "vit"), {"model_type": "vit", "image_size": 32}, {})
     info = loading.load(str(path)).info
     assert info.architecture.norm_eps == 1e-12

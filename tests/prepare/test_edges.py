@@ -1,11 +1,13 @@
 """Owners' files at their edges: excerpts, shards, other spacing, a damaged line."""
 
+import io
 import json
 import math
 import struct
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from tests.data import test_label_rules as label_rules
 from tests.data.test_label_rules import picture, put
@@ -49,8 +51,8 @@ def test_caltech101_draws_thirty_of_each_class_and_never_one_twice(tmp_path, cou
     assert found == expected
 
 
-def example(key: str, label: int, image: bytes) -> bytes:
-    """Write a tf.train.Example by hand: {filename, label, image}, then frame it as a TFRecord."""
+def example(key: str, label: int, image: bytes, /, **others: bytes) -> bytes:
+    """Write a tf.train.Example by hand: {filename, label, image} with `others`, then frame it as a TFRecord."""
 
     def field(number: int, data: bytes) -> bytes:
         size, n = b"", len(data)
@@ -62,7 +64,8 @@ def example(key: str, label: int, image: bytes) -> bytes:
         "filename": field(1, field(1, key.encode())),
         "label": field(3, field(1, bytes([label]))),
         "image": field(1, field(1, image)),
-    }
+    } | others
+    features = {name: value for name, value in features.items() if value}
     body = field(1, b"".join(field(1, field(1, name.encode()) + field(2, value)) for name, value in features.items()))
     head = struct.pack("<Q", len(body))
     crc = [struct.pack("<I", tfrecord.masked_crc32c(part)) for part in (head, body)]
@@ -180,3 +183,31 @@ def test_an_owners_files_may_lie_deeper(tmp_path, owner):
         }
         everything = list(range(len(keys)))
         assert dict(deep.read(salt, everything)) == dict(flat.read(salt, everything))
+
+
+@pytest.mark.parametrize(
+    ("owner", "first", "second"),
+    [
+        ("oxford_iiit_pet", "images/Bengal_2.jpg", "z/images/Bengal_2.jpg"),
+        ("oxford_flowers102", "jpg/image_00001.jpg", "z/image_00001.jpg"),
+        ("dtd", "dtd/images/woven/woven_0004.jpg", "z/woven/woven_0004.jpg"),
+        ("eurosat", "2750/Forest/Forest_7.jpg", "z/Forest/Forest_7.jpg"),
+        ("sun397", "SUN397/a/abbey/sun_a.jpg", "z0/a/abbey/sun_a.jpg"),
+        ("diabetic_retinopathy_detection", "test/1_left.jpeg", "z/test/1_left.jpeg"),
+    ],
+)
+def test_of_two_files_of_one_name_the_first_path_counts(tmp_path, owner, first, second):
+    getattr(label_rules, owner)(tmp_path)
+    plain = opened(owner, tmp_path)
+    whole = {split: dict(plain.read(split, range(len(keys)))) for split, keys in plain.keys.items()}
+    noise, out = np.random.default_rng(0).integers(0, 256, (40, 40, 3), np.uint8), io.BytesIO()
+    Image.fromarray(noise).save(out, "JPEG")
+    put(tmp_path / second, out.getvalue())
+    both = opened(owner, tmp_path)
+    assert both.keys == plain.keys
+    assert {split: dict(both.read(split, range(len(keys)))) for split, keys in both.keys.items()} == whole
+    (tmp_path / first).unlink()
+    moved = opened(owner, tmp_path)
+    assert moved.keys == plain.keys
+    found = {split: dict(moved.read(split, range(len(keys)))) for split, keys in moved.keys.items()}
+    assert sum(found[split][i] != whole[split][i] for split in found for i in found[split]) == 1

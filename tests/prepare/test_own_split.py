@@ -162,6 +162,64 @@ def test_wrong_folders_are_told_and_leave_nothing(tmp_path: Path) -> None:
     told(rows, "labels.csv", "no row for 1 of 18 images")
 
 
+def test_what_is_split_already_or_labelled_twice_is_told(tmp_path: Path) -> None:
+    def told(root: Path, *words: str) -> None:
+        refused(lambda: own_split.split(root, tmp_path / "out"), *words, kind=DataError)
+        assert not (tmp_path / "out").exists()
+
+    community = tmp_path / "vtab"
+    for name in ("train800", "val200", "train800val200", "test"):
+        write(community / f"{name}.txt", "images/a.png 0\n")
+    write(community / "images/a.png", image(1))
+    told(community, "is a data set already", f"vitft finetune {community}")
+    several = tmp_path / "several"
+    for name in ("train", "test"):
+        write(several / name / "metadata.csv", "file_name,label\n0.png,a\n")
+        write(several / name / "0.png", image(2))
+    told(several, "splits already: train, test")
+    three = tmp_path / "three"
+    for name in ("test", "val", "train"):
+        classes(three, name)
+    told(three, "splits already: train, val, test")
+    two = table(table(tmp_path / "two", "a.csv"), "b.csv")
+    told(two, "several tables of labels: a.csv, b.csv")
+    split_column = tmp_path / "column"
+    write(split_column / "labels.csv", "file_name,label,split\n0.png,a,train\n1.png,b,test\n")
+    for i in range(2):
+        write(split_column / f"{i}.png", image(3 + i))
+    told(split_column, "splits already: train, test")
+
+
+def test_copies_are_counted_and_an_image_in_two_classes_is_said(tmp_path: Path) -> None:
+    root = classes(tmp_path / "a")
+    write(root / "pug" / "copy.png", image(200))
+    write(root / "pug" / "twin.png", image(0))  # the first Great Dane
+    _, notes = own_split.split(root, tmp_path / "out")
+    assert notes == (
+        "2 images are copies of others, byte for byte; copies are kept on one side",
+        "1 images stand in two classes, byte for byte; they are kept in train",
+    )
+    assert own_split.split(classes(tmp_path / "b"), tmp_path / "out2")[1] == ()
+
+
+@pytest.mark.parametrize("name", ["a\\b", "line\nbreak"])
+def test_a_name_that_a_list_cannot_hold_is_refused(tmp_path: Path, name: str) -> None:
+    root = classes(tmp_path / "a")
+    write(root / name / "0.png", image(300))
+    write(root / name / "1.png", image(301))
+    refused(lambda: own_split.split(root, tmp_path / "out"), "A list cannot hold the name", kind=DataError)
+
+
+def test_what_cannot_be_written_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_links(*_: object, **__: object) -> None:
+        raise OSError(1, "no links here")
+
+    root = classes(tmp_path / "a")
+    monkeypatch.setattr(Path, "symlink_to", no_links)
+    refused(lambda: own_split.split(root, tmp_path / "deep/out"), "no links here", "takes links", kind=VitftError)
+    assert list((tmp_path / "deep").iterdir()) == []
+
+
 def test_a_folder_beside_train_is_no_class_and_train_among_classes_is_one(tmp_path: Path) -> None:
     write(classes(tmp_path / "a", "train") / "unlabelled" / "x.png", image(999))
     stamp, _ = own_split.split(tmp_path / "a", tmp_path / "out")

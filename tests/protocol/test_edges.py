@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 
+import numpy as np
 import pytest
 import torch
 
@@ -347,3 +348,140 @@ def test_a_unit_is_evaluated_in_batches_of_four_micro_batches(tmp_path, monkeypa
     j, _ = job(draw(tmp_path / "d", per_class=2), overrides={"lr": 0.1, "steps": 1, "batch_size": micro_batch})
     run_unit(final_units(j, [])[0], tmp_path / "run", Runtime(device="cpu", micro_batch=micro_batch))
     assert seen == [batch]
+
+
+# --- before anything is run ------------------------------------------------------------------------------------------
+
+
+def test_resolutions_that_make_no_whole_patch_are_told():
+    from types import SimpleNamespace
+
+    from vitft.protocol import grid
+
+    net = SimpleNamespace(grid=(14, 14), patch=(16, 8), name="m")
+    values = ["native", 64, 72, [32, 44], 15, [16, 8], (8, 64), True]
+    assert grid.sizes(values) == [(64, 64), (72, 72), (32, 44), (15, 15), (16, 8), (8, 64)]
+    assert grid.uneven(net, values) == [
+        "72 px is no multiple of 16x8: 64x72 px are used", "32x44 px is no multiple of 16x8: 32x40 px are used",
+        "15 px is no multiple of 16x8: 0x8 px are used", "8x64 px is no multiple of 16x8: 0x64 px are used",
+    ]  # fmt: skip
+    assert grid.too_small(net, values) == [
+        f"resolution {side} is smaller than one patch of 'm' (16x8 pixels)" for side in ("15", "16x8", "8x64")
+    ]
+    assert grid.uneven(SimpleNamespace(grid=None), values) == grid.too_small(SimpleNamespace(grid=None), values) == []
+
+
+def test_a_grid_varies_only_what_a_setting_is_and_every_combination_is_looked_at():
+    from vitft import recipes
+    from vitft.protocol import grid
+
+    own = recipes.parse({"lr": 0.1, "steps": 100, "warmup_steps": 50}, "mine")
+    assert grid.faults(own, "t", {}, {"lr": [0.1, 0.2], "steps": [10, 20]}) == []
+    found = grid.faults(own, "t", {}, {"pool": ["token", "avg"], "dev_fraction": [0.1, 0.2]})
+    assert found == [
+        "pool: one value, as it says what the checkpoint is",
+        "dev_fraction: one value, as it says which images settings are compared on",
+    ]
+    bad = grid.faults(own, "t", {"warmup_steps": 20}, {"steps": [10, 30], "momentum": [0.5, 2.0]})
+    assert [line.split(":")[0].split(" ")[0] for line in bad] == ["warmup_steps", "momentum"], bad
+
+
+def test_how_many_images_a_run_is_evaluated_on():
+    from types import SimpleNamespace
+
+    from vitft.protocol.grid import length
+    from vitft.protocol.units import DEV, Scheme
+
+    counts = {"train": 70, "val": 30, "test": 44}
+    source = SimpleNamespace(count=counts.__getitem__)
+
+    def of(name: str, limit: int | None = None) -> int:
+        asked = SimpleNamespace(
+            scheme=Scheme("train+val", DEV, "train", "test"), settings=Settings(dev_fraction=0.25), limit=limit
+        )
+        return length(asked, source, name)  # type: ignore[arg-type]
+
+    assert (of("test"), of("train+val"), of(DEV), of("")) == (44, 100, 25, 0)
+    assert (of("test", 10), of("test", 50), of(DEV, 3)) == (10, 44, 3)
+
+
+def test_a_split_without_images_or_with_strange_labels_is_told(tmp_path):
+    from tests.data.test_edges import rows
+    from vitft.errors import DataDamaged, DataError
+    from vitft.protocol import look
+
+    look._sound(rows(3, [0, 1, 1]))
+    refused(lambda: look._sound(rows(2, [0, 1]).select([])), "holds no image", kind=DataDamaged)
+    split = rows(4, [0, 1, 1, 0])
+    for labels, words in (
+        ([0, 2, 1, 0], ("the label 2.", "Legal: 0 to 1", "2 classes", f"'{split.keys[1]}'")),
+        ([0, 1, -1, 5], ("the label -1 (2 images have such).", f"'{split.keys[2]}'")),
+    ):
+        bad = dataclasses.replace(split, labels=np.array(labels))
+        refused(lambda bad=bad: look._sound(bad), *words, kind=DataDamaged)
+    j, _ = job(draw(tmp_path / "d"))
+    look._trainable(split, j)
+    refused(lambda: look._trainable(rows(3, [1, 1, 1]), j), "All 3 images", "'b'", kind=DataError)
+    refused(lambda: look._trainable(split, dataclasses.replace(j, per_class=3)), "2 images", kind=DataError)
+
+
+def test_val_is_looked_at_by_one_process_alone(tmp_path):
+    from types import SimpleNamespace
+
+    from vitft.errors import UsageError
+    from vitft.protocol.run import _deterministic, _val
+
+    j, _ = job(draw(tmp_path / "d"))
+    unit = final_units(j, [])[0]
+    nothing: object = SimpleNamespace()
+    group = SimpleNamespace(size=2)
+    assert _val(unit, Runtime(), nothing, nothing, None, group) is None  # type: ignore[arg-type]
+    refused(
+        lambda: _val(unit, Runtime(val_every=3), nothing, nothing, None, group),
+        "one process alone",
+        kind=UsageError,  # type: ignore[arg-type]
+    )
+    before = torch.are_deterministic_algorithms_enabled()
+    try:
+        for asked in (True, False):
+            _deterministic(asked)
+            assert torch.are_deterministic_algorithms_enabled() is asked
+    finally:
+        torch.use_deterministic_algorithms(before)
+
+
+@pytest.mark.parametrize("given", [None, ":16:8"])
+def test_determinism_asks_cublas_for_a_workspace_of_fixed_size(monkeypatch, given):
+    import os
+
+    from vitft.protocol.run import _deterministic
+
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", given or "x")
+    if given is None:
+        monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
+    monkeypatch.setattr(torch, "use_deterministic_algorithms", lambda _: None)
+    _deterministic(False)
+    assert os.environ.get("CUBLAS_WORKSPACE_CONFIG") == given
+    _deterministic(True)
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == (given or ":4096:8")
+
+
+def test_a_listing_that_is_none_is_damaged_and_an_adapters_digest_is_of_its_base_too(tmp_path):
+    from vitft.data.sources.image_folder import ImageFolder
+    from vitft.protocol import unchanged
+    from vitft.protocol.jobs import model_sha256
+    from vitft.results.folders import task_folder
+
+    source = ImageFolder(draw(tmp_path / "d", per_class=2), "d")
+    own = task_folder(tmp_path / "run", "d")
+    own.mkdir(parents=True)
+    for text in ('{"a": 3}', '{"a": [1, 2], "b": "x"}'):
+        (own / unchanged.FILE).write_text(text)
+        refused(lambda: unchanged.hold(tmp_path / "run", source, print), "it is no listing", kind=CheckpointError)
+    for name in ("a.pth", "b.pth", "c.pth"):
+        (tmp_path / name).write_text(name)
+    plain = model_sha256(str(tmp_path / "a.pth"))
+    assert plain == hashlib.sha256(b"a.pth").hexdigest() == model_sha256(f"{tmp_path / 'a.pth'}::ema")
+    based = [model_sha256(f"{tmp_path / 'a.pth'}::base={tmp_path / name}") for name in ("b.pth", "c.pth")]
+    assert len({plain, *based}) == 3
+    assert model_sha256("timm:vit_tiny_patch16_224") == "" == model_sha256(str(tmp_path / "gone.pth"))

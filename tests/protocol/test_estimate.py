@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
@@ -15,12 +16,14 @@ from vitft.catalog import tasks
 from vitft.cli.app import app
 from vitft.data.split import catalogued
 from vitft.errors import DataMissing
-from vitft.models.flops import counted
+from vitft.models.flops import Counted, counted, macs
 from vitft.models.loading import load
+from vitft.models.memory import Plan, Shape
 from vitft.protocol import estimate as costs
 from vitft.protocol.grid import length
 from vitft.protocol.jobs import Runtime, make, plan
 from vitft.results.bench import BenchResult
+from vitft.settings import Settings
 from vitft.training import speed
 
 
@@ -39,6 +42,18 @@ def test_a_network_is_counted_without_its_weights(model):
     assert found.shape.parameters == sum(p.numel() for p in net.parameters())
     linear = sum(m.weight.numel() for m in net.modules() if isinstance(m, torch.nn.Linear))
     assert found.macs > (0 if "resnet" in model else linear)  # each at least once
+
+
+def test_what_is_no_vit_is_taken_for_one_in_tokens_and_one_block_is_counted_as_any():
+    found = counted(load("timm:resnetv2_50x1_bit.goog_in21k", weights=False).info, (64, 64), 7)
+    assert (found.shape.width, found.shape.tokens, found.shape.depth) == (768, 197, 12)
+    oblong = counted(load("vit-mini", weights=False).info, (32, 64), 7)  # patches of 8, and the class token
+    assert oblong.shape.tokens == 4 * 8 + 1
+    for depth in (1, 2):
+        net = timm.create_model("vit_tiny_patch16_224", img_size=32, patch_size=8, depth=depth, num_classes=7)
+        # 17 tokens of width 192: qkv and output 4 D^2, the MLP 8 D^2, two products of attention; patches; the head
+        block = 12 * 192 * 192 * 17 + 2 * 17 * 17 * 192
+        assert macs(net, (32, 32)) == depth * block + 16 * 3 * 8 * 8 * 192 + 7 * 192
 
 
 def test_operations_are_six_a_mac_trained_two_evaluated_and_none_backwards_through_a_frozen_network(tmp_path):
@@ -103,17 +118,139 @@ def test_a_month_on_a_cpu_is_called_that_and_what_is_cheaper_is_named(tmp_path, 
 @pytest.mark.parametrize(
     ("seconds", "said"),
     [
-        (0.2, "1 s"),
-        (80, "80 s"),
-        (600, "10 min"),
-        (3 * 3600, "3 h"),
-        (26 * 3600, "26 h"),
-        (31 * 86400, "31 days"),
-        (4e8, "13 years"),
+        (0.2, "1 s"), (1.6, "2 s"), (80, "80 s"), (89.9, "90 s"), (90, "1.5 min"), (600, "10 min"), (5399, "90 min"),
+        (5400, "1.5 h"), (3 * 3600, "3 h"), (26 * 3600, "26 h"), (3 * 86400 - 1, "72 h"), (3 * 86400, "3 days"),
+        (31 * 86400, "31 days"), (100 * 86400, "100 days"), (729 * 86400, "729 days"), (730 * 86400, "2 years"),
+        (4e8, "13 years"), (99 * 365.25 * 86400, "99 years"), (1e12, "31,688 years"),
     ],
-)
+)  # fmt: skip
 def test_times_are_told_in_two_digits(seconds, said):
     assert words.duration(seconds) == said
+
+
+@pytest.mark.parametrize(
+    ("n", "said"),
+    [
+        (1600, "2 kB"),
+        (999e3, "999 kB"),
+        (1e6, "1 MB"),
+        (1.6e6, "2 MB"),
+        (999e6, "999 MB"),
+        (1e9, "1.0 GB"),
+        (2.54e9, "2.5 GB"),
+    ],
+)
+def test_bytes_in_words(n, said):
+    assert words.size(int(n)) == said
+
+
+@pytest.mark.parametrize(
+    ("settings", "passes"),
+    [
+        ({"method": "full"}, 6 * 40), ({"method": "lora"}, 6 * 40), ({"method": "bias"}, 6 * 40),
+        ({"method": "linear"}, 2 * 2 * 7), ({"method": "linear", "flip": False}, 2 * 7),
+        ({"method": "linear", "mixup": 0.1}, 2 * 40), ({"method": "linear", "crop": "random"}, 2 * 40),
+    ],
+)  # fmt: skip
+def test_operations_of_one_fit(settings, passes):
+    asked = Settings(steps=10, batch_size=4, **settings)
+    assert costs.train_flops(asked, 3.0, 7) == pytest.approx(passes * 3.0)
+
+
+NET = Counted(5.0, Shape(1000, 16, 64, 20, 2, 256, False, False))
+
+
+def test_the_disk_holds_weights_a_state_and_decoded_pixels(tmp_path):
+    data = images(tmp_path / "d")
+    info = load("vit-mini", weights=False).info
+    parameters = counted(info, (32, 32), 3).shape.parameters
+    for overrides, copies, pixels in (
+        ({}, 2, 3 * 32 * 32), ({"optimizer": "adamw", "ema": 0.5}, 4, 3 * 32 * 32), ({"method": "linear"}, 0, 3072),
+        ({"crop": "random", "crop_from": 40}, 2, 3 * 40 * 40), ({"crop": "inception"}, 2, 0),
+    ):  # fmt: skip
+        job, source = planned(data, resolution=32, seeds=(0, 1, 2), **{"crop": "none", **overrides})
+        saves = copies == 2
+        found = costs.estimate(job, source, Runtime(device="cpu", save_weights=saves), info)
+        assert found.disk == 4 * parameters * (3 * saves + copies) + pixels * (9 + 9)
+
+
+def test_an_estimate_in_a_line_and_when_it_is_called_long(tmp_path):
+    def of(**changes: Any) -> costs.Estimate:
+        fits = Plan(8, False, 1, 3_000_000, 4_000_000_000)
+        usual = costs.Estimate((32, 32), 1, 1200, 4000, 50, 1e15, 60.0, fits, 5_000_000, speed.Speed(1e9, "cpu", "how"))
+        return replace(usual, **changes)
+
+    assert costs.line(of()) == (
+        "1,200 steps, 4,000 images to train on, 50 to evaluate: about 60 s on cpu (how; decoding comes on top), "
+        "memory 3 MB of 4.0 GB in micro-batches of 8: fits, disk 5 MB"
+    )
+    assert costs.line(of(units=2)).startswith("2 fits, 1,200 steps, ")
+    job, source = planned(images(tmp_path / "d"), steps=4)
+    assert costs.told(job, source, of(seconds=12 * 3600 - 1)) == [costs.line(of(seconds=12 * 3600 - 1))]
+    last = costs.told(job, source, of(seconds=12 * 3600))[1]
+    assert last.startswith("That is long for cpu. Cheaper: ") and "a GPU (10 s at an assumed 100 TFLOP/s)." in last
+    cuda = of(seconds=12 * 3600, speed=speed.Speed(1e9, "cuda", "how"))
+    assert "GPU" not in costs.told(job, source, cuda)[1]
+
+
+def test_what_is_cheaper_and_by_how_much(tmp_path):
+    data = images(tmp_path / "d")
+    info = load("vit-mini", weights=False).info
+    job, source = planned(data, steps=100, batch_size=4, resolution=64, crop="pad", flip=False, seeds=(0, 1))
+    own, native = (counted(info, (side, side), 3).macs for side in (64, 32))
+    of = replace(costs.estimate(job, source, Runtime(device="cpu")), speed=speed.Speed(2.0, "cpu", ""), seconds=1e30)
+    other = job.settings.model_copy(update={"resolution": 32, "steps": 3})
+    found = costs.cheaper(job, source, of, [("quick", other)])
+    expected = {
+        "-r 32": 2 * 6 * native * 400 + 2 * native * 18,
+        "--method linear": 2 * 2 * own * 9 + 2 * own * 18,
+        "--recipe quick": 6 * native * 12 + 2 * native * 18,
+    }
+    assert dict(found) == {words: pytest.approx(flops / 2.0) for words, flops in expected.items()}
+    assert [seconds for _, seconds in found] == sorted((s for _, s in found), reverse=True)
+    dearest = found[0][1]
+    for seconds, count in ((2 * dearest, 2), (2 * dearest * 1.001, 3)):
+        assert len(costs.cheaper(job, source, replace(of, seconds=seconds), [("quick", other)])) == count
+    linear, source = planned(data, steps=100, method="linear", crop="none", resolution=32)
+    assert costs.cheaper(linear, source, of, []) == []
+    few, source = make(
+        str(data), model="vit-mini", recipe=recipes.load("quick"), per_class=2,
+        overrides={"method": "linear", "crop": "none", "flip": False, "resolution": 32},
+    )  # fmt: skip
+    assert costs.estimate(few, source, Runtime(device="cpu")).flops == pytest.approx(2 * native * (2 * 3 + 9))
+
+
+def test_a_speed_is_measured_for_what_takes_long_alone(monkeypatch):
+    asked: list[tuple[object, ...]] = []
+
+    def measured(*args: object) -> speed.Speed:
+        asked.append(args)
+        return speed.Speed(7.0, "cpu", "measured")
+
+    monkeypatch.setattr(speed, "measured", measured)
+    runtime = Runtime(device="cpu", precision="bf16")
+    assumed = costs.speed_of(NET, 1.9e12, runtime)
+    assert (assumed.flops_per_s, assumed.device, asked) == (1e10, "cpu", []) and assumed.how.startswith("assumed: ")
+    assert costs.speed_of(NET, 2e12, runtime).flops_per_s == 7.0
+    assert asked == [(64, 20, torch.device("cpu"), "bf16")]
+
+
+@pytest.mark.parametrize(("tokens", "at_once"), [(100, 32), (3200, 12), (7, 457)])
+def test_a_speed_is_operations_of_whole_passes_by_seconds(monkeypatch, tokens, at_once):
+    now, passes = [50.0], []
+
+    def one(block: Any, x: torch.Tensor, precision: str) -> None:
+        passes.append((tuple(x.shape), precision, block.attn.num_heads, block.training))
+        now[0] += 0.2
+
+    monkeypatch.setattr(speed, "_pass", one)
+    monkeypatch.setattr(speed.time, "perf_counter", lambda: now[0])
+    found = speed.measured(128, tokens, torch.device("cpu"), "bf16")
+    n = min(tokens, 256)
+    # one pass to warm up, then three until half a second is over; forwards and twice backwards, two a multiply-add
+    assert passes == [((at_once, n, 128), "bf16", 2, True)] * 4
+    macs = at_once * (12 * n * 128**2 + 2 * n**2 * 128)
+    assert found.flops_per_s == pytest.approx(3 * 3 * 2 * macs / 0.6) and found.device == "cpu"
 
 
 def test_a_block_is_timed_without_touching_the_random_state():

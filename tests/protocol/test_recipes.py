@@ -281,3 +281,20 @@ def test_two_faults_of_different_kinds_are_both_told(data, told):
         recipes.parse(data, "mine")
     for part in told:
         assert part in str(caught.value), part
+
+
+@pytest.mark.parametrize(
+    ("data", "told"),
+    [
+        ({"for": 3, "lr": -1}, ("for: a table, not 3", "lr: ")),
+        ({"size": [1], "sweep": "lr"}, ("size: a table, not [1]", "sweep: a table, not 'lr'")),
+        ({"for": {"digits": 3, "cifar10": {"lr": -2}}}, ("for.digits: ", "for.cifar10.lr: ")),
+        ({"expect": 3, "lr": -1}, ("expect.0: ", "lr: ")),
+        ({"source": 3, "method": {"linear": {"lr": -1}}}, ("source: ", "method.linear.lr: ")),
+    ],
+)  # fmt: skip
+def test_what_is_no_table_does_not_hide_what_else_is_wrong(data, told):
+    with pytest.raises(RecipeError) as caught:
+        recipes.parse(data, "mine")
+    for part in told:
+        assert part in str(caught.value), (part, str(caught.value))

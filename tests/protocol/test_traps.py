@@ -361,3 +361,40 @@ def test_an_npz_is_taken_for_the_release_that_its_name_tells(tmp_path, monkeypat
     assert info.timm_name == tag
     assert info.mean == info.std == (0.5, 0.5, 0.5)  # all JAX releases
     assert (info.native, info.patch, info.architecture.kwargs["num_heads"]) == ((224, 224), (16, 16), 12)
+
+
+def unbalanced() -> tuple[Split, np.ndarray]:
+    """Twelve images, nine of one class: accuracy over images is 8 / 12, the mean of the classes' another number."""
+    labels = np.array([0] * 9 + [1, 1, 2])
+    answers = np.array([0] * 7 + [1, 2] + [1, 0, 0])
+    split = Split("t", "test", tuple("abc"), [f"k{i}" for i in range(12)], labels, lambda i: b"", Provenance("x"))
+    assert np.mean([(answers == labels)[labels == c].mean() for c in range(3)]) < 0.5
+    return split, answers
+
+
+def test_accuracy_is_over_images_not_over_classes():
+    from vitft.evaluation.predict import Predictions
+    from vitft.protocol import looking, run
+
+    split, answers = unbalanced()
+    logits = 4 * np.eye(3, dtype=np.float32)[answers]
+    found = run._metrics(split, Predictions(logits))
+    interval = stats.binomtest(8, 12).proportion_ci(method="wilson")
+    assert (found.top1, found.correct, found.n) == (8 / 12, 8, 12) and found.ci95 == pytest.approx(tuple(interval))
+    notes: list[str] = []
+    asked: list[int] = []
+
+    def network(micro_batch: int) -> Predictions:
+        asked.append(micro_batch)
+        return Predictions(logits)
+
+    watch = looking.watch(split, 3, network, notes.append)
+    lines = watch.measure(6, 5)
+    # each loss is ln(1 + 2 e^-4), and four more where the answer is wrong
+    loss = np.log(1 + 2 * np.exp(-4)) + 4 * 4 / 12
+    assert lines == {"val_top1": pytest.approx(8 / 12), "val_loss": pytest.approx(loss), "val_n": 12}
+    assert notes == ["step 6: 66.7 on test (n 12)"] and asked == [5] and watch.every == 3
+    subject = evaluate.Subject(split, None, "", (), None)
+    done = evaluate.Evaluation(None, subject, Predictions(logits), 1.0)  # type: ignore[arg-type]
+    assert (done.metrics.top1, done.metrics.correct, done.metrics.n) == (8 / 12, 8, 12)
+    assert done.correct.tolist() == (answers == split.labels).tolist()

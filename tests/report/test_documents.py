@@ -188,3 +188,11 @@ def test_what_a_checkpoint_does_not_say_stands_below_the_table():
     data["checkpoint"] |= {"notes": ["weights were halved"], "assumptions": "assumed: mean"}
     notes = _table(suite, data).notes
     assert notes[:2] == ("Weights were halved.", "Assumed: mean.") and len(notes) == 3
+
+
+def test_what_has_other_seeds_than_the_suite_is_its_mean_for_each_of_them():
+    from vitft.report.suite import _Scores
+
+    one = _Scores(None, (), {0: 0.2, 5: 0.6, 9: 0.7}, 10, (0.0, 1.0))  # type: ignore[arg-type]
+    assert one.of((5, 0)) == [0.6, 0.2] and one.of(()) == []
+    assert one.of((0, 1)) == one.of((7, 8)) == [pytest.approx(0.5)] * 2

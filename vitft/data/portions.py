@@ -89,8 +89,6 @@ def dev_split(split: Split, fraction: float) -> tuple[Split, Split, DevRule]:
     for label in np.unique(split.labels):
         of_class = rows[split.labels == label]
         held[of_class[len(of_class) - _share(len(of_class), fraction) :]] = True
-    if held.all() or not held.any():
-        held = rows >= cut
     return split.select(rows[~held], "train"), split.select(rows[held], "dev"), "stratified end"
 
 

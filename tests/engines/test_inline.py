@@ -1,0 +1,103 @@
+"""What one job's results become: the mean over seeds, the score of each setting, what is shown in the run folder."""
+
+import os
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from tests import drawn_results as drawn
+from vitft.engines import inline
+from vitft.errors import DataError
+from vitft.progress import Hooks
+from vitft.protocol.units import Job, Point, Scheme, Unit
+from vitft.results.parts import Overlap
+from vitft.results.reading import parse
+from vitft.results.schema import Lost, UnitResult
+from vitft.settings import Settings
+
+
+def result(root: Path, seed: int, right: int, **changes: Any) -> UnitResult:
+    return parse(drawn.unit(root, "dtd", np.arange(20) < right, seed=seed, **changes), UnitResult, "x")
+
+
+def test_several_seeds_are_their_mean_and_one_is_itself(tmp_path):
+    units: Any = [SimpleNamespace(id=f"u{i}") for i in range(3)]
+    seen = {"n": 2, "splits": {"train": 2}}
+    finals = [
+        result(tmp_path, 0, 10, warnings=["a"], provenance={"overlap": {"n": 1, "splits": {"train": 1}}}),
+        result(tmp_path, 3, 12, warnings=["b", "a"], provenance={"overlap": seen}), result(tmp_path, 5, 17),
+    ]  # fmt: skip
+    tuned = [
+        result(tmp_path, s, n, phase="tune", point={"lr": lr}) for lr, s, n in ((0.1, 0, 8), (0.1, 1, 12), (0.2, 0, 20))
+    ]
+    tuned[1] = tuned[1].model_copy(update={"warnings": ("w",)})
+    lost = [Lost(point={"lr": 9.0}, seed=0, why="nan")]
+    found = inline.summary(units, finals, tuned, lost)
+    tops = [0.5, 0.6, 0.85]
+    low, high = stats.t.interval(0.95, 2, np.mean(tops), stats.sem(tops))
+    assert (found.metrics.top1, found.metrics.n, found.metrics.correct) == (pytest.approx(np.mean(tops)), 20, None)
+    assert found.metrics.ci95 == pytest.approx((max(0, low), min(1, high)))
+    assert found.seeds == {"0": finals[0].metrics, "3": finals[1].metrics, "5": finals[2].metrics}
+    assert (found.unit, found.units, found.seed) == ("u0", ("u0", "u1", "u2"), 0)
+    assert found.warnings == ("a", "b") and found.provenance.overlap == Overlap(n=2, splits={"train": 2})
+    assert found.lost == tuple(lost)
+    first, second = found.tuned
+    low, high = stats.t.interval(0.95, 1, 0.5, stats.sem([0.4, 0.6]))
+    assert (first.point, first.top1, first.n, first.seeds) == (
+        {"lr": 0.1},
+        pytest.approx(0.5),
+        20,
+        {"0": 0.4, "1": 0.6},
+    )
+    assert first.ci95 == pytest.approx((max(0, low), min(1, high))) and first.warnings == ("w",)
+    assert (second.point, second.top1, second.seeds, second.ci95) == ({"lr": 0.2}, 1.0, None, tuned[2].metrics.ci95)
+    alone = inline.summary(units[:1], finals[:1], [])
+    assert (alone.metrics, alone.seeds, alone.units, alone.unit) == (finals[0].metrics, None, None, "u0")
+    assert alone.tuned == () == alone.lost and alone.model == finals[0].model
+    other = result(tmp_path, 4, 12, provenance={"split_digest": "other"})
+    with pytest.raises(DataError, match="changed between its seeds"):
+        inline.summary(units[:2], [finals[0], other], [])
+
+
+@pytest.mark.parametrize(
+    ("grid", "on", "phase", "spared"),
+    [
+        (2, "val", "tune", True), (2, "val", "final", False), (2, "test", "final", True), (1, "test", "final", False),
+        (0, "val", "tune", False), (0, "val", "final", False),
+    ],
+)  # fmt: skip
+def test_a_grid_goes_on_without_a_setting_that_diverges(grid: int, on: Any, phase: Any, spared: bool) -> None:
+    points = tuple(Point({"lr": i / 10}, Settings(lr=i / 10)) for i in range(grid))
+    job = Job("t", "t", "m", "", "r", "d", Settings(), Scheme("train", "val", "train", "test"),
+              sweep={} if grid else {"lr": [0.1, 0.2]}, grid=points, on=on)  # fmt: skip
+    assert inline._spared(Unit(job, phase, 0, Settings(), {})) is spared
+
+
+def test_a_units_file_is_shown_without_a_second_copy_where_that_can_be(tmp_path: Path, monkeypatch: Any) -> None:
+    own, shown = tmp_path / "own", tmp_path / "shown"
+    inline._share(own, shown)
+    assert not shown.exists()
+    for text in ("one", "two"):
+        own.unlink(missing_ok=True)
+        own.write_text(text)
+        inline._share(own, shown)
+        assert shown.read_text() == text and shown.samefile(own)
+
+    def refused(*_: object) -> None:
+        raise OSError
+
+    monkeypatch.setattr(os, "link", refused)
+    inline._share(own, shown)
+    assert shown.read_text() == "two" and not shown.samefile(own)
+
+
+def test_a_note_is_told_once_a_run() -> None:
+    told: list[str] = []
+    hooks = inline._said_once(Hooks(note=told.append))
+    for text in ("a", "b", "a"):
+        hooks.note(text)
+    assert told == ["a", "b"]

@@ -1,0 +1,183 @@
+"""Plans without a fit: which splits, which points, which units, and which point is the best."""
+
+import itertools
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from vitft.errors import DataMissing, RecipeError
+from vitft.protocol.units import (
+    DEV,
+    Job,
+    Point,
+    Scheme,
+    Unit,
+    at_point,
+    by_point,
+    counts,
+    final_units,
+    fits,
+    points,
+    scheme,
+    select,
+    told,
+    tune_units,
+)
+from vitft.settings import Settings
+
+VTAB_1K = ("train800", "val200", "train800val200", "test")
+BOTH = "train+val"
+
+
+@pytest.mark.parametrize(
+    ("splits", "shots", "val_is_train", "expected"),
+    [
+        (("train", "test"), "", False, ("train", DEV, "train", "test")),
+        (("train", "val"), "", False, ("train", DEV, "train", "val")),
+        (("train", "val"), "", True, ("train", DEV, "train", "val")),
+        (("train", "val", "test"), "", False, ("train", "val", "train", "test")),
+        (("train", "val", "test"), "", True, (BOTH, DEV, BOTH, "test")),
+        (("train", "val", "test"), "full", True, ("train", "val", BOTH, "test")),
+        (("train", "val", "test"), "full", False, ("train", "val", BOTH, "test")),
+        (("train", "test"), "full", False, ("train", DEV, "train", "test")),
+        (VTAB_1K, "", False, ("train800", "val200", "train800val200", "test")),
+        (VTAB_1K, "full", False, ("train800", "val200", "train800val200", "test")),
+        (("train800", "test"), "", False, ("train800", DEV, "train800", "test")),
+        (("train800", "val200", "test"), "1000", False, ("train800", "val200", "train800", "test")),
+        (("train800val200", "test"), "", False, ("train800val200", "", "train800val200", "test")),
+        (("train", "val", *VTAB_1K), "1000", True, ("train800", "val200", "train800val200", "test")),
+        (("train", "test", "train800val200"), "1000", False, ("train800val200", "", "train800val200", "test")),
+        (("train", "val", *VTAB_1K), "", False, ("train", "val", "train", "test")),
+        (("train", "test", "train800val200"), "", False, ("train", DEV, "train", "test")),
+        (VTAB_1K, "60", False, ("train800val200[:60]", DEV, "train800val200[:60]", "test")),
+    ],
+)
+def test_splits_of_the_phases(splits: Any, shots: str, val_is_train: bool, expected: tuple[str, ...]) -> None:
+    for order in (splits, splits[::-1]):
+        assert scheme(order, "t", shots, val_is_train) == Scheme(*expected)
+
+
+@pytest.mark.parametrize("splits", [(), ("train",), ("test",), ("val", "test"), ("train800",), ("train800val200",)])
+def test_data_that_cannot_be_trained_and_evaluated_on(splits: Any) -> None:
+    with pytest.raises(DataMissing, match=f"has the splits {', '.join(splits) or 'none'}"):
+        scheme(splits, "t")
+
+
+SCHEME = Scheme("train", "val", BOTH, "test")
+
+
+def job(**changes: Any) -> Job:
+    settings = Settings(steps=100, warmup_steps=10, decay_steps=(50, 80), lr=0.5)
+    usual: dict[str, Any] = {"settings": settings, "scheme": SCHEME, "seeds": (4, 7)} | changes
+    return Job("/d/t", "t", "m", "", "r", "d", **usual)
+
+
+def grid(*values: dict[str, Any]) -> tuple[Point, ...]:
+    return tuple(Point(value, Settings(**value)) for value in values)
+
+
+def test_points_are_every_combination_in_the_order_of_their_lists() -> None:
+    swept = job(sweep={"lr": [0.1, 0.2], "steps": [100, 50]})
+    assert [p.values for p in points(swept)] == [
+        {"lr": a, "steps": b} for a, b in itertools.product([0.1, 0.2], [100, 50])
+    ]
+    settings = points(swept)[3].settings
+    assert (settings.lr, settings.steps, settings.warmup_steps, settings.decay_steps) == (0.2, 50, 5, (25, 40))
+    assert [(p.values, p.settings) for p in points(job())] == [({}, job().settings)]
+    own = grid({"lr": 0.3})
+    assert points(job(grid=own, sweep={"lr": [1.0, 2.0]})) == list(own)
+    # what the user has given stays as it is
+    given = at_point(job(given=("warmup_steps",)), {"steps": 50})
+    assert (given.warmup_steps, given.decay_steps, given.steps) == (10, (25, 40), 50)
+    assert at_point(job(), {"steps": 50, "warmup_steps": 3}).warmup_steps == 3
+    with pytest.raises(RecipeError, match="Recipe 'r': warmup_steps 10 is not below steps 10"):
+        at_point(job(given=("warmup_steps",)), {"steps": 10})
+
+
+def test_units_of_a_recipes_sweep_are_tuned_with_one_seed_and_a_grids_with_all() -> None:
+    swept = job(sweep={"lr": [0.1, 0.2]})
+    assert [(u.phase, u.seed, u.point) for u in tune_units(swept)] == [("tune", 0, {"lr": lr}) for lr in (0.1, 0.2)]
+    assert [u.settings.lr for u in tune_units(swept)] == [0.1, 0.2]
+    assert tune_units(job()) == [] == tune_units(job(sweep={"lr": [0.1]}))
+    two = job(grid=grid({"lr": 0.3}, {"lr": 0.4}))
+    assert [(u.seed, u.point["lr"]) for u in tune_units(two)] == [(4, 0.3), (7, 0.3), (4, 0.4), (7, 0.4)]
+    assert tune_units(job(grid=grid({"lr": 0.3}))) == []
+    on_test = job(grid=grid({"lr": 0.3}, {"lr": 0.4}), on="test")
+    assert tune_units(on_test) == []
+    assert [(u.phase, u.seed, u.point["lr"]) for u in final_units(on_test, [])] == [
+        ("final", s, lr) for lr in (0.3, 0.4) for s in (4, 7)
+    ]
+    assert [counts(j) for j in (job(), swept, two, on_test)] == [(0, 2), (2, 2), (4, 2), (0, 4)]
+    tune, final = tune_units(swept)[0], final_units(swept, [])[0]
+    assert (tune.held_out, final.held_out, tune.scheme) == ("val", "test", SCHEME)
+    assert Unit.from_json(tune.to_json()) == tune and tune.id != final.id
+
+
+def result(top1: float, lr: float = 0.1, n: int = 10, **point: Any) -> Any:
+    return SimpleNamespace(
+        point=point or {"lr": lr}, recipe_settings=Settings(lr=lr, steps=n), metrics=SimpleNamespace(top1=top1)
+    )
+
+
+def test_the_best_is_the_highest_mean_and_of_equals_the_smaller_rate_then_fewer_steps_then_the_earlier() -> None:
+    assert select([result(0.5, 0.1), result(0.6, 0.2)]).point == {"lr": 0.2}
+    assert select([result(0.6, 0.2), result(0.6, 0.1)]).point == {"lr": 0.1}
+    same = [result(0.6, 0.2, 20, steps=20), result(0.6, 0.2, 10, steps=10)]
+    assert select(same).point == {"steps": 10}
+    assert select([result(0.6, drop_path=0.2), result(0.6, drop_path=0.1)]).point == {"drop_path": 0.2}
+    # the mean over seeds, not the best of them, nor their sum
+    seeds = [result(0.9, 0.1), result(0.6, 0.2), result(0.1, 0.1), result(0.6, 0.2), result(0.55, 0.3)]
+    assert select(seeds).point == {"lr": 0.2} and select(seeds) is seeds[1]
+    assert [len(of) for of in by_point(seeds)] == [2, 2, 1]
+    # one value of unlike settings is two points
+    assert [len(of) for of in by_point([result(0.1, n=1, a=1), result(0.2, n=2, a=1)])] == [1, 1]
+    chosen = final_units(job(sweep={"lr": [0.1, 0.2]}), [result(0.5, 0.1), result(0.6, 0.2)])
+    assert [(u.seed, u.point, u.settings.lr) for u in chosen] == [(4, {"lr": 0.2}, 0.2), (7, {"lr": 0.2}, 0.2)]
+
+
+def test_what_will_be_trained_takes_a_choice_at_its_largest() -> None:
+    def of(made: Job) -> list[tuple[float, int, str]]:
+        return [(settings.lr, settings.steps, split) for settings, split in fits(made)]
+
+    assert of(job()) == [(0.5, 100, "test")] * 2
+    assert of(job(sweep={"lr": [0.1, 0.2]})) == [(0.1, 100, "val"), (0.2, 100, "val")] + [(0.5, 100, "test")] * 2
+    sizes = grid({"lr": 0.1, "steps": 5, "batch_size": 20}, {"lr": 0.2, "steps": 8, "batch_size": 10})
+    tuning = [(lr, steps, "val") for lr, steps in ((0.1, 5), (0.2, 8)) for _ in range(2)]
+    assert of(job(grid=sizes)) == tuning + [(0.1, 5, "test")] * 2  # 100 images, not 80
+    tested = [(lr, steps, "test") for lr, steps in ((0.1, 5), (0.2, 8)) for _ in range(2)]
+    assert of(job(grid=sizes, on="test")) == tested
+
+
+def test_a_result_says_what_its_settings_were_chosen_on() -> None:
+    from vitft.protocol.stamp import _selection
+
+    def of(**changes: Any) -> str:
+        return _selection(Unit(job(**changes), "final", 4, Settings(), {}))
+
+    two = grid({"lr": 0.3}, {"lr": 0.4})
+    ties = "ties to the smaller lr"
+    assert of() == "none"
+    assert of(sweep={"lr": [0.1, 0.2]}) == f"val, best top1, {ties}"
+    assert of(sweep={"lr": [0.1, 0.2]}, per_class=5) == f"val, best top1, {ties}, labels beyond --per-class"
+    assert of(sweep={"lr": [0.3, 0.4]}, grid=two) == f"val, best top1 over seeds 4, 7, {ties}"
+    assert of(sweep={"lr": [0.3, 0.4]}, grid=two, seeds=(4,)) == f"val, best top1, {ties}"
+    on_test = of(sweep={"lr": [0.3, 0.4]}, grid=two, on="test")
+    assert on_test == "test, best of 2 settings by top1 on the test split itself"
+
+
+def test_which_splits_a_plan_opens_and_what_names_its_folder() -> None:
+    assert job().splits() == ["train", "val", "test"]
+    assert job(scheme=Scheme("train", DEV, "train", "test")).splits() == ["train", "test"]
+    swept = job(scheme=Scheme("train800", "val200", "train800val200", "test"), sweep={"lr": [0.1, 0.2]})
+    assert swept.splits() == ["train800", "val200", "train800val200", "test"]
+    assert job(scheme=swept.scheme).splits() == ["train800val200", "test"]
+    assert told("/a/b.npz::ema", "ab") == "b.npz::ema" and told("/a/b::base=/c/d", "ab") == "b"
+    assert told("/a/b.npz", "") == "/a/b.npz" and told("timm:x::y", "") == "timm:x::y"
+    identity = job().identity()
+    assert identity["kind"] == "finetune" and not {"scheme", "grid", "on"} & identity.keys()
+    of_grid = job(grid=grid({"lr": 0.1}), on="test").identity()
+    assert (of_grid["kind"], of_grid["on"], of_grid["model"]) == ("sweep", "test", "m") and "grid" not in of_grid
+    assert {key: identity[key] for key in ("task", "name", "recipe", "recipe_digest", "seeds", "shots", "limit")} == {
+        "task": "/d/t", "name": "t", "recipe": "r", "recipe_digest": "d", "seeds": (4, 7), "shots": "", "limit": None,
+    }  # fmt: skip

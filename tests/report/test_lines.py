@@ -1,0 +1,206 @@
+"""Rows of a table: what stands in one, how it is called, what its cells say, and which means there are."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests import drawn_results as drawn
+from vitft.report.lines import labels, lines, name
+from vitft.report.measured import Measured
+from vitft.report.summary import interval, summarise
+from vitft.results.summary import Described, SummaryColumn
+
+WILSON = (0.3967781473, 0.8922087326)  # of 7 in 10: statsmodels' proportion_confint, method "wilson"
+
+
+def number(**changes: Any) -> Measured:
+    what = Described(model="m", method="full", recipe="quick", resolutions=((32, 32),), examples="all")
+    usual = Measured(
+        column="dtd", task="dtd", seed=0, top1=0.7, n=10, correct=7, what=what, protocol="p", split_digest="d",
+        row=(("model", "m"), ("method", "full"), ("settings", "s"), ("examples", "all"), ("GELU", "")),
+        settings={"lr": 0.1}, finished="1",
+    )  # fmt: skip
+    said = {key: changes.pop(key) for key in list(changes) if key in Described.model_fields}
+    of_row = {key: changes.pop(key) for key in ("settings_", "model_", "GELU_") if key in changes}
+    row = dict(usual.row) | {key.rstrip("_"): value for key, value in of_row.items()}
+    row |= {key: said[key] for key in ("method", "examples") if key in said}
+    return replace(usual, what=what.model_copy(update=said), row=tuple(row.items()), **changes)
+
+
+def test_of_two_results_of_one_seed_the_later_stays_and_unlike_ones_are_rows_of_their_own() -> None:
+    (row,) = lines([number(top1=0.1), number(top1=0.2, finished="1"), number(top1=0.3, finished="0")])
+    assert [one.top1 for one in row.of["dtd"]] == [0.2] and row.notes == (
+        "dtd, seed 0: of several results the latest is shown",
+    )
+    (row,) = lines([number(seed=None, top1=0.1), number(seed=None, top1=0.2)])
+    assert row.notes == ("dtd: of several results the latest is shown",)
+    (row,) = lines([number(seed=s) for s in (3, 0, None, 1)])
+    assert [one.seed for one in row.of["dtd"]] == [None, 0, 1, 3]
+    unlike = [number(), number(protocol="q"), number(split_digest="e"), number(n=11, correct=7)]
+    rows = lines([*unlike, number(column="svhn", task="svhn"), number(seed=1), number(tuning=True, protocol="t")])
+    assert [sorted(row.of) for row in rows] == [["dtd", "svhn"], ["dtd"], ["dtd"], ["dtd"]]
+    assert [len(row.of["dtd"]) for row in rows] == [2, 1, 1, 1]
+    assert [len(row.tuning) for row in rows] == [1, 0, 0, 0] and [row.first for row in rows] == unlike
+    assert lines([number(tuning=True)]) == []
+    void = number(column="caltech101", task="caltech101", n=6485)
+    (row,) = lines([void, number(tuning=True)])
+    assert row.of == {} and list(row.void) == ["caltech101"] and row.first == void and len(row.tuning) == 1
+    (row,) = lines([void, replace(void, n=6084), number()])
+    assert row.void == {} and sorted(row.of) == ["caltech101", "dtd"]
+
+
+def test_rows_of_one_model_stand_together_fewer_examples_first() -> None:
+    shown = [("b", "25 a class"), ("a", "all"), ("b", "5 a class"), ("a", "100"), ("a", "1,000"), ("b", "")]
+    found = lines([number(model=m, model_=m, examples=e) for m, e in shown])
+    assert [(row.what.model, row.what.examples) for row in found] == [
+        ("b", ""), ("b", "5 a class"), ("b", "25 a class"), ("a", "100"), ("a", "1,000"), ("a", "all"),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("by", "expected"),
+    [
+        ("model", ["m, fine-tuned, quick", "m, fine-tuned, other", "m, linear", "k"]),
+        ("recipe", ["quick, m, fine-tuned", "quick, m, linear", "quick, k", "other"]),
+        ("method", ["fine-tuned, m, quick", "fine-tuned, m, other", "fine-tuned, k", "linear"]),
+    ],
+)
+def test_rows_are_told_by_as_few_words_as_do(by: Any, expected: list[str]) -> None:
+    rows = lines([number(), number(recipe="other", settings_="o"), number(method="linear"),
+                  number(model="k", model_="k")], by)  # fmt: skip
+    name(rows, by)
+    assert [row.label for row in rows] == expected
+
+
+def test_rows_that_nothing_tells_apart_are_numbered_and_what_differs_comes_before() -> None:
+    def named(*numbers: Measured) -> list[tuple[str, tuple[str, ...]]]:
+        rows = lines(numbers)
+        name(rows, "model")
+        return [(row.label, row.differs) for row in rows]
+
+    assert named(number(), number(examples="100"), number(examples="5 a class"), number(examples="9, drawn")) == [
+        ("m, 5 a class", ()),
+        ("m, 9, drawn", ("examples 9, drawn, not 5 a class",)),
+        ("m, 100 examples", ("examples 100, not 5 a class",)),
+        ("m, all examples", ("examples all, not 5 a class",)),
+    ]
+    assert named(number(), number(resolutions=((64, 32),), protocol="q")) == [
+        ("m, 32 px", ()), ("m, 64x32 px", ("resolution 64x32, not 32",)),
+    ]  # fmt: skip
+    assert named(number(), number(settings_="o", settings={"lr": 0.2})) == [
+        ("m", ()), ("m, lr 0.2", ("lr 0.2, not 0.1",)),
+    ]  # fmt: skip
+    assert named(number(), number(protocol="q")) == [("m", ()), ("m, protocol q", ("protocol q, not p",))]
+    assert named(number(), number(n=12, split_digest="e")) == [
+        ("m", ()), ("m, other test images or labels of dtd (12", ("other test images or labels of dtd (12, not 10)",)),
+    ]  # fmt: skip
+    assert named(number(), number(GELU_="tanh")) == [("m", ()), ("m, GELU tanh", ("GELU tanh, not none",))]
+    two = named(number(sha256="a" * 64), number(sha256="b" * 64, model_="n"))
+    assert two[1][1] == ("other weights of the same name (sha256 bbbbbbbb, not aaaaaaaa)",)
+    # the same settings, chosen on val: nothing tells them apart but their number
+    point = frozenset({"lr"})
+    same = [number(point=point), number(settings_="o", settings={"lr": 0.2}, point=point)]
+    assert named(*same) == [("m", ()), ("m (2)", ())]
+    assert named(number(settings={}), number(settings_="o")) == [("m", ()), ("m, settings", ("settings",))]
+    many = {f"k{i}": i for i in range(9)}
+    shown = named(number(settings=many), number(settings_="o", settings={k: v + 1 for k, v in many.items()}))[1][1]
+    assert shown == (*(f"k{i} {i + 1}, not {i}" for i in range(6)), "and 3 more settings")
+    lists = named(number(settings={"k": [3, 4.5], "l": ()}), number(settings_="o", settings={"k": (), "l": (1,)}))
+    assert lists[1][1] == ("k none, not 3x4.5", "l 1, not none")
+    elsewhere = named(number(), number(column="svhn", task="svhn", GELU_="x", protocol="q"))
+    assert elsewhere[1][1] == ("GELU x, not none",)
+    called = labels([number(file="f"), number(file="g", GELU_="x", column="svhn")])
+    assert {place[:2]: label for place, label in called.items()} == {("f", "dtd"): "m", ("g", "svhn"): "m, GELU x"}
+
+
+def test_a_row_is_what_all_its_numbers_are() -> None:
+    (row,) = lines([
+        number(architecture="a", selected="last", resolutions=((64, 64), (32, 48)), device="cpu"),
+        number(column="svhn", architecture="b", selected="best on val", device="", pretraining="p"),
+        number(column="eurosat", architecture="a", selected="", device="cuda"),
+    ])  # fmt: skip
+    what = row.what
+    assert (what.architecture, what.device, what.pretraining, what.selected) == (
+        "a, b",
+        "cpu, cuda",
+        "p",
+        "best on val",
+    )
+    assert what.resolutions == ((32, 32), (32, 48), (64, 64))
+    (row,) = lines([number(selected="best on val"), number(seed=1, selected="best on test")])
+    assert row.what.selected == "best on test"
+
+
+def test_a_cell_is_the_mean_over_seeds_with_the_interval_that_it_can_have():
+    one = number()
+    assert interval([one]) == (pytest.approx(WILSON), "Wilson on the images")
+    assert interval([replace(one, correct=None, given=(0.1, 0.2))]) == ((0.1, 0.2), "as the result has it")
+    assert interval([replace(one, correct=None)]) == (None, "")
+    # Student's t with one degree of freedom: 12.7062 times half the distance, clipped
+    assert interval([one, replace(one, top1=0.9)]) == ((0.0, 1.0), "Student's t over 2 seeds")
+    low, high = interval([one, replace(one, top1=0.701)])[0] or (0, 0)
+    assert (low, high) == (pytest.approx(0.7005 - 12.7062047 * 0.0005), pytest.approx(0.7005 + 12.7062047 * 0.0005))
+    shown = [replace(one, cost=(6.0, None), notes=("a", "b"), macs=2.0),
+             replace(one, seed=1, top1=0.8, correct=8, cost=(8.0, 4.0), notes=("b", "c"), macs=2.0)]  # fmt: skip
+    (row,) = summarise([*shown, number(seed=None, column="svhn", task="svhn", cost=(1.0, 3.0), macs=3.0)]).rows
+    cell = row.cells["dtd"]
+    assert (cell.value, cell.n, cell.seeds, cell.notes) == (pytest.approx(0.75), 10, (0, 1), ("a", "b", "c"))
+    assert (cell.flops, cell.seconds, cell.protocol, cell.split_digest, cell.examples) == (7.0, None, "p", "d", "all")
+    assert (row.flops, row.seconds, row.macs_per_image) == (8.0, None, None)
+    assert row.cells["svhn"].seeds == () and row.cells["svhn"].seconds == 3.0
+    (row,) = summarise([replace(one, cost=(6.0, 2.0), macs=2.0), number(tuning=True, cost=(1.0, None))]).rows
+    assert (row.flops, row.seconds, row.macs_per_image) == (7.0, None, 2.0)
+
+
+def test_holes_say_why_and_means_are_of_whole_columns_only() -> None:
+    columns = [
+        *(SummaryColumn(key=k, title=k.upper()) for k in ("dtd", "svhn", "eurosat", "caltech101", "dmlab", "pets")),
+        SummaryColumn(key="two", title="2", of=(("dtd", "svhn"),)),
+        SummaryColumn(key="groups", title="g", of=(("dtd",), ("svhn", "eurosat"))),
+        SummaryColumn(key="all", title="a", of=(("dtd", "svhn", "eurosat", "caltech101", "dmlab", "pets"),)),
+    ]
+    numbers = [
+        number(column=k, task=k, top1=v, correct=round(10 * v))
+        for k, v in (("dtd", 0.2), ("svhn", 0.4), ("eurosat", 0.8))
+    ]
+    void = number(column="caltech101", task="caltech101", n=6485)
+    made = summarise([*numbers, void], columns, missing={"dmlab": "no data", "caltech101": "x"})
+    cells = made.rows[0].cells
+    assert cells["two"].value == pytest.approx(0.3) and cells["groups"].value == pytest.approx((0.2 + 0.6) / 2)
+    assert (cells["two"].n, cells["groups"].n, cells["two"].ci95, cells["two"].ci95_of) == (2, 3, None, "")
+    assert cells["all"].why == "no mean over holes: caltech101, dmlab, pets" and cells["all"].value is None
+    assert cells["caltech101"].why.startswith("void: ") and cells["dmlab"].why == "no data"
+    assert cells["pets"].why == "not run"
+    few = summarise(numbers[:2], columns).rows[0].cells["all"]
+    assert few.why == "no mean over holes: eurosat, caltech101, dmlab ..."
+    assert made.columns == tuple(columns) and made.compared == 0 and made.tests == ()
+    assert [note for note in made.notes if note.startswith("The interval of a mean")] and not any(
+        "best of its column" in note or "one seed" in note for note in made.notes
+    )
+
+
+def test_what_holds_for_a_table_is_said_below_it(tmp_path: Path) -> None:
+    drawn.answers(tmp_path / "a.parquet", np.arange(40) < 30)
+    drawn.answers(tmp_path / "b.parquet", np.arange(40) < 20)
+
+    def one(model: str, seed: int, **more: Any) -> Measured:
+        right = 30 if model == "a" else 20
+        return number(model=model, model_=model, seed=seed, n=40, top1=right / 40, correct=right,
+                      predictions=tmp_path / f"{model}.parquet", **more)  # fmt: skip
+
+    def notes(*numbers: Measured) -> str:
+        return "\n".join(summarise(numbers).notes)
+
+    single = notes(one("a", 0), one("b", 0))
+    assert "(exact McNemar; Holm over 1 pair, 5 %)" in single and "not of other seeds" in single
+    several = notes(*(one(m, s) for m in "ab" for s in (0, 1)))
+    assert "(a t-test over images and seeds; Holm over 1 pair, 5 %)" in several and "not of other" not in several
+    both = notes(*(one(m, s) for m in "ab" for s in (0, 1)), *(one(m, 0, column="svhn", task="svhn") for m in "ab"),
+                 one("a", 0, cost=(1.0, None), column="x", task="x"))  # fmt: skip
+    assert "(exact McNemar, a t-test over images and seeds; Holm over all 2 pairs, 5 %)" in both
+    assert "best of its" not in notes(one("a", 0))
+    apart = notes(one("a", 0), replace(one("b", 0), split_digest="e"))
+    assert "Not compared (other test images): DTD." in apart
