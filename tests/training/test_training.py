@@ -500,3 +500,24 @@ def test_a_state_that_cannot_be_written_is_told_at_the_next_save_and_the_old_one
     with pytest.raises(DiskFull, match="the disk is full"):
         saver.wait()
     assert state.load(tmp_path / "state.pt")["step"] == 1
+
+
+def test_what_the_next_update_begins_with_is_decoded_while_this_one_ends(tmp_path, monkeypatch):
+    asked: list[list[int]] = []
+    begun: list[list[int]] = []
+    soon, begin = Images.soon, Images._begin
+
+    def told(self, indices, rows):
+        begun.append(indices.tolist())
+        soon(self, indices, rows)
+
+    def begins(self, indices, rows):
+        asked.append(indices.tolist())
+        taken = [self._key(i, row) in self._begun for i, row in zip(indices.tolist(), rows, strict=True)]
+        assert all(taken) if len(asked) % 3 != 0 and len(asked) > 3 else not any(taken)
+        return begin(self, indices, rows)
+
+    monkeypatch.setattr(Images, "soon", told)
+    monkeypatch.setattr(Images, "_begin", begins)
+    run(tmp_path, settings(crop="inception", steps=4), micro_batch=3)  # three micro-batches of 3, 3 and 2 images
+    assert len(asked) == 3 * 4 and begun == [asked[n] + asked[n + 1] for n in (3, 6, 9)]

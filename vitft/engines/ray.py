@@ -218,7 +218,7 @@ def _unit(text: str, place: dict[str, str], runtime: dict[str, Any], threads: in
 
     threading.Thread(target=listen, daemon=True).start()
     share_cores(threads)
-    how, warm = Runtime(**{**runtime, "device": _device(ray)}), _WARM.pop() if _WARM else Warm()
+    how, warm = Runtime(**{**runtime, "device": _device(ray)}), _WARM.pop() if _WARM else Warm(alone=False)
     try:
         event: Event | None
         event, warm = run_one(unit, Path(place["folder"]), how, warm, tell, stop)

@@ -61,6 +61,11 @@ class Images:
     def __len__(self) -> int:
         return len(self.split)
 
+    @property
+    def streams(self) -> bool:
+        """Whether images are decoded each time."""
+        return self._stored is None
+
     def batches(self, index_batches: Sequence[Indices], uniforms: Sequence[Uniforms] | None = None) -> Iterator[Tensor]:
         """Yield one (B, 3, H, W) float32 batch for each entry of `index_batches`, reading and decoding two ahead.
 
@@ -80,7 +85,7 @@ class Images:
 
     def soon(self, indices: Indices, rows: Uniforms) -> None:
         """Begin to decode images that the next call of `batches` will begin with, where they are decoded each time."""
-        if self._stored is not None:
+        if not self.streams:
             return
         for future in self._begun.values():  # asked for and never taken
             future.cancel()

@@ -22,21 +22,30 @@ Fingerprints = NDArray[np.uint8]
 
 @dataclass
 class _Images:
-    """The images of a split as they were opened, and which of them were looked up before they were read."""
+    """The images of a split as they were opened, and which of them were looked up before they were read.
 
-    opened: list[tuple[Reader, int]]
+    Attributes:
+        which, at: (N,) the reader that each was opened with, and its index there.
+    """
+
+    readers: list[Reader]
+    which: NDArray[np.int32]
+    at: NDArray[np.int64]
     asked: list[kept.Asked]
 
+    def opened(self, i: int) -> tuple[Reader, int]:
+        return self.readers[self.which[i]], int(self.at[i])
+
     def known(self, i: int) -> bool:
-        reader, at = self.opened[i]
+        reader, at = self.opened(i)
         return reader.number(at) in reader.found
 
     def digest(self, i: int) -> Fingerprints:
-        reader, at = self.opened[i]
+        reader, at = self.opened(i)
         return reader.found[reader.number(at)]
 
     def learn(self, i: int, digest: bytes | Fingerprints) -> None:
-        reader, at = self.opened[i]
+        reader, at = self.opened(i)
         reader.found[reader.number(at)] = digest
 
 
@@ -104,9 +113,14 @@ def _of(split: Split) -> _Images:
     known: _Images | None = vars(split).get(_LOOKED_UP)
     if known is not None:
         return known
-    images = _Images([split.reader.opened(i) for i in range(len(split))], [])
-    unknown = [(i, *images.opened[i]) for i in range(len(split)) if not images.known(i)]
-    for asked in kept.ask(unknown):
+    n, numbers, readers = len(split), dict[int, int](), list[Reader]()
+    images = _Images(readers, np.zeros(n, dtype=np.int32), np.zeros(n, dtype=np.int64), [])
+    for i in range(n):
+        reader, images.at[i] = split.reader.opened(i)
+        images.which[i] = numbers.setdefault(id(reader), len(readers))
+        if len(numbers) > len(readers):
+            readers.append(reader)
+    for asked in kept.ask((i, *images.opened(i)) for i in range(n) if not images.known(i)):
         for row, digest in kept.recalled(asked):
             images.learn(row, digest)
         left = np.array([not images.known(row) for row in asked.rows.tolist()], dtype=bool)

@@ -7,9 +7,10 @@ that its record is not found; one that changed so lately that its time cannot te
 
 import hashlib
 import os
+import sys
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,10 +44,10 @@ class Asked:
     settled: NDArray[np.bool_]
 
 
-def ask(images: list[tuple[int, Reader, int]]) -> list[Asked]:
+def ask(images: Iterable[tuple[int, Reader, int]]) -> list[Asked]:
     """Look at the files of images, given as (position, reader, index there); those that are in no file are left out."""
     now, states = time.time_ns(), dict[Path, tuple[bytes, bool]]()
-    found: dict[Path, list[tuple[int, bytes, bool]]] = defaultdict(list)
+    rows, keys, settled = (defaultdict[Path, bytearray](bytearray) for _ in range(3))
     for row, reader, i in images:
         if reader.file is None:
             continue
@@ -59,15 +60,13 @@ def ask(images: list[tuple[int, Reader, int]]) -> list[Asked]:
                 else states.get(path) or states.setdefault(path, machine.told_by(path, now))
             )
             key = hashlib.blake2b(state[0] + b"\0%d" % place, digest_size=DIGEST).digest()
-            found[path.parent if own else path].append((row, key, state[1]))
+            folder = path.parent if own else path
+            rows[folder] += row.to_bytes(8, sys.byteorder)
+            keys[folder] += key
+            settled[folder].append(state[1])
     return [
-        Asked(
-            folder,
-            np.array([row for row, _, _ in of_folder], dtype=np.int64),
-            _array(b"".join(key for _, key, _ in of_folder)),
-            np.array([settled for _, _, settled in of_folder], dtype=bool),
-        )
-        for folder, of_folder in found.items()
+        Asked(folder, np.frombuffer(of, np.int64), _array(keys[folder]), np.frombuffer(settled[folder], np.bool_))
+        for folder, of in rows.items()
     ]
 
 
@@ -127,5 +126,5 @@ def _first(records: Bytes) -> NDArray[np.uint64]:
     return np.ascontiguousarray(records[:, :8]).view(np.uint64)[:, 0]
 
 
-def _array(data: bytes, width: int = DIGEST) -> Bytes:
+def _array(data: bytes | bytearray, width: int = DIGEST) -> Bytes:
     return np.frombuffer(data, dtype=np.uint8).reshape(-1, width)

@@ -26,9 +26,9 @@ from vitft.models.checkpoint import remarks
 from vitft.models.flops import macs
 from vitft.models.loading import save_weights
 from vitft.models.memory import evaluation_batch
-from vitft.models.methods import apply, parameter_groups
+from vitft.models.methods import apply
 from vitft.progress import Hooks
-from vitft.protocol import diverged, looking
+from vitft.protocol import diverged, frozen, looking
 from vitft.protocol import stamp as stamping
 from vitft.protocol.begun import begin
 from vitft.protocol.guard import Guard
@@ -42,7 +42,7 @@ from vitft.results.folders import finished_unit, unit_folder
 from vitft.results.parts import Computed, Cost, Env, Loss, Metrics, Provenance, Timing
 from vitft.results.schema import UnitResult, to_json
 from vitft.settings import CHECKPOINT_KEYS, Preprocess, Settings
-from vitft.training.fit import Compute, Fitted, fit
+from vitft.training.fit import Compute, Fitted
 
 
 def run_unit(
@@ -122,8 +122,7 @@ def _trained(
             return _evaluate(built.net, split, batches, begun, hooks, group)
 
         compute = replace(compute, watch=looking.watch(val, runtime.val_every, asked, hooks.note))
-    groups = parameter_groups(built.net, settings)
-    fitted = fit(built.net, images, groups, settings, seed=unit.seed, folder=own, compute=compute, hooks=hooks)
+    fitted = frozen.fit_unit(unit, built.net, images, settings, own, compute, hooks, warm)
     begun = _kept(begun, fitted, compute)
 
     with fitted.state if group.first else nullcontext():
@@ -135,7 +134,9 @@ def _trained(
             size = evaluation_batch(built.net, device, fitted.micro_batch)
             keep = evaluated_keep(unit, runtime)
             batches = eval_batches(held_out, pp, size, device, workers, hooks, group, keep=keep)
-        answers = _evaluate(built.net, held_out, batches, begun, hooks, group)
+        of = (unit.job.name, held_out.name, held_out.digest, pp, size)
+        asked_of = frozen.evaluated(unit, built.net, batches, of, len(held_out), begun.precision, warm)
+        answers = _evaluate(asked_of[0], held_out, asked_of[1], begun, hooks, group)
         seconds = time.monotonic() - began_test
         yield _Done(unit, settings, built, held_out, answers, fitted, begun, pp, seconds), guard, train, lacking
 

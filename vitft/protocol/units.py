@@ -246,6 +246,24 @@ def tune_units(job: Job) -> list[Unit]:
     return [Unit(job, "tune", seed, point.settings, point.values) for point in compared for seed in seeds]
 
 
+def alike(unit: Unit) -> list[Unit]:
+    """Return the units of a phase that train on the same images, by settings that differ in lr and weight_decay alone.
+
+    The unit itself is one of them.
+    """
+    job = unit.job
+    if unit.phase == "tune":
+        near = tune_units(job)
+    elif job.on == "test":
+        near = final_units(job, [])
+    else:
+        near = [replace(unit, seed=seed) for seed in job.seeds]
+    own = job.per_class is not None or job.from_scratch  # what the seed draws
+    rest = {"lr": 0.0, "weight_decay": 0.0}
+    same = unit.settings.model_copy(update=rest)
+    return [one for one in near if one.settings.model_copy(update=rest) == same and (one.seed == unit.seed or not own)]
+
+
 def final_units(job: Job, tuned: Sequence[UnitResult]) -> list[Unit]:
     """Return the final units: one a seed with the point that was best on val, or with every point of a grid on test.
 

@@ -1,9 +1,12 @@
 """What a process keeps between the units that it runs one after the other."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from vitft.data.split import Opened, Source
 from vitft.group import ALONE, Group
@@ -12,6 +15,32 @@ from vitft.models.checkpoint import Checkpoint
 from vitft.protocol.jobs import source_of
 from vitft.protocol.units import Job
 from vitft.settings import CHECKPOINT_KEYS, Settings
+from vitft.training.heads import Head
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A head that was trained with others like it, and has not had its own unit yet.
+
+    Attributes:
+        seconds: its share of the training.
+        computed: images of which the features were computed, for all of them.
+        micro_batch: of those.
+    """
+
+    head: Head
+    seconds: float
+    computed: int
+    micro_batch: int
+
+
+@dataclass(frozen=True)
+class Features:
+    """Features (n, D) of the images that several units are evaluated on, `rows` of each batch, and what they are of."""
+
+    key: tuple[Any, ...]
+    values: NDArray[np.float32]
+    rows: list[NDArray[np.int64]]
 
 
 @dataclass
@@ -22,6 +51,8 @@ class Warm:
         opened: the checkpoint, for the units that build anew; `opened_as`: what it was opened for.
         source: of the data of the last unit's job.
         group: the processes that share each unit.
+        alone: units come one after the other here, and not each in a process of its own.
+        heads: folder of a unit -> its head; features: of the last evaluation (see `frozen`).
     """
 
     key: tuple[Any, ...] = ()
@@ -32,6 +63,9 @@ class Warm:
     source: Source | None = None
     place: tuple[str, ...] | None = None
     group: Group = ALONE
+    alone: bool = True
+    heads: dict[Path, Trained] = field(default_factory=dict)
+    features: Features | None = None
 
     def open(self, job: Job) -> Source:
         """Return the source of a job's data; where it is that of the last job, its splits are open already."""

@@ -25,6 +25,7 @@ class Source(Protocol):
         labels: (N,) int64, on the device.
         whole: images a forward pass that are always right, 0 = the micro-batch that memory allows.
         computed: images of which features were computed once.
+        streams: images are decoded each time, and can be begun with `soon`.
     """
 
     network: nn.Module
@@ -34,6 +35,11 @@ class Source(Protocol):
 
     @property
     def computed(self) -> int: ...
+
+    @property
+    def streams(self) -> bool: ...
+
+    def soon(self, indices: NDArray[np.int64], rows: NDArray[np.float64]) -> None: ...
 
     def batches(
         self, index_batches: list[NDArray[np.int64]], uniforms: list[NDArray[np.float64]]
@@ -51,6 +57,13 @@ class ImageSource:
     whole = 0
     computed = 0
 
+    @property
+    def streams(self) -> bool:
+        return self.images.streams
+
+    def soon(self, indices: NDArray[np.int64], rows: NDArray[np.float64]) -> None:
+        self.images.soon(indices, rows)
+
     def batches(self, index_batches: list[NDArray[np.int64]], uniforms: list[NDArray[np.float64]]) -> Iterator[Tensor]:
         return self.images.batches(index_batches, uniforms)
 
@@ -64,6 +77,10 @@ class FeatureSource:
     labels: Tensor
     whole: int  # features are cheap: all of a batch at once
     features: Tensor  # (views, N, D): as it is, mirrored
+    streams = False
+
+    def soon(self, indices: NDArray[np.int64], rows: NDArray[np.float64]) -> None:
+        raise NotImplementedError("features are all there")
 
     @property
     def computed(self) -> int:
@@ -76,7 +93,7 @@ class FeatureSource:
             yield self.features[where[0], where[1]]
 
 
-class _Head(nn.Module):
+class Head(nn.Module):
     """A classifier of features: a linear layer, or BiT's convolution of one pixel, which wants them as an image."""
 
     def __init__(self, head: nn.Module) -> None:
@@ -87,6 +104,16 @@ class _Head(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         logits: Tensor = self.head(features[:, :, None, None] if self.pixel else features)
         return logits.flatten(1)
+
+
+def counts_views(net: nn.Module, images: Images, settings: Settings) -> bool:
+    """Tell whether only the head learns and each image has one view, or two: their features can be computed once.
+
+    Two heads (distilled DeiT) read two features; they see the images themselves.
+    """
+    head = net.get_classifier()  # type: ignore[operator]
+    plain = settings.method == "linear" and images.pp.crop == "none" and not settings.mixup
+    return plain and isinstance(head, nn.Linear | nn.Conv2d)
 
 
 def source(
@@ -109,8 +136,7 @@ def source(
     linear = settings.method == "linear"
     net.train(not linear)
     head = net.get_classifier()  # type: ignore[operator]
-    # Two heads (distilled DeiT) read two features; they see the images themselves.
-    if not linear or images.pp.crop != "none" or settings.mixup or not isinstance(head, nn.Linear | nn.Conv2d):
+    if not counts_views(net, images, settings):
         return ImageSource(net, num_classes, labels, images)
     n = len(images)
     views = []
@@ -130,4 +156,4 @@ def source(
                 hooks.phase("features" + " (mirrored)" * mirrored, min(n, done * group.size), n)
         group.sum([view])
         views.append(view)
-    return FeatureSource(_Head(head), num_classes, labels, settings.batch_size, torch.stack(views))
+    return FeatureSource(Head(head), num_classes, labels, settings.batch_size, torch.stack(views))

@@ -167,6 +167,11 @@ class Fit:
                 targets = weight * targets + (1 - weight) * self._targets(source, indices[partner[p]])
             if settings.drop_path:
                 torch.manual_seed(randomness.torch_seed(self.seed, self.step, micro + (self.group.rank << 20)))
+            if micro == len(parts) - 1 and source.streams and self.step + 1 < settings.steps:
+                # What the next update begins with is decoded while this one ends.
+                next_ = np.concatenate(at[:2])
+                rows = randomness.uniforms(self.seed, self.step + 1, batch, UNIFORMS)
+                source.soon(randomness.order(self.seed, len(labels), self.step + 1, batch)[next_], rows[next_])
             yield x, targets if part.start < batch else torch.zeros_like(targets)
 
     def _targets(self, source: Source, indices: NDArray[np.int64]) -> Tensor:
