@@ -310,16 +310,24 @@ class _Shape:
     dtype: Any
 
 
+def mapped(value: Any, change: Callable[[Any], Any]) -> Any:
+    """Return a tree of dictionaries and lists with each of its leaves changed."""
+    if isinstance(value, dict):
+        return {key: mapped(inner, change) for key, inner in value.items()}
+    return [mapped(inner, change) for inner in value] if isinstance(value, list) else change(value)
+
+
 def _without_tensors(value: Any, tensors: list["Tensor"]) -> Any:
     """Return a value with a stand-in for each tensor in it, which is put on the list."""
     from torch import Tensor
 
-    if isinstance(value, Tensor):
-        tensors.append(value)
-        return _Shape(tuple(value.shape), value.dtype)
-    if isinstance(value, dict):
-        return {key: _without_tensors(inner, tensors) for key, inner in value.items()}
-    return [_without_tensors(inner, tensors) for inner in value] if isinstance(value, list) else value
+    def stand_in(leaf: Any) -> Any:
+        if not isinstance(leaf, Tensor):
+            return leaf
+        tensors.append(leaf)
+        return _Shape(tuple(leaf.shape), leaf.dtype)
+
+    return mapped(value, stand_in)
 
 
 def _with_tensors(value: Any, tensors: Iterator["Tensor"], first: bool) -> Any:
@@ -327,10 +335,11 @@ def _with_tensors(value: Any, tensors: Iterator["Tensor"], first: bool) -> Any:
     import torch
     import torch.distributed as dist
 
-    if isinstance(value, _Shape):
-        tensor = next(tensors).detach().cpu().contiguous() if first else torch.empty(value.shape, dtype=value.dtype)
+    def sent(leaf: Any) -> Any:
+        if not isinstance(leaf, _Shape):
+            return leaf
+        tensor = next(tensors).detach().cpu().contiguous() if first else torch.empty(leaf.shape, dtype=leaf.dtype)
         dist.broadcast(tensor, 0)
         return tensor
-    if isinstance(value, dict):
-        return {key: _with_tensors(inner, tensors, first) for key, inner in value.items()}
-    return [_with_tensors(inner, tensors, first) for inner in value] if isinstance(value, list) else value
+
+    return mapped(value, sent)

@@ -10,7 +10,9 @@ from vitft.errors import UnknownName, UsageError
 from vitft.results.summary import Cell, Described, Summary, SummaryColumn, SummaryRow
 
 _ALIASES = {"vtab-2019": "vtab-resnet"}
-_JUST = "weights never released"
+UNRELEASED = "weights never released"
+"""Of a published row that differs in nothing else."""
+
 _SHOWN = 2
 
 
@@ -80,7 +82,7 @@ def _row(one: Published, columns: Sequence[SummaryColumn], own: Sequence[Summary
         cells=cells,
         differs=_differs(one, own, set(cells)),
         source=f"{one.source}; {one.protocol_text}",
-        reproducible=_JUST not in one.differs,
+        reproducible=UNRELEASED not in one.differs,
     )
 
 
@@ -116,7 +118,7 @@ def _differs(one: Published, own: Sequence[SummaryRow], keys: set[str]) -> tuple
     if side and not any((side, side) in row.what.resolutions for row in near):
         told.append(f"{side} px")
     told += _parts(near, keys)
-    return (*told, *(text for text in one.differs if text != _JUST))
+    return (*told, *(text for text in one.differs if text != UNRELEASED))
 
 
 def _parts(near: Sequence[SummaryRow], keys: set[str]) -> list[str]:

@@ -5,14 +5,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from vitft.report import measured
+from vitft.report.beside import UNRELEASED
 from vitft.report.layout import REAL
 from vitft.report.suite_table import PublishedRow, folded, parts_told, published_cells, suite_columns
 from vitft.report.summary import summarise
 from vitft.results.schema import Measured as Result
 from vitft.results.summary import Cell, Summary, SummaryRow
 from vitft.suites.suite import Column, Suite
-
-_JUST = "weights never released"
 
 
 def models(
@@ -86,7 +85,7 @@ def _published(suite: Suite, row: PublishedRow, shown: set[str]) -> SummaryRow:
         label=row.title,
         kind="published",
         cells=cells,
-        differs=tuple(text for text in differs if text != _JUST),
+        differs=tuple(text for text in differs if text != UNRELEASED),
         source="; ".join(dict.fromkeys(f"{one.source}; {one.protocol_text}" for one in row.rows)),
-        reproducible=_JUST not in differs,
+        reproducible=UNRELEASED not in differs,
     )

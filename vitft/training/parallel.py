@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from vitft.errors import UsageError
-from vitft.group import Group
+from vitft.group import Group, mapped
 from vitft.models.memory import Plan
 from vitft.models.methods import ParameterGroups
 from vitft.settings import Settings
@@ -95,11 +95,7 @@ def collect(parts: nn.Module, into: nn.Module, device: torch.device) -> None:
 
 def whole(value: Any) -> Any:
     """Return a state with its parts put together; all processes together."""
-    if isinstance(value, Tensor):
-        return value.full_tensor() if in_parts(value) else value  # type: ignore[attr-defined]
-    if isinstance(value, dict):
-        return {key: whole(inner) for key, inner in value.items()}
-    return [whole(inner) for inner in value] if isinstance(value, list) else value
+    return mapped(value, lambda leaf: leaf.full_tensor() if in_parts(leaf) else leaf)
 
 
 def in_parts(tensor: Tensor) -> bool:

@@ -14,6 +14,7 @@ from typing import IO, Any, Self
 import torch
 from torch import Tensor
 
+from vitft.group import mapped
 from vitft.results.files import cannot_write, write_atomic, writing
 
 _MAGIC = b"vitft-state-2\n"
@@ -111,11 +112,7 @@ def load(path: Path) -> State | None:
 
 def _copied(value: Any) -> Any:
     """Return a state whose tensors are this process's own memory, shared with nothing that is still computed on."""
-    if isinstance(value, Tensor):
-        return value.detach().to("cpu", copy=True)
-    if isinstance(value, dict):
-        return {key: _copied(inner) for key, inner in value.items()}
-    return [_copied(inner) for inner in value] if isinstance(value, list) else value
+    return mapped(value, lambda leaf: leaf.detach().to("cpu", copy=True) if isinstance(leaf, Tensor) else leaf)
 
 
 class _Digested(io.RawIOBase):
