@@ -159,7 +159,9 @@ def test_every_number_is_that_of_its_file(folder, page):
     np.testing.assert_allclose(sorted(below), sorted((c / n, *ends(c, n)) for c, n in seeds), atol=1e-9)
     for unit in units:
         assert unit["protocol"]["id"] in told.text and unit["provenance"]["split_digest"][:16] in told.text
+    assert sorted(of_parts.values("data-n")) == sorted(float(n) for _, n in seeds)
     # What a reader sees is what the attributes hold.
+    assert all(text.strip() == f"n {int(attrs['data-n'] or 0):,}" for attrs, text in told.of("data-n"))
     for key, places in (("data-value", "{:.1f}"), ("data-point", "{:.1f}"), ("data-confidence", "{:.1f}")):
         for attrs, text in told.of(key):
             value = 100 * float(attrs[key] or "")
