@@ -30,13 +30,14 @@ def wanted(asked: Compile, device: "torch.device") -> bool:
 
 
 class _Compiler:
-    """torch's compiler, counting: graphs that it compiled, calls of them, and graphs that it could not compile.
+    """torch's compiler, counting: graphs that it compiled and calls of them, graphs that it could not compile and calls
+    of them, and forward passes that were let by.
 
     A graph that cannot be compiled runs as it is, and why is kept: torch would go on eagerly without a word, or stop.
     """
 
     def __init__(self) -> None:
-        self.graphs = self.calls = self.failed = 0
+        self.graphs = self.calls = self.failed = self.plain = self.let_by = 0
         self.why = ""
 
     def __call__(self, graph: Any, inputs: list[Any], **how: Any) -> Callable[..., Any]:
@@ -46,8 +47,12 @@ class _Compiler:
             compiled: Callable[..., Any] = lookup_backend(BACKEND)(graph, inputs, **how)
         except Exception as error:  # of any of the compilers below it
             self.failed, self.why = self.failed + 1, _said(error)
-            plain: Callable[..., Any] = graph.forward
-            return plain
+
+            def plainly(*args: Any) -> Any:
+                self.plain += 1
+                return graph(*args)
+
+            return plainly
         self.graphs += 1
 
         def run(*args: Any) -> Any:
@@ -75,7 +80,7 @@ class Blocks:
     why: str = ""
 
     def __post_init__(self) -> None:
-        self._calls, self._failed = COMPILER.calls, COMPILER.failed
+        self._calls, self._plain, self._let_by = COMPILER.calls, COMPILER.plain, COMPILER.let_by
         blocks = list(self._blocks())
         for block in blocks:
             block._compiled_call_impl = None  # the way back of `compile`, which has none of its own
@@ -99,8 +104,13 @@ class Blocks:
         """Return why blocks that were to be compiled run eagerly; "" where compiled code has run since."""
         if not self.compiled or self.why:
             return self.why
-        if COMPILER.calls == self._calls or COMPILER.failed > self._failed:
-            self.why = COMPILER.why or "torch captured nothing of the blocks"
+        if COMPILER.plain > self._plain:
+            self.why = COMPILER.why
+        elif COMPILER.calls == self._calls:
+            small = COMPILER.let_by > self._let_by
+            self.why = (
+                "no forward pass is as large as one to be compiled" if small else "torch captured nothing of them"
+            )
         return self.why
 
 
@@ -139,5 +149,6 @@ def usual(images: int, size: int) -> AbstractContextManager[Any]:
         return nullcontext()
     import torch
 
+    COMPILER.let_by += 1
     stance: AbstractContextManager[Any] = torch.compiler.set_stance("force_eager")
     return stance

@@ -123,13 +123,21 @@ def test_what_cannot_be_compiled_runs_eagerly_and_says_why(place, tmp_path, monk
     assert any(note.startswith("The blocks run eagerly: ") and "no such backend" in note for note in notes)
     eager, their_answers, _, _ = ran(place, tmp_path / "eager", WAYS["full"], "off")
     assert all(torch.equal(weights[key], eager[key]) for key in eager) and np.array_equal(answers, their_answers)
+    # torch does not ask the compiler again; the reason is known all the same.
+    failed = COMPILER.failed
+    _, _, result, _ = ran(place, tmp_path / "again", WAYS["full"], "on")
+    assert COMPILER.failed == failed and "no such backend" in (result.settings.eager_why or "")
 
 
 def test_blocks_go_back_to_eager_and_a_network_without_any_says_so():
     net = VisionTransformer(img_size=8, patch_size=8, embed_dim=8, depth=2, num_heads=1, num_classes=2)
     blocks = Blocks(net, True)
     assert all(block._compiled_call_impl is not None for block in net.blocks)
-    assert "captured nothing" in Blocks(net, True).eager()  # nobody has run them
+    again = Blocks(net, True)
+    with compiling.usual(1, 2):
+        net(torch.rand(1, 3, 8, 8))
+    assert again.eager() == "no forward pass is as large as one to be compiled"
+    assert Blocks(net, True).eager() == "torch captured nothing of them"  # nobody has run them
     blocks.give_up("the network lies in parts")
     assert all(block._compiled_call_impl is None for block in net.blocks)
     assert blocks.eager() == "the network lies in parts"
