@@ -125,13 +125,18 @@ def _said(error: Exception) -> str:
 
 def _prepare() -> None:
     """Keep what is compiled between processes, and more kinds of it than torch would."""
-    for name, inside in (("TORCHINDUCTOR_CACHE_DIR", "inductor"), ("TRITON_CACHE_DIR", "triton")):
-        os.environ.setdefault(name, str(folder() / inside))
+    from torch._inductor.runtime.cache_dir_utils import default_cache_dir
+
+    if os.environ.get(_FOLDER) in (None, default_cache_dir()):  # torch sets its own, below /tmp, as it is imported
+        os.environ[_FOLDER] = str(folder())
     import torch._dynamo.config as config
 
     # float32 is asked for, and stamped.
     warnings.filterwarnings("ignore", message="TensorFloat32 tensor cores")
     config.cache_size_limit = max(config.cache_size_limit, _KINDS)
+
+
+_FOLDER = "TORCHINDUCTOR_CACHE_DIR"
 
 
 def folder() -> Path:

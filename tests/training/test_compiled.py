@@ -147,6 +147,19 @@ def test_blocks_go_back_to_eager_and_a_network_without_any_says_so():
     assert compiling.wanted("on", torch.device("cpu")) and not compiling.wanted("off", torch.device("cuda"))
 
 
+def test_what_is_compiled_is_kept_in_the_cache_folder_unless_the_user_says_where(monkeypatch, tmp_path):
+    monkeypatch.setenv("VITFT_CACHE", str(tmp_path))
+    from torch._inductor.runtime.cache_dir_utils import cache_dir
+
+    for said, kept in ((None, tmp_path / "compiled"), (str(tmp_path / "mine"), tmp_path / "mine")):
+        monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
+        if said:
+            monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", said)
+        cache_dir()  # what torch does by itself as it is imported
+        Blocks(VisionTransformer(img_size=8, patch_size=8, embed_dim=8, depth=1, num_heads=1), True)
+        assert cache_dir() == str(kept)
+
+
 def test_masks_are_those_that_timm_draws_inside_its_blocks():
     def made() -> VisionTransformer:
         torch.manual_seed(0)
