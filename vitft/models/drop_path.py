@@ -11,16 +11,16 @@ from torch import Tensor, nn
 
 
 class Drawn(nn.Module):
-    """Multiplies a residual branch (B, ...) by its mask (B,): 0, or 1 / (1 - rate)."""
+    """Multiplies a residual branch (B, ...) by its mask (B,): 0, or 1 / (1 - drop_prob)."""
 
-    def __init__(self, rate: float, scaled: bool) -> None:
+    def __init__(self, drop_prob: float, scaled: bool) -> None:
         super().__init__()
-        self.rate, self.scaled = rate, scaled
+        self.drop_prob, self.scaled = drop_prob, scaled
         self.mask = torch.ones(1)
 
     def draw(self, images: Tensor) -> None:
         """Draw the mask of a batch of images from torch's own generator, as timm's DropPath does."""
-        keep = 1 - self.rate
+        keep = 1 - self.drop_prob
         self.mask = torch.empty(len(images), device=images.device).bernoulli_(keep)
         if keep > 0 and self.scaled:
             self.mask.div_(keep)
