@@ -147,6 +147,7 @@ def test_a_vals_owner_decides_whether_it_is_train():
     assert not val_is_train(Sized("oxford_iiit_pet", {**pets, "val": 735}))
     assert not val_is_train(Sized("oxford_iiit_pet", {**pets, "train": 2943}))
     assert not val_is_train(Sized("oxford_iiit_pet", {"train": 2944, "test": 3669}))
+    assert val_is_train(Sized("oxford_iiit_pet", {"train": 2944, "val": 736}))
     assert not val_is_train(Sized("digits", {"train": 10, "val": 5, "test": 5}))  # known, without a val
     assert not val_is_train(Sized("dtd", {"train": 1880, "val": 1880, "test": 1880}))  # its owner's own val
 

@@ -518,3 +518,20 @@ def test_seconds_are_told_to_the_millisecond_and_images_by_them():
         done = evaluate.Evaluation(network, subject, Predictions(np.zeros((7, 2), np.float32)), seconds)
         timing = evaluate.result(done).timing
         assert (timing.evaluate_s, timing.images_per_s) == (told, speed)
+
+
+def test_several_models_are_opened_as_one_is(monkeypatch):
+    from vitft.evaluation import several
+    from vitft.progress import Hooks
+
+    seen: list[tuple[object, ...]] = []
+
+    def opening(model: object, fixed: object, **how: object) -> None:
+        seen.append((model, fixed, how))
+        raise CheckpointError("enough")
+
+    monkeypatch.setattr(several, "open_network", opening)
+    how = several.How({"resolution": 64}, 0.5, "cpu", "bf16")
+    with pytest.raises(CheckpointError, match="enough"):
+        several._evaluated("m", None, "m", "", None, how, Hooks(), False)  # type: ignore[arg-type]
+    assert seen == [("m", {"resolution": 64}, {"crop_pct": 0.5, "device": "cpu", "precision": "bf16"})]

@@ -190,6 +190,15 @@ def test_the_resolution_and_the_head_choose_where_words_do_not():
     assert of(21843, (224, 224)) == "vit_base_patch16_224.augreg_in21k"
 
 
+@pytest.mark.parametrize(("hidden", "width"), [(256, 64), (4304, 1152), (633, 192), (1, 3), (8192, 1408), (2047, 768)])
+def test_the_width_of_an_mlp_is_a_ratio_that_timm_turns_back(hidden, width):
+    from vitft.models.architecture import _ratio
+
+    found = _ratio(hidden, width)
+    assert int(width * found) == hidden
+    assert found == (hidden / width if int(width * (hidden / width)) == hidden else (hidden + 0.5) / width)
+
+
 def test_heads_that_do_not_divide_the_width_and_a_stem_that_no_bit_model_has_are_refused():
     state = meta_network("vit_tiny_patch16_224", embed_dim=192, depth=1).state_dict()
     with pytest.raises(CheckpointError, match="A width of 192 cannot be split into 5 heads"):

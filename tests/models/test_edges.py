@@ -204,6 +204,7 @@ def test_arrays_of_an_npz_that_are_none_of_its_kind_are_named():
 
     for arrays, words in (
         (without("Transformer/encoderblock_0"), "encoderblock_0"),
+        (without("Transformer/posembed_input"), "Transformer/posembed_input/pos_embedding"),
         (without("Transformer/encoderblock_0/MlpBlock"), "MlpBlock_0/"),
         (whole | {"embedding/kernel": np.ones((4, 4, 3), np.float32)}, "3 dimensions, not 4"),
         (whole | {"Transformer/posembed_input/pos_embedding": np.ones((5, 8), np.float32)}, "of shape (5, 8)"),

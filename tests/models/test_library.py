@@ -277,6 +277,18 @@ def test_a_distilled_deit_with_one_classifier_reads_its_class_token(tmp_path: Pa
         torch.testing.assert_close(built.net.eval()(images), one, atol=1e-5, rtol=1e-5)
 
 
+def test_a_pooler_and_a_mask_token_are_left_out(tmp_path: Path) -> None:
+    net = drawn()
+    state = library.renamed(net, "vit")
+    extra = {"vit.pooler.dense.weight": torch.ones(64, 64), "vit.pooler.dense.bias": torch.ones(64),
+             "vit.embeddings.mask_token": torch.ones(1, 1, 64)}  # fmt: skip
+    path = library.folder(tmp_path / "net", {**state, **extra}, CONFIG, {})
+    images = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        built = build(str(path), None, Settings(resolution=32))
+        torch.testing.assert_close(built.net.eval()(images), net(images), atol=1e-5, rtol=1e-5)
+
+
 def test_placeholders_of_id2label_are_no_names(tmp_path: Path) -> None:
     names = {str(i): f"LABEL_{i}" for i in range(5)}
     assert loading.load(str(made(tmp_path / "a", {}, id2label=names))).class_names == ()

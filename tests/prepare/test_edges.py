@@ -171,6 +171,13 @@ def test_a_table_of_the_retinas_that_lacks_a_value_is_named(tmp_path, text):
     refused(lambda: opened("diabetic_retinopathy_detection", tmp_path), "trainLabels.csv", kind=DataDamaged)
 
 
+@pytest.mark.parametrize("row", [",1,Private", "1_left,,Private", "1_left,1,"])
+def test_a_solution_of_the_retinas_that_lacks_a_value_is_named(tmp_path, row):
+    label_rules.diabetic_retinopathy_detection(tmp_path)
+    put(tmp_path / "retinopathy_solution.csv", f"image,level,Usage\n{row}\n")
+    refused(lambda: opened("diabetic_retinopathy_detection", tmp_path), "retinopathy_solution.csv", kind=DataDamaged)
+
+
 @pytest.mark.parametrize("owner", label_rules.DRAWN, ids=lambda owner: owner.__name__)
 def test_an_owners_files_may_lie_deeper(tmp_path, owner):
     owner(tmp_path / "flat")

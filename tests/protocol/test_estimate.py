@@ -253,6 +253,21 @@ def test_a_speed_is_operations_of_whole_passes_by_seconds(monkeypatch, tokens, a
     assert found.flops_per_s == pytest.approx(3 * 3 * 2 * macs / 0.6) and found.device == "cpu"
 
 
+@pytest.mark.parametrize(("precision", "kind"), [("bf16", torch.bfloat16), ("float32", torch.float32)])
+def test_a_pass_is_timed_in_the_precision_asked_for(precision, kind):
+    layer, seen = torch.nn.Linear(3, 3), []
+    layer.register_forward_hook(lambda module, args, out: seen.append(out.dtype))
+    speed._pass(layer, torch.ones(2, 3), precision)
+    assert seen == [kind] and layer.weight.grad is None
+
+
+def test_what_has_no_closed_form_is_counted_as_it_is():
+    """A distilled DeiT is a ViT with a second token and a second head."""
+    net = timm.create_model("deit_tiny_distilled_patch16_224", img_size=32, patch_size=8, depth=1, num_classes=7)
+    block = 12 * 192 * 192 * 18 + 2 * 18 * 18 * 192
+    assert macs(net, (32, 32)) == block + 16 * 3 * 8 * 8 * 192 + 2 * 7 * 192
+
+
 def test_a_block_is_timed_without_touching_the_random_state():
     torch.manual_seed(0)
     before = torch.get_rng_state()

@@ -204,3 +204,40 @@ def test_what_holds_for_a_table_is_said_below_it(tmp_path: Path) -> None:
     assert "best of its" not in notes(one("a", 0))
     apart = notes(one("a", 0), replace(one("b", 0), split_digest="e"))
     assert "Not compared (other test images): DTD." in apart
+
+
+def test_means_that_are_compared_say_so_and_have_the_interval_of_the_bootstrap() -> None:
+    from vitft.evaluation.contrasts import over_tasks
+
+    keys = [f"t{i}" for i in range(7)]
+    columns = [*(SummaryColumn(key=k, title=k) for k in keys), SummaryColumn(key="all", title="all", of=(tuple(keys),))]
+    tops = {"a": [0.9, 0.8, 0.85, 0.95, 0.7, 0.88, 1.0], "b": [0.5, 0.4, 0.42, 0.6, 0.3, 0.5, 0.55]}
+    numbers = [
+        number(model=m, model_=m, column=k, task=k, top1=v, correct=round(10 * v))
+        for m, own in tops.items()
+        for k, v in zip(keys, own, strict=True)
+    ]
+    made = summarise(numbers, columns)
+    told = "Means are compared over tasks, from six on: bootstrap interval and t-test of the differences, Holm."
+    assert told in made.notes and [row.cells["all"].mark for row in made.rows] == ["best", ""]
+    for row, own in zip(made.rows, tops.values(), strict=True):
+        low, high = over_tasks([own]) or (0.0, 0.0)
+        cell = row.cells["all"]
+        assert (cell.ci95, cell.n) == ((max(0.0, low), min(1.0, high)), 7)
+        assert cell.ci95_of == "bootstrap over tasks"
+    alone = summarise(numbers[:7], columns)
+    assert told not in alone.notes and alone.rows[0].cells["all"].mark == ""
+
+
+def test_what_has_no_seed_is_not_said_to_have_one(tmp_path: Path) -> None:
+    for model, right in (("a", 30), ("b", 20)):
+        drawn.answers(tmp_path / f"{model}.parquet", np.arange(40) < right)
+
+    def notes(seed: int | None) -> str:
+        return "\n".join(summarise([
+            number(model=m, model_=m, seed=seed, n=40, top1=k / 40, correct=k, predictions=tmp_path / f"{m}.parquet")
+            for m, k in (("a", 30), ("b", 20))
+        ]).notes)  # fmt: skip
+
+    assert "not of other seeds" in notes(3) and "not of other seeds" not in notes(None)
+    assert "best of its column" in notes(None)

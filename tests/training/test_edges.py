@@ -35,6 +35,37 @@ def test_a_state_is_read_whole_or_not_at_all(tmp_path):
     assert state.load(path) is None  # of something else
 
 
+class _Runs:
+    """What asks, unpickled, for a call."""
+
+    def __reduce__(self):
+        return print, ("run",)
+
+
+def test_a_state_runs_nothing_that_is_in_it(tmp_path, capsys):
+    torch.save({"step": 1, "x": _Runs()}, tmp_path / "plain")
+    path = tmp_path / "state.pt"
+    path.write_bytes(stored((tmp_path / "plain").read_bytes()))
+    with pytest.raises(Exception, match="print"):
+        state.load(path)
+    assert capsys.readouterr().out == ""
+
+
+def test_the_blocks_that_lie_in_parts_are_a_vits_or_a_resnets_stages():
+    from types import SimpleNamespace
+
+    from torch import nn
+
+    from vitft.training import parallel
+
+    layers = [nn.Linear(1, 1), nn.Linear(1, 1)]
+    for name in ("blocks", "stages"):
+        assert parallel._blocks(SimpleNamespace(**{name: nn.Sequential(*layers)})) == layers  # type: ignore[arg-type]
+    both = SimpleNamespace(blocks=nn.Sequential(layers[0]), stages=nn.Sequential(layers[1]))
+    assert parallel._blocks(both) == layers[:1]  # type: ignore[arg-type]
+    assert parallel._blocks(nn.Linear(1, 1)) == []
+
+
 def test_what_is_saved_is_a_copy_and_busy_until_it_is_on_disk(tmp_path):
     saver = state.Saver(tmp_path / "state.pt")
     assert not saver.busy
