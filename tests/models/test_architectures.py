@@ -233,3 +233,15 @@ def test_a_network_that_cannot_be_built_without_storage_is_built_with_it(monkeyp
     monkeypatch.setattr(timm, "create_model", broken)
     with pytest.raises(RuntimeError, match="no such network"):
         meta_network("test_vit")
+
+
+@pytest.mark.parametrize(
+    ("width", "heads"),
+    [(1152, 16), (1280, 16), (1408, 16), (1664, 16), (1792, 16), (64, 2), (192, 3), (768, 12), (1536, 24), (32, 1)],
+)
+def test_heads_that_no_tensor_tells_are_the_usual_ones_of_a_width(width, heads):
+    from vitft.models.architecture import _heads
+
+    assert _heads({}, width, 0) == (heads, ("num_heads",)) and _heads({}, width, 4) == (4, ())
+    norm = {"blocks.0.attn.q_norm.weight": torch.zeros(width // 2)}
+    assert _heads(norm, width, 0) == (2, ())

@@ -212,3 +212,32 @@ def test_arrays_of_an_npz_that_are_none_of_its_kind_are_named():
         (whole | {"embedding/bias": np.ones(8, np.int32)}, "an array of type int32, not of floats"),
     ):
         refused(lambda arrays=arrays: translate(arrays), words, kind=CheckpointError)
+
+
+def test_random_weights_are_of_no_file(tmp_path):
+    import timm
+
+    net = timm.create_model("vit_tiny_patch16_224", img_size=32, patch_size=16, embed_dim=64, depth=2, num_heads=1)
+    torch.save(net.state_dict(), tmp_path / "a.pth")
+    for scratch in (False, True):
+        info = build(str(tmp_path / "a.pth"), 3, Settings(resolution=32), from_scratch=scratch).info
+        assert (info.kind == "random", info.path == "", info.sha256 == "") == (scratch,) * 3
+
+
+def test_a_network_is_tried_once_where_it_may_not_run_at_a_size_and_keeps_what_no_file_holds():
+    from vitft.models import build as models
+    from vitft.results.checkpoint import Architecture
+
+    refused(
+        lambda: models._create(Architecture("convnext_atto"), 2, Settings(resolution=16), 0, drawn=False),
+        "timm cannot build 'convnext_atto' at 16 pixels", kind=CheckpointError,
+    )  # fmt: skip
+    net = models._create(
+        Architecture("eva02_tiny_patch14_224", {"depth": 1}), 2, Settings(resolution=28), 0, drawn=False
+    )
+    assert {tensor.device.type for tensor in (*net.parameters(), *net.buffers())} == {"cpu"}
+    assert list(net.buffers()), "angles of its positions, which stand in no file"
+    plain = models._create(
+        Architecture("vit_tiny_patch16_224", {"depth": 1}), 2, Settings(resolution=32), 0, drawn=False
+    )
+    assert {parameter.device.type for parameter in plain.parameters()} == {"meta"}

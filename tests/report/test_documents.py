@@ -196,3 +196,27 @@ def test_what_has_other_seeds_than_the_suite_is_its_mean_for_each_of_them():
     one = _Scores(None, (), {0: 0.2, 5: 0.6, 9: 0.7}, 10, (0.0, 1.0))  # type: ignore[arg-type]
     assert one.of((5, 0)) == [0.6, 0.2] and one.of(()) == []
     assert one.of((0, 1)) == one.of((7, 8)) == [pytest.approx(0.5)] * 2
+
+
+def test_parts_of_a_suite_have_one_protocol_of_all_of_theirs():
+    from tests import typed
+    from vitft.report.suite import _shared
+
+    one, two = (typed.result(_result("dtd", 0.5) | {"protocol": {"id": i, "resolution": "384"}}) for i in ("a", "b"))
+    assert (_shared([[one]]).id, _shared([[two]]).id) == ("a", "b") and _shared([[one]]).recipe == "vtab-vit"
+    both = _shared([[one], [two]])
+    assert both.id == digest({"parts": ["a", "b"]}) and both.recipe is both.normalise is both.train is None
+
+
+@pytest.mark.parametrize(
+    ("mean", "columns", "there"), [(True, True, True), (True, False, True), (False, False, True), (False, True, False)]
+)
+def test_a_group_has_its_mean_where_it_is_asked_for_or_stands_for_its_columns(mean, columns, there):
+    from types import SimpleNamespace
+
+    from vitft.report.suite import _means
+
+    group = SimpleNamespace(name="g", mean=mean, columns_shown=columns)
+    suite = SimpleNamespace(groups={"g": ("a", "b")}, counted=lambda name: ("a", "b"), group_list=[group], means=())
+    assert _means(suite, {"a": 0.2, "b": 0.4})["groups"] == ({"g": pytest.approx(0.3)} if there else {})  # type: ignore[arg-type]
+    assert _means(suite, {"a": 0.2})["groups"] == {}  # type: ignore[arg-type]

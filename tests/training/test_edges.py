@@ -142,3 +142,23 @@ def test_memory_that_runs_out_halves_a_micro_batch_and_other_errors_are_raised()
         with pytest.raises(RuntimeError) as caught:
             fit._halved(n, other, hooks)
         assert caught.value is other
+
+
+def test_a_process_that_is_not_the_first_writes_nothing(tmp_path):
+    from tests.training.test_training import Net, drawn, groups, images, settings
+    from vitft.group import Group
+
+    class Second(Group):
+        rank = 1
+
+        def share(self, n: int) -> range:
+            return range(n)
+
+    s = settings(steps=2)
+    for group, names in ((Group(), {"metrics.jsonl", "state.pt"}), (Second(), set())):
+        folder, net = tmp_path / str(group.rank), Net()
+        folder.mkdir()
+        compute = fit.Compute(group=group, micro_batch=4, state_seconds=0.0)
+        fitted = fit.fit(net, images(drawn(), s), groups(net), s, seed=1, folder=folder, compute=compute)
+        fitted.state.wait()
+        assert {file.name for file in folder.iterdir()} == names and fitted.steps == 2
