@@ -398,3 +398,44 @@ def test_accuracy_is_over_images_not_over_classes():
     done = evaluate.Evaluation(None, subject, Predictions(logits), 1.0)  # type: ignore[arg-type]
     assert (done.metrics.top1, done.metrics.correct, done.metrics.n) == (8 / 12, 8, 12)
     assert done.correct.tolist() == (answers == split.labels).tolist()
+
+
+def test_each_seed_draws_its_own_lora_and_the_same_one_again(tmp_path):
+    from vitft.protocol.run import _network
+    from vitft.protocol.warm import Warm
+
+    j, _ = job(draw(tmp_path / "d"), overrides={"lr": 0.1, "method": "lora"}, seeds=(0, 1), from_scratch=False,
+               model="vit-mini")  # fmt: skip
+
+    def drawn(seed: int) -> dict[str, torch.Tensor]:
+        built, _ = _network(final_units(j, [])[seed], 3, torch.device("cpu"), Warm())
+        trained = {name for name, p in built.net.named_parameters() if p.requires_grad and bool(p.any())}
+        return {name: built.net.state_dict()[name].clone() for name in trained}
+
+    one, again, other = drawn(0), drawn(0), drawn(1)
+    assert one and one.keys() == other.keys()
+    assert all(torch.equal(one[name], again[name]) and not torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.parametrize("order", [("train", "val", "test"), ("test", "val", "train")])
+def test_few_shot_is_tested_on_test_and_on_val_only_where_there_is_none(tmp_path, order):
+    from vitft.evaluation import frozen
+
+    data = ImageFolder(draw(tmp_path / "d", ("train", "val", "test"), 2), "d")
+
+    class Ordered:
+        task, splits, open = "d", order, data.open
+
+    assert frozen.examples(Ordered()).test.name == "test"
+    Ordered.splits = ("train", "val")
+    assert frozen.examples(Ordered()).test.name == "val"
+
+
+def test_features_are_standardised_as_scikit_learn_does():
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(2, 3, size=(7, 4)), np.array([0, 1, 2, 0, 1, 2, 0])
+    scaler = StandardScaler().fit(x)
+    for labels in (y, y * 0):
+        found = probe.fit(x, labels, 0)
+        np.testing.assert_allclose(found.mean[0], scaler.mean_, rtol=1e-12)
+        np.testing.assert_allclose(found.std[0], scaler.scale_ + 1e-5, rtol=1e-12)
