@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,8 @@ from vitft.progress import Hooks
 from vitft.protocol import run as protocol
 from vitft.protocol.jobs import Runtime, make
 from vitft.report import suite as summary
-from vitft.results.schema import to_json
+from vitft.results.folders import collect
+from vitft.results.schema import UnitResult, to_json
 from vitft.suites.document import load as suite_of
 
 pytestmark = pytest.mark.xdist_group("engine")
@@ -60,6 +62,15 @@ def answers(folder: Path) -> dict[str, tuple[Any, ...]]:
     return found
 
 
+def finals(folder: Path) -> dict[str, list[UnitResult]]:
+    """Return data set -> results of its final units."""
+    found: dict[str, list[UnitResult]] = {}
+    for result in collect(folder).values():
+        if result.phase == "final":
+            found.setdefault(result.task, []).append(result)
+    return found
+
+
 @pytest.fixture(scope="module")
 def whole(place):
     """Run all 19 tasks once, uninterrupted, while a spy notes which split of which task is opened."""
@@ -76,27 +87,27 @@ def whole(place):
         VtabFolder.open = opened  # type: ignore[method-assign]
 
     told = []
-    outcome = local.run(
+    failed = local.run(
         plan(place), place / "whole", RUNTIME, hooks=Hooks(unit=lambda *unit: told.append(unit)), launch=forking(spy)
     )
-    return outcome, told, log.read_text().splitlines()
+    return failed, told, log.read_text().splitlines()
 
 
 def test_all_19_tasks_come_to_a_table(place, whole):
-    outcome, told, _ = whole
-    assert not outcome.failed
-    assert list(outcome.results) == [task.name for task in VTAB]
+    failed, told, _ = whole
+    assert not failed
+    results = finals(place / "whole")
+    assert {*results} == {task.name for task in VTAB}
     assert [(done, total) for _, done, total in told] == [(i, 23) for i in range(23)]
-    data = to_json(
-        summary.summarise(suite_of("vtab"), {task: {place / task: r[0]} for task, r in outcome.results.items()})
-    )
+    data = to_json(summary.summarise(suite_of("vtab"), {task: {place / task: r[0]} for task, r in results.items()}))
     assert data["complete"]
     assert {entry["n"] for entry in data["tasks"].values()} == {vtab_archive.COUNTS["test"]}
     assert data["mean_of_tasks"] == pytest.approx(sum(e["top1"] for e in data["tasks"].values()) / 19)
     notes = data["footnotes"][""]
     assert "images re-encoded as JPEG" in notes
     assert "counts are those its manifest declares" in notes
-    assert {len(outcome.tuned[task.name]) for task in VTAB if task.name in vtab_archive.SWEPT} == {2}
+    tuned = Counter(unit.parts[-2] for unit, r in collect(place / "whole").items() if r.phase == "tune")
+    assert tuned == dict.fromkeys(vtab_archive.SWEPT, 2)
     heads = list((place / "whole" / "units").rglob("head.safetensors"))
     assert len(heads) == 19 and not list((place / "whole").rglob("weights.safetensors"))
     assert {name for head in heads for name in load_file(head)} == {"head.weight", "head.bias"}
@@ -124,7 +135,7 @@ def test_killed_ten_times_at_random_the_table_is_the_same(place, whole):
         if pid == 0:
             code = 1
             try:
-                code = int(bool(local.run(plan(place), folder, RUNTIME, launch=forking()).failed))
+                code = int(bool(local.run(plan(place), folder, RUNTIME, launch=forking())))
             finally:
                 os._exit(code)
         return pid
@@ -155,15 +166,15 @@ def test_killed_ten_times_at_random_the_table_is_the_same(place, whole):
     _, status = os.waitpid(pid, 0)
     if os.waitstatus_to_exitcode(status):
         # Two kills met the same unit under one supervisor: it is given up there, and the same call takes it up again.
-        assert not local.run(plan(place), folder, RUNTIME, launch=forking()).failed
+        assert not local.run(plan(place), folder, RUNTIME, launch=forking())
     assert answers(folder) == answers(place / "whole")
     assert not list(folder.glob("units/**/state.pt"))
 
 
 def test_two_workers_give_the_same_numbers(place, whole):
     tasks = ["svhn", *vtab_archive.SWEPT]
-    outcome = local.run(plan(place, tasks), place / "two", RUNTIME, devices=("cpu", "cpu"), launch=forking())
-    assert not outcome.failed
+    failed = local.run(plan(place, tasks), place / "two", RUNTIME, devices=("cpu", "cpu"), launch=forking())
+    assert not failed
     assert len((place / "two" / "logs" / "pids").read_text().split()) == 2
     expected = answers(place / "whole")
     assert {k: v for k, v in expected.items() if k.split("/")[1] in tasks} == answers(place / "two")
@@ -177,9 +188,9 @@ def test_one_unit_after_the_other_here_gives_the_same_numbers(place, whole, tmp_
     jobs = plan(place, tasks)
     (broken,) = plan(place, ["eurosat"], data_dir=tmp_path / "data")
     hooks = Hooks(unit=lambda _, done, total: told.append((done, total)))
-    outcome = inline.run([broken, *jobs], tmp_path / "run", RUNTIME, hooks=hooks)
-    assert list(outcome.results) == tasks
-    assert list(outcome.failed) == ["eurosat"]
+    failed = inline.run([broken, *jobs], tmp_path / "run", RUNTIME, hooks=hooks)
+    assert {*finals(tmp_path / "run")} == {*tasks}
+    assert list(failed) == ["eurosat"]
     expected = answers(place / "whole")
     assert {k: v for k, v in expected.items() if k.split("/")[1] in tasks} == answers(tmp_path / "run")
     assert told[0] == (0, 8) and told[-1] == (7, 8)
@@ -199,11 +210,11 @@ def test_a_unit_that_kills_its_workers_is_given_up_and_the_others_go_on(place):
         protocol.run_unit = run_unit
 
     jobs = plan(place, ["dmlab", "svhn"])
-    outcome = local.run(jobs, place / "dies", RUNTIME, launch=forking(dies))
-    assert list(outcome.results) == ["svhn"]
-    assert "died 2 times (signal SIGKILL)" in outcome.failed["dmlab"]
-    again = local.run(jobs, place / "dies", RUNTIME, launch=forking())
-    assert list(again.results) == ["dmlab", "svhn"]
+    failed = local.run(jobs, place / "dies", RUNTIME, launch=forking(dies))
+    assert [*finals(place / "dies")] == ["svhn"]
+    assert "died 2 times (signal SIGKILL)" in failed["dmlab"]
+    local.run(jobs, place / "dies", RUNTIME, launch=forking())
+    assert [*finals(place / "dies")] == ["dmlab", "svhn"]
 
 
 def test_a_failed_task_does_not_stop_the_others(place, tmp_path):
@@ -211,9 +222,9 @@ def test_a_failed_task_does_not_stop_the_others(place, tmp_path):
     (tmp_path / "data/dtd/images/val200/000001.jpg").write_bytes(b"\xff\xd8 no image")
     notes: list[str] = []
     jobs = plan(place, ["dtd", "svhn"], data_dir=tmp_path / "data")
-    outcome = local.run(jobs, tmp_path / "run", RUNTIME, hooks=Hooks(note=notes.append), launch=forking())
-    assert list(outcome.results) == ["svhn"]
-    assert "000001.jpg" in outcome.failed["dtd"]
+    failed = local.run(jobs, tmp_path / "run", RUNTIME, hooks=Hooks(note=notes.append), launch=forking())
+    assert [*finals(tmp_path / "run")] == ["svhn"]
+    assert "000001.jpg" in failed["dtd"]
     assert any("failed" in note for note in notes)
 
 

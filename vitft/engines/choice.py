@@ -1,11 +1,10 @@
 """Which engine runs the units of a suite. No torch until it runs one."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal, assert_never
 
 from vitft.engines import local
-from vitft.engines.plan import Outcome
 from vitft.progress import Hooks
 from vitft.protocol.jobs import Runtime
 from vitft.protocol.units import Job
@@ -16,8 +15,12 @@ Engine = Literal["local", "ray"]
 
 def run(
     engine: Engine, jobs: Sequence[Job], folder: Path, runtime: Runtime, devices: Sequence[str], hooks: Hooks
-) -> Outcome:
-    """Bring every job to its result files below `folder`; see the engines. Below torchrun its processes share each."""
+) -> Mapping[str, str]:
+    """Bring every job to its result files below `folder`; see the engines. Below torchrun its processes share each.
+
+    Returns:
+        Name of a job that failed -> why, in one line.
+    """
     if world().size > 1:
         from vitft.engines import inline
 

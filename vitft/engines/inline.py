@@ -2,14 +2,14 @@
 
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 
 from vitft.data.split import Source
 from vitft.engines import together
-from vitft.engines.plan import Outcome, Plan
+from vitft.engines.plan import Plan
 from vitft.errors import DataError, Interrupted, NonFiniteLoss, PeerLost, UsageError, VitftError
 from vitft.evaluation.intervals import clipped, t_interval
 from vitft.evaluation.seeds import over_seeds
@@ -83,7 +83,7 @@ def _spared(unit: Unit) -> bool:
 
 def run(
     jobs: Sequence[Job], folder: Path, runtime: Runtime, *, devices: Sequence[str] = (), hooks: Hooks | None = None
-) -> Outcome:
+) -> Mapping[str, str]:
     """Bring every job to its result files, one unit after the other, each by all processes of torchrun.
 
     Args and errors are those of `local.run`; also:
@@ -110,7 +110,7 @@ def run(
         except VitftError as error:
             warm = Warm(group=warm.group)  # a network that failed half-way may hold anything
             plan.fail(ready[0], error, hooks.note)
-    return plan.outcome()
+    return plan.failed
 
 
 def _share(file: Path, at: Path) -> None:

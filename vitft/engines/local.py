@@ -19,7 +19,7 @@ from typing import IO, Any, Protocol
 
 from vitft import machine
 from vitft.engines.events import Event, Shown, error_of
-from vitft.engines.plan import Outcome, Plan
+from vitft.engines.plan import Plan
 from vitft.errors import VitftError
 from vitft.progress import Hooks
 from vitft.protocol.jobs import Runtime
@@ -66,7 +66,7 @@ def run(
     devices: Sequence[str] = (),
     hooks: Hooks | None = None,
     launch: Launch | None = None,
-) -> Outcome:
+) -> Mapping[str, str]:
     """Bring every job to its result files below `folder`, several at once where there are several devices.
 
     Args:
@@ -78,7 +78,7 @@ def run(
         launch: starts a worker; None = a process of its own.
 
     Returns:
-        The outcome; a job that failed does not stop the others.
+        Name of a job that failed -> why, in one line; it does not stop the others.
 
     Raises:
         Interrupted: a signal came; the workers saved their state first (exit code 130 or 143).
@@ -89,7 +89,7 @@ def run(
         _Supervisor(
             plan, folder, runtime, devices or (runtime.device,), hooks or Hooks(), launch or start_process
         ).run()
-    return plan.outcome()
+    return plan.failed
 
 
 @dataclass

@@ -1,7 +1,7 @@
 """What of several jobs is finished, what can run now, what failed; read from the disk, never only remembered."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -12,21 +12,6 @@ from vitft.results.files import write_json
 from vitft.results.folders import LOST, finished_unit, lost_unit, unit_folder
 from vitft.results.schema import Lost, UnitResult, to_json
 from vitft.words import clock
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What became of the jobs.
-
-    Attributes:
-        results: job name -> results of its final units, in the order of its seeds; complete jobs only.
-        tuned: job name -> results of its tune units.
-        failed: job name -> why, in one line.
-    """
-
-    results: Mapping[str, list[UnitResult]]
-    tuned: Mapping[str, list[UnitResult]]
-    failed: Mapping[str, str]
 
 
 @dataclass
@@ -134,10 +119,6 @@ class Plan:
         """Count a unit's job as failed."""
         self.failed[unit.job.name] = why
 
-    def outcome(self) -> Outcome:
-        """Return what there is."""
-        return Outcome(self.results(), self.tuned(), self.failed)
-
     def done(self) -> bool:
         return not self.ready()
 
@@ -182,22 +163,6 @@ class Plan:
             whole = job.name in self.failed
             done += each * sum(whole or self.over(unit) for unit in tuning + finals)
         return done, total
-
-    def results(self) -> dict[str, list[UnitResult]]:
-        found = {}
-        for job in self.jobs:
-            finals = [self.result(unit) for unit in self.units(job)[1]]
-            whole = [result for result in finals if result is not None]
-            if whole and len(whole) == len(finals):
-                found[job.name] = whole
-        return found
-
-    def tuned(self) -> dict[str, list[UnitResult]]:
-        found = {}
-        for job in self.jobs:
-            tuned = [self.result(unit) for unit in tune_units(job)]
-            found[job.name] = [result for result in tuned if result is not None]
-        return found
 
 
 def cost(job: Job) -> float:

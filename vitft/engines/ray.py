@@ -9,7 +9,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -19,7 +19,7 @@ from vitft import machine
 from vitft.engines import plan as planning
 from vitft.engines.dispatch import End, dispatch
 from vitft.engines.events import Event, Shown, error_of
-from vitft.engines.plan import Outcome, Plan
+from vitft.engines.plan import Plan
 from vitft.engines.worker import Stop, run_one, share_cores
 from vitft.errors import NotInstalled, UsageError, VitftError
 from vitft.progress import Hooks
@@ -33,7 +33,7 @@ _LOOK_S = 0.5
 
 def run(
     jobs: Sequence[Job], folder: Path, runtime: Runtime, *, devices: Sequence[str] = (), hooks: Hooks | None = None
-) -> Outcome:
+) -> Mapping[str, str]:
     """Bring every job to its result files below `folder`, on the cluster of $RAY_ADDRESS or on this machine.
 
     Args:
@@ -48,7 +48,7 @@ def run(
     """
     plan, hooks = Plan(jobs, folder), hooks or Hooks()
     if plan.done():
-        return plan.outcome()
+        return plan.failed
     ray = _ray()
     kinds = {name.split(":")[0] for name in devices} or {runtime.device.split(":")[0]}
     if len(kinds) > 1:
@@ -59,7 +59,7 @@ def run(
         dispatch(plan, pool, hooks, planning.cost)
     finally:
         ray.shutdown()
-    return plan.outcome()
+    return plan.failed
 
 
 def _ray() -> Any:

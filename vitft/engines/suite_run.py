@@ -121,7 +121,7 @@ def run(leg: Leg, planned: Planned, how: How) -> dict[str, str]:
         if text := told_resolution(job):
             note(f"{job.name}: {text}")
     with how.watched() as hooks:
-        return dict(choice.run(how.engine, jobs, folder, how.runtime, how.devices, hooks).failed)
+        return dict(choice.run(how.engine, jobs, folder, how.runtime, how.devices, hooks))
 
 
 def estimate(jobs: Sequence[Job], planned: Planned, how: How, *, apart: bool = False) -> "Estimate | None":
