@@ -63,15 +63,15 @@ def test_a_time_limit_saves_ends_with_75_and_the_same_command_goes_on(tmp_path, 
     [("USR2", signal.SIGUSR2, 75), ("USR2", signal.SIGTERM, 143), ("usr1,SIGTERM", signal.SIGTERM, 75)],
 )
 def test_signals_of_a_queue_save_and_end_with_75(tmp_path, monkeypatch, names, sent, code):
-    from vitft.protocol import run
+    from vitft.protocol import frozen
 
-    real = run.fit
+    real = frozen.fit
 
     def fit(*args, **kwargs):
         os.kill(os.getpid(), sent)
         return real(*args, **kwargs)
 
-    monkeypatch.setattr(run, "fit", fit)
+    monkeypatch.setattr(frozen, "fit", fit)
     assert vitft(*DIGITS, "--steps", 3, "-o", tmp_path / "run", "--requeue-signals", names) == code
 
 

@@ -13,6 +13,7 @@ import pytest
 
 from tests import vtab_archive
 from tests.forked_workers import forking
+from tests.layouts import image_folders
 from tests.processes import free_port
 from vitft.cli.app import app
 from vitft.engines import local
@@ -110,8 +111,22 @@ def test_the_torchrun_line(tmp_path):
     assert result["timing"]["processes"] == 2 and result["metrics"]["n"] == 24
 
 
-def test_the_estimate(place, whole, capsys):
+@pytest.mark.parametrize(
+    ("verb", "words"),
+    [
+        ("vtab", [f"{19 * 2500 * 512:,}", "387,904", "200 TFLOP/s"]),  # updates x images, official test splits
+        ("finetune", [f"{300 * 64:,}", "measured now"]),
+        ("suite", ["150 units: tasks 3, models 10, seeds 5"]),
+    ],
+)
+def test_the_estimates(place, whole, capsys, monkeypatch, verb, words):
+    (line,) = (line for line in ESTIMATE.splitlines() if line.startswith(f"vitft estimate {verb} "))
+    if verb == "finetune":
+        image_folders(place / "photos")
+        line = line.replace("./my.npz", "vit-b16")
+    monkeypatch.chdir(place)
     with pytest.raises(SystemExit) as caught:
-        app(shlex.split(placed(ESTIMATE, place, place / "whole"))[1:])
+        app(shlex.split(placed(line, place, place / "whole"), comments=True)[1:])
     assert not caught.value.code
-    assert "150 units: tasks 3, models 10, seeds 5" in capsys.readouterr().out
+    said = " ".join(capsys.readouterr().out.split())
+    assert all(word in said for word in words), said
