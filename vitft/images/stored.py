@@ -30,6 +30,7 @@ class Stored:
         self.shape = shape
         self._source = source
         self._row = int(np.prod(shape[1:]))
+        self._start = len(header(shape))
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -54,10 +55,9 @@ class Stored:
             out = np.empty((len(indices), *self.shape[1:]), dtype=np.uint8)
         if isinstance(self._source, np.ndarray):
             return np.take(self._source, np.asarray(indices, dtype=np.int64), axis=0, out=out)
-        start = len(header(self.shape))
         for k, i in enumerate(indices):
             if (
-                os.preadv(self._source.fileno(), [memoryview(out[k]).cast("B")], start + int(i) * self._row)
+                os.preadv(self._source.fileno(), [memoryview(out[k]).cast("B")], self._start + int(i) * self._row)
                 != self._row
             ):
                 raise DataDamaged(

@@ -17,7 +17,7 @@ from vitft.device import autocast
 from vitft.images.preprocess import UNIFORMS
 from vitft.settings import Settings
 from vitft.training import randomness
-from vitft.training.inputs import FeatureSource
+from vitft.training.inputs import FeatureSource, soft_targets
 from vitft.training.schedule import learning_rate
 
 _MOST = 2e12
@@ -137,12 +137,8 @@ class _Heads:
             indices = randomness.order(seed, len(source.labels), step, s.batch_size)
             (x,) = source.batches([indices], [randomness.uniforms(seed, step, s.batch_size, UNIFORMS)])
             where = torch.from_numpy(np.ascontiguousarray(indices)).to(source.labels.device)
-            # Not F.one_hot, which reads the labels to see whether they are legal.
-            onehot = torch.zeros(s.batch_size, source.num_classes, device=where.device)
-            onehot.scatter_(1, source.labels[where][:, None], 1.0)
-            smooth = s.label_smoothing
             xs.append(x)
-            ys.append(onehot * (1 - smooth) + smooth / source.num_classes if smooth else onehot)
+            ys.append(soft_targets(source.labels[where], source.num_classes, s.label_smoothing))
         return torch.stack(xs)[self._which], torch.stack(ys)[self._which]
 
 

@@ -157,3 +157,10 @@ def source(
         group.sum([view])
         views.append(view)
     return FeatureSource(Head(head), num_classes, labels, settings.batch_size, torch.stack(views))
+
+
+def soft_targets(labels: Tensor, num_classes: int, smoothing: float) -> Tensor:
+    """Return (B, K) float32 targets of (B,) labels, smoothed. No label is read back from a card to see its range."""
+    onehot = torch.zeros(len(labels), num_classes, device=labels.device)
+    onehot.scatter_(1, labels[:, None], 1.0)
+    return onehot * (1 - smoothing) + smoothing / num_classes if smoothing else onehot

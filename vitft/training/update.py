@@ -18,7 +18,7 @@ from vitft.models.methods import ParameterGroups
 from vitft.progress import Hooks
 from vitft.settings import Settings
 from vitft.training import parallel, randomness
-from vitft.training.inputs import Source
+from vitft.training.inputs import Source, soft_targets
 from vitft.training.state import State
 
 
@@ -176,11 +176,7 @@ class Fit:
 
     def _targets(self, source: Source, indices: NDArray[np.int64]) -> Tensor:
         where = moved(torch.from_numpy(np.ascontiguousarray(indices)), source.labels.device)
-        # Not F.one_hot, which reads the labels to see whether they are legal.
-        onehot = torch.zeros(len(indices), source.num_classes, device=where.device)
-        onehot.scatter_(1, source.labels[where][:, None], 1.0)
-        smoothing = self.settings.label_smoothing
-        return onehot * (1 - smoothing) + smoothing / source.num_classes if smoothing else onehot
+        return soft_targets(source.labels[where], source.num_classes, self.settings.label_smoothing)
 
     def update(self, lr: float) -> None:
         """Make one update with the gradients there are."""
