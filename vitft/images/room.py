@@ -41,8 +41,11 @@ class Entry:
     used: float
 
 
-def limit() -> int:
+def limit(there: list[Entry] | None = None) -> int:
     """Return how many bytes the cache may take: $VITFT_CACHE_SIZE, else a quarter of what its disk has left for it.
+
+    Args:
+        there: the cache's files, where they were listed already.
 
     Raises:
         UsageError: the variable holds no size (exit code 2).
@@ -54,18 +57,19 @@ def limit() -> int:
         return int(n * _UNITS[unit])
     if unit != "%" or n > 100:
         raise UsageError(f"{VARIABLE} is '{text}'.", "a size such as 200GB, a share of the disk such as 10%, or 0.")
-    return int(n / 100 * (_free() + sum(entry.size for entry in entries())))
+    return int(n / 100 * (_free() + _taken(entries() if there is None else there)))
 
 
 def said() -> str:
     """Return what the cache takes and may take, in words; what is wrong with the variable where it is no size."""
+    there = entries()
     try:
-        most = limit()
+        most = limit(there)
     except UsageError as error:
         return f"not a size: {error.lines[0]} {error.lines[1]}"
     own = os.environ.get(VARIABLE, "").strip()
     how = f"{VARIABLE}={own}" if own else f"{SHARE:.0%} of what it leaves free; {VARIABLE} sets it"
-    return f"{size(sum(entry.size for entry in entries()))} of at most {size(most)} ({how})"
+    return f"{size(_taken(there))} of at most {size(most)} ({how})"
 
 
 def entries() -> list[Entry]:
@@ -98,10 +102,11 @@ def make(size: int, *, evict: bool = True) -> bool:
         # What is written as pixels is held meanwhile; other files are whole within moments.
         if left.path.name.startswith(".") and (left.path.suffix == ".npy" or left.used < time.time() - _LEFT_S):
             _delete(left.path)
-    there, most = entries(), limit()
+    there = entries()
+    most = limit(there)
     if size > most:
         return False
-    taken, free = sum(entry.size for entry in there), _free()
+    taken, free = _taken(there), _free()
     for entry in there if evict else ():
         if taken + size <= most and size + _SPARE <= free:
             break
@@ -160,6 +165,10 @@ def _delete(path: Path, *, dry: bool = False) -> bool:
             return True
     except OSError:
         return False
+
+
+def _taken(there: list[Entry]) -> int:
+    return sum(entry.size for entry in there)
 
 
 def _free() -> int:
