@@ -1,10 +1,14 @@
 """The cache keeps to its size: what goes first, what never goes, what is streamed instead, and what is nobody's."""
 
 import dataclasses
+import hashlib
 import os
+import shutil
 import signal
+import time
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -16,9 +20,10 @@ from tests.data.test_edges import rows
 from tests.data.test_label_rules import picture
 from vitft import machine
 from vitft.data.find import at
+from vitft.data.reader import Reader
 from vitft.data.split import Split
 from vitft.errors import DataDamaged, UsageError
-from vitft.images import cache, fingerprints, room, stored
+from vitft.images import cache, fingerprints, kept, room, stored
 from vitft.images.batches import Images, eval_batches
 from vitft.settings import Preprocess
 
@@ -43,26 +48,105 @@ def aged(*ages: int) -> None:
         os.utime(entry.path, (entry.used - age, entry.used - age))
 
 
-@pytest.mark.parametrize(
-    ("said", "limit"),
-    [("0", 0), ("7", 7), ("2kb", 2000), ("1.5 GB", 1_500_000_000), ("2GiB", 2 << 30), ("1TB", 10**12)],
-)
-def test_a_size_is_bytes(said, limit, monkeypatch):
-    monkeypatch.setenv(room.VARIABLE, said)
-    assert room.limit() == limit
+UNITS = {"": 1, "B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "MiB": 1 << 20, "GiB": 1 << 30,
+         "TiB": 1 << 40}  # fmt: skip
+
+
+@pytest.mark.parametrize(("unit", "bytes_"), UNITS.items())
+def test_a_size_is_bytes(unit, bytes_, monkeypatch):
+    for said, n in ((f"3{unit}", 3), (f" 1.5 {unit.lower()} ", 1.5), (f"0{unit.upper()}", 0)):
+        monkeypatch.setenv(room.VARIABLE, said)
+        assert room.limit() == int(n * bytes_)
 
 
 def test_a_share_is_of_what_the_cache_has_and_could_have(monkeypatch):
     cache.pixels(split(1), PP)
     monkeypatch.setattr(room, "_free", lambda: 1000)
-    assert room.limit() == (1000 + FILE) // 4
-    monkeypatch.setenv(room.VARIABLE, "10 %")
-    assert room.limit() == (1000 + FILE) // 10
+    monkeypatch.delenv("VITFT_CACHE_SIZE", raising=False)
+    assert room.limit() == (1000 + FILE) // 4 and room.limit([]) == 250
+    assert room.said() == "0 kB of at most 0 kB (25% of what it leaves free; VITFT_CACHE_SIZE sets it)"
+    for said, share in ((" 10 %", 0.1), ("100%", 1.0), ("0.5%", 0.005)):
+        monkeypatch.setenv("VITFT_CACHE_SIZE", said)
+        assert room.limit() == int(share * (1000 + FILE))
+    assert room.said() == "0 kB of at most 0 kB (VITFT_CACHE_SIZE=0.5%)"
     for wrong in ("much", "101%", "-1GB", "5XB"):
-        monkeypatch.setenv(room.VARIABLE, wrong)
+        monkeypatch.setenv("VITFT_CACHE_SIZE", wrong)
         with pytest.raises(UsageError, match="Legal: a size such as 200GB"):
             room.limit()
-        assert "not a size" in room.said()
+        assert room.said() == (
+            f"not a size: VITFT_CACHE_SIZE is '{wrong}'. "
+            "Legal: a size such as 200GB, a share of the disk such as 10%, or 0."
+        )
+
+
+def test_what_is_free_is_asked_of_the_disk_that_the_cache_will_lie_on(monkeypatch, tmp_path):
+    monkeypatch.setenv("VITFT_CACHE", str(tmp_path / "a" / "b"))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free={tmp_path: 1000, Path("/"): 7}[path]))
+    monkeypatch.setenv(room.VARIABLE, "50%")
+    assert room.limit() == 500
+
+
+def laid(*files: tuple[str, int, float]) -> None:
+    """Lay files into the cache, of so many bytes, used at such a time."""
+    for name, size, used in files:
+        path = machine.cache() / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(bytes(size))
+        os.utime(path, (used, used))
+
+
+def test_the_cache_is_its_pixels_features_and_digests(monkeypatch):
+    laid(
+        ("pixels/b.npy", 3, 50),
+        ("pixels/a.npy", 5, 50),
+        ("pixels/c.npy", 2, 50),
+        ("features/c.npy", 7, 20),
+        ("digests/d.bin", 11, 70),
+    )
+    laid(("pixels/e.lock", 13, 10), ("pixels/folder/f.npy", 17, 10), ("data/g.npy", 19, 10), ("h.npy", 23, 10))
+    found = [(str(one.path.relative_to(machine.cache())), one.size) for one in room.entries()]
+    pixels = [("pixels/a.npy", 5), ("pixels/b.npy", 3), ("pixels/c.npy", 2)]
+    assert found == [("features/c.npy", 7), *pixels, ("digests/d.bin", 11)]
+    with (machine.cache() / "pixels" / "a.npy").open("rb") as held:
+        assert room.hold(held)
+        for dry in (True, False):
+            gone = ["features/c.npy", "pixels/b.npy", "pixels/c.npy", "digests/d.bin"]
+            assert room.clean(dry=dry) == (gone, 7 + 3 + 2 + 11)
+        assert files() == {"a.npy": 5}
+        (machine.cache() / "pixels" / "a.npy").unlink()
+        assert not room.hold(held)
+
+
+def test_room_is_made_where_that_helps_and_no_more_than_is_needed(monkeypatch):
+    spare = 1 << 30
+    free = spare + 10
+    monkeypatch.setattr(room, "_free", lambda: free)
+
+    def made(size: int, limit: int, **how: bool) -> tuple[bool, str]:
+        shutil.rmtree(machine.cache(), ignore_errors=True)
+        laid(("pixels/a", 4, 10), ("pixels/b", 2, 20), ("pixels/c", 3, 30))
+        monkeypatch.setenv(room.VARIABLE, str(limit))
+        return room.make(size, **how), "".join(files())
+
+    assert made(10, 19) == (True, "abc") and made(10, 18) == (True, "bc") and made(10, 14) == (True, "c")
+    assert made(10, 12) == (True, "") and made(10, 9) == (False, "abc")
+    assert made(9, 9) == (True, "") and made(9, 9, evict=False) == (False, "abc")
+    # The disk is what is full: a gibibyte of it stays free.
+    assert made(11, 100) == (True, "bc") and made(14, 100) == (True, "bc") and made(15, 100) == (True, "c")
+    assert made(19, 100) == (True, "") and made(20, 100) == (False, "")
+    assert made(11, 100, evict=False) == (False, "abc") and made(10, 100, evict=False) == (True, "abc")
+
+
+def test_what_a_killed_process_left_goes_at_once_if_it_is_pixels_and_else_after_an_hour(monkeypatch):
+    now = 1_000_000.0
+    monkeypatch.setattr(room.time, "time", lambda: now)
+    monkeypatch.setattr(room, "_free", lambda: 1 << 40)
+    laid(("pixels/.half.npy", 1, now), ("pixels/.held.npy", 1, 1), ("pixels/whole.npy", 1, 1))
+    laid(("digests/.old.bin", 1, now - 3600.5), ("digests/.new.bin", 1, now - 3600), ("digests/whole.bin", 1, 1))
+    monkeypatch.setenv(room.VARIABLE, "100")
+    with (machine.cache() / "pixels" / ".held.npy").open("rb") as held:
+        assert room.hold(held) and room.make(1, evict=False)
+        assert files().keys() == {".held.npy", "whole.npy", ".new.bin", "whole.bin"}
 
 
 def test_what_was_used_least_recently_goes_first_and_what_is_in_use_never(monkeypatch):
@@ -175,6 +259,20 @@ def test_a_file_that_is_cut_short_or_another_is_not_taken():
         again.rows([2])
 
 
+@pytest.mark.parametrize("on_disk", [True, False])
+def test_rows_are_those_asked_for_in_their_order(on_disk, tmp_path):
+    values = np.arange(5 * 2 * 4 * 3, dtype=np.uint8).reshape(5, 2, 4, 3)
+    np.save(tmp_path / "a.npy", values)
+    os.utime(tmp_path / "a.npy", (10, 10))
+    kept = stored.opened(tmp_path / "a.npy", values.shape) if on_disk else stored.Stored(values.shape, values)
+    assert kept is not None and (kept.on_disk, len(kept), kept.nbytes) == (on_disk, 5, values.nbytes)
+    assert np.array_equal(kept.rows([3, 0, 3]), values[[3, 0, 3]]) and kept.rows([]).shape == (0, 2, 4, 3)
+    out = np.zeros((2, 2, 4, 3), np.uint8)
+    assert np.array_equal(kept.rows(np.array([4, 1]), out), values[[4, 1]]) and np.array_equal(out, values[[4, 1]])
+    assert stored.size(values.shape) == (tmp_path / "a.npy").stat().st_size
+    assert (time.time() - (tmp_path / "a.npy").stat().st_mtime < 60) == on_disk  # it was used just now
+
+
 # --- digests ----------------------------------------------------------------------------------------------------------
 
 
@@ -260,10 +358,72 @@ def test_a_torn_or_foreign_record_is_none(folder, read):
     known = digest(folder)
     record = min((machine.cache() / "digests").iterdir())
     content = record.read_bytes()
-    for wrong in (content[:-1], b"", b"not a record", bytes(len(content))):
+    odd = content[16:-16]  # half a record too few, with its own digest
+    turned = content[:20] + bytes([content[20] ^ 1]) + content[21:]  # another digest of the first image
+    for wrong in (content[:-1], b"", b"not a record", bytes(len(content)), odd + blake(odd), turned):
         record.write_bytes(wrong)
         assert digest(folder) == known
     assert record.read_bytes() == content
+
+
+def blake(data: bytes) -> bytes:
+    return hashlib.blake2b(data, digest_size=16).digest()
+
+
+def test_digests_are_kept_by_folder_or_table_and_found_by_every_state_of_the_file(folder, monkeypatch):
+    told: list[Path] = []
+    plain = machine.told_by
+    monkeypatch.setattr(machine, "told_by", lambda path, now: told.append(path) or plain(path, now))
+    table, new = folder / "t.parquet", folder / "train" / "a" / "new.png"
+    for file in (table, new):
+        file.write_bytes(b"x")
+    os.utime(table, (1e9, 1e9))
+    alone = [folder / "train" / "a" / f"{i}.png" for i in (0, 2)] + [new, folder / "train" / "b" / "4.png"]
+    files = Reader(bytes, file=lambda i: (alone[i], -1))
+    rows = Reader(bytes, file=lambda i: (table, i))
+    gone = Reader(bytes, file=lambda i: (folder / "gone.png", -1))
+    images = [(70_000, rows, 0), (1, gone, 0), (2, files, 0), (3, Reader(bytes), 0), (300, rows, 7)]
+    images += [(4, files, 3), (5, files, 1), (6, files, 2)]
+    asked = {one.folder: one for one in kept.ask(images)}
+    assert told.count(table) == 1  # all rows of a table are told by its one state
+    assert {of.relative_to(folder).as_posix(): one.rows.tolist() for of, one in asked.items()} == {
+        "t.parquet": [70_000, 300], "train/a": [2, 5, 6], "train/b": [4],
+    }  # fmt: skip
+    assert asked[alone[0].parent].settled.tolist() == [True, True, False] and asked[table].settled.all()
+    digests = {of: np.frombuffer(os.urandom(16 * len(one.rows)), np.uint8).reshape(-1, 16) for of, one in asked.items()}
+
+    def found(of: Path) -> dict[int, bytes]:
+        return {row: bytes(value) for row, value in kept.recalled(asked[of])}
+
+    for of, one in asked.items():
+        assert not found(of)
+        kept.keep(one, digests[of])
+        settled = [i for i, yes in enumerate(one.settled) if yes]
+        assert found(of) == {int(one.rows[i]): digests[of][i].tobytes() for i in settled}
+        assert kept._file(of).stat().st_size == 32 * len(settled) + 16
+    (again,) = (one for one in kept.ask([(9, rows, 1), (8, rows, 7)]) if one.folder == table)
+    assert [(row, bytes(value)) for row, value in kept.recalled(again)] == [(8, digests[table][1].tobytes())]
+    kept.keep(again, digests[table])  # what is known already is not kept twice
+    file = kept._file(table)
+    assert file.stat().st_size == 32 * 3 + 16 and {8, 9} == {row for row, _ in kept.recalled(again)}
+    file.chmod(0o640)
+    kept.keep(again, digests[table])
+    assert file.stat().st_mode & 0o777 == 0o640  # nothing new: it is not written again
+    (unknown,) = kept.ask([(i, rows, i) for i in range(100, 300)])
+    assert not list(kept.recalled(unknown))
+    # They take room as all else does, push out what was used longer ago, and are used when they are looked up.
+    os.utime(file, (10, 10))
+    assert len(found(table)) == 2 and file.stat().st_mtime > 1e9
+    laid(("pixels/old.npy", 100, 10))
+    os.utime(kept._file(alone[3].parent), (20, 20))
+    monkeypatch.setenv(room.VARIABLE, str(room._taken(room.entries())))
+    (more,) = kept.ask([(1, rows, 2)])
+    kept.keep(more, digests[table][:1])
+    assert len(list(kept.recalled(more))) == 1 and not (machine.cache() / "pixels" / "old.npy").exists()
+    monkeypatch.setenv(room.VARIABLE, "0")
+    (more,) = kept.ask([(1, rows, 3)])
+    kept.keep(more, digests[table][:1])
+    assert not list(kept.recalled(more))
 
 
 @pytest.mark.parametrize("kind", ["parquet", "arrow"])

@@ -1,22 +1,25 @@
 """The rule for memory: against the tensors that torch keeps, against a card's counter, and what follows from it."""
 
+from collections.abc import Callable
 from functools import partial
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
-from timm.layers.mlp import SwiGLU
+from timm.layers.mlp import GluMlp, SwiGLU
 from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer
 from torch.autograd.graph import saved_tensors_hooks
 
 from vitft.models.architecture import meta_network
-from vitft.models.memory import MOST_TOKENS, Need, Shape, Wish, evaluation_batch, need, plan, planned, shape
+from vitft.models.memory import MOST_TOKENS, Need, Plan, Shape, Wish, evaluation_batch, need, plan, planned, room, shape
 from vitft.models.methods import apply
-from vitft.settings import Settings
+from vitft.settings import Checkpointing, Settings
 
 CPU = torch.device("cpu")
 PLAIN = partial(VisionTransformer, img_size=64, patch_size=8, embed_dim=96, depth=5, num_heads=3, num_classes=7)
-NETWORKS = {
+NETWORKS: dict[str, Callable[..., Any]] = {
     "plain": PLAIN,
     "narrow": partial(PLAIN, mlp_ratio=1.5, depth=3),
     "wide": partial(PLAIN, embed_dim=192, img_size=32, mlp_ratio=6.0),
@@ -109,6 +112,8 @@ def huge() -> Shape:
         (90, 60, 60),
         (9, 20, 5),
         (9, 22, 9),  # no divisor from 5 to 9: the last forward pass is smaller
+        (9, 44, 9),
+        (8, 44, 4),
         (0, 22, 1),
     ],
 )
@@ -128,15 +133,107 @@ def test_on_a_cpu_a_forward_pass_holds_about_3200_tokens():
     assert [of(n) for n in (196, 16, 576, 1024, 0)] == [16, 200, 5, 4, 16]
 
 
-def test_gradients_optimiser_and_average_count_where_parameters_learn():
-    of = Shape(1000, 4, 8, 5, 2, 32)
-    each = {"sgd": 8, "adamw": 12}
-    for name, bytes_ in each.items():
-        found = need(of, 100, Settings(optimizer=name, ema=0.9), "float32")  # type: ignore[arg-type]
-        assert found.fixed == 4 * 1000 + (bytes_ + 4) * 100
-    assert need(of, 0, Settings(), "bf16").fixed == 6 * 1000
-    linear = need(of, 0, Settings(resolution=8, method="linear"), "float32")
-    assert linear.image < need(of, 0, Settings(resolution=8), "float32").image  # one block at work, whatever the depth
+@pytest.mark.parametrize(
+    ("settings", "fixed"),
+    [({}, 8), ({"optimizer": "adamw"}, 12), ({"ema": 0.9}, 12), ({"optimizer": "adamw", "ema": 0.9}, 16)],
+)
+def test_gradients_optimiser_and_average_count_where_parameters_learn(settings, fixed):
+    of = Shape(1009, 4, 8, 5, 2, 32)
+    assert need(of, 103, Settings(resolution=8, **settings), "float32").fixed == 4 * 1009 + fixed * 103
+    assert need(of, 103, Settings(resolution=8, **settings), "bf16").fixed == 6 * 1009 + fixed * 103
+
+
+D, HIDDEN = 11, 17
+FULL = 8 * D + 4 * (4 * D + HIDDEN)  # float32: inputs of two norms; queries, keys, values, answer; the hidden layer
+
+
+@pytest.mark.parametrize(
+    ("shaped", "settings", "token"),
+    [
+        ({}, {}, FULL + 4 * (2 * D + HIDDEN)),
+        ({}, {"mixup": 0.1}, FULL + 4 * (2 * D + HIDDEN)),
+        ({"depth": 1}, {}, FULL + 4 * (2 * D + HIDDEN)),
+        ({"gated": True}, {}, FULL + 8 * HIDDEN + 4 * (2 * D + HIDDEN)),
+        ({"scaled": True}, {}, FULL + 4 * (4 * D + HIDDEN)),
+        ({}, {"method": "linear"}, FULL + 4 * (2 * D + HIDDEN)),
+        ({}, {"method": "bias"}, FULL),
+        *(
+            ({}, {"method": "lora", "lora_targets": targets}, FULL + 4 * inputs)
+            for targets, inputs in (
+                *((name, D) for name in ("qkv", "q", "k", "v", "q,k,v", "fc1")),
+                ("proj", 0), ("fc2", HIDDEN), ("k,fc1,fc2", 2 * D + HIDDEN),
+            )
+        ),
+    ],
+)  # fmt: skip
+def test_bytes_of_an_image_are_counted_layer_by_layer(shaped, settings, token):
+    of = Shape(**{"parameters": 0, "patches": 12, "width": D, "tokens": 13, "depth": 7, "hidden": HIDDEN, **shaped})
+    chosen = Settings(resolution=(5, 3), **settings)
+    pixels = 3 * 5 * 3 * 8 * (2 if "mixup" in settings else 1)
+    block, stream = 13 * token, 4 * 13 * D
+    found = need(of, 0, chosen, "float32")
+    if settings.get("method") == "linear":
+        assert found == Need(0, pixels + block, pixels + block)  # one block at work
+        return
+    whole, again = pixels + stream + of.depth * block, pixels + (1 + of.depth) * stream + block
+    assert found == Need(0, whole, min(whole, again))
+    half = need(of, 0, chosen, "bf16").image - pixels - stream
+    assert half == of.depth * 13 * (8 * D + (token - 8 * D) // 2)  # but the norms' inputs, which stay float32
+
+
+class Told(torch.nn.Module):
+    """What says nothing of itself but what is given."""
+
+    def __init__(self, **told: object) -> None:
+        super().__init__()
+        for name, value in told.items():
+            setattr(self, name, value)
+
+
+@pytest.mark.parametrize(
+    ("net", "patches", "width", "tokens", "depth", "hidden", "gated", "scaled"),
+    [
+        (partial(PLAIN, img_size=(16, 24), reg_tokens=2), 6, 96, 9, 5, 384, False, False),
+        (partial(NETWORKS["narrow"], init_values=0.1), 64, 96, 65, 3, 144, False, True),
+        (partial(PLAIN, mlp_layer=SwiGLU, mlp_ratio=2), 64, 96, 65, 5, 192, True, False),
+        (partial(PLAIN, mlp_layer=GluMlp, mlp_ratio=2), 64, 96, 65, 5, 96, True, False),
+        (partial(NETWORKS["eva"], init_values=0.1), 64, 96, 65, 5, 384, False, True),
+        (partial(torch.nn.Linear, 3, 2), 0, 768, 197, 12, 3072, False, False),
+        (partial(Told, patch_embed=SimpleNamespace(grid_size=(2, 5))), 0, 768, 197, 12, 3072, False, False),
+        (partial(Told, blocks=[1], patch_embed=SimpleNamespace(num_patches=7)), 7, 768, 197, 12, 3072, False, False),
+        (
+            partial(Told, blocks=[Told()], embed_dim=9, patch_embed=SimpleNamespace(grid_size=(300, 400))),
+            0, 9, 120_000, 1, 36, False, False,
+        ),
+    ],
+)  # fmt: skip
+def test_the_shape_of_a_network_is_read_off_it(net, patches, width, tokens, depth, hidden, gated, scaled):
+    made = net()
+    parameters = sum(p.numel() for p in made.parameters())
+    assert shape(made) == Shape(parameters, patches, width, tokens, depth, hidden, gated, scaled)
+    if tokens > MOST_TOKENS:
+        assert evaluation_batch(made, torch.device("cuda")) == 1
+
+
+def test_activations_are_computed_again_only_where_no_image_fits_and_it_helps():
+    of = Shape(1, 4, 8, 5, 2, 32)
+
+    def asked(image: int, checkpointed: int, wish: Checkpointing = "auto") -> tuple[bool, int, int]:
+        found = plan(of, Need(42, image, checkpointed), 100, 10, "cuda", Wish(checkpoint=wish))  # 50 bytes are left
+        return found.checkpoint, found.micro_batch, found.memory
+
+    assert asked(50, 10) == (False, 1, 92) and asked(51, 10) == (True, 5, 92)
+    assert asked(51, 51) == (False, 1, 93) and asked(51, 10, "off") == (False, 1, 93)
+    assert asked(10, 10, "on") == (True, 5, 92) and asked(20, 5, "on") == (True, 10, 92)
+    assert Plan(1, False, 0, 5, 5).fits and not Plan(1, False, 0, 6, 5).fits
+
+
+def test_room_on_a_card_is_what_is_free_and_what_this_process_keeps_unused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 70)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 20)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (1000, 5000))
+    monkeypatch.setattr("vitft.machine.memory", lambda: 7)
+    assert room(torch.device("cuda")) == 1050 and room(CPU) == 7
 
 
 def test_a_network_that_is_built_counts_as_room_that_is_there(monkeypatch):
@@ -145,11 +242,18 @@ def test_a_network_that_is_built_counts_as_room_that_is_there(monkeypatch):
     found = planned(net, Settings(resolution=64, batch_size=9), CPU, "float32", Wish(), processes=2)
     parameters = sum(p.numel() for p in net.parameters())
     assert found.room == 1000 + 4 * parameters and found.micro_batch == 5 and not found.fits
+    apply(net, frozen := Settings(resolution=64, batch_size=9, method="linear"))
+    trained = sum(p.numel() for p in net.get_classifier().parameters())
+    found = planned(net, frozen, CPU, "float32", Wish())
+    assert (found.micro_batch, found.fixed) == (9, 4 * parameters + 8 * trained)
+    assert planned(net.to("meta"), frozen, CPU, "float32", Wish()).room == 1000
 
 
 def test_evaluation_takes_a_power_of_two_on_a_card_and_few_images_on_a_cpu():
     net = PLAIN()
     assert [evaluation_batch(net, CPU, n) for n in (0, 1, 16, 100)] == [16, 4, 64, 256]
     assert evaluation_batch(net, torch.device("cuda")) == 256
+    assert [evaluation_batch(net, torch.device("mps"), n) for n in (0, 5)] == [64, 20]
+    assert evaluation_batch(net, CPU) == 16
     large = meta_network("vit_huge_patch14_224", img_size=518)
     assert evaluation_batch(large, torch.device("cuda"), 4) == 32  # 47 of 1,370 tokens are 65,536

@@ -45,6 +45,12 @@ def test_training_images_are_kept_where_each_is_looked_at_twice_or_all_are_littl
     # A frozen network sees each image once, and its mirror image.
     frozen = {"default_method": "linear", "times": 9.0}
     assert keep(flip=False, **frozen) == "no" and keep(flip=True, **frozen) == "make"
+    assert keep(flip=False, crop="random", **frozen) == keep(flip=False, mixup=0.1, **frozen) == "make"
+    assert keep(crop="none", times=1.9) == keep(crop="none", times=1.9, mixup=0.1) == "no"
+    # 16 x 64 pixels are as many as 32 x 32; images that keep their own shape are never stored.
+    once, few = unit(tmp_path / "d", steps=1, batch_size=1), MANY - 1
+    kept = [trained_keep(once, Preprocess((16, 64)), n) for n in (few, few + 1)]
+    assert kept == ["make", "no"] and trained_keep(once, Preprocess((32, 32), crop="inception"), 10 * MANY) == "make"
 
 
 def test_test_images_are_kept_for_other_seeds_points_and_models_alone(tmp_path):

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from vitft.errors import DataMissing, RecipeError
+from vitft.protocol.advice import advice
 from vitft.protocol.units import (
     DEV,
     Job,
@@ -70,7 +71,8 @@ SCHEME = Scheme("train", "val", BOTH, "test")
 def job(**changes: Any) -> Job:
     settings = Settings(steps=100, warmup_steps=10, decay_steps=(50, 80), lr=0.5)
     usual: dict[str, Any] = {"settings": settings, "scheme": SCHEME, "seeds": (4, 7)} | changes
-    return Job("/d/t", "t", "m", "", "r", "d", **usual)
+    name, recipe = usual.pop("name", "t"), usual.pop("recipe", "r")
+    return Job("/d/t", name, "m", "", recipe, "d", **usual)
 
 
 def grid(*values: dict[str, Any]) -> tuple[Point, ...]:
@@ -181,3 +183,32 @@ def test_which_splits_a_plan_opens_and_what_names_its_folder() -> None:
     assert {key: identity[key] for key in ("task", "name", "recipe", "recipe_digest", "seeds", "shots", "limit")} == {
         "task": "/d/t", "name": "t", "recipe": "r", "recipe_digest": "d", "seeds": (4, 7), "shots": "", "limit": None,
     }  # fmt: skip
+
+
+FEW = Scheme("train800", "val200", "train800val200", "test")
+
+
+@pytest.mark.parametrize(
+    ("told", "changes"),
+    [
+        (["paper"], {"name": "cifar10", "recipe": "quick"}),
+        ([], {"name": "cifar10", "recipe": "quick", "limit": 0}),
+        ([], {"name": "cifar10", "recipe": "vit-paper"}),
+        ([], {"name": "svhn", "recipe": "quick"}),
+        (["few"], {"name": "svhn", "recipe": "quick", "scheme": FEW}),
+        (["few"], {"name": "cifar100", "recipe": "vit-paper", "scheme": FEW}),
+        (["few", "paper"], {"name": "cifar100", "recipe": "quick", "scheme": FEW}),
+        ([], {"name": "cifar100", "recipe": "vtab-vit", "scheme": FEW}),
+        ([], {"name": "photos", "recipe": "quick", "scheme": FEW}),
+    ],
+)
+def test_what_a_number_will_not_be_is_said_before(told: list[str], changes: dict[str, Any]) -> None:
+    planned = job(**{"settings": Settings(steps=100, batch_size=80), **changes})
+    name, recipe = planned.name, planned.recipe
+    lines = {
+        "few": f"only VTAB-1k's training images of {name} are here, and {recipe} is no VTAB protocol: no published "
+        f"number stands beside this. For all of them: vitft data prepare {name} --shots full",
+        "paper": f"'quick' is a small protocol. The paper's for {name} is --recipe vit-paper: 10,000 steps of 512 at "
+        "384 px (5.1 M images a run, after tuning lr on a dev split), 640 times as many images as this.",
+    }
+    assert advice(planned) == [lines[kind] for kind in told]

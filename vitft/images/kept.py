@@ -90,7 +90,7 @@ def keep(asked: Asked, digests: Bytes) -> None:
     if not new.any():
         return
     records = np.concatenate([kept, np.concatenate([asked.keys, digests], axis=1)[new]])
-    records = records[np.argsort(_first(records), kind="stable")]
+    records = records[np.argsort(_first(records))]
     data = records.tobytes()
     with suppress(DiskFull), room.turn():
         if room.make(len(data)):
@@ -110,20 +110,19 @@ def _load(file: Path) -> Bytes:
         if len(body) % (2 * DIGEST) == 0 and hashlib.blake2b(body, digest_size=DIGEST).digest() == end:
             room.touch(file)
             return _array(body, 2 * DIGEST)
-    return np.zeros((0, 2 * DIGEST), dtype=np.uint8)
+    return _array(b"", 2 * DIGEST)
 
 
 def _find(records: Bytes, keys: Bytes) -> NDArray[np.int64]:
     """Return the row of each key, -1 where there is none."""
     if not len(records):
-        return np.full(len(keys), -1, dtype=np.int64)
+        return np.full(len(keys), -1)
     at = np.minimum(np.searchsorted(_first(records), _first(keys)), len(records) - 1)
-    same = (records[at, :DIGEST] == keys).all(axis=1)
-    return np.where(same, at, -1).astype(np.int64)
+    return np.where((records[at, :DIGEST] == keys).all(axis=1), at, -1)
 
 
 def _first(records: Bytes) -> NDArray[np.uint64]:
-    return np.ascontiguousarray(records[:, :8]).view(np.uint64)[:, 0]
+    return records.view(np.uint64)[:, 0]
 
 
 def _array(data: bytes | bytearray, width: int = DIGEST) -> Bytes:

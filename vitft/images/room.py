@@ -5,6 +5,7 @@ does not. No torch.
 """
 
 import fcntl
+import math
 import os
 import re
 import shutil
@@ -50,9 +51,9 @@ def limit(there: list[Entry] | None = None) -> int:
     Raises:
         UsageError: the variable holds no size (exit code 2).
     """
-    text = os.environ.get(VARIABLE, "").strip()
+    text = _own()
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(%|[a-zA-Z]*)", text or f"{100 * SHARE}%")
-    n, unit = (float(match[1]), match[2].lower()) if match else (0.0, "?")
+    n, unit = (float(match[1]), match[2].lower()) if match else (math.inf, "%")
     if unit in _UNITS:
         return int(n * _UNITS[unit])
     if unit != "%" or n > 100:
@@ -67,9 +68,14 @@ def said() -> str:
         most = limit(there)
     except UsageError as error:
         return f"not a size: {error.lines[0]} {error.lines[1]}"
-    own = os.environ.get(VARIABLE, "").strip()
+    own = _own()
     how = f"{VARIABLE}={own}" if own else f"{SHARE:.0%} of what it leaves free; {VARIABLE} sets it"
     return f"{size(_taken(there))} of at most {size(most)} ({how})"
+
+
+def _own() -> str:
+    """Return what the variable says, "" where it says nothing."""
+    return os.environ.get(VARIABLE, "").strip()
 
 
 def entries() -> list[Entry]:

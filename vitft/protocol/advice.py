@@ -8,25 +8,19 @@ from vitft.protocol.units import Job
 def advice(job: Job) -> list[str]:
     """Return a sentence or two for each thing that stands between a job and a published number."""
     found = []
-    if (
-        job.scheme.final_train.startswith("train800")
-        and tasks.canonical(job.name)
-        and not job.recipe.startswith("vtab-")
-    ):
+    few = job.scheme.final_train.startswith("train800") and tasks.canonical(job.name)
+    if few and not job.recipe.startswith("vtab-"):
         found.append(
             f"only VTAB-1k's training images of {job.name} are here, and {job.recipe} is no VTAB protocol: no "
             f"published number stands beside this. For all of them: vitft data prepare {job.name} --shots full"
         )
-    if job.recipe != "quick" or job.limit is not None or "vit-paper" not in recipes.names():
-        return found
     paper = recipes.load("vit-paper")
-    if job.name not in paper.for_task:
-        return found
-    s = paper.resolve(job.name)
-    images = s.steps * s.batch_size
-    found.append(
-        f"'quick' is a small protocol. The paper's for {job.name} is --recipe vit-paper: {s.steps:,} steps of "
-        f"{s.batch_size} at {s.resolution} px ({images / 1e6:.1f} M images a run, after tuning lr on a dev split), "
-        f"{images / job.settings.steps / job.settings.batch_size:.0f} times as many images as this."
-    )
+    if job.recipe == "quick" and job.limit is None and job.name in paper.for_task:
+        s = paper.resolve(job.name)
+        images = s.steps * s.batch_size
+        found.append(
+            f"'quick' is a small protocol. The paper's for {job.name} is --recipe vit-paper: {s.steps:,} steps of "
+            f"{s.batch_size} at {s.resolution} px ({images / 1e6:.1f} M images a run, after tuning lr on a dev split), "
+            f"{images / job.settings.steps / job.settings.batch_size:.0f} times as many images as this."
+        )
     return found

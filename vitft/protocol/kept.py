@@ -4,6 +4,8 @@ Pixels of training are read every epoch, those of an evaluation once, and VTAB h
 171 GB that nobody would ever read. What is there already is taken in any case, and no pixel is another for it.
 """
 
+import math
+
 from vitft.images.cache import Keep
 from vitft.protocol.jobs import Runtime
 from vitft.protocol.units import Unit, counts
@@ -21,8 +23,7 @@ def trained_keep(unit: Unit, pp: Preprocess, examples: int) -> Keep:
         examples: of the split.
     """
     s = unit.settings
-    height, width = pp.stored_size or (0, 0)
-    if 3 * height * width * examples <= _LITTLE:
+    if pp.stored_size is None or 3 * math.prod(pp.stored_size) * examples < _LITTLE:
         return "make"
     frozen = s.method == "linear" and s.crop == "none" and not s.mixup
     looks = 1 + s.flip if frozen else s.steps * s.batch_size / examples

@@ -59,7 +59,7 @@ def train(
     """Train a head for each (settings, seed); the settings differ in lr and weight_decay alone.
 
     Args:
-        start: where each begins; it is left as it is.
+        start: where each begins, a bias included; it is left as it is.
         on_update: called with the number of updates that are made; it may raise.
     """
     many = _Heads(start, source, each)
@@ -72,10 +72,7 @@ def train(
         norms.append(norm)
     told = [torch.stack(values, dim=1).double().tolist() for values in (losses, norms)]
     weight, bias = many.average if many.settings.ema else (many.weight, many.bias)
-    return [
-        Head(w.clone(), b.clone(), *numbers)
-        for w, b, *numbers in zip(weight.detach(), bias.detach(), *told, strict=True)
-    ]
+    return [Head(*one) for one in zip(weight.detach(), bias.detach(), *told, strict=True)]
 
 
 class _Heads:
@@ -84,9 +81,8 @@ class _Heads:
     def __init__(self, start: nn.Linear, source: FeatureSource, each: Sequence[tuple[Settings, int]]) -> None:
         n, device = len(each), start.weight.device
         self.settings, self.source, self.each = each[0][0], source, each
-        bias = start.bias if start.bias is not None else torch.zeros(start.out_features, device=device)
         self.weight = start.weight.detach().expand(n, -1, -1).clone().requires_grad_()
-        self.bias = bias.detach().expand(n, -1).clone().requires_grad_()
+        self.bias = start.bias.detach().expand(n, -1).clone().requires_grad_()
         self.average = (self.weight.detach().clone(), self.bias.detach().clone())
         self._kept = [[torch.zeros_like(p) for _ in range(2)] for p in (self.weight, self.bias)]
         self._decay = torch.tensor([settings.weight_decay for settings, _ in each], device=device)
