@@ -186,6 +186,19 @@ def test_a_process_that_uses_a_file_keeps_it_and_one_that_was_killed_leaves_noth
     assert kept is not None and kept.on_disk and list(files().values()) == [FILE]
 
 
+def test_what_was_begun_is_gone_where_it_failed(tmp_path):
+    seen: list[int] = []
+
+    def fails() -> None:
+        with room.writing(tmp_path / "a.npy", 10):
+            seen.extend(path.stat().st_size for path in tmp_path.iterdir())
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fails()
+    assert seen == [10] and not list(tmp_path.iterdir())
+
+
 def test_no_room_means_memory_where_that_is_little_and_decoding_anew_where_not(monkeypatch):
     monkeypatch.setenv(room.VARIABLE, str(FILE - 1))
     in_memory = cache.pixels(split(1), PP)

@@ -2,7 +2,9 @@
 
 import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -11,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.cli.test_cli import images
+from tests.reference import rate
 from vitft import recipes
 from vitft.engines import inline
 from vitft.engines.inline import run_job
@@ -20,8 +23,11 @@ from vitft.progress import Hooks
 from vitft.protocol import frozen
 from vitft.protocol.jobs import Runtime, make
 from vitft.protocol.units import alike, final_units, tune_units
-from vitft.protocol.warm import Warm
+from vitft.protocol.warm import Trained, Warm
 from vitft.results.files import HEAD
+from vitft.training import inputs
+from vitft.training.fit import Compute, Fitted
+from vitft.training.heads import Head
 
 CPU = Runtime(device="cpu", save_weights=False, micro_batch=3)
 SWEEP = {"default_method": "linear", "steps": 12, "batch_size": 7, "resolution": 32, "lr": 0.1, "select_on": "dev",
@@ -139,3 +145,128 @@ def test_units_are_alike_where_lr_decay_and_seed_alone_differ(tmp_path):
 
     assert finals() == 2
     assert finals(per_class=2) == finals(from_scratch=True) == 1  # the seed draws other images, or another network
+
+
+D = 16
+SWEPT = {"sweep": {"lr": [0.3, 0.03]}, "batch_size": 7}
+
+
+def test_a_head_that_was_trained_with_others_is_told_as_one_that_was_trained_alone(tmp_path):
+    job, _ = planned(tmp_path / "d", momentum=0.5, warmup_steps=2, steps=3, schedule="linear")
+    unit, linear = tune_units(job)[0], torch.nn.Linear(2, 3)
+    head = Head(torch.rand(3, 2), torch.rand(3), [3.0, 2.0, 1.0], [0.3, 0.2, 0.1])
+    own = tmp_path / "run" / "units" / "a" / "b"
+    own.mkdir(parents=True)
+    (own / "metrics.jsonl").write_text('{"step": 1, "loss": 9.0}\n')  # of a run before it
+    warm = Warm(heads={own: Trained(head, 2.5, 77, 4)})
+    told = frozen.fit_unit(
+        unit, classified(linear), None, unit.settings, own, Compute(), Hooks(), warm  # type: ignore[arg-type]
+    )  # fmt: skip
+    expected = Fitted(3, 0, 3.0, 1.0, 4, 2.5, 3 * 7, 77, 0.0, False, told.state)
+    assert told == expected and not warm.heads
+    assert torch.equal(linear.weight, head.weight) and torch.equal(linear.bias, head.bias)
+    lines = [json.loads(line) for line in (own / "metrics.jsonl").read_text().splitlines()]
+    rates = [rate(unit.settings, t) for t in range(3)]
+    keys = ("step", "loss", "lr", "grad_norm")
+    expected = [
+        dict(zip(keys, row, strict=True)) for row in zip((1, 2, 3), head.losses, rates, head.norms, strict=True)
+    ]
+    assert lines == [pytest.approx(line) for line in expected]
+    told.state.save({"step": 3})
+    told.state.wait()
+    assert (own / "state.pt").exists()
+
+
+def classified(linear: torch.nn.Module) -> torch.nn.Module:
+    net = torch.nn.Module()
+    net.get_classifier = lambda: linear  # type: ignore[assignment]
+    return net
+
+
+def test_heads_are_trained_as_one_where_two_are_left_and_nothing_is_in_the_way(tmp_path, monkeypatch):
+    job, _ = planned(tmp_path / "d", (0,))
+    units, linear, run = tune_units(job), torch.nn.Linear(2, 3), tmp_path / "run"
+    places = [run / "units" / unit.id for unit in units]
+    asked: list[tuple[list[float], int, str]] = []
+    clock = iter([100.0, 106.0] * 20)
+
+    def train(linear, source, each, precision, told):
+        asked.append(([settings.lr for settings, _ in each], source.computed, precision))
+        return [Head(torch.zeros(3, 2), torch.zeros(3), [lr], [1.0]) for lr in asked[-1][0]]
+
+    monkeypatch.setattr(frozen.heads, "train", train)
+    monkeypatch.setattr(frozen.time, "monotonic", lambda: next(clock))
+    features = inputs.FeatureSource(None, 3, None, 0, torch.zeros(1, 9, 2))  # type: ignore[arg-type]
+    taken: list[tuple[str, int]] = []
+    monkeypatch.setattr(frozen.inputs, "source", lambda *of: taken.append(of[3:5]) or features)
+    monkeypatch.setattr(frozen.inputs, "counts_views", lambda *of: True)
+    images = SimpleNamespace(device=torch.device("cpu"))
+
+    def heads(unit=units[0], linear=linear) -> dict[Path, Trained]:
+        net = classified(linear)
+        return frozen._together(unit, net, images, unit.settings, run, Compute(micro_batch=5), Hooks())  # type: ignore[arg-type]
+
+    found = heads()
+    assert [found[place] for place in places] == [
+        Trained(found[place].head, 2.0, 9, 5) for place in places
+    ] and asked == [([0.3, 0.03, 0.003], 9, "float32")] and taken == [("float32", 5)]  # fmt: skip
+    assert [found[place].head.losses for place in places] == [[0.3], [0.03], [0.003]]
+    assert not heads(linear=torch.nn.Conv2d(2, 3, 1)) and not heads(linear=torch.nn.Linear(2, 3, bias=False))
+    with monkeypatch.context() as m:
+        m.setattr(frozen.inputs, "counts_views", lambda *of: False)
+        assert not heads()
+    with monkeypatch.context() as m:
+        m.setattr(frozen.heads, "suitable", lambda settings, n, size: (settings, n, size) != (units[0].settings, 3, 6))
+        assert not heads()
+    (places[1] / "state.pt").parent.mkdir(parents=True)
+    (places[1] / "state.pt").touch()
+    assert not heads()
+    (places[1] / "state.pt").unlink()
+    monkeypatch.setattr(frozen, "finished_unit", lambda run, unit: True if unit == units[0].id else None)
+    assert heads().keys() == set(places[1:]) and asked[-1][0] == [0.03, 0.003]
+    monkeypatch.setattr(frozen, "finished_unit", lambda run, unit: True if unit != units[2].id else None)
+    assert not heads(units[2])
+
+
+def test_heads_are_trained_as_one_by_one_process_that_does_nothing_else():
+    group = SimpleNamespace(size=2)
+    ways = [(Compute(), Warm()), (Compute(), Warm(alone=False)), (Compute(group=group), Warm())]  # type: ignore[arg-type]
+    ways.append((Compute(watch=SimpleNamespace()), Warm()))  # type: ignore[arg-type]
+    assert [frozen._plain(*way) for way in ways] == [True, False, False, False]
+
+
+def test_features_are_kept_where_they_serve_several_units_and_are_not_too_many(tmp_path, monkeypatch):
+    (tmp_path / "one").mkdir()
+    job, _ = planned(tmp_path / "d", (0, 1), **SWEPT)
+    unit, linear = tune_units(job)[0], torch.nn.Linear(D, 3)
+    seen: list[tuple[int, str]] = []
+
+    def features(net, batches, n, precision):
+        seen.append((n, precision))
+        return np.zeros((4, D), np.float32), [np.arange(4)]
+
+    monkeypatch.setattr(frozen, "_features", features)
+
+    def served(unit=unit, linear=linear, n=4, warm=None, of=("data",), precision="float32") -> bool:
+        batches: list = []
+        net = classified(linear)
+        asked, answered = frozen.evaluated(unit, net, batches, of, n, precision, warm or Warm())
+        assert (asked is net) == (answered is batches) == (not isinstance(asked, inputs.Head))
+        return asked is not net
+
+    most = (1 << 30) // (4 * D)
+    assert served() and served(n=most) and not served(n=most + 1) and seen == [(4, "float32"), (most, "float32")]
+    assert not served(warm=Warm(alone=False)) and not served(warm=Warm(group=SimpleNamespace(size=2)))  # type: ignore[arg-type]
+    assert not served(replace(unit, job=replace(job, from_scratch=True), seed=0))
+    assert not served(linear=torch.nn.Conv2d(D, 3, 1))
+    full, _ = planned(tmp_path / "d", (0,), **SWEPT, default_method="full")
+    one, _ = planned(tmp_path / "d", (0,), sweep={"lr": [0.1]})
+    assert not served(tune_units(full)[0]) and not served(final_units(one, [])[0])
+    del seen[:]
+    warm = Warm(key=("network",), place=("here",))
+    for change in ({}, {"of": ("others",)}, {"precision": "bf16"}):
+        assert all(served(warm=warm, **change) for _ in range(3))
+    for key, value in (("key", ("other",)), ("place", ("there",))):
+        setattr(warm, key, value)
+        assert all(served(warm=warm, precision="bf16") for _ in range(3))
+    assert len(seen) == 3 + 2

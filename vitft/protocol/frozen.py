@@ -54,7 +54,6 @@ def fit_unit(
         groups = parameter_groups(net, settings)
         return fit(net, images, groups, settings, seed=unit.seed, folder=own, compute=compute, hooks=hooks)
     linear, head = net.get_classifier(), done.head  # type: ignore[operator]
-    net.eval()
     with torch.no_grad():
         linear.weight.copy_(head.weight)
         linear.bias.copy_(head.bias)
@@ -87,8 +86,7 @@ def _together(
     if not heads.suitable(settings, len(left), linear.weight.numel()):
         return {}
     began = time.monotonic()
-    how = planned(net, settings, images.device, compute.precision, Wish(compute.micro_batch))
-    micro_batch = min(settings.batch_size, how.micro_batch)
+    micro_batch = planned(net, settings, images.device, compute.precision, Wish(compute.micro_batch)).micro_batch
     source = inputs.source(net, images, settings, compute.precision, micro_batch, hooks)
     assert isinstance(source, inputs.FeatureSource)
 
