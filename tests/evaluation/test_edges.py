@@ -108,6 +108,53 @@ def test_a_head_of_other_classes_is_refused_and_one_without_names_is_taken():
         refused(lambda net=net: head_fits(net, split), says, kind=CheckpointError)
 
 
+def test_classes_called_by_numbers_are_those_outputs_of_a_head_without_names():
+    from vitft.evaluation.network import head_fits, order_assumed
+    from vitft.models.checkpoint import Checkpoint
+
+    info = build("timm:test_vit", 2, Settings(resolution=32), from_scratch=True).info
+    state = {"head.weight": torch.randn(12, 4), "head.bias": torch.zeros(12)}
+    head = Checkpoint(dataclasses.replace(info, num_classes=12, name="m"), state, ())
+
+    def folders(names: list[str]) -> Split:
+        names = sorted(names)  # as folders are read: 0, 1, 10, 11, 2, ...
+        return dataclasses.replace(rows(12, list(range(12))[::-1]), class_names=tuple(names), task="t")
+
+    for name in ("{}", "{:02}"):
+        split = folders([name.format(i) for i in range(12)])
+        fits = head_fits(head, split)
+        assert fits.labels.tolist() == [int(split.class_names[label]) for label in split.labels]
+        assert order_assumed(head, fits) == ("classes in the order of their numbers",)  # type: ignore[arg-type]
+    words = folders([f"class {i}" for i in range(12)])
+    assert head_fits(head, words) is words
+    assert order_assumed(head, words) == ("classes in the order of their names",)  # type: ignore[arg-type]
+    known = dataclasses.replace(words, task="cifar10")
+    assert order_assumed(head, known) == ()  # type: ignore[arg-type]
+    named = dataclasses.replace(head, class_names=words.class_names)
+    assert order_assumed(named, words) == ()  # type: ignore[arg-type]
+    refused(lambda: head_fits(head, folders([str(i + 1) for i in range(12)])), "numbers, 1 to 12", kind=DataError)
+
+
+def test_answers_among_the_classes_that_have_images_are_counted_too():
+    from vitft.evaluation.evaluate import Evaluation, Subject
+    from vitft.evaluation.predict import Predictions
+
+    rng = np.random.default_rng(0)
+    split = dataclasses.replace(rows(90, [(1, 3, 4)[i % 3] for i in range(90)]), class_names=tuple("abcdef"))
+    logits = rng.normal(size=(90, 6)).astype(np.float32)
+
+    def counted(present: str) -> object:
+        subject = Subject(split, None, "", (), None, frozenset(present))
+        return Evaluation(None, subject, Predictions(logits), 1.0).among_present  # type: ignore[arg-type]
+
+    right = sum(
+        int((1, 3, 4)[int(row[[1, 3, 4]].argmax())] == label) for row, label in zip(logits, split.labels, strict=True)
+    )
+    found = counted("bde")
+    assert (found.correct, found.n, found.top1) == (right, 90, right / 90)  # type: ignore[attr-defined]
+    assert counted("abcdef") is None and counted("") is None and counted("b") is None
+
+
 def test_equally_near_examples_vote_in_their_order():
     from vitft.evaluation import knn
 

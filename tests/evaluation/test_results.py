@@ -150,7 +150,7 @@ def of_seed(tops: tuple[float, ...], **more: Any) -> dict[int | None, EvalResult
         fields = {name: values[i] for name, values in more.items()}
         m = Metrics(top1=top1, n=100, ci95=(0.0, 1.0), correct=round(100 * top1), **fields)
         found[3 + i] = EvalResult.model_construct(  # type: ignore[call-arg]
-            task="t", model="m", metrics=m, per_class=None, confusion=None
+            task="t", model="m", metrics=m, among_present=m, per_class=None, confusion=None
         )
     return found
 
@@ -171,6 +171,7 @@ def test_a_result_over_seeds_is_the_mean_with_students_interval():
     assert got.real_ci95 == pytest.approx((max(0, low), min(1, high))) and got.real_n == 90
     assert (got.correct, got.top5_correct, got.real_correct) == (None, None, None)
     whole = seeds.combined(both)
+    assert whole.among_present == whole.metrics
     assert whole.seeds == {"3": both[3].metrics, "4": both[4].metrics, "5": both[5].metrics}
     assert (whole.task, whole.model, whole.per_class, whole.confusion) == ("t", "m", None, None)
     alone = of_seed((0.5,))

@@ -83,6 +83,33 @@ def by_name(split: Split, class_names: tuple[str, ...], whose: str) -> Split:
     return replace(split, class_names=class_names, labels=places[split.labels])
 
 
+def by_number(split: Split, outputs: int, whose: str) -> Split:
+    """Return a split whose classes stand in the order of their numbers, where numbers are all their names are.
+
+    Folders called 0 to 10 are read as 0, 1, 10, 2, ...: outputs that have no names are meant by the number.
+
+    Args:
+        split: its classes are as many as the outputs.
+        outputs: of what its classes are to be positions of.
+        whose: what these outputs belong to, for the message.
+
+    Raises:
+        DataError: the numbers are not 0 to K-1, and their order is not that of the names either (exit code 3).
+    """
+    names = split.class_names
+    numbers = [int(name) if name.isascii() and name.isdigit() else -1 for name in names]
+    if min(numbers) < 0 or numbers == sorted(numbers):
+        return split
+    if sorted(numbers) != list(range(outputs)):
+        raise DataError(
+            f"The classes of '{split.task}' are numbers, {min(numbers)} to {max(numbers)}; which output of {whose} "
+            "each is cannot be told.",
+            f"the numbers 0 to {outputs - 1}, of the outputs.",
+            "Rename its class folders, or give the outputs names: label_names in a config.json beside the file.",
+        )
+    return by_name(split, tuple(sorted(names, key=int)), whose)
+
+
 def absent(split: Split) -> tuple[str, ...]:
     """Return the names of the classes that have no image in a split."""
     present = set(np.unique(split.labels).tolist())

@@ -14,7 +14,7 @@ from vitft.data.split import Source, Split, told_of
 from vitft.errors import CheckpointError, DataError, DataMissing, some
 from vitft.evaluation import metrics, real
 from vitft.evaluation.intervals import wilson
-from vitft.evaluation.network import Network, computed, head_fits
+from vitft.evaluation.network import Network, computed, head_fits, order_assumed
 from vitft.evaluation.predict import Predictions, predict
 from vitft.images.batches import eval_batches
 from vitft.images.cache import Keep
@@ -141,6 +141,21 @@ class Evaluation:
         )
         return real.judged(found, self.subject.real, self.predictions.answers)
 
+    @property
+    def among_present(self) -> Metrics | None:
+        """The same answers where only classes that have images may be given; None where that is all classes, or one.
+
+        So are ImageNet-A, -R and their likes counted in papers: 200 of the head's 1,000 classes.
+        """
+        split, logits = self.subject.split, self.predictions.logits
+        absent = [label for label, name in enumerate(split.class_names) if name not in self.subject.present]
+        if not self.subject.present or not absent or len(absent) > split.num_classes - 2:
+            return None
+        allowed = logits.copy()
+        allowed[:, absent] = -np.inf
+        n, correct = len(split), int(metrics.top1(allowed, split.labels).sum())
+        return Metrics(top1=correct / n, correct=correct, n=n, ci95=wilson(correct, n))
+
 
 def evaluate(
     network: Network,
@@ -174,6 +189,8 @@ def evaluate(
             "Leave out --real.",
         )
     what = replace(what, split=split)
+    assumed = (*network.info.assumed, *order_assumed(network, split))
+    network = replace(network, info=replace(network.info, assumed=assumed))
     size = batch_size or evaluation_batch(network.net, network.device)
     began = time.monotonic()
 
@@ -198,6 +215,7 @@ def result(done: Evaluation, *, per_class: bool = False, with_confusion: bool = 
         task=split.task,
         model=network.info.name,
         metrics=done.metrics,
+        among_present=done.among_present,
         stamp=done.subject.stamp,
         missing=done.subject.missing,
         protocol=EvalProtocol.model_validate({"id": digest(network.protocol), **network.protocol}),

@@ -9,8 +9,9 @@ import torch
 from torch import nn
 
 from vitft import device as devices
+from vitft.catalog import tasks
 from vitft.catalog.stamps import MEAN_STD
-from vitft.data import labels
+from vitft.data import labels, lists
 from vitft.data.split import Split
 from vitft.errors import CheckpointError, DataError, UsageError
 from vitft.evaluation import asked, onnx_network
@@ -192,10 +193,11 @@ def head_fits(network: Network | Checkpoint, split: Split) -> Split:
     """Check that the head answers in the split's classes; return the split with labels that are the head's outputs.
 
     Classes are matched by name where the head knows its own (that of a run): the split may have them in another order,
-    and lack some. Otherwise by position.
+    and lack some. Otherwise by position: a class called by a number is that output, others stand in their order.
 
     Raises:
         CheckpointError: no head, another number of classes, or a class that the head does not have (exit code 4).
+        DataError: classes are called by numbers that are no positions.
     """
     info, names = network.info, network.class_names
     outputs, wanted = info.num_classes, split.num_classes
@@ -225,7 +227,19 @@ def head_fits(network: Network | Checkpoint, split: Split) -> Split:
             f"a checkpoint with a head of {wanted} classes.",
             action,
         )
-    return split
+    return labels.by_number(split, outputs, f"'{info.name}'")
+
+
+def order_assumed(network: Network, split: Split) -> tuple[str, ...]:
+    """Return what is assumed where neither the head's classes nor the data's have names that both know, else nothing.
+
+    Args:
+        network: whose head fits.
+        split: as `head_fits` gives it.
+    """
+    if network.class_names or tasks.canonical(split.task) or split.class_names == lists.names("imagenet"):
+        return ()
+    return (f"classes in the order of their {'numbers' if split.class_names[0].isdigit() else 'names'}",)
 
 
 def refuse_zero_head(network: Network | Checkpoint, action: str = "Fine-tune it first: vitft finetune.") -> None:

@@ -67,6 +67,9 @@ def combined(results: Mapping[Seed, EvalResult]) -> EvalResult:
         "metrics": over_seeds([r.metrics for r in results.values()]),
         "seeds": {str(seed): r.metrics for seed, r in results.items()},
     }
+    among = [r.among_present for r in results.values() if r.among_present is not None]
+    if len(among) == len(results):
+        changed["among_present"] = over_seeds(among)
     if first.per_class is not None:
         columns = zip(*(r.per_class or () for r in results.values()), strict=True)
         changed["per_class"] = tuple(_summed(rows) for rows in columns)

@@ -110,7 +110,7 @@ def footnotes(results: Sequence[EvalResult | FewshotResult]) -> list[str]:
             f"images: {r.protocol.resize}{crop}, {r.protocol.interpolation}, "
             f"mean {_short(pre.mean)}, std {_short(pre.std)}; {r.settings.precision}"
         )
-        lines += filter(None, [assumptions(r.checkpoint), *_seeds(r)])
+        lines += filter(None, [assumptions(r.checkpoint), *_seeds(r), *_among_present(r)])
     stamp = results[0].provenance
     own = stamp.completeness == "partial" and not tasks.canonical(results[0].task)
     where = f"data: {stamp.source}" + ("" if own else f", {stamp.completeness}")
@@ -124,6 +124,19 @@ def _seeds(result: EvalResult | FewshotResult) -> list[str]:
         return []
     each = ", ".join(f"seed {seed} {percent(m.top1)}" for seed, m in result.seeds.items())
     return [f"{model_title(result.model)}: mean over seeds, 95 % of that mean (Student's t): {each}"]
+
+
+def _among_present(result: EvalResult | FewshotResult) -> list[str]:
+    """Say what answers among the classes that have images would be worth; few-shot heads have no other classes."""
+    found = result.among_present if isinstance(result, EvalResult) else None
+    if found is None:
+        return []
+    k = result.num_classes
+    return [
+        f"{model_title(result.model)}: an answer is any of the {k:,} classes; among the "
+        f"{k - len(result.provenance.classes_without_test):,} that have images, as papers count on ImageNet-A and -R: "
+        f"{percent(found.top1)} {span(found.ci95)} ({_right(found.correct, found.n)})"
+    ]
 
 
 def _published(result: EvalResult) -> list[str]:

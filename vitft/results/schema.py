@@ -111,6 +111,9 @@ class EvalResult(_Result):
     kind: Literal["eval"] = "eval"
     metrics: Metrics
     seeds: dict[str, Metrics] | None = Field(None, description="seed -> metrics, of a run with several")
+    among_present: Metrics | None = Field(
+        None, description="the same answers among the classes that have images, where the head has more"
+    )
     stamp: str = Field("", description='"" for a whole split, else "subset n"')
     missing: tuple[str, ...] = ()
     protocol: EvalProtocol
