@@ -14,6 +14,7 @@ from timm.layers.mlp import SwiGLUPacked
 from vitft.errors import CheckpointError
 from vitft.models import tags
 from vitft.models.architecture import infer, meta_network
+from vitft.models.renaming import timm_names
 
 VITS = [
     "vit_tiny_patch16_224", "vit_small_patch32_224", "deit3_medium_patch16_224", "vit_base_patch8_224",
@@ -98,7 +99,6 @@ def test_a_resnet_of_another_width_keeps_its_widths(name, width):
         ({"mlp_ratio": 3.3}, ("num_heads",)),
         ({"mlp_layer": SwiGLUPacked, "act_layer": torch.nn.SiLU, "init_values": 1e-5}, ("num_heads",)),
         ({"mlp_layer": SwiGLUPacked, "act_layer": torch.nn.SiLU}, ("num_heads",)),
-        ({"pos_embed": "none"}, ("num_heads",)),
         ({"no_embed_class": True}, ("num_heads",)),
         ({"reg_tokens": 4}, ("num_heads",)),
         ({"reg_tokens": 4, "no_embed_class": True}, ("num_heads",)),
@@ -111,14 +111,23 @@ def test_each_trait_is_seen(kwargs, says):
     plain = {"img_size": size, "patch_size": 8, "embed_dim": 128, "depth": 3, "num_heads": 2, "num_classes": 7}
     net = meta_network("vit_tiny_patch16_224", **{**plain, **kwargs})
     found = infer(net.state_dict())
-    kept = {k: v for k, v in found.architecture.kwargs.items() if k != "pos_embed" or v}
-    made = meta_network(found.architecture.name, num_classes=7, img_size=size, **kept)
+    made = meta_network(found.architecture.name, num_classes=7, img_size=size, **found.architecture.kwargs)
     assert shapes(made) == shapes(net) and ("num_heads" in found.assumed) == (says != ())
     assert type(made.blocks[0].mlp) is type(net.blocks[0].mlp)
     assert made.blocks[0].attn.num_heads == net.blocks[0].attn.num_heads
     assert made.no_embed_class == net.no_embed_class and made.global_pool == net.global_pool
-    assert found.grid == (None if "pos_embed" in kwargs else (8, 8))
+    assert found.grid == (8, 8)
     assert found.tag == "" and found.architecture.pre_logits == 0
+
+
+ROTARY = ("vit_small_patch16_dinov3", "vit_small_patch16_rope_224", "vit_small_patch16_rope_mixed_ape_224")
+
+
+@pytest.mark.parametrize("name", [*ROTARY, "vit_pe_core_tiny_patch16_384"])
+def test_rotary_positions_are_refused_as_no_tensor_describes_them(name):
+    with pytest.raises(CheckpointError, match="Its positions are rotary") as caught:
+        infer(timm_names(meta_network(name, depth=1).state_dict()))  # with the names of a plain ViT
+    assert len(caught.value.lines) == 3
 
 
 def test_what_the_caller_knows_is_not_told_from_the_tensors():

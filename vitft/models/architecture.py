@@ -118,6 +118,7 @@ def _transformer(
     said_grid: Size | None,
 ) -> Inferred:
     kernel = state["patch_embed.proj.weight"]
+    _positioned(state)
     width, depth = kernel.shape[0], 1 + max(int(name.split(".")[1]) for name in state if name.startswith("blocks."))
     patch: Size = (kernel.shape[2], kernel.shape[3])
     classed, distilled = "cls_token" in state, "dist_token" in state
@@ -149,15 +150,11 @@ def _transformer(
     if stages is not None:
         name, stride = _hybrid(stages)
         names, generic, patch = [f"{name}_*"], f"{name}_224", (patch[0] * stride, patch[1] * stride)
-    grid: Size | None = None
-    if "pos_embed" in state:
-        tokens = state["pos_embed"].shape[1]
-        grid, no_embed_class = _grid(tokens, prefix, no_embed_class, registers > 0, said_grid)
+    tokens = state["pos_embed"].shape[1]
+    grid, no_embed_class = _grid(tokens, prefix, no_embed_class, registers > 0, said_grid)
     if not distilled:
-        kwargs["no_embed_class"] = bool(no_embed_class)
-        if grid is None:
-            kwargs["pos_embed"] = "none"
-    native = (grid[0] * patch[0], grid[1] * patch[1]) if grid else None
+        kwargs["no_embed_class"] = no_embed_class
+    native = (grid[0] * patch[0], grid[1] * patch[1])
     tag = closest_tag(names, hint, _classes(state), native, half)
     base = tag.split(".")[0] if tag else generic
     pre_logits = state["pre_logits.weight"].shape[0] if "pre_logits.weight" in state else 0
@@ -165,9 +162,24 @@ def _transformer(
     if pre_norm and not tag:  # CLIP's
         norm_eps, activation = 1e-5, "quick_gelu" if quick else activation
     assumed += ("norm_eps", "activation", *["pool"] * (kwargs.get("global_pool") == "token"))
-    assumed += ("grid",) if grid is not None and said_grid is None else ()
+    assumed += ("grid",) if said_grid is None else ()
     arch = Architecture(base, kwargs, pre_logits, norm_eps=norm_eps, activation=activation)
     return Inferred(arch, tag, patch, grid, () if half else assumed, _channels(state))
+
+
+def _positioned(state: State) -> None:
+    """Refuse networks with rotary positions, which are in no tensor: built as a plain ViT they would see no places.
+
+    Without position embeddings it is one (DINOv3, RoPE-ViT). So is CLIP's norm before the blocks with a pool of
+    attention behind them (the Perception Encoder), which has both kinds of positions. Raises CheckpointError.
+    """
+    both = "norm_pre.weight" in state and "attn_pool.latent" in state
+    if "pos_embed" not in state or both or any(name.startswith("rope") for name in state):
+        raise CheckpointError(
+            "Its positions are rotary (DINOv3, RoPE-ViT, Perception Encoder), which no tensor describes.",
+            "learned position embeddings, or a config.json beside the file that names the network.",
+            "Put the config.json of its hub page beside it, or name the model: timm:NAME.",
+        )
 
 
 def _mlp(state: State) -> tuple[int, bool]:
