@@ -200,7 +200,7 @@ def test_a_wrapped_file_beside_its_config(tmp_path, wrap, name):
     for model in (tmp_path, tmp_path / name):
         info = is_network(model, A)
         assert info.mean == (0.1, 0.2, 0.3)
-        assert info.assumed == ()
+        assert info.assumed == ("crop_pct", "interpolation")
 
 
 def test_another_architecture_under_prefixes(tmp_path):

@@ -331,6 +331,6 @@ def test_a_hub_folder_is_opened_by_its_config(tmp_path):
         with torch.no_grad():
             torch.testing.assert_close(built.net.eval()(images), net(images), atol=1e-5, rtol=1e-5)
         assert built.info.mean == (0.1, 0.2, 0.3)
-        assert built.info.assumed == ()
+        assert built.info.assumed == ("crop_pct", "interpolation")
     higher = build(str(tmp_path), 2, Settings(resolution=(96, 64)))
     assert higher.info.notes == ("position embeddings 3x2 -> 6x4 (bilinear)",)

@@ -17,7 +17,7 @@ from tests import library
 from vitft import hub as client
 from vitft.cli import models as cli
 from vitft.errors import CheckpointError, CheckpointUnsafe
-from vitft.models import hub
+from vitft.models import hub, loading
 from vitft.models.build import build
 from vitft.settings import Settings
 
@@ -113,6 +113,52 @@ def test_a_page_of_the_hub(cache):
         build("hf-hub:someone/else", 2, AT160)
     with pytest.raises(CheckpointError, match="ORG/NAME"):
         build("hf-hub:birds", 2, AT160)
+
+
+STAMP: dict[str, Any] = {
+    "input_size": [3, 160, 160], "mean": [0.1, 0.2, 0.3], "std": [0.3, 0.2, 0.1], "crop_pct": 0.8,
+    "crop_mode": "squash", "interpolation": "bilinear",
+}  # fmt: skip
+
+
+def page(folder: Path, net: torch.nn.Module, **config: Any) -> str:
+    """Write a folder as timm writes its pages: `global_pool` and `num_features` stand beside the stamp."""
+    folder.mkdir()
+    save_file(net.state_dict(), folder / "model.safetensors")
+    whole = {"architecture": "test_vit", "num_classes": 6, "num_features": 64, "global_pool": "token", **config}
+    (folder / "config.json").write_text(json.dumps(whole))
+    return str(folder)
+
+
+@pytest.mark.parametrize("form", ["pretrained_cfg", "flat"])
+def test_images_are_prepared_as_a_page_says_in_both_of_timms_forms(tmp_path, form):
+    stamp = {"pretrained_cfg": STAMP} if form == "pretrained_cfg" else {**STAMP, "labels": list("abcdef")}
+    opened = loading.load(page(tmp_path / "net", drawn("test_vit", num_classes=6), **stamp))
+    info = opened.info
+    assert (info.mean, info.std, info.native, info.crop_pct) == ((0.1, 0.2, 0.3), (0.3, 0.2, 0.1), (160, 160), 0.8)
+    assert (info.crop_mode, info.interpolation, info.assumed) == ("squash", "bilinear", ())
+    assert opened.class_names == (() if form == "pretrained_cfg" else tuple("abcdef"))
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("mean", [123.7, 116.3, 103.5]), ("mean", -0.5), ("std", [0.2, 0.0, 0.2]), ("crop_pct", 87.5), ("crop_pct", 0),
+     ("interpolation", "lanczos"), ("crop_mode", "border")],
+)  # fmt: skip
+def test_what_a_page_says_of_images_and_cannot_be_honoured_is_refused_by_its_key(tmp_path, key, value):
+    path = page(tmp_path / "net", drawn("test_vit", num_classes=6), pretrained_cfg={**STAMP, key: value})
+    with pytest.raises(CheckpointError, match=f"says {key} '") as caught:
+        loading.load(path)
+    assert len(caught.value.lines) == 3
+
+
+def test_a_page_is_of_the_network_that_its_model_args_build(tmp_path):
+    net = drawn("test_vit", num_classes=6, img_size=64, depth=2)
+    args = {"img_size": 64, "depth": 2}
+    info = loading.load(page(tmp_path / "one", net, pretrained_cfg={**STAMP, "mean": 0.5}, model_args=args)).info
+    assert info.native == (64, 64) and info.mean == (0.5, 0.5, 0.5)
+    with pytest.raises(CheckpointError, match="says global_pool 'avg'"):
+        loading.load(page(tmp_path / "two", net, pretrained_cfg=STAMP, model_args=args, global_pool="avg"))
 
 
 @pytest.mark.parametrize("kind", ["vit", "deit"])

@@ -36,6 +36,9 @@ _RESERVED = frozenset(
     )
 )
 
+_ASSUMED = ("mean", "std", "crop_pct", "interpolation")
+_STAMP = (*_ASSUMED, "crop_mode", "input_size", "num_classes", "label_names", "label_descriptions", "tag")
+
 
 def timm_tag(name: str, asked: str, *, weights: bool = True) -> Checkpoint:
     """Open timm:NAME, from the local caches or the hub.
@@ -164,22 +167,42 @@ def _configured(
             "Most models have a timm copy: try timm:NAME.",
         )
     cfg = timm.get_pretrained_cfg(base)
-    own = config.get("pretrained_cfg") or {}
+    own = config.get("pretrained_cfg") or {key: config[key] for key in _STAMP if key in config}  # the form before 0.8
     args = config.get("model_args") or {}
     for name, part in (("pretrained_cfg", own), ("model_args", args)):
         if not isinstance(part, dict):
             raise processor.refused(asked, "config.json", name, part, "an object of keys and values.")
+    own = _prepares({key: value for key, value in own.items() if value is not None}, asked)
     stamp = {**(cfg.to_dict() if cfg else {}), **own}
-    for name in ("num_classes", "global_pool"):
-        if name in config:
-            stamp[name] = config[name]
+    stamp |= {name: config[name] for name in ("num_classes", "global_pool") if name in config}
     tag = stamp.get("tag")
     check(Architecture(base, args))
     opened = _open(base, stamp, args, file, asked, f"{base}.{tag}" if tag else base, word)
-    usual = ("mean", "std") if own else ("mean", "std", "crop_pct", "interpolation")
-    info = replace(opened.info, assumed=tuple(name for name in usual if name not in own))
-    labels, texts = _labels({**own, **config}, info.num_classes)
+    info = replace(opened.info, assumed=tuple(name for name in _ASSUMED if name not in own))
+    labels, texts = _labels({"label_names": config.get("labels"), **own, **config}, info.num_classes)
     return Checkpoint(info, opened.state, labels, texts)
+
+
+def _prepares(own: Mapping[str, Any], asked: str) -> dict[str, Any]:
+    """Return what a timm config says of its images, mean and std for each channel.
+
+    Raises CheckpointError for what vitft's evaluation would do otherwise, by its key.
+    """
+    out = dict(own)
+    for key in ("mean", "std"):
+        if key in own:
+            value = own[key] if isinstance(own[key], list | tuple) else [own[key]] * 3
+            if not all(isinstance(n, int | float) and (key == "mean" or n > 0) and 0 <= n <= 1 for n in value):
+                legal = f"numbers from 0 to 1, of pixels from 0 to 1{', above 0' * (key == 'std')}."
+                raise processor.refused(asked, "config.json", key, own[key], legal)
+            out[key] = tuple(map(float, value))
+    share = own.get("crop_pct", 1.0)
+    if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share <= 1:
+        raise processor.refused(asked, "config.json", "crop_pct", share, "above 0, up to 1.")
+    for key, words in (("interpolation", ("bilinear", "bicubic")), ("crop_mode", ("center", "squash"))):
+        if own.get(key, words[0]) not in words:
+            raise processor.refused(asked, "config.json", key, own[key], f"{' or '.join(words)}.")
+    return out
 
 
 def _labels(config: Mapping[str, Any], classes: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -203,8 +226,13 @@ def _open(
     """Read a file as the architecture its name or config says, at its native resolution, with timm's own renaming."""
     cfg = {key: value for key, value in cfg.items() if value is not None}
     channels, *native = cfg.get("input_size", (3, 224, 224))
+    if args.get("img_size") and not args.get(
+        "dynamic_img_size"
+    ):  # what the tensors are of; a stamp may be their model's
+        native = [args["img_size"]] * 2 if isinstance(args["img_size"], int) else args["img_size"]
     channels, native = int(args.get("in_chans", channels)), (int(native[0]), int(native[1]))
     classes = max(0, int(cfg.get("num_classes", 0)))
+    pool = cfg.pop("global_pool", None)  # beside pretrained_cfg in every page, and read by nobody: model_args decide
     cfg |= {"num_classes": classes}
     try:
         net, chosen = _fitted(base, cfg, args, file, word)
@@ -214,6 +242,8 @@ def _open(
             "the weights of that architecture, every one.",
             "Is its config.json that of these weights? A file in the cache may be removed and fetched again.",
         ) from None
+    if pool is not None and (built := getattr(net, "global_pool", pool)) != pool:
+        raise processor.refused(asked, "config.json", "global_pool", pool, f"{built}, which its model_args build.")
     state = chosen.state
     if classes and state and not any(name in state for name in head_names(net)):
         classes = 0
