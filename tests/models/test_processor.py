@@ -94,6 +94,11 @@ def test_each_processor_has_the_librarys_defaults(name, native, expected, form):
         (said(image_processor_type="DeiTImageProcessor", do_center_crop=False), "deit", SMALL, stamp()),
         (said(size=1 << 14), "vit", (1 << 14, 1 << 14), stamp()),
         (said(size=None, resample=None, do_resize=False, **CROPPED), "vit", SMALL, stamp(mode="none", before=SMALL)),
+        # a crop that is not said is what the network reads; a size that is said stays as it is
+        (said(size=37, do_center_crop=True), "vit", SMALL,
+         stamp(before=(37, 37), crop_pct=32 / 37, assumed=("crop_pct",))),
+        (said(image_processor_type="DeiTImageProcessor", size=438), "deit", (384, 384),
+         stamp(before=(438, 438), crop_pct=384 / 438, assumed=("crop_pct",))),
         (said(do_resize=False, do_center_crop=True), "vit", LARGE,
          stamp(mode="none", before=LARGE, assumed=("crop_pct",))),
         # ConvNext: below 384 pixels int(size / crop_pct) and the centre, else all is kept
@@ -104,9 +109,7 @@ def test_each_processor_has_the_librarys_defaults(name, native, expected, form):
         (said(crop_pct=0.875, size={"shortest_edge": 384}), "vit", (384, 384), stamp()),
         (said(crop_pct=0.8, size=None, resample=None), "vit", LARGE,
          stamp("bicubic", assumed=("crop_pct", "interpolation"))),
-        (said(image_processor_type="ConvNextImageProcessor", do_center_crop=True), "vit", SMALL,
-         stamp(mode="center", before=(36, 36), crop_pct=32 / 36)),
-        (said(image_processor_type="ConvNextImageProcessor", crop_size=20, do_center_crop=True), "vit", SMALL,
+        (said(image_processor_type="ConvNextImageProcessor", crop_size=20), "vit", SMALL,
          stamp(mode="center", before=(36, 36), crop_pct=32 / 36, left_out=("crop_size",))),
         # mean and std are of pixels times rescale_factor
         (said(image_mean=[0.1, 0.2, 0.3], image_std=[0.4, 0.5, 0.6], rescale_factor=1 / 127.5), "vit", SMALL,
@@ -162,6 +165,12 @@ def test_what_a_file_says(file, kind, native, expected):
         (said(crop_pct=True), "crop_pct 'true'"),
         (said(crop_pct="1"), "crop_pct '1'"),
         (said(crop_pct=0.8, do_resize=False), "Legal: true; its crop belongs to the resize."),
+        # the library has a ConvNext's size as the shorter side alone, and its versions differ in a second crop
+        (said(crop_pct=0.8, size={"height": 32, "width": 32}), "size '{"),
+        (said(crop_pct=0.8, size=[32, 32]), "size '[32, 32]'"),
+        (said(image_processor_type="ConvNextImageProcessor", do_center_crop=True), "do_center_crop 'true'"),
+        # a number alone is the shorter side for SigLIP
+        (said(image_processor_type="SiglipImageProcessor"), "size 'shortest_edge'"),
         (said(do_resize=False), "do_resize 'false'"),
         (said(size={"shortest_edge": 32}), "size 'shortest_edge'"),
         (said(size={"shortest_edge": 32, "width": 3}), "size.shortest_edge '32'"),

@@ -26,12 +26,12 @@ class _Processor:
     """What an image processor does where its file says nothing.
 
     Attributes:
-        size: in pixels.
+        size: in pixels; (height, width), or a number that is read as one in a file.
         square: a bare number is both sides; else the shorter one.
         crop: side of the centre crop; 0 = none.
     """
 
-    size: int = 224
+    size: int | Size = 224
     square: bool = True
     crop: int = 0
     crop_pct: float = 0.0
@@ -46,7 +46,7 @@ _PROCESSORS = {
     "Bit": _Processor(224, square=False, crop=224, resample=3, mean=_CLIP[0], std=_CLIP[1]),
     "CLIP": _Processor(224, square=False, crop=224, resample=3, mean=_CLIP[0], std=_CLIP[1]),
     "ViTHybrid": _Processor(224, square=False, crop=224, resample=3, mean=_CLIP[0], std=_CLIP[1]),
-    "Siglip": _Processor(resample=3),
+    "Siglip": _Processor((224, 224), square=False, resample=3),
     "ConvNext": _Processor(384, square=False, crop_pct=224 / 256, resample=3),
 }
 # Keys that change no pixel here: images are always RGB, in float, channels last until the end.
@@ -158,12 +158,15 @@ def _geometry(
     """Return the mode of the resize, the size before the crop, and the size after it."""
     shorter, size = _size(said.get("size", default.size), default.square, asked)
     if default.crop_pct:
+        if not shorter:
+            raise refused(asked, FILE, "size", said["size"], "shortest_edge, or a number: a ConvNextImageProcessor's.")
+        for key, value in (("do_resize", True), ("do_center_crop", False)):
+            if flags[key] != value:
+                raise refused(asked, FILE, key, not value, f"{_json(value)}; its crop belongs to the resize.")
         mode, before, out = _convnext(said, default, size, asked)
-        if not flags["do_resize"]:
-            raise refused(asked, FILE, "do_resize", False, "true; its crop belongs to the resize.")
         decisive = "size"
     else:
-        crop = pair(said.get("crop_size", default.crop or 224), asked, FILE, "crop_size")
+        crop = pair(said.get("crop_size", default.crop or native), asked, FILE, "crop_size")
         decisive = "crop_size" if flags["do_center_crop"] else "size"
         if not flags["do_center_crop"] and (shorter or not flags["do_resize"]):
             key, value = ("size", "shortest_edge") if flags["do_resize"] else ("do_resize", False)
@@ -174,7 +177,8 @@ def _geometry(
     if out != native:
         if decisive in said:
             raise refused(asked, FILE, decisive, side(out), f"{side(native)}, which the network reads.")
-        before = (before[0] * native[0] // out[0], before[1] * native[1] // out[1])
+        if "size" not in said or not flags["do_resize"]:  # what is not said is as large as the network needs
+            before = (before[0] * native[0] // out[0], before[1] * native[1] // out[1])
     return mode, before, native
 
 
@@ -218,7 +222,7 @@ def _size(value: Any, square: bool, asked: str) -> tuple[bool, Size]:
             odd = next((key for key in sorted(keys) if key not in ("height", "width")), "height")
             raise refused(asked, FILE, f"size.{odd}", value.get(odd), "height and width, or shortest_edge.")
         return False, pair([value["height"], value["width"]], asked, FILE, "size")
-    return not square and not isinstance(value, list), pair(value, asked, FILE, "size")
+    return not square and not isinstance(value, list | tuple), pair(value, asked, FILE, "size")
 
 
 def pair(value: Any, asked: str, file: str, key: str) -> Size:
