@@ -110,6 +110,13 @@ def test_a_column_split_or_none_at_all(tmp_path: Path) -> None:
         ({"train": "file_name,label\na.png,dog\nsub/b c.PNG,cat\nÜnï.png,dog\nq.png,cat"}, ("q.png' is missing",)),
         ({"train": "file_name,label\na.png,sub\nsub/b c.PNG,cat\nÜnï.png,cat"}, ("lies in the folder 'sub'",)),
         ({".": "file_name,label\ntrain/a.png,dog\n"}, ("holds both",)),
+        (
+            {
+                "train": "file_name,label\na.png,0\nsub/b c.PNG,1\nÜnï.png,0",
+                "test": "file_name,label\na.png,-1\nz.png,-1\n",
+            },
+            ("has the label -1: it is hidden",),
+        ),
     ],
 )
 def test_what_is_ambiguous_is_said(tmp_path: Path, tables: dict[str, str], words: tuple[str, ...]) -> None:

@@ -48,6 +48,35 @@ class TestParquet:
         assert not parquet.detect(tmp_path)
         refused(lambda: at(tmp_path), "no data set that vitft can read", "--data-dir")
 
+    @pytest.mark.parametrize(
+        ("names", "split"),
+        [(("val", "dev"), "val"), (("train", "train_small"), "train"), (("a-test", "b-test-00000-of-00001"), "test")],
+    )
+    def test_two_tables_of_one_split_are_not_joined(self, tmp_path: Path, names: tuple[str, str], split: str) -> None:
+        for name in names:
+            pq.write_table(table([0, 1]), tmp_path / f"{name}.parquet")
+        refused(lambda: Parquet(tmp_path, "t").open(split), f"'{names[0]}", f"'{names[1]}", f"same split, {split}")
+
+    @pytest.mark.parametrize(
+        "name", ["train_{}", "train-part{}", "train.{}", "train-0000{}-of-00002-b35aa5b386dfd62{}"]
+    )
+    def test_parts_by_number_are_one_table(self, tmp_path: Path, name: str) -> None:
+        for i in (0, 1):
+            pq.write_table(table([i]), tmp_path / f"{name.format(i, i)}.parquet")
+        assert Parquet(tmp_path, "t").open("train").labels.tolist() == [0, 1]
+
+    def test_tables_of_no_split_are_told_of(self, tmp_path: Path) -> None:
+        for name in ("train", "evaluation", "holdout"):
+            pq.write_table(table([0, 1]), tmp_path / f"{name}.parquet")
+        source = Parquet(tmp_path, "t")
+        assert source.splits == ("train", "test")
+        assert source.open("test").provenance.why.endswith("; tables not read: holdout.parquet")
+
+    def test_photographs_are_turned_as_in_an_image_folder(self, tmp_path: Path) -> None:
+        parquet_folder(tmp_path)
+        assert Parquet(tmp_path, "mine").open("test").exif
+        assert not Parquet(tmp_path, "cifar10").open("test").exif  # as its reference code reads it
+
     def test_columns_are_never_guessed(self, tmp_path: Path) -> None:
         pq.write_table(table([0, 1], labels=pa.array([1, 0])), tmp_path / "train.parquet")
         refused(lambda: Parquet(tmp_path, "t").open("train"), "several label columns: label, labels")

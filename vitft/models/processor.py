@@ -160,9 +160,9 @@ def _geometry(
     if default.crop_pct:
         if not shorter:
             raise refused(asked, FILE, "size", said["size"], "shortest_edge, or a number: a ConvNextImageProcessor's.")
-        for key, value in (("do_resize", True), ("do_center_crop", False)):
-            if flags[key] != value:
-                raise refused(asked, FILE, key, not value, f"{_json(value)}; its crop belongs to the resize.")
+        for key, legal in (("do_resize", True), ("do_center_crop", False)):
+            if flags[key] != legal:
+                raise refused(asked, FILE, key, not legal, f"{_json(legal)}; its crop belongs to the resize.")
         mode, before, out = _convnext(said, default, size, asked)
         decisive = "size"
     else:

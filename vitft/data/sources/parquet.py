@@ -21,12 +21,13 @@ from vitft.data.sources.files import read_file
 from vitft.data.sources.own_split import unchecked
 from vitft.data.sources.tables import Table, open_table
 from vitft.data.split import Provenance, Split
-from vitft.errors import DataDamaged, DataMissing
+from vitft.errors import DataDamaged, DataMissing, some
 
 SUFFIXES = (".parquet", ".arrow")
 _WORDS = {"train": "train", "training": "train", "validation": "val", "valid": "val", "val": "val", "dev": "val"}
-_WORDS |= {"test": "test", "testing": "test", "eval": "test"}
-SHARD = re.compile(r"-(\d+)-of-(\d+)$")
+_WORDS |= {"test": "test", "testing": "test", "eval": "test", "evaluation": "test"}
+SHARD = re.compile(r"-(\d+)-of-(\d+)(?:-[0-9a-f]{16})?$")
+_PART = re.compile(r"[-_. ]*(part|shard)?[-_. ]*\d*$")
 _LEGAL = "train*.parquet, validation*.parquet, test*.parquet (or .arrow), or folders of those names."
 
 
@@ -68,9 +69,19 @@ class Parquet:
     def _opened(self) -> dict[str, tuple[Table, Columns]]:
         return {}
 
+    @cached_property
+    def _unread(self) -> str:
+        """Say which tables beside those of splits no split holds; empty where there are none."""
+        read = {file for files in self._files.values() for file in files}
+        if self.take or self.path.is_file():
+            return ""
+        left = [file.name for folder in sorted({f.parent for f in read}) for file in _tables_in(folder)]
+        left = [name for name in left if name not in {file.name for file in read}]
+        return f"; tables not read: {some(left, 3)}" if left else ""
+
     def _table(self, split: str) -> tuple[Table, Columns]:
         if split not in self._opened:
-            table = open_table(_whole(self._files[split]))
+            table = open_table(_one(_whole(self._files[split]), split))
             self._opened[split] = table, find_columns(table.schema, self._files[split][0])
         return self._opened[split]
 
@@ -152,7 +163,7 @@ class Parquet:
             raise DataDamaged(f"Row {i} ('{keys[i]}') of split '{split}' of '{self.path}' holds no image.")
 
         n = len(keys)
-        why = official.shortfall(self.task, split, n) or unchecked(self.task, "table")
+        why = (official.shortfall(self.task, split, n) or unchecked(self.task, "table")) + self._unread
         found = f"image '{columns.image}', label '{columns.label}', key {'path' if by_path else 'row'}"
         return Split(
             self.task,
@@ -162,6 +173,7 @@ class Parquet:
             labels,
             Reader(read, file=table.place if table.holds(columns.image) else None),
             Provenance(f"{self.kind} ({found})", False, why, official.completeness(self.task, split, n), self.revision),
+            exif=not official.counts(self.task, split),
         )
 
 
@@ -236,6 +248,19 @@ def _names_files(file: Path) -> bool:
         return "file_name" in pq.read_schema(file).names
     except (pa.ArrowException, OSError):
         return False
+
+
+def _one(files: list[Path], split: str) -> list[Path]:
+    """Return the files of a split, parts of one table. Raises DataDamaged where two tables mean the split."""
+    first = {_PART.sub("", SHARD.sub("", file.stem.lower())): file.name for file in reversed(files)}
+    if len(first) > 1 and files[0].parent.name.lower() not in _WORDS and all(split_of(f.stem) for f in files):
+        one, other = sorted(first.values())[:2]
+        raise DataDamaged(
+            f"'{files[0].parent}' holds both '{one}' and '{other}', which mean the same split, {split}.",
+            "one table a split, or its parts by number: train-00000-of-00002.parquet, train_1.parquet.",
+            "Remove or rename one.",
+        )
+    return files
 
 
 def _whole(files: list[Path]) -> list[Path]:

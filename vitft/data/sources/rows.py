@@ -80,6 +80,12 @@ class Rows:
             )
         if names:
             return tuple(names)
+        if numbers[0] < 0:
+            raise DataDamaged(
+                f"'{self.path}' has the label {numbers[0]}: it is hidden, or no class.",
+                "the integers 0 to K-1, or names of classes.",
+                "Remove those rows, or use another split.",
+            )
         file = self.path / "classes.txt"
         known = tasks.canonical(self.task)
         if file.is_file():
@@ -94,11 +100,8 @@ class Rows:
                     f"The labels of '{self.path}' go up to {numbers[-1]}, and none is {lacking}.",
                     "the integers 0 to K-1 without a gap, names of classes, or a classes.txt of all names.",
                 )
-        if numbers[0] < 0 or numbers[-1] >= len(stated):
-            raise DataDamaged(
-                f"'{self.path}' has the label {numbers[0] if numbers[0] < 0 else numbers[-1]}.",
-                f"0 to {len(stated) - 1}.",
-            )
+        if numbers[-1] >= len(stated):
+            raise DataDamaged(f"'{self.path}' has the label {numbers[-1]}.", f"0 to {len(stated) - 1}.")
         return stated
 
     def open(self, split: str) -> Split:
@@ -177,5 +180,6 @@ def relative(name: str, where: str) -> str:
 
 
 def number_or_name(text: str) -> Label:
-    """Return a word as an integer where it is written as one."""
-    return int(text) if text.isascii() and text.isdigit() and str(int(text)) == text else text
+    """Return a word as an integer where it is written as one; -1 is one, too, and no class."""
+    digits = text.removeprefix("-")
+    return int(text) if digits.isascii() and digits.isdigit() and str(int(text)) == text else text
