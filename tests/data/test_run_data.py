@@ -369,6 +369,20 @@ def test_a_class_without_test_images_is_a_note(tmp_path: Path) -> None:
     assert [split.class_names[label] for label in split.labels] == [key[0] for key in split.keys]
 
 
+def test_a_class_without_training_images_is_a_note(tmp_path: Path) -> None:
+    root = tmp_path / "d"
+    rows = [("train", label) for label in (0, 1, 3)] * 2 + [("test", label) for label in range(4)]
+    for i, (split, _) in enumerate(rows):
+        put(root / f"{split}/{i}.png", picture(i))
+    put(root / "metadata.csv", b"file_name,label\n" + b"".join(
+        f"{split}/{i}.png,{label}\n".encode() for i, (split, label) in enumerate(rows)))  # fmt: skip
+    done = vitft("finetune", root, *TINY, "-o", tmp_path / "run")
+    for text in (done.stderr, done.stdout):
+        assert "lass '2': no training image, so that its test images count as wrong" in flat(text)
+    found = json.loads((tmp_path / "run/result.json").read_text())
+    assert found["provenance"]["classes_without_train"] == ["2"]
+
+
 def test_eval_of_a_run_matches_a_folder_by_the_names_of_its_classes(tmp_path: Path) -> None:
     """The predictions for the same images are the same, whatever else the folder holds."""
     run = tmp_path / "run"

@@ -96,6 +96,7 @@ def test_each_key_of_a_few_shot_result_is_what_it_says(tmp_path):
     assert got["provenance"] == {
         **where, "decoder": "Pillow", "split": "test", "split_digest": test.digest, "train_split": "train",
         "train_digest": train.digest, "overlap": {"n": 0, "splits": {}}, "classes_without_test": [],
+        "classes_without_train": [],
         "checkpoint_sha256": weights, "path": str(tmp_path / "d"),
     }  # fmt: skip
     assert got["settings"] == {"device_kind": "cpu", "precision": "float32", "threads": torch.get_num_threads()}

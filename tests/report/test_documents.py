@@ -30,7 +30,8 @@ def test_each_key_of_a_suite_is_what_it_says():
             "top1": r["metrics"]["top1"], "n": r["metrics"]["n"], "seeds": {"0": r["metrics"]["top1"]},
             "resolution": [384, 384], "point": {"lr": 0.1}, "protocol_id": "0123abcd", "ci95": r["metrics"]["ci95"],
             "provenance": {"source": "x", "reference": True, "why": "", "completeness": "full", "split_digest": "d",
-                           "split": "test", "revision": "", "classes_without_test": [], "decoder": "Pillow",
+                           "split": "test", "revision": "", "classes_without_test": [],
+                           "classes_without_train": [], "decoder": "Pillow",
                            "checkpoint_sha256": ""}, "warnings": [],
         }
         for r in results

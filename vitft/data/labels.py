@@ -116,9 +116,22 @@ def absent(split: Split) -> tuple[str, ...]:
     return tuple(name for label, name in enumerate(split.class_names) if label not in present)
 
 
+def untrained(train: Sequence[Split], test: Split) -> tuple[str, ...]:
+    """Return the names of the classes that have an image in a split and none in those trained on, of equal classes."""
+    seen = set(np.concatenate([split.labels for split in train]).tolist())
+    return tuple(test.class_names[label] for label in np.unique(test.labels).tolist() if label not in seen)
+
+
 def absent_note(names: Sequence[str]) -> str:
     """Say which classes have no test image; empty where each has one."""
-    if not names:
-        return ""
+    return f"{_classes(names)}: no test image" if names else ""
+
+
+def untrained_note(names: Sequence[str]) -> str:
+    """Say of which classes test has images that nothing was trained on; empty where there are none."""
+    return f"{_classes(names)}: no training image, so that its test images count as wrong" if names else ""
+
+
+def _classes(names: Sequence[str]) -> str:
     shown = some([f"'{name}'" for name in names], _NAMED)
-    return f"class{'es' * (len(names) > 1)} {shown}: no test image"
+    return f"class{'es' * (len(names) > 1)} {shown}"

@@ -43,7 +43,9 @@ def look(job: Job, source: Source) -> tuple[str, ...]:
         if name == scheme.test:
             # Shifted labels of ImageNet's validation images must not come out after the training.
             real.of_validation(same.keys, same.labels, same.num_classes)
+            parts = [splits[part] for part in scheme.final_train.split(JOINED)]
             lines.append(labels.absent_note(labels.absent(same)))
+            lines.append(labels.untrained_note(labels.untrained(parts, same)))
     return tuple(line for line in lines if line)
 
 

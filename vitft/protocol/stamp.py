@@ -36,6 +36,7 @@ class DataStamp:
         train_official: examples it should have, where it has other than these; else None.
         overlap: see there.
         classes_without_test: classes that have no image in the whole evaluated split, `--limit` aside.
+        classes_without_train: classes that have evaluated images, and no training image.
         completeness: "partial" where the evaluated or the training split is.
     """
 
@@ -49,6 +50,7 @@ class DataStamp:
     train_official: int | None
     overlap: Overlap
     classes_without_test: tuple[str, ...]
+    classes_without_train: tuple[str, ...]
     completeness: Completeness
 
 
@@ -84,6 +86,7 @@ def stamp(
         train_official=counts[0] if short else None,
         overlap=overlap(held_out, {train.name: fingerprints.fingerprints(train, hooks)}, tuned_on, hooks),
         classes_without_test=lacking,
+        classes_without_train=labels.untrained([train], held_out),
         completeness="partial" if partial else tested,
     )
 

@@ -1,7 +1,7 @@
 """What a result's provenance says of its data, in the words of a footnote."""
 
 from vitft.catalog.shots import first_in
-from vitft.data.labels import absent_note as no_test_image
+from vitft.data import labels
 from vitft.results.parts import Provenance
 from vitft.results.schema import Comparison
 
@@ -10,7 +10,7 @@ OVER_SEEDS = ("95 %: of the mean, Student's t over the seeds.", "95 %: Wilson; o
 
 
 def of_data(p: Provenance) -> list[str]:
-    """Return a line for too few training images, for test images that were seen before, and for absent classes.
+    """Return a line for too few training images, for test images seen before, for classes absent from a split.
 
     Results of earlier versions say nothing of these.
     """
@@ -22,8 +22,8 @@ def of_data(p: Provenance) -> list[str]:
     if p.overlap is not None and p.overlap.n:
         where = ", ".join(f"{n:,} in {split}" for split, n in p.overlap.splits.items())
         lines.append(f"{p.overlap.n:,} images of {p.split} were trained or selected on, too, byte for byte: {where}")
-    names = p.classes_without_test
-    return [*lines, *[no_test_image(names)] * bool(names)]
+    absent = (labels.absent_note(p.classes_without_test), labels.untrained_note(p.classes_without_train))
+    return [*lines, *(note for note in absent if note)]
 
 
 def paired_line(pair: Comparison, a: str, b: str) -> str:

@@ -117,6 +117,7 @@ class Provenance(Part):
     train_official: int | None = Field(None, description="examples it should have, where it has other than these")
     overlap: Overlap | None = None
     classes_without_test: tuple[str, ...] = ()
+    classes_without_train: tuple[str, ...] = Field((), description="that have evaluated images, which count as wrong")
     decoder: str = "Pillow"
     checkpoint_sha256: str = ""
     path: str | None = Field(None, description="where the data were, of an evaluation; of a run run.json says it")
