@@ -107,7 +107,8 @@ def _code(run: Callable[[], Any], verb: str) -> int:
         if type(error).__name__ == "NoArgsIsHelpError":  # no mistake: somebody looks around
             sys.stderr.write(error.format_message() + "\n")
             return int(error.exit_code)
-        _complain([error.format_message(), f"Run '{verb} --help' for what is legal."])
+        what = error.format_message().replace("Value error, ", "")  # pydantic's word, which newer ones of Typer repeat
+        _complain([what, f"Run '{verb} --help' for what is legal."])
         return int(error.exit_code)
     return code if isinstance(code, int) else 0
 

@@ -142,7 +142,11 @@ def at(path: Path, task: Task | None = None) -> Source:
         DataDamaged: it does not have the classes of `task`.
     """
     if not path.exists():
-        raise DataMissing(f"Data set '{path}' does not exist.", "a folder, a parquet file, or a task's name.")
+        raise DataMissing(
+            f"Data set '{path}' does not exist.",
+            "a folder, a parquet file, or a task's name.",
+            "Check the path; 'vitft data ls' lists the tasks.",
+        )
     layout = _layout(path, task)
     if layout is None:
         raise DataMissing(
