@@ -9,6 +9,7 @@ import torch
 from tests.data.test_edges import Owner, rows
 from tests.layouts import refused
 from tests.protocol.test_protocol import draw
+from vitft.data import lists
 from vitft.data.split import Split
 from vitft.errors import CheckpointError, DataError, DataMissing, VitftError
 from vitft.evaluation import fewshot, real
@@ -127,9 +128,10 @@ def test_classes_called_by_numbers_are_those_outputs_of_a_head_without_names():
         assert order_assumed(head, fits) == ("classes in the order of their numbers",)  # type: ignore[arg-type]
     words = folders([f"class {i}" for i in range(12)])
     assert head_fits(head, words) is words
-    assert order_assumed(head, words) == ("classes in the order of their names",)  # type: ignore[arg-type]
-    known = dataclasses.replace(words, task="cifar10")
-    assert order_assumed(head, known) == ()  # type: ignore[arg-type]
+    assert order_assumed(head, words) == ("classes in the data's order",)  # type: ignore[arg-type]
+    assert order_assumed(head, dataclasses.replace(words, task="cifar10")) != ()  # type: ignore[arg-type]
+    own = dataclasses.replace(words, task="cifar10", class_names=lists.names("cifar10"))
+    assert order_assumed(head, own) == ()  # type: ignore[arg-type]
     named = dataclasses.replace(head, class_names=words.class_names)
     assert order_assumed(named, words) == ()  # type: ignore[arg-type]
     refused(lambda: head_fits(head, folders([str(i + 1) for i in range(12)])), "numbers, 1 to 12", kind=DataError)

@@ -231,15 +231,16 @@ def head_fits(network: Network | Checkpoint, split: Split) -> Split:
 
 
 def order_assumed(network: Network, split: Split) -> tuple[str, ...]:
-    """Return what is assumed where neither the head's classes nor the data's have names that both know, else nothing.
+    """Return what is assumed of the order of a head's outputs; nothing where it or the task says that order.
 
     Args:
         network: whose head fits.
         split: as `head_fits` gives it.
     """
-    if network.class_names or tasks.canonical(split.task) or split.class_names == lists.names("imagenet"):
+    known, names = tasks.canonical(split.task), split.class_names
+    if network.class_names or names == (labels.class_names(known) if known else lists.names("imagenet")):
         return ()
-    return (f"classes in the order of their {'numbers' if split.class_names[0].isdigit() else 'names'}",)
+    return ("classes in the order of their numbers" if names[0].isdigit() else "classes in the data's order",)
 
 
 def refuse_zero_head(network: Network | Checkpoint, action: str = "Fine-tune it first: vitft finetune.") -> None:
