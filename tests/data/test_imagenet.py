@@ -96,6 +96,17 @@ class TestImageNet:
         assert source.open("train").num_classes == 3
         assert find("imagenet", tmp_path / "imagenette").open("test").num_classes == 1000
 
+    def test_other_images_of_its_classes_are_not_imagenet(self, tmp_path: Path) -> None:
+        for name in ("imagenet-r", "imagenet"):
+            for wnid in WNIDS[5:7]:
+                write(tmp_path / name / wnid / "art_0.jpg", image(1, "JPEG"))
+        rendered = at(tmp_path / "imagenet-r")
+        split = rendered.open("test")
+        assert rendered.task == split.task == "imagenet-r" and split.labels.tolist() == [5, 6]
+        assert split.provenance.why == "images of ImageNet's classes, not its validation images"
+        assert at(tmp_path / "imagenet").task == "imagenet"  # as its folder's name says
+        assert at(imagenet_classes(tmp_path / "copy")).task == "imagenet"  # as its files' names say
+
     def test_real_ones(self, shared: Path) -> None:
         split = find("imagenet", shared / "data" / "imagenet-val-sample").open("test")
         official = lists.imagenet_validation()

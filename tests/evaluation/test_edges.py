@@ -53,6 +53,8 @@ def test_with_complete_every_official_image_must_be_there(tmp_path):
     found = evaluate.subject(part, with_real=False, limit=None, complete=False)
     assert (found.absent, found.stamp) == (32, "subset 26000")
     refused(lambda: evaluate.subject(part, with_real=False, limit=None, complete=True), "32 images", kind=DataMissing)
+    more = evaluate.subject(Owner("svhn", {"test": 26040}), with_real=False, limit=None, complete=False)
+    assert (more.absent, more.stamp) == (None, "26040 images")  # not the whole of what is official either
     declared = Owner("mine", {"test": 12}, completeness="declared")
     assert evaluate.subject(declared, with_real=False, limit=None, complete=True).absent == 0
     assert evaluate.subject(declared, with_real=False, limit=7, complete=False).stamp == "subset 7"

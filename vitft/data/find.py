@@ -157,7 +157,9 @@ def at(path: Path, task: Task | None = None) -> Source:
             else "A folder that holds several data sets is given with --data-dir.",
         )
     name = _name(path)
-    known = task.name if task else tasks.canonical(name) or ("imagenet" if layout.build is imagenet.ImageNet else None)
+    known = task.name if task else tasks.canonical(name)
+    if known is None and layout.build is imagenet.ImageNet and imagenet.official(path):
+        known = "imagenet"
     if known is None:
         return layout.build(path, name)
     source = layout.build(path, known)

@@ -92,7 +92,8 @@ def subject(source: Source, *, with_real: bool, limit: int | None, complete: boo
             action="Add them, or leave out --complete.",
         )
     present = frozenset(split.class_names) - set(labels.absent(split))
-    stamp = f"subset {len(split)}" if absent else ""
+    counts = official.counts(source.task, name)
+    stamp = f"subset {len(split)}" if absent else f"{len(split)} images" if counts and len(split) > max(counts) else ""
     if limit is not None and limit < len(split):
         split = portions.limit(split, limit, seed=0)
         stamp = f"subset {len(split)}"

@@ -114,7 +114,7 @@ class EvalResult(_Result):
     among_present: Metrics | None = Field(
         None, description="the same answers among the classes that have images, where the head has more"
     )
-    stamp: str = Field("", description='"" for a whole split, else "subset n"')
+    stamp: str = Field("", description='"" for a whole split, else "subset n"; "n images" of more')
     missing: tuple[str, ...] = ()
     protocol: EvalProtocol
     timing: Timing

@@ -20,7 +20,9 @@ from typing import Literal
 
 import numpy as np
 
-from vitft.data import lists, official
+from vitft.catalog import tasks
+from vitft.data import lists
+from vitft.data import official as counts
 from vitft.data.reader import Reader
 from vitft.data.sources import parquet
 from vitft.data.sources.files import images_below, is_debris, is_image, read_text, reader, refuse
@@ -58,6 +60,15 @@ def detect(path: Path) -> bool:
 def holds(path: Path) -> bool:
     """Tell whether ImageNet can be read from `path`, a few of its classes or plain tables included."""
     return _locate(path) is not None
+
+
+def official(path: Path) -> bool:
+    """Tell by their names whether they are ImageNet's own images; ImageNet-A, -R and -Sketch have its class folders."""
+    found = _locate(path)
+    if found is None or found[0] != "classes" or (_kaggle(path) / "train").is_dir():
+        return True
+    first = (name for wnid in _wnids(found[1]) for name in images_below(found[1] / wnid)[:1])
+    return _VAL.search(next(first, "")) is not None
 
 
 @dataclass(frozen=True)
@@ -127,8 +138,11 @@ class ImageNet:
         twice = [key for key, n in Counter(keys).items() if n > 1]
         if twice:
             raise DataDamaged(f"'{self.path}' holds '{twice[0]}' more than once.", "each image once.")
-        why = official.shortfall("imagenet", split, len(keys))
-        stamp = Provenance(f"imagenet ({kind})", not why, why, official.completeness("imagenet", split, len(keys)))
+        why = counts.shortfall("imagenet", split, len(keys))
+        completeness = counts.completeness("imagenet", split, len(keys))
+        if tasks.canonical(self.task) != "imagenet" and not any(_VAL.search(key) for key in keys):
+            why, completeness = "images of ImageNet's classes, not its validation images", "partial"
+        stamp = Provenance(f"imagenet ({kind})", not why, why, completeness)
         return Split(self.task, split, self.class_names, keys, np.asarray(labels, dtype=np.int64), read, stamp)
 
 
@@ -323,16 +337,14 @@ def _by_number(name: str, where: str) -> int:
 def _renamed(split: Split, names: tuple[str, ...]) -> Split:
     """Give a table's split the official keys, where its rows have the images' names."""
     if split.num_classes != len(names):
-        raise DataDamaged(
-            f"The tables of '{split.task}' have {split.num_classes} classes; ImageNet has {len(names):,}."
-        )
+        raise DataDamaged(f"The tables of '{split.task}' have {split.num_classes} classes; ImageNet has 1,000.")
     keys = [official_name(key) for key in split.keys] if split.name == "test" else list(split.keys)
     stamp = split.provenance
     stamp = Provenance(
         f"imagenet ({stamp.source})",
         stamp.reference,
         stamp.why,
-        official.completeness("imagenet", split.name, len(split)),
+        counts.completeness("imagenet", split.name, len(split)),
         stamp.revision,
     )
     return Split(split.task, split.name, names, keys, split.labels, split.read, stamp)
