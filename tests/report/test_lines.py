@@ -38,7 +38,7 @@ def test_of_two_results_of_one_seed_the_later_stays_and_unlike_ones_are_rows_of_
     (row,) = lines([number(seed=None, top1=0.1), number(seed=None, top1=0.2)])
     assert row.notes == ("dtd: of several results the latest is shown",)
     (row,) = lines([number(seed=s) for s in (3, 0, None, 1)])
-    assert [one.seed for one in row.of["dtd"]] == [None, 0, 1, 3]
+    assert [one.seed for one in row.of["dtd"]] == [None, 0, 1, 3] and row.notes == ()
     unlike = [number(), number(protocol="q"), number(split_digest="e"), number(n=11, correct=7)]
     rows = lines([*unlike, number(column="svhn", task="svhn"), number(seed=1), number(tuning=True, protocol="t")])
     assert [sorted(row.of) for row in rows] == [["dtd", "svhn"], ["dtd"], ["dtd"], ["dtd"]]
@@ -53,10 +53,12 @@ def test_of_two_results_of_one_seed_the_later_stays_and_unlike_ones_are_rows_of_
 
 
 def test_rows_of_one_model_stand_together_fewer_examples_first() -> None:
-    shown = [("b", "25 a class"), ("a", "all"), ("b", "5 a class"), ("a", "100"), ("a", "1,000"), ("b", "")]
+    shown = [("b", "25 a class"), ("a", "all"), ("b", "5 a class"), ("a", "100"), ("a", "1,000"), ("b", "1 a class"),
+             ("b", "")]  # fmt: skip
     found = lines([number(model=m, model_=m, examples=e) for m, e in shown])
     assert [(row.what.model, row.what.examples) for row in found] == [
-        ("b", ""), ("b", "5 a class"), ("b", "25 a class"), ("a", "100"), ("a", "1,000"), ("a", "all"),
+        ("b", ""), ("b", "1 a class"), ("b", "5 a class"), ("b", "25 a class"),
+        ("a", "100"), ("a", "1,000"), ("a", "all"),
     ]  # fmt: skip
 
 
@@ -104,7 +106,15 @@ def test_rows_that_nothing_tells_apart_are_numbered_and_what_differs_comes_befor
     point = frozenset({"lr"})
     same = [number(point=point), number(settings_="o", settings={"lr": 0.2}, point=point)]
     assert named(*same) == [("m", ()), ("m (2)", ())]
-    assert named(number(settings={}), number(settings_="o")) == [("m", ()), ("m, settings", ("settings",))]
+    for unknown in ((number(settings={}), number(settings_="o")), (number(), number(settings={}, settings_="o"))):
+        assert named(*unknown) == [("m", ()), ("m, settings", ("settings",))]
+    assert named() == [] and labels([]) == {}
+    assert named(number(), number(n=11)) == [("m", ()), ("m (2)", ())]  # of a column's images, but not which ones
+    ways = [number(method=m, settings_=m, settings={"method": m, "decay": d, "steps": n})
+            for m, d, n in (("full", 1.0, 1_000_000), ("linear", 0.1, 2_000_000))]  # fmt: skip
+    assert named(*ways)[1][1] == (
+        "method linear, not fine-tuned", "decay 0.1, not 1", "steps 2000000, not 1000000",
+    )  # fmt: skip
     many = {f"k{i}": i for i in range(9)}
     shown = named(number(settings=many), number(settings_="o", settings={k: v + 1 for k, v in many.items()}))[1][1]
     assert shown == (*(f"k{i} {i + 1}, not {i}" for i in range(6)), "and 3 more settings")

@@ -19,7 +19,7 @@ SGD = {"steps": 4, "batch_size": 7, "warmup_steps": 2, "momentum": 0.8, "lr": 0.
 ADAMW = {**SGD, "optimizer": "adamw", "lr": 0.01}
 CASES: dict[str, dict[str, Any]] = {
     "sgd": {**SGD, "weight_decay": 0.3, "ema": 0.7},
-    "sgd, clipped": {**SGD, "clip_norm": 0.4},
+    "sgd, clipped": {**SGD, "clip_norm": 0.65},
     "sgd, clipped at little": {**SGD, "clip_norm": 1e-4, "label_smoothing": 0.999, "schedule": "constant"},
     "adamw": {**ADAMW, "weight_decay": 0.9, "label_smoothing": 0.2, "clip_norm": 0.2},
     "adamw, averaged": {**ADAMW, "ema": 0.5, "schedule": "staircase", "decay_steps": (2,)},

@@ -70,9 +70,8 @@ def train(
         loss, norm = many.update(step, precision)
         losses.append(loss)
         norms.append(norm)
-    told = [torch.stack(values, dim=1).double().tolist() for values in (losses, norms)]
-    weight, bias = many.average if many.settings.ema else (many.weight, many.bias)
-    return [Head(*one) for one in zip(weight.detach(), bias.detach(), *told, strict=True)]
+    told = [torch.stack(values, dim=1).tolist() for values in (losses, norms)]
+    return [Head(*one) for one in zip(*many.average, *told, strict=True)]
 
 
 class _Heads:
@@ -86,7 +85,7 @@ class _Heads:
         self.average = (self.weight.detach().clone(), self.bias.detach().clone())
         self._kept = [[torch.zeros_like(p) for _ in range(2)] for p in (self.weight, self.bias)]
         self._decay = torch.tensor([settings.weight_decay for settings, _ in each], device=device)
-        self._seeds = sorted({seed for _, seed in each})
+        self._seeds = list(dict.fromkeys(seed for _, seed in each))
         self._which = torch.tensor([self._seeds.index(seed) for _, seed in each], device=device)
 
     def update(self, step: int, precision: str) -> tuple[Tensor, Tensor]:
@@ -108,8 +107,8 @@ class _Heads:
                 if decayed:
                     p.mul_(_along(1 - rates * self._decay, p))
                 self._step(p, g, kept, rates, step + 1)
-            for average, p in zip(self.average if s.ema else (), (self.weight, self.bias), strict=bool(s.ema)):
-                average.lerp_(p, 1 - s.ema)
+            for average, p in zip(self.average, (self.weight, self.bias), strict=True):
+                average.lerp_(p, 1 - s.ema)  # without `ema` they are the weights
         return losses.detach(), norms
 
     def _step(self, p: Tensor, gradient: Tensor, kept: list[Tensor], rates: Tensor, n: int) -> None:
