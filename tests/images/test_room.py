@@ -173,7 +173,7 @@ def test_a_process_that_uses_a_file_keeps_it_and_one_that_was_killed_leaves_noth
         try:
             held = cache.pixels(split(1), PP)
             with room.writing(machine.cache() / "pixels" / "half.npy", 10):
-                os.write(used[1], b"x" if held else b"")
+                os.write(used[1], b"x" if held is not None else b"")
                 os.read(done[0], 1)
         finally:
             os._exit(1)

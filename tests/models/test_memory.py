@@ -124,13 +124,15 @@ def test_forward_passes_are_as_large_as_fits_and_alike_where_the_batch_divides(f
     assert MOST_TOKENS // 197 == 332
     assert plan(of, needed, int(room), batch, "cuda", Wish()).micro_batch == images
     assert plan(of, needed, int(room), batch, "cuda", Wish(7)).micro_batch == 7
+    prime, one = MOST_TOKENS + 1, Shape(1, 1, 8, 1, 2, 32)
+    assert plan(one, Need(0, 1, 1), 1 << 30, prime, "cuda", Wish()).micro_batch == MOST_TOKENS
 
 
 def test_on_a_cpu_a_forward_pass_holds_about_3200_tokens():
     def of(patches: int) -> int:
         return plan(Shape(1, patches, 8, patches + 1, 2, 32), Need(0, 1, 1), 1 << 30, 512, "cpu", Wish()).micro_batch
 
-    assert [of(n) for n in (196, 16, 576, 1024, 0)] == [16, 200, 5, 4, 16]
+    assert [of(n) for n in (196, 16, 33, 576, 1024, 0)] == [16, 200, 96, 5, 4, 16]
 
 
 @pytest.mark.parametrize(
@@ -201,6 +203,15 @@ class Told(torch.nn.Module):
         (partial(torch.nn.Linear, 3, 2), 0, 768, 197, 12, 3072, False, False),
         (partial(Told, patch_embed=SimpleNamespace(grid_size=(2, 5))), 0, 768, 197, 12, 3072, False, False),
         (partial(Told, blocks=[1], patch_embed=SimpleNamespace(num_patches=7)), 7, 768, 197, 12, 3072, False, False),
+        (
+            partial(
+                Told,
+                blocks=[Told(mlp=Told(fc2=SimpleNamespace(in_features=5))), Told()],
+                embed_dim=9,
+                patch_embed=SimpleNamespace(grid_size=(1, 1)),
+            ),
+            0, 9, 1, 2, 5, False, False,
+        ),
         (
             partial(Told, blocks=[Told()], embed_dim=9, patch_embed=SimpleNamespace(grid_size=(300, 400))),
             0, 9, 120_000, 1, 36, False, False,

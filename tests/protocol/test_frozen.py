@@ -157,7 +157,7 @@ def test_a_head_that_was_trained_with_others_is_told_as_one_that_was_trained_alo
     head = Head(torch.rand(3, 2), torch.rand(3), [3.0, 2.0, 1.0], [0.3, 0.2, 0.1])
     own = tmp_path / "run" / "units" / "a" / "b"
     own.mkdir(parents=True)
-    (own / "metrics.jsonl").write_text('{"step": 1, "loss": 9.0}\n')  # of a run before it
+    (own / "metrics.jsonl").write_text(2 * '{"step": 1, "loss": 9.0}\n')  # of a run before it
     warm = Warm(heads={own: Trained(head, 2.5, 77, 4)})
     told = frozen.fit_unit(
         unit, classified(linear), None, unit.settings, own, Compute(), Hooks(), warm  # type: ignore[arg-type]
@@ -184,15 +184,16 @@ def classified(linear: torch.nn.Module) -> torch.nn.Module:
 
 
 def test_heads_are_trained_as_one_where_two_are_left_and_nothing_is_in_the_way(tmp_path, monkeypatch):
-    job, _ = planned(tmp_path / "d", (0,))
+    job, _ = planned(tmp_path / "d", (0,), sweep={"lr": [0.3, 0.03], "weight_decay": [0.0, 0.5]})
     units, linear, run = tune_units(job), torch.nn.Linear(2, 3), tmp_path / "run"
     places = [run / "units" / unit.id for unit in units]
-    asked: list[tuple[list[float], int, str]] = []
-    clock = iter([100.0, 106.0] * 20)
+    points = [(unit.settings.lr, unit.settings.weight_decay) for unit in units]
+    asked: list[tuple[list[tuple[float, float]], int, str]] = []
+    clock = iter([100.0, 108.0] * 20)
 
     def train(linear, source, each, precision, told):
-        asked.append(([settings.lr for settings, _ in each], source.computed, precision))
-        return [Head(torch.zeros(3, 2), torch.zeros(3), [lr], [1.0]) for lr in asked[-1][0]]
+        asked.append(([(s.lr, s.weight_decay) for s, _ in each], source.computed, precision))
+        return [Head(torch.zeros(3, 2), torch.zeros(3), [lr + decay], [1.0]) for lr, decay in asked[-1][0]]
 
     monkeypatch.setattr(frozen.heads, "train", train)
     monkeypatch.setattr(frozen.time, "monotonic", lambda: next(clock))
@@ -209,21 +210,21 @@ def test_heads_are_trained_as_one_where_two_are_left_and_nothing_is_in_the_way(t
     found = heads()
     assert [found[place] for place in places] == [
         Trained(found[place].head, 2.0, 9, 5) for place in places
-    ] and asked == [([0.3, 0.03, 0.003], 9, "float32")] and taken == [("float32", 5)]  # fmt: skip
-    assert [found[place].head.losses for place in places] == [[0.3], [0.03], [0.003]]
+    ] and asked == [(points, 9, "float32")] and taken == [("float32", 5)]  # fmt: skip
+    assert [found[place].head.losses for place in places] == [[lr + decay] for lr, decay in points]
     assert not heads(linear=torch.nn.Conv2d(2, 3, 1)) and not heads(linear=torch.nn.Linear(2, 3, bias=False))
     with monkeypatch.context() as m:
         m.setattr(frozen.inputs, "counts_views", lambda *of: False)
         assert not heads()
     with monkeypatch.context() as m:
-        m.setattr(frozen.heads, "suitable", lambda settings, n, size: (settings, n, size) != (units[0].settings, 3, 6))
+        m.setattr(frozen.heads, "suitable", lambda settings, n, size: (settings, n, size) != (units[0].settings, 4, 6))
         assert not heads()
     (places[1] / "state.pt").parent.mkdir(parents=True)
     (places[1] / "state.pt").touch()
     assert not heads()
     (places[1] / "state.pt").unlink()
     monkeypatch.setattr(frozen, "finished_unit", lambda run, unit: True if unit == units[0].id else None)
-    assert heads().keys() == set(places[1:]) and asked[-1][0] == [0.03, 0.003]
+    assert heads().keys() == set(places[1:]) and asked[-1][0] == points[1:]
     monkeypatch.setattr(frozen, "finished_unit", lambda run, unit: True if unit != units[2].id else None)
     assert not heads(units[2])
 

@@ -142,6 +142,8 @@ def test_a_row_is_what_all_its_numbers_are() -> None:
     assert what.resolutions == ((32, 32), (32, 48), (64, 64))
     (row,) = lines([number(selected="best on val"), number(seed=1, selected="best on test")])
     assert row.what.selected == "best on test"
+    (row,) = lines([number(selected="last"), number(seed=1, model="n", recipe="other")])
+    assert (row.what.selected, row.what.model, row.what.recipe) == ("last", "m", "quick, other")
 
 
 def test_a_cell_is_the_mean_over_seeds_with_the_interval_that_it_can_have():

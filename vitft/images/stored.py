@@ -1,6 +1,7 @@
 """Pixels that were decoded before: rows of a file, or of an array in memory. No torch."""
 
 import io
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,7 +30,7 @@ class Stored:
     def __init__(self, shape: Shape, source: IO[bytes] | NDArray[np.uint8]) -> None:
         self.shape = shape
         self._source = source
-        self._row = int(np.prod(shape[1:]))
+        self._row = math.prod(shape[1:])
         self._start = len(header(shape))
 
     def __len__(self) -> int:
@@ -77,7 +78,7 @@ def header(shape: Shape) -> bytes:
 
 def size(shape: Shape) -> int:
     """Return the bytes of a whole file."""
-    return len(header(shape)) + int(np.prod(shape, dtype=np.int64))
+    return len(header(shape)) + math.prod(shape)
 
 
 def opened(path: Path, shape: Shape) -> Stored | None:

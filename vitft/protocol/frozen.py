@@ -139,7 +139,7 @@ def _features(
 
     def seen() -> Iterator[tuple[NDArray[np.int64], torch.Tensor]]:
         for indices, images in batches:
-            rows.append(np.asarray(indices, dtype=np.int64))
+            rows.append(np.asarray(indices))
             yield rows[-1], images
 
     def before(images: torch.Tensor) -> torch.Tensor:

@@ -48,7 +48,7 @@ class Line:
             return ", ".join(dict.fromkeys(filter(None, (str(getattr(w, key)) for w in whats))))
 
         sizes = tuple(sorted({size for w in whats for size in w.resolutions}))
-        texts = {key: joined(key) for key in ("architecture", "pretraining", "device")}
+        texts = {key: joined(key) for key in ("architecture", "pretraining", "method", "recipe", "examples", "device")}
         selected = {w.selected for w in whats}
         worst = next((word for word in ("best on test", "best on val", "last") if word in selected), "")
         return whats[0].model_copy(update={**texts, "resolutions": sizes, "selected": worst})
@@ -102,20 +102,21 @@ def _variants(numbers: Sequence[Measured]) -> list[Line]:
             of_seed[one.seed] = one
     out = []
     for i in range(max([1, *map(len, kept.values())])):
-        line = Line(numbers[0])
-        for column, variants in kept.items():
-            if i < len(variants):
-                own = list(variants.values())[i]
-                line.of[column] = tuple(own[seed] for seed in sorted(own, key=lambda s: -1 if s is None else s))
-        if not line.of and not (i == 0 and holes):
+        of = {column: _by_seed(list(variants.values())[i]) for column, variants in kept.items() if i < len(variants)}
+        if not of and not holes:
             continue  # nothing but tune units
-        line.first = line.numbers[0] if line.of else numbers[0]
+        line = Line(next(iter(of.values()))[0] if of else numbers[0], of)
         if i == 0:
             line.void = {c: why for c, why in holes.items() if c not in line.of}
             line.tuning = tuple(one for one in numbers if one.tuning)
             line.notes = tuple(dict.fromkeys(notes))
         out.append(line)
     return out
+
+
+def _by_seed(own: Mapping[int | None, Measured]) -> tuple[Measured, ...]:
+    """Return numbers by seed, what has none first."""
+    return tuple(own[seed] for seed in sorted(own, key=lambda seed: -1 if seed is None else seed))
 
 
 def _fields(line: Line, by: By) -> list[str]:
