@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from vitft import recipes
-from vitft.images.preprocess import UNIFORMS, area, deterministic, random_one
+from vitft.images.preprocess import UNIFORMS, area, deterministic, in_one, normalise, random_one
 from vitft.settings import Preprocess
 
 
@@ -71,3 +71,12 @@ def test_big_visions_few_shot_squashes_to_256_and_crops_224():
     x = torch.from_numpy(image).permute(2, 0, 1)[None].float()
     wanted = nn.functional.interpolate(x, (256, 256), mode="bilinear")[0, :, 16:-16, 16:-16]
     assert np.abs(deterministic(image, pp) - wanted.permute(1, 2, 0).numpy()).max() <= 0.5 + 1e-4
+
+
+def test_one_kernel_normalises_as_three_steps_do():
+    pixels = torch.randint(0, 256, (2, 5, 4, 3), dtype=torch.uint8)
+    pp = Preprocess((5, 4), mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+    expected = (pixels.numpy() / 255 - pp.mean) / pp.std
+    for found in (in_one(pixels, torch.tensor(pp.mean), torch.tensor(pp.std)), normalise(pixels, pp)):
+        assert found.is_contiguous() and found.dtype == torch.float32
+        np.testing.assert_allclose(found.permute(0, 2, 3, 1), expected, atol=2e-6)

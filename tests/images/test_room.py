@@ -23,6 +23,7 @@ from vitft.data.find import at
 from vitft.data.reader import Reader
 from vitft.data.split import Split
 from vitft.errors import DataDamaged, UsageError
+from vitft.images import batches as batching
 from vitft.images import cache, fingerprints, kept, room, stored
 from vitft.images.batches import Images, eval_batches
 from vitft.settings import Preprocess
@@ -250,6 +251,22 @@ def test_what_is_decoded_soon_is_decoded_once(monkeypatch):
     streaming.soon(np.arange(3), uniforms)
     list(streaming.batches([np.arange(3)], [uniforms]))
     assert read == {0: 1, 1: 1, 2: 1}
+
+
+def test_pixels_stay_on_a_card_where_they_take_less_than_a_fifth_of_what_is_free(monkeypatch):
+    monkeypatch.setattr(batching, "_AT_ONCE", 2)
+    plain = Images(split(1), PP, torch.device("cpu"))
+    whole = cache.pixels(split(1), PP)
+    assert whole is not None and np.array_equal(plain._on_device(), whole.rows(range(3))) and plain._resident is None
+    plain._resident = plain._on_device()
+    (batch,) = plain.batches([np.array([2, 0])])
+    assert torch.equal(batch, next(Images(split(1), PP, torch.device("cpu")).batches([np.array([2, 0])])))
+    monkeypatch.setattr(Images, "_on_device", lambda self: self.device)
+    for free, stays in ((5 * ROWS, False), (5 * ROWS + 1, True)):
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device, free=free: (free, 10**9))
+        there = Images(split(1), PP, torch.device("cuda"))
+        assert (there._resident is not None) == stays
+    assert Images(split(1), Preprocess((4, 4), crop="inception"), torch.device("cuda"))._resident is None
 
 
 def test_a_file_that_is_cut_short_or_another_is_not_taken():

@@ -81,6 +81,8 @@ def test_each_processor_has_the_librarys_defaults(name, native, expected, form):
         (said(size=37, default_to_square=False, **CROPPED), "vit", SMALL,
          stamp(mode="center", before=(37, 37), crop_pct=32 / 37)),
         (said(size=37, default_to_square="odd", **CROPPED), "vit", SMALL, stamp(before=(37, 37), crop_pct=32 / 37)),
+        (said(image_processor_type="CLIPImageProcessor", size=37, crop_size=32, default_to_square=1), "vit", SMALL,
+         stamp(mode="center", before=(37, 37), crop_pct=32 / 37)),
         (said(image_processor_type="CLIPImageProcessor", size=37, crop_size=32), "vit", SMALL,
          stamp(mode="center", before=(37, 37), crop_pct=32 / 37)),
         (said(image_processor_type="CLIPImageProcessor", size=37, crop_size=32, default_to_square=True), "vit", SMALL,

@@ -372,7 +372,10 @@ def test_resolutions_that_make_no_whole_patch_are_told():
 
 
 def test_a_grid_varies_only_what_a_setting_is_and_every_combination_is_looked_at():
+    from types import SimpleNamespace
+
     from vitft import recipes
+    from vitft.errors import RecipeError
     from vitft.protocol import grid
 
     own = recipes.parse({"lr": 0.1, "steps": 100, "warmup_steps": 50}, "mine")
@@ -384,6 +387,22 @@ def test_a_grid_varies_only_what_a_setting_is_and_every_combination_is_looked_at
     ]
     bad = grid.faults(own, "t", {"warmup_steps": 20}, {"steps": [10, 30], "momentum": [0.5, 2.0]})
     assert [line.split(":")[0].split(" ")[0] for line in bad] == ["warmup_steps", "momentum"], bad
+
+    net = SimpleNamespace(grid=(14, 14), patch=(16, 8), name="m")
+
+    def checked(*unread: str, **varied: list[object]) -> list[str]:
+        return grid.check(own, "t", varied.pop("fixed", [{}])[0], varied, unread, lambda: [net])  # type: ignore
+
+    odd, small = "72 px is no multiple of 16x8: 64x72 px are used", "resolution 15 is smaller than one patch of 'm'"
+    assert checked(lr=[0.1, 0.2]) == [] and checked(resolution=[64, 72]) == checked(fixed=[{"resolution": 72}]) == [odd]
+    for asked, words in (
+        (lambda: checked("an odd word", lr=[0.1]), "The grid cannot run: an odd word."),
+        (lambda: checked("a", resolution=[64, 15]), rf"cannot run: a; {small} \(16x8 pixels\)\."),
+        (lambda: checked(fixed=[{"resolution": 15}]), small),
+        (lambda: checked(pool=["token", "avg"]), "pool: one value"),
+    ):
+        with pytest.raises(RecipeError, match=words):
+            asked()
 
 
 def test_how_many_images_a_run_is_evaluated_on():

@@ -8,6 +8,7 @@ import pytest
 
 from vitft.errors import DataMissing, RecipeError
 from vitft.protocol.advice import advice
+from vitft.protocol.jobs import Runtime, told_watch
 from vitft.protocol.units import (
     DEV,
     Job,
@@ -183,6 +184,17 @@ def test_which_splits_a_plan_opens_and_what_names_its_folder() -> None:
     assert {key: identity[key] for key in ("task", "name", "recipe", "recipe_digest", "seeds", "shots", "limit")} == {
         "task": "/d/t", "name": "t", "recipe": "r", "recipe_digest": "d", "seeds": (4, 7), "shots": "", "limit": None,
     }  # fmt: skip
+
+
+def test_what_val_every_cannot_look_at_is_said_before() -> None:
+    line = (
+        "--val-every: 't' has no val that the final run does not train on, and test is not looked at before the end: "
+        "no val accuracy is written"
+    )
+    asked = Runtime(val_every=2)
+    assert told_watch(job(), asked) == f"{line}." and told_watch(job(), Runtime()) == ""
+    assert told_watch(job(sweep={"lr": [0.1, 0.2]}), asked) == f"{line}; the runs that are compared have it."
+    assert told_watch(job(scheme=Scheme("train", "val", "train", "test")), asked) == ""
 
 
 FEW = Scheme("train800", "val200", "train800val200", "test")

@@ -23,13 +23,11 @@ from vitft.bench.subject import drawn, opened
 from vitft.compiling import COMPILER, Blocks
 from vitft.engines.inline import run_job
 from vitft.evaluation import predictions
-from vitft.images.preprocess import in_one, normalise
 from vitft.models.drop_path import Drawn, draw_ahead
 from vitft.progress import Hooks
 from vitft.protocol.jobs import Runtime, make
 from vitft.protocol.warm import Warm
 from vitft.report.bench import table
-from vitft.settings import Preprocess
 
 BACKEND = "aot_eager"
 pytestmark = pytest.mark.skipif(APART not in os.environ, reason="runs in a fresh process: test_apart.py")
@@ -179,13 +177,6 @@ def test_masks_are_those_that_timm_draws_inside_its_blocks():
                 found.append(one.train()(x))
         assert torch.equal(*found) and not torch.equal(found[0], net.eval()(x))
     assert torch.equal(net.eval()(x), theirs.eval()(x))
-
-
-def test_one_kernel_normalises_as_three_steps_do():
-    pixels = torch.randint(0, 256, (2, 5, 4, 3), dtype=torch.uint8)
-    pp = Preprocess((5, 4), mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
-    found = in_one(pixels, torch.tensor(pp.mean), torch.tensor(pp.std))
-    assert found.is_contiguous() and torch.allclose(found, normalise(pixels, pp), atol=2e-6, rtol=0)
 
 
 def test_the_compiled_loop_says_why_where_nothing_is_compiled_and_the_table_how_vitft_ran(monkeypatch):

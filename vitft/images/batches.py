@@ -19,6 +19,7 @@ from vitft.progress import Hooks
 from vitft.settings import Preprocess
 
 _DEVICE_SHARE = 0.2  # of the device's free memory that resident pixels may take
+_AT_ONCE = 256  # images on their way there
 _AHEAD = 2
 """Batches that are made ready while one is computed with."""
 
@@ -134,10 +135,8 @@ class Images:
     def _on_device(self) -> Tensor:
         assert self._stored is not None
         resident = torch.empty(self._stored.shape, dtype=torch.uint8, device=self.device)
-        step = max(1, (64 << 20) // max(1, self._stored.nbytes // len(self)))
-        for start in range(0, len(self), step):
-            rows = np.arange(start, min(start + step, len(self)))
-            resident[start : start + len(rows)] = moved(self._gather(rows), self.device)
+        for rows in np.split(np.arange(len(self)), range(_AT_ONCE, len(self), _AT_ONCE)):
+            resident[rows[0] : rows[-1] + 1] = moved(self._gather(rows), self.device)
         return resident
 
     def _threads(self) -> ThreadPoolExecutor:

@@ -128,7 +128,7 @@ def read(said: Mapping[str, object], model_type: str, native: Size, asked: str) 
         "bicubic" if word == "bicubic" else "bilinear",
         mode,
         None if plain else before,
-        1.0 if plain or mode == "none" else out[0] / before[0],
+        out[0] / before[0],
         tuple(name for name, absent in unsaid.items() if absent),
         tuple(f"{FILE}: '{key}' means nothing here and was left out" for key in idle),
     )
