@@ -160,6 +160,13 @@ def test_adapters_that_cannot_be_merged_are_named(tmp_path):
     opened(named)
     adapter(folder, factors, use_dora=True)
     refused(named, "DoRA")
+    adapter(folder, factors, init_lora_weights="pissa_niter_4")  # its start was taken out of the base
+    refused(named, "init_lora_weights pissa_niter_4")
+    adapter(folder, factors, layer_replication=[[0, 1], [0, 2]])
+    refused(named, "layer_replication")
+    for harmless in (True, "gaussian", "eva"):
+        adapter(folder, factors, init_lora_weights=harmless)
+        opened(named)
     adapter(folder, {**factors, "base_model.model.blocks.0.attn.qkv.lora_magnitude_vector": up.clone()})
     refused(named, "DoRA")
     adapter(folder, factors, peft_type="IA3")

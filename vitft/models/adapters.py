@@ -18,6 +18,10 @@ _FACTOR = re.compile(r"(.*)\.lora_(A|B)(?:\.\w+)?\.weight")
 _TOP = re.compile(r"base_model\.(model\.)?")
 _INSIDE = re.compile(r"\.modules_to_save(\.default)?|\.base_layer")
 _PARTS = ("query", "key", "value")
+_REBASED = ("pissa", "olora", "corda", "loftq")
+"""Ways to begin that take the adapter's start out of the base: what was trained is no addition to the base as it is."""
+_OTHER = ("use_dora", "use_qalora", "layer_replication", "alora_invocation_tokens", "target_parameters")
+"""Keys of peft's config that make an adapter more than an addition to the weights of layers, where they are set."""
 
 
 def is_adapter(state: Mapping[str, Tensor]) -> bool:
@@ -47,8 +51,10 @@ def merged(folder: Path, word: str, load: Callable[[str], Checkpoint]) -> Checkp
     """
     config = places.read_json(folder / places.ADAPTER_CONFIG)
     kind = str(config.get("peft_type", "?")).upper()
-    if kind != "LORA" or config.get("use_dora"):
-        raise _refused(folder, "DoRA" if kind == "LORA" else kind)
+    begun = str(config.get("init_lora_weights")).lower()
+    other = [key for key in _OTHER if config.get(key)] + [f"init_lora_weights {begun}"] * begun.startswith(_REBASED)
+    if kind != "LORA" or other:
+        raise _refused(folder, other[0].replace("use_dora", "DoRA") if kind == "LORA" else kind)
     file = next((folder / name for name in places.ADAPTERS if (folder / name).is_file()), None)
     if file is None:
         raise CheckpointError(
