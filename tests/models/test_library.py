@@ -1,5 +1,6 @@
 """Folders of the transformers library: every key of its two configs is honoured, or refused by its name."""
 
+import json
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -120,6 +121,29 @@ def test_scale_and_normalisation(tmp_path: Path, stamp: dict[str, Any], factor: 
     images = torch.from_numpy(np.stack([by_pillow(photo, (32, 32), None, 2) for photo in PHOTOS]))
     expected = ((images.numpy().astype(np.float64) * factor - mean) / std).transpose(0, 3, 1, 2)
     np.testing.assert_allclose(normalise(images, network.preprocess).numpy(), expected, atol=2e-5, rtol=1e-5)
+
+
+POOLED = {"class_token": False, "global_pool": "avg", "fc_norm": False}
+
+
+@pytest.mark.parametrize(
+    ("kind", "kwargs", "eps"), [("vit_mae", {}, 1e-12), ("vit_msn", {}, 1e-6), ("ijepa", POOLED, 1e-6)]
+)
+def test_its_kin_are_the_same_network_with_an_epsilon_of_their_own(
+    tmp_path: Path, kind: str, kwargs: dict[str, Any], eps: float
+) -> None:
+    net, images = drawn(**kwargs), torch.randn(2, 3, 32, 32)
+    config = {key: value for key, value in CONFIG.items() if key != "layer_norm_eps"} | {"model_type": kind}
+    path = library.folder(tmp_path / "net", library.renamed(net, kind), config, {"size": 32})
+    for place in (path, path / "model.safetensors"):
+        built = build(str(place), None, Settings(resolution=32))
+        with torch.no_grad():
+            torch.testing.assert_close(built.net.eval()(images), net(images), atol=1e-4, rtol=1e-4)
+        assert built.info.architecture.norm_eps == eps and "norm_eps" in built.info.assumed
+    (path / "config.json").write_text(json.dumps(config | {"model_type": "yolos"}))
+    refused(path, "model type 'yolos'")
+    notes = loading.load(str(path / "model.safetensors")).info.notes
+    assert "config.json beside it says 'yolos', which is not known here, and was not read" in notes
 
 
 def test_a_deit_with_its_centre_crop_answers_as_timms(tmp_path: Path) -> None:

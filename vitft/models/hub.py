@@ -136,6 +136,16 @@ def is_page(path: Path) -> bool:
     return timm.is_model(str(config.get("architecture", ""))) or config.get("model_type") in library.MODEL_TYPES
 
 
+def unread(path: Path) -> tuple[str, ...]:
+    """Return a note on a folder's config.json that says of what network it is, and is of none that is known here."""
+    try:
+        config = places.read_json(path / "config.json")
+    except CheckpointError:
+        return ()
+    kind = config.get("architecture") or config.get("model_type")
+    return (f"config.json beside it says '{kind}', which is not known here, and was not read",) if kind else ()
+
+
 def check(arch: Architecture) -> None:
     """Refuse a record that would make timm do more than build a network: fetch a page, open another file.
 
@@ -163,7 +173,7 @@ def _configured(
         kind = f"architecture '{base}'" if base else f"model type '{config.get('model_type', '?')}'"
         raise CheckpointError(
             f"'{asked}' has {kind}, which is not timm's.",
-            "pages whose config.json names a timm architecture, or model type vit or deit.",
+            f"pages whose config.json names a timm architecture, or model type {', '.join(library.MODEL_TYPES)}.",
             "Most models have a timm copy: try timm:NAME.",
         )
     cfg = timm.get_pretrained_cfg(base)

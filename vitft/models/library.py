@@ -1,4 +1,4 @@
-"""ViTs and DeiTs of the transformers library: what its config.json says of the network is built, or refused by name."""
+"""ViT, DeiT and their kin of the transformers library: what a config.json says of them is built, or refused by name."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -14,8 +14,11 @@ from vitft.models.processor import pair, refused
 from vitft.models.said import ACTIVATIONS, Said
 from vitft.results.checkpoint import CheckpointInfo, Size
 
-MODEL_TYPES = ("vit", "deit")
-"""Model types of the library that are timm's under other names."""
+MODEL_TYPES = ("vit", "deit", "vit_mae", "vit_msn", "ijepa")
+"""Model types of the library that are timm's networks under the names of its ViT."""
+
+_EPS = {"vit_msn": 1e-6, "ijepa": 1e-6}
+"""The library's own epsilon by model type; 1e-12 for the others."""
 
 # The library's words for an activation -> timm's.
 _ACTIVATIONS = {
@@ -99,7 +102,7 @@ def _network(
         no_embed_class=False,
         grid=said.grid if said is not None and said.grid else grid if "image_size" in config else None,
     )
-    eps = config.get("layer_norm_eps", 1e-12)
+    eps = config.get("layer_norm_eps", _EPS.get(str(config["model_type"]), 1e-12))
     if isinstance(eps, bool) or not isinstance(eps, int | float) or not 0 < eps < 1:
         raise refused(asked, "config.json", "layer_norm_eps", eps, "a small number above 0.")
     arch = replace(inferred.architecture, activation=_ACTIVATIONS[word], norm_eps=float(eps))

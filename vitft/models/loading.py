@@ -198,7 +198,8 @@ def _named(path: Path, kind: str, said: Said | None, word: str) -> Checkpoint:
             heads = 0  # not one of the layout's own sizes
         grid = said.grid if said is not None else None
         opened = _stamped(path, kind, state, infer(state, hint=path.stem, num_heads=heads, grid=grid))
-    return replace(opened, info=replace(opened.info, part=chosen.part).with_notes(*chosen.notes))
+    notes = (*chosen.notes, *hub.unread(path.parent))
+    return replace(opened, info=replace(opened.info, part=chosen.part).with_notes(*notes))
 
 
 def _whole(path: Path, word: str) -> None:
