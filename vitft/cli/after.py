@@ -9,7 +9,7 @@ import typer
 
 from vitft.cli import console
 from vitft.cli.options import TableFormat, TableFormatOption
-from vitft.results.files import PREDICTIONS
+from vitft.results.files import PREDICTIONS, RESULT
 
 if TYPE_CHECKING:
     from vitft.evaluation.predictions import Saved
@@ -138,7 +138,7 @@ def _seeds(run: Path) -> None:
     """Say which seed's answers these are, where a run has several."""
     from vitft.results.files import read_json
 
-    result = read_json(run / "result.json") or {}
+    result = read_json(run / RESULT) or {}
     units = result.get("units")
     if isinstance(units, list) and len(units) > 1:
         others = ", ".join(f"{run}/units/{unit}" for unit in units[1:])

@@ -11,6 +11,7 @@ from vitft.cli import console
 from vitft.cli import options as o
 from vitft.cli.groups import EvalBatchOption, Opening, flat
 from vitft.errors import UsageError
+from vitft.results.files import RESULT
 
 
 @flat
@@ -93,7 +94,7 @@ def fewshot(
     from vitft.results.schema import to_json
 
     if output is not None:
-        write_json(output / "result.json", to_json(result))
+        write_json(output / RESULT, to_json(result))
     console.emit(to_json(result), "" if format == "json" else report.fewshot(result), format)
 
 

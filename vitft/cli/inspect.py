@@ -8,6 +8,7 @@ import typer
 from vitft.cli import console
 from vitft.cli import options as o
 from vitft.cli.groups import Opening, flat
+from vitft.results.files import RESULT
 from vitft.words import listed
 
 if TYPE_CHECKING:
@@ -110,7 +111,7 @@ def _folder(models: list[str], found: "Inspection") -> Path:
     from vitft.results.folders import runs_root, slug
 
     run = places.run_folder(Path(models[-1]).expanduser())
-    if run is not None and (run / "result.json").is_file():
+    if run is not None and (run / RESULT).is_file():
         return run / ("inspect" if len(models) == 1 else "inspect-side-by-side")
     names = "-and-".join(slug(Path(one.title).stem) for one in found.models)
     return runs_root() / "inspect" / names

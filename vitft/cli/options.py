@@ -9,6 +9,7 @@ import typer
 from vitft.catalog.models import DEFAULT
 from vitft.errors import OutsideTolerance, UsageError
 from vitft.group import Parallel
+from vitft.results.files import RESULT
 from vitft.words import listed
 
 Format = Literal["text", "json"]
@@ -172,7 +173,7 @@ def models(named: Sequence[str] | None, *devices: str) -> tuple[str, ...]:
 
 def unoccupied(folders: Sequence[Path], overwrite: bool) -> None:
     """Refuse to write a result where one is, unless it is to be replaced. Raises UsageError."""
-    taken = next((folder for folder in folders if (folder / "result.json").exists()), None)
+    taken = next((folder for folder in folders if (folder / RESULT).exists()), None)
     if taken is not None and not overwrite:
         raise UsageError(
             f"'{taken}' holds a result already.", "a new folder.", "Choose another, or replace it: --overwrite."

@@ -10,6 +10,7 @@ from vitft.cli import console
 from vitft.cli import options as o
 from vitft.cli.groups import Dispatched, Keys, Running, flat
 from vitft.errors import some
+from vitft.results.files import SUITE
 
 if TYPE_CHECKING:
     from vitft.engines.suite import Asked
@@ -128,7 +129,7 @@ def _report(asked: "Asked", outcomes: "Sequence[Outcome]", shard: str, format: s
         for one in own:
             part = asked.suite.only(c.key for c in one.leg.part.columns)
             data = summarise(part, one.results, seeds=asked.seeds, failed=one.why)
-            write_json(one.leg.folder() / "suite.json", to_json(data))
+            write_json(one.leg.folder() / SUITE, to_json(data))
         why = {key: text for one in own for key, text in one.why.items()}
         whole.append(summarise(asked.suite, results, seeds=asked.seeds, failed=why))
         folders = [str(one.leg.folder()) for one in own]

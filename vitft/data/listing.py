@@ -19,14 +19,14 @@ from vitft import machine
 from vitft.data.sources.files import printable
 from vitft.data.split import Source, place_of
 from vitft.errors import DataDamaged, DiskFull, some
-from vitft.results.files import write_atomic
+from vitft.results.files import RESULT, RUN, write_atomic
 
 Listing = dict[str, list[Any]]
 
 _READ = (".txt", ".csv", ".tsv", ".json", ".jsonl", ".cls", ".parquet", ".arrow")
 _READ_MOST = 256 << 20  # bytes; a larger table is told by its size and time, as reading it would take long
 _DEBRIS = frozenset({"thumbs.db", "desktop.ini", "__macosx"})
-_OURS = ("run.json", "result.json")  # a run that was put inside the data is no part of them
+_OURS = (RUN, RESULT)  # a run that was put inside the data is no part of them
 _NAMED = 3
 
 

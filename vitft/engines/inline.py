@@ -19,7 +19,7 @@ from vitft.protocol.jobs import Runtime
 from vitft.protocol.run import run_unit
 from vitft.protocol.units import Job, Unit, by_point, points, select
 from vitft.protocol.warm import Warm
-from vitft.results.files import write_json
+from vitft.results.files import RESULT, write_json
 from vitft.results.folders import SHOWN, unit_folder
 from vitft.results.schema import Lost, RunResult, Tuned, UnitResult, to_json, worst_overlap
 
@@ -60,7 +60,7 @@ def run_job(
         _share(unit_folder(folder, finals[0].id) / name, folder / name)
     lost = [gone for unit in tuning or plan.units(job)[1] if (gone := plan.lost(unit)) is not None]
     result = summary(finals, [plan.needed(unit) for unit in finals], scored, lost)
-    write_json(folder / "result.json", to_json(result))
+    write_json(folder / RESULT, to_json(result))
     return result
 
 

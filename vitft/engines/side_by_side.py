@@ -19,6 +19,7 @@ from vitft.protocol.jobs import OfAny, Runtime, run_folder
 from vitft.protocol.look import look
 from vitft.protocol.units import Job
 from vitft.results.checkpoint import CheckpointInfo
+from vitft.results.files import RESULT
 from vitft.results.folders import beside
 from vitft.results.schema import RunResult
 from vitft.settings import CHECKPOINT_KEYS, Settings, checked
@@ -127,7 +128,7 @@ class Planned:
         if len({job.model for job in self.jobs}) < 2:
             return
         for job, folder in zip(self.jobs, self.folders, strict=True):
-            if not (folder / "result.json").exists():
+            if not (folder / RESULT).exists():
                 self.models.open(job.model, job.settings)
 
 

@@ -12,6 +12,7 @@ from vitft.protocol import unchanged
 from vitft.protocol.jobs import Runtime, told_resolution, told_watch
 from vitft.protocol.look import look
 from vitft.protocol.units import Job
+from vitft.results.files import RESULT
 from vitft.results.folders import claim, lock, nothing_left_behind
 from vitft.results.reading import load
 from vitft.results.schema import RunResult
@@ -57,7 +58,7 @@ def in_folder(
     note = how.note
     with lock(folder), nothing_left_behind(folder):
         claim(folder, job.identity(), overwrite=how.overwrite, resume=how.resume)
-        finished = load(folder / "result.json", RunResult)
+        finished = load(folder / RESULT, RunResult)
         if finished is not None:
             unchanged.hold(folder, source, note)
             note("Finished before: this is the stored result; nothing was run or looked at again.")

@@ -23,6 +23,7 @@ from vitft.protocol.jobs import Asking, make, model_sha256
 from vitft.protocol.look import look
 from vitft.protocol.units import Job, scheme, told
 from vitft.recipes import Recipe
+from vitft.results.files import RESULT
 from vitft.results.folders import beside, collect, default_folder, slug, task_folder
 from vitft.results.reading import load
 from vitft.results.schema import EvalResult, FewshotResult, Measured, UnitResult
@@ -302,7 +303,7 @@ def measurement(leg: Leg, name: str) -> Path:
     if first.run == "fewshot":
         what |= {"per_class": counts(leg, name), "seeds": leg.seeds, **_classified(first)}
     digest = recipes.digest({**what, "overrides": dict(leg.overrides)})
-    return task_folder(leg.folder(), name) / f"{first.run}-{digest}" / "result.json"
+    return task_folder(leg.folder(), name) / f"{first.run}-{digest}" / RESULT
 
 
 def _classified(column: Column) -> dict[str, str]:

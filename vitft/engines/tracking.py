@@ -10,7 +10,7 @@ from typing import Any, Literal, Protocol, assert_never
 
 from vitft.errors import NotInstalled
 from vitft.progress import Hooks, StepReport
-from vitft.results.files import read_json
+from vitft.results.files import RESULT, RUN, read_json
 from vitft.results.folders import slug
 from vitft.results.reading import load
 from vitft.results.schema import RunResult
@@ -106,7 +106,7 @@ class _Tracking:
         """Send the accuracy that the run came to."""
 
         def send() -> None:
-            result = load(self.folder / "result.json", RunResult)
+            result = load(self.folder / RESULT, RunResult)
             if result is not None and self.series is not None:
                 self.series.log({f"{result.provenance.split}/top1": result.metrics.top1}, self.last)
 
@@ -122,7 +122,7 @@ def _open(to: Tracker, folder: Path, title: str, first: int) -> _Series:
     """Begin a series; `first` is its first update in this process: what an earlier one had from there on goes."""
     config = {}
     with suppress(Exception):
-        config = read_json(folder / "run.json") or {}
+        config = read_json(folder / RUN) or {}
     match to:
         case "tensorboard":
             return _TensorBoard(folder / "tensorboard" / slug(title), first)

@@ -21,6 +21,7 @@ from vitft.models import loading
 from vitft.models.checkpoint import Checkpoint
 from vitft.models.said import Said
 from vitft.results.checkpoint import CheckpointInfo
+from vitft.results.files import RESULT
 from vitft.results.parts import Computed
 from vitft.results.reading import load
 from vitft.results.schema import RunResult
@@ -160,7 +161,7 @@ def own_preprocess(info: CheckpointInfo) -> Preprocess | None:
     """Return how a run's evaluation prepared its images; None for any other checkpoint."""
     if info.kind != "run" or not info.path:
         return None
-    result = load(Path(info.path).parent / "result.json", RunResult)
+    result = load(Path(info.path).parent / RESULT, RunResult)
     return result.preprocess if result is not None else None
 
 

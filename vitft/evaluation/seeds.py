@@ -9,7 +9,7 @@ from statistics import fmean
 from vitft.evaluation.evaluate import Evaluation
 from vitft.evaluation.intervals import clipped, paired, t_interval
 from vitft.models import places
-from vitft.results.files import WEIGHTS, read_json
+from vitft.results.files import RESULT, WEIGHTS, read_json
 from vitft.results.folders import unit_folder
 from vitft.results.parts import Metrics
 from vitft.results.schema import ClassAccuracy, Comparison, EvalResult
@@ -29,7 +29,7 @@ def members(model: str) -> tuple[dict[Seed, str], str]:
     run = places.run_folder(path)
     if run is None:
         return {None: model}, ""
-    result = read_json(run / "result.json") or {}
+    result = read_json(run / RESULT) or {}
     seeds, units = result.get("seeds"), result.get("units")
     if result.get("kind") != "finetune" or not isinstance(seeds, dict) or not isinstance(units, list | tuple):
         return {None: model}, ""

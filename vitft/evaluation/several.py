@@ -14,7 +14,7 @@ from vitft.models import loading
 from vitft.models.checkpoint import Checkpoint
 from vitft.models.said import Said
 from vitft.progress import Hooks
-from vitft.results.files import PREDICTIONS, write_json
+from vitft.results.files import PREDICTIONS, RESULT, write_json
 from vitft.results.schema import Comparison, EvalResult, to_json
 
 
@@ -57,7 +57,7 @@ class Evaluated:
             split, logits = found.subject.split, found.predictions.logits
             own = folder if seed is None else folder / f"seed-{seed}"
             predictions.save(own / PREDICTIONS, split.keys, split.labels, logits, split.class_names)
-        write_json(folder / "result.json", to_json(self.result))
+        write_json(folder / RESULT, to_json(self.result))
 
 
 def evaluate_all(models: Sequence[str], what: ev.Subject, how: How, hooks: Hooks) -> Iterator[Evaluated]:

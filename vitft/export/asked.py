@@ -4,7 +4,7 @@ from pathlib import Path
 
 from vitft.errors import CheckpointError, UsageError
 from vitft.models import places
-from vitft.results.files import WEIGHTS
+from vitft.results.files import RESULT, WEIGHTS
 from vitft.results.reading import load
 from vitft.results.schema import RunResult
 
@@ -13,13 +13,13 @@ def finished(run: Path) -> RunResult:
     """Return the result of a run that kept its network. Raises CheckpointError where it is none."""
     owner = places.run_folder(run)
     if owner is None:
-        kept = (run / "result.json").is_file()
+        kept = (run / RESULT).is_file()
         raise CheckpointError(
             f"The run '{run}' kept no weights (no {WEIGHTS} in it)." if kept else f"'{run}' is no finished run.",
             "the folder of a run that was made with --save-weights.",
             "Run 'vitft runs ls' to list the runs.",
         )
-    found = load(owner / "result.json", RunResult)
+    found = load(owner / RESULT, RunResult)
     if found is None:
         raise CheckpointError(f"The run '{run}' is not finished.", "a finished run.", "Run its command again.")
     return found

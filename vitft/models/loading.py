@@ -28,9 +28,7 @@ from vitft.models.checkpoint import Checkpoint, crop_mode
 from vitft.models.renaming import heads_of_layout, timm_names
 from vitft.models.said import Said, apply
 from vitft.results.checkpoint import Architecture, CheckpointInfo
-from vitft.results.files import WEIGHTS, cannot_write, replacing
-
-RESULT = "result.json"
+from vitft.results.files import RESULT, WEIGHTS, cannot_write, replacing
 
 
 def load(model: str, *, weights: bool = True, said: Said | None = None) -> Checkpoint:

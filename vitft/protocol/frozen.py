@@ -19,6 +19,7 @@ from vitft.models.methods import parameter_groups
 from vitft.progress import Hooks
 from vitft.protocol.units import Unit, alike
 from vitft.protocol.warm import Features, Trained, Warm
+from vitft.results.files import STATE, UPDATES
 from vitft.results.folders import finished_unit, unit_folder
 from vitft.settings import Settings
 from vitft.training import heads, inputs, state
@@ -57,13 +58,13 @@ def fit_unit(
     with torch.no_grad():
         linear.weight.copy_(head.weight)
         linear.bias.copy_(head.bias)
-    with state.Metrics(own / "metrics.jsonl", keep=0) as metrics:
+    with state.Metrics(own / UPDATES, keep=0) as metrics:
         for step, (loss, norm) in enumerate(zip(head.losses, head.norms, strict=True)):
             metrics.add({"step": step + 1, "loss": loss, "lr": learning_rate(settings, step), "grad_norm": norm})
     return Fitted(
         settings.steps, 0, head.losses[0], head.losses[-1], done.micro_batch, done.seconds,
         settings.steps * settings.batch_size, done.computed, 0.0, False,
-        state.Saver(own / "state.pt"),
+        state.Saver(own / STATE),
     )  # fmt: skip
 
 
@@ -78,7 +79,7 @@ def _together(
     """Train the heads of a unit and of those like it; empty where they are not to be trained as one."""
     linear = net.get_classifier()  # type: ignore[operator]
     left = [one for one in alike(unit) if finished_unit(run, one.id) is None]
-    begun = any((unit_folder(run, one.id) / "state.pt").exists() for one in left)
+    begun = any((unit_folder(run, one.id) / STATE).exists() for one in left)
     if len(left) < 2 or begun or not isinstance(linear, nn.Linear) or linear.bias is None:
         return {}
     if not inputs.counts_views(net, images, settings):

@@ -37,7 +37,7 @@ from vitft.protocol.kept import evaluated_keep, trained_keep
 from vitft.protocol.stamp import DataStamp
 from vitft.protocol.units import DEV, Unit
 from vitft.protocol.warm import Warm
-from vitft.results.files import HEAD, PREDICTIONS, UPDATES, WEIGHTS, write_json
+from vitft.results.files import HEAD, PREDICTIONS, RESULT, UPDATES, WEIGHTS, write_json
 from vitft.results.folders import finished_unit, unit_folder
 from vitft.results.parts import Computed, Cost, Env, Loss, Metrics, Provenance, Timing
 from vitft.results.schema import UnitResult, to_json
@@ -77,7 +77,7 @@ def run_unit(
         result = _result(trained, data, _timing(trained, began, warm.group.size))
         if unit.phase == "final":
             _save(own, trained, runtime.save_weights, hooks)
-        write_json(own / "result.json", to_json(result))
+        write_json(own / RESULT, to_json(result))
     return result
 
 

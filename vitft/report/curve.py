@@ -9,7 +9,7 @@ from statistics import fmean
 from vitft.errors import UsageError, some
 from vitft.evaluation.intervals import wilson
 from vitft.report.table import Column, Row, Table, Value
-from vitft.results.files import UPDATES, damaged
+from vitft.results.files import RESULT, UPDATES, damaged
 from vitft.results.folders import unit_folder
 from vitft.results.reading import load
 from vitft.results.schema import RunResult
@@ -38,7 +38,7 @@ def read(folder: Path) -> list[Curve]:
     """
     if (folder / UPDATES).is_file():
         return [_curve(folder)]
-    result = load(folder / "result.json", RunResult) if (folder / "units").is_dir() else None
+    result = load(folder / RESULT, RunResult) if (folder / "units").is_dir() else None
     units = [] if result is None else [unit_folder(folder, unit) for unit in result.units or (result.unit or "",)]
     found = [unit for unit in units if (unit / UPDATES).is_file()] or sorted(
         p.parent for p in folder.glob(f"*/*/*/{UPDATES}")

@@ -11,7 +11,7 @@ from vitft.report.single import footnotes, model_title
 from vitft.report.table import HOLE, Value
 from vitft.results import choice
 from vitft.results.checkpoint import Size, side
-from vitft.results.files import read_json
+from vitft.results.files import RESULT, RUN, SUITE, read_json
 from vitft.results.folders import collect
 from vitft.results.parts import Metrics
 from vitft.results.reading import parse
@@ -53,8 +53,8 @@ def of_folder(folder: Path, chosen: bool = False) -> list[Fact]:
     Raises:
         CheckpointError: one of its files is damaged (exit code 4).
     """
-    run = read_json(folder / "run.json") or {}
-    file = folder / ("suite.json" if run.get("kind") == "suite" else "result.json")
+    run = read_json(folder / RUN) or {}
+    file = folder / (SUITE if run.get("kind") == "suite" else RESULT)
     value = read_json(file)
     if value is None:
         return []

@@ -7,7 +7,7 @@ from pathlib import Path
 from vitft.errors import CheckpointError, DataMissing, rebuilt
 from vitft.report import in_suites, measured
 from vitft.report.measured import Measured
-from vitft.results.files import read_json
+from vitft.results.files import RESULT, RUN, SUITE, read_json
 from vitft.results.reading import load, parse
 from vitft.results.schema import EvalResult, FewshotResult, RunResult, SuiteResult, UnitResult
 
@@ -79,9 +79,9 @@ def gather(places: Sequence[Path]) -> Gathered:
 def folders(root: Path, depth: int = _DEPTH) -> Iterator[Path]:
     """Yield the folders of results at or below `root`, not looking inside of runs."""
     names = {path.name for path in root.iterdir()} if depth else set()
-    if names & {"run.json", "result.json", "suite.json"}:
+    if names & {RUN, RESULT, SUITE}:
         yield root
-    if names & {"run.json", "units"}:
+    if names & {RUN, "units"}:
         # A suite of several models may keep a run folder for each of them.
         names -= {"units", "logs", "shards"}
     for name in sorted(names):
@@ -94,7 +94,7 @@ def _read(folder: Path) -> tuple[list[Measured], list[CheckpointError]]:
     """Return the numbers of one folder, or what is wrong with its files."""
     damaged: list[CheckpointError] = []
     units: list[tuple[_Result, Path]] = []
-    for path in sorted((folder / "units").glob("**/result.json")):
+    for path in sorted((folder / "units").glob(f"**/{RESULT}")):
         try:
             units.append((_parsed(_json(path), f"'{path}'", UnitResult), path.parent))
         except CheckpointError as error:
@@ -116,13 +116,13 @@ def _parsed(value: dict[str, object], where: str, run: type[UnitResult]) -> _Res
 
 def _numbers(folder: Path, units: Sequence[tuple[_Result, Path]]) -> list[Measured]:
     out = [_at(one, place) for unit, place in units for one in measured.of_any(unit, place)]
-    run = read_json(folder / "run.json") or {}
+    run = read_json(folder / RUN) or {}
     if run.get("kind") == "suite":
         return in_suites.placed(run, out)
     if run.get("kind") != "sweep":
         return out
     # Where all settings were tested, the others were tried for the one that was chosen, as on val.
-    result = load(folder / "result.json", RunResult)
+    result = load(folder / RESULT, RunResult)
     if result is None:
         return []
     chosen = [folder / "units" / name for name in result.units or (result.unit or ".",)]
@@ -131,10 +131,10 @@ def _numbers(folder: Path, units: Sequence[tuple[_Result, Path]]) -> list[Measur
 
 def _top(folder: Path) -> list[Measured]:
     """Read result.json or suite.json of a folder without units, or of an evaluation."""
-    result = folder / "result.json"
+    result = folder / RESULT
     if result.is_file():
         return [_at(one, folder) for one in measured.of_any(_parsed(_json(result), f"'{result}'", RunResult), folder)]
-    suite = folder / "suite.json"
+    suite = folder / SUITE
     if suite.is_file():
         return [_at(one, folder) for one in measured.of_suite(parse(_json(suite), SuiteResult, f"'{suite}'"))]
     return []

@@ -13,6 +13,7 @@ from vitft.report import said
 from vitft.report.table import Column, Footnotes, Row, Table, Value
 from vitft.results import choice
 from vitft.results.checkpoint import side
+from vitft.results.files import RESULT
 from vitft.results.parts import TrainSize
 from vitft.results.reading import load
 from vitft.results.schema import Comparison, RunResult
@@ -43,7 +44,7 @@ def run_of(model: str) -> RunResult | None:
     if folder is None:
         return None
     try:
-        return load(folder / "result.json", RunResult)
+        return load(folder / RESULT, RunResult)
     except CheckpointError:  # not of a fine-tune, or damaged: it is called by its path
         return None
 

@@ -10,6 +10,10 @@ from typing import IO, Any
 
 from vitft.errors import CheckpointError, DiskFull
 
+RUN, RESULT, SUITE = "run.json", "result.json", "suite.json"
+"""What a run is; its answer, a unit's or an evaluation's; a suite's."""
+STATE = "state.pt"
+"""What an unfinished unit goes on from."""
 WEIGHTS, HEAD = "weights.safetensors", "head.safetensors"
 """A run's network, and the head alone where the network is not kept."""
 

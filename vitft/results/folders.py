@@ -28,7 +28,19 @@ from pathlib import Path
 
 from vitft import machine
 from vitft.errors import CheckpointError, RunFolderOccupied, UsageError, VitftError
-from vitft.results.files import HEAD, PREDICTIONS, UPDATES, WEIGHTS, cannot_write, damaged, read_json, write_json
+from vitft.results.files import (
+    HEAD,
+    PREDICTIONS,
+    RESULT,
+    RUN,
+    SUITE,
+    UPDATES,
+    WEIGHTS,
+    cannot_write,
+    damaged,
+    read_json,
+    write_json,
+)
 from vitft.results.reading import load
 from vitft.results.schema import SCHEMA_VERSION, Lost, UnitResult
 from vitft.settings import Settings
@@ -37,7 +49,7 @@ from vitft.settings import Settings
 SHOWN = (WEIGHTS, HEAD, "config.json", PREDICTIONS)
 """A unit's files that its run folder shows too."""
 
-_ANSWERS = ("result.json", "suite.json", *SHOWN)
+_ANSWERS = (RESULT, SUITE, *SHOWN)
 
 
 def runs_root() -> Path:
@@ -75,7 +87,7 @@ def claim(folder: Path, identity: Mapping[str, object], *, overwrite: bool, resu
         RunFolderOccupied: other settings live here (exit code 2); nothing is touched.
     """
     wanted = json.loads(json.dumps({"schema_version": SCHEMA_VERSION, **identity}))
-    known = _known(folder / "run.json", overwrite)
+    known = _known(folder / RUN, overwrite)
     if known:
         known = _today(known)
     if known is None and folder.is_dir() and any(p for p in folder.iterdir() if p.name != ".lock"):
@@ -96,7 +108,7 @@ def claim(folder: Path, identity: Mapping[str, object], *, overwrite: bool, resu
         for name in _ANSWERS:
             (folder / name).unlink(missing_ok=True)
     if known != wanted:
-        write_json(folder / "run.json", wanted)
+        write_json(folder / RUN, wanted)
 
 
 def _today(known: Mapping[str, object]) -> dict[str, object]:
@@ -192,14 +204,14 @@ def lock(
 @contextmanager
 def nothing_left_behind(folder: Path) -> Iterator[None]:
     """Remove what a run that failed before its first update has written: a mistyped name leaves no folder."""
-    fresh = not (folder / "run.json").exists()
+    fresh = not (folder / RUN).exists()
     try:
         yield
     except VitftError:
-        if fresh and not any(folder.rglob(UPDATES)) and not any(folder.rglob("result.json")):
+        if fresh and not any(folder.rglob(UPDATES)) and not any(folder.rglob(RESULT)):
             for name in ("units", "logs"):
                 shutil.rmtree(folder / name, ignore_errors=True)
-            for path in (folder / "run.json", folder / ".lock"):
+            for path in (folder / RUN, folder / ".lock"):
                 path.unlink(missing_ok=True)
             ours = [folder, *(p for p in folder.parents if p == runs_root() or runs_root() in p.parents)]
             for path in ours:
@@ -224,7 +236,7 @@ def unit_folder(folder: Path, unit_id: str) -> Path:
 
 def finished_unit(folder: Path, unit_id: str) -> UnitResult | None:
     """Return a unit's result, or None while it is not finished. Raises CheckpointError: it is damaged."""
-    return load(unit_folder(folder, unit_id) / "result.json", UnitResult)
+    return load(unit_folder(folder, unit_id) / RESULT, UnitResult)
 
 
 LOST = "lost.json"
@@ -242,6 +254,6 @@ def collect(folder: Path) -> dict[Path, UnitResult]:
     Raises:
         CheckpointError: one of them is damaged (exit code 4).
     """
-    files = sorted((folder / "units").glob("**/result.json"))
+    files = sorted((folder / "units").glob(f"**/{RESULT}"))
     found = {path.parent: load(path, UnitResult) for path in files}
     return {place: result for place, result in found.items() if result is not None}

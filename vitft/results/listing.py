@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from vitft.errors import CheckpointError, UsageError
-from vitft.results.files import UPDATES, WEIGHTS, damaged, read_json
+from vitft.results.files import RESULT, RUN, STATE, SUITE, UPDATES, WEIGHTS, damaged, read_json
 from vitft.results.folders import lock
 
 _DEPTH = 4
@@ -64,7 +64,7 @@ class UnitState:
 
 def run_folders(root: Path, depth: int = _DEPTH) -> Iterator[Path]:
     """Yield run folders at most four levels down, not looking inside of them."""
-    if (root / "run.json").is_file():
+    if (root / RUN).is_file():
         yield root
     elif depth:
         try:
@@ -93,8 +93,8 @@ def run(folder: Path) -> Run:
         UsageError: it is no run folder (exit code 2). CheckpointError: one of its files is damaged (exit code 4).
     """
     refuse_other(folder)
-    said = read_json(folder / "run.json") or {}
-    answer = folder / ("suite.json" if said.get("kind") == "suite" else "result.json")
+    said = read_json(folder / RUN) or {}
+    answer = folder / (SUITE if said.get("kind") == "suite" else RESULT)
     result = read_json(answer)
     if result is None:
         return _run(folder, said)
@@ -113,7 +113,7 @@ def run(folder: Path) -> Run:
 
 def refuse_other(folder: Path) -> None:
     """Raise UsageError where a folder is no run folder."""
-    if not (folder / "run.json").is_file():
+    if not (folder / RUN).is_file():
         raise UsageError(
             f"'{folder}' is no run folder.",
             "a folder with a run.json.",
@@ -132,7 +132,7 @@ def _run(
         recipe=str(said.get("recipe", "?")),
         settings=_settings(_part(said, "settings")) | _settings(said),
         seeds=tuple(seeds) if isinstance(seeds := said.get("seeds"), list) else (),
-        units=sum(1 for _ in folder.glob("units/*/*/result.json")),
+        units=sum(1 for _ in folder.glob(f"units/*/*/{RESULT}")),
         complete=complete,
         top1=top1,
         ci95=None,
@@ -173,12 +173,12 @@ def units(folder: Path) -> list[UnitState]:
 
 
 def _unit(path: Path, name: str) -> UnitState:
-    result = read_json(path / "result.json")
+    result = read_json(path / RESULT)
     if result is not None:
         # Few-shot has a number for each number of examples, none of them the unit's.
-        top1 = None if result.get("kind") == "fewshot" else _top1(result, path / "result.json")
+        top1 = None if result.get("kind") == "fewshot" else _top1(result, path / RESULT)
         return UnitState(name, "finished", _last_step(path), top1, _changed(path))
-    saved = (path / "state.pt").exists()
+    saved = (path / STATE).exists()
     return UnitState(name, "begun, state saved" if saved else "begun", _last_step(path), None, _changed(path))
 
 
@@ -226,7 +226,7 @@ def clean(folder: Path, *, weights: bool, dry: bool = False) -> tuple[list[str],
     refuse_other(folder)
     freed, deleted = 0, []
     with lock(folder):
-        names = ["state.pt", *([WEIGHTS, "config.json"] if weights else [])]
+        names = [STATE, *([WEIGHTS, "config.json"] if weights else [])]
         victims = [path for name in names for where in (name, f"units/*/*/{name}") for path in folder.glob(where)]
         victims += [*folder.glob("logs/*"), *folder.glob("units/*/*/.*.tmp"), *folder.glob(".*.tmp")]
         # A network may stand in two places by a hard link; its room is freed once.

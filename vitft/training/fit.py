@@ -17,7 +17,7 @@ from vitft.images.batches import Images
 from vitft.models.memory import Wish, planned
 from vitft.models.methods import ParameterGroups
 from vitft.progress import Hooks, StepReport, interrupted
-from vitft.results.files import UPDATES
+from vitft.results.files import STATE, UPDATES
 from vitft.settings import Checkpointing, Settings
 from vitft.training import checkpointing, inputs, parallel, state
 from vitft.training.saving import States, same_images
@@ -108,7 +108,7 @@ def fit(
     """
     compute, hooks = compute or Compute(), hooks or Hooks()
     group = compute.group
-    states = States(folder / "state.pt", same_images(images, group, hooks), group, compute.state_seconds)
+    states = States(folder / STATE, same_images(images, group, hooks), group, compute.state_seconds)
     trained, wish = net, Wish(compute.micro_batch, compute.checkpoint)
     how = planned(net, settings, images.device, compute.precision, wish, group.size)
     if spread := parallel.choose(compute.parallel, how, settings, images.device, group):

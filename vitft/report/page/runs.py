@@ -21,7 +21,7 @@ from vitft.report.page.thumbnails import Thumbnails
 from vitft.report.repeat import Result, command
 from vitft.report.summary import interval
 from vitft.results.checkpoint import side
-from vitft.results.files import UPDATES, read_json
+from vitft.results.files import RESULT, RUN, UPDATES, read_json
 from vitft.results.reading import parse
 from vitft.results.schema import EvalResult, FewshotResult, UnitResult
 
@@ -129,7 +129,7 @@ def _title(label: str, one: Measured) -> str:
 def _part(one: Measured, label: str, room: Room, thumbnails: Thumbnails) -> Part:
     folder = Path(one.file)
     root = folder.parents[2] if len(folder.parents) > 2 and folder.parents[1].name == "units" else folder
-    run = _json(root / "run.json")
+    run = _json(root / RUN)
     saved = _saved(one.predictions)
     result = _result(folder)
     split = result.provenance.split if result is not None else ""
@@ -182,7 +182,8 @@ def _json(file: Path) -> dict[str, object]:
 
 def _result(folder: Path) -> Result | None:
     """Return what the file of a number holds, whatever was run; None for what is no one number's file."""
-    value, where = _json(folder / "result.json"), f"'{folder / 'result.json'}'"
+    file = folder / RESULT
+    value, where = _json(file), f"'{file}'"
     match value.get("kind"):
         case "eval":
             return parse(value, EvalResult, where)
