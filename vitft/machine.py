@@ -3,7 +3,9 @@
 import errno
 import fcntl
 import hashlib
+import json
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -40,6 +42,21 @@ def data() -> Path:
     """Return the folder of prepared data: $VITFT_DATA, else data/ in the cache folder."""
     value = os.environ.get("VITFT_DATA")
     return Path(value).expanduser() if value else cache() / "data"
+
+
+def existing(path: Path) -> Path:
+    """Return a path, or the nearest folder above it that exists."""
+    return next(place for place in (path, *path.parents) if place.exists())
+
+
+def free(path: Path) -> int:
+    """Return the free bytes of the disk that a path lies on, whether it exists or not."""
+    return shutil.disk_usage(existing(path)).free
+
+
+def digest(value: object) -> str:
+    """Return the hexadecimal SHA-256 of a JSON-able value; the order of keys does not matter."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def sha256(path: Path) -> str:

@@ -9,8 +9,6 @@ Precedence: recipe < `[size.N]` < `[pixels.N]` < what the task forbids < `[for.T
 `Task.flip`).
 """
 
-import hashlib
-import json
 import tomllib
 from collections.abc import Mapping
 from importlib import resources
@@ -19,7 +17,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from vitft import recipe_faults
+from vitft import machine, recipe_faults
 from vitft.catalog.tasks import by_name
 from vitft.errors import RecipeError, UnknownName, UsageError
 from vitft.recipe_faults import MEASURED, rescaled
@@ -243,7 +241,7 @@ def parse_override(text: str) -> tuple[str, object]:
 def digest(settings: Settings | Mapping[str, object]) -> str:
     """Return 8 hexadecimal digits that change with any setting."""
     data = settings.model_dump(mode="json") if isinstance(settings, Settings) else dict(settings)
-    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:8]
+    return machine.digest(data)[:8]
 
 
 def _lists(table: object) -> dict[str, list[object]]:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -188,6 +188,15 @@ class Settings(BaseModel):
             raise ValueError(f"resolution '{self.resolution}' depends on the checkpoint")
         return self.resolution if isinstance(self.resolution, tuple) else (self.resolution, self.resolution)
 
+    @property
+    def fixed_views(self) -> int:
+        """Views that each image has for a frozen network, 1 or 2 (mirrored too); 0 where they are drawn anew each time.
+
+        Where there are any, features are computed once.
+        """
+        frozen = self.method == "linear" and self.crop == "none" and not self.mixup
+        return (1 + self.flip) * frozen
+
     def at(self, native: tuple[int, int], patch: tuple[int, int]) -> "Settings":
         """Return these settings with the resolution in pixels, for a checkpoint of this native size and patch.
 
@@ -204,7 +213,12 @@ class Settings(BaseModel):
                 f"crop_from {self.crop_from} is smaller than the resolution '{self.resolution}', here {max(size)}.",
                 f"0, or {max(size)} and more.",
             )
-        return self.model_copy(update={"resolution": size[0] if size[0] == size[1] else size})
+        return self.model_copy(update={"resolution": as_resolution(size)})
+
+
+def as_resolution(size: tuple[int, int]) -> int | tuple[int, int]:
+    """Return (height, width) as the key `resolution` holds it: a square by its side."""
+    return size[0] if size[0] == size[1] else size
 
 
 def checked(values: Mapping[str, object]) -> Settings:
@@ -310,6 +324,10 @@ class Preprocess:
             return larger(height), larger(width)
         factor = self.crop_from / max(self.size)
         return max(height, round(height * factor)), max(width, round(width * factor))
+
+    def augmented(self, settings: Settings) -> "Preprocess":
+        """Return the preprocessing of training, with the random part that these settings have."""
+        return replace(self, crop=settings.crop, crop_from=settings.crop_from, flip=settings.flip)
 
     @property
     def keeps_shape(self) -> bool:

@@ -132,11 +132,11 @@ def test_what_nothing_tells_apart_is_asked_for(tmp_path):
 
 
 def test_the_choice_is_part_of_a_runs_identity(tmp_path):
-    from vitft.protocol.units import told
+    from vitft.protocol.units import model_label
 
     path = tmp_path / "x.pth"
     torch.save({"model": b, "model_ema": a}, path)
-    names = {told(name, model_sha256(name)) for name in (str(path), f"{path}::model", f"{path}::model_ema")}
+    names = {model_label(name, model_sha256(name)) for name in (str(path), f"{path}::model", f"{path}::model_ema")}
     assert names == {"x.pth", "x.pth::model", "x.pth::model_ema"}
     assert len(model_sha256(f"{path}::model")) == 64
     (tmp_path / "config.json").write_text("{}")

@@ -15,7 +15,7 @@ from tests.protocol.test_protocol import draw, job
 from vitft.errors import CheckpointError
 from vitft.protocol.jobs import Runtime
 from vitft.protocol.run import run_unit
-from vitft.protocol.units import final_units, told
+from vitft.protocol.units import final_units, model_label
 from vitft.results.schema import to_json
 from vitft.settings import Settings
 
@@ -60,7 +60,7 @@ def test_a_unit_is_told_by_its_settings_not_by_the_words_of_its_recipe(tmp_path)
     ):
         assert final_units(dataclasses.replace(j, **change), [])[0].id != one.id
     assert one.id.startswith("d/final-") and one.id.endswith("-seed0")
-    assert told("/a/b/c.npz", "abc") == "c.npz" and told("timm:x/y", "") == "timm:x/y"
+    assert model_label("/a/b/c.npz", "abc") == "c.npz" and model_label("timm:x/y", "") == "timm:x/y"
     assert type(one).from_json(json.loads(json.dumps(one.to_json()))) == one
 
 

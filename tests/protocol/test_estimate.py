@@ -16,7 +16,7 @@ from vitft.catalog import tasks
 from vitft.cli.app import app
 from vitft.data.split import catalogued
 from vitft.errors import DataMissing
-from vitft.models.flops import Counted, counted, macs
+from vitft.models.flops import Counted, counted, macs, train_flops
 from vitft.models.loading import load
 from vitft.models.memory import Plan, Shape
 from vitft.protocol import estimate as costs
@@ -154,7 +154,7 @@ def test_bytes_in_words(n, said):
 )  # fmt: skip
 def test_operations_of_one_fit(settings, passes):
     asked = Settings(steps=10, batch_size=4, **settings)
-    assert costs.train_flops(asked, 3.0, 7) == pytest.approx(passes * 3.0)
+    assert train_flops(asked, 3.0, 7 * asked.fixed_views) == pytest.approx(passes * 3.0)
 
 
 NET = Counted(5.0, Shape(1000, 16, 64, 20, 2, 256, False, False))

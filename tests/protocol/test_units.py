@@ -20,10 +20,10 @@ from vitft.protocol.units import (
     counts,
     final_units,
     fits,
+    model_label,
     points,
     scheme,
     select,
-    told,
     tune_units,
 )
 from vitft.settings import Settings
@@ -175,8 +175,8 @@ def test_which_splits_a_plan_opens_and_what_names_its_folder() -> None:
     swept = job(scheme=Scheme("train800", "val200", "train800val200", "test"), sweep={"lr": [0.1, 0.2]})
     assert swept.splits() == ["train800", "val200", "train800val200", "test"]
     assert job(scheme=swept.scheme).splits() == ["train800val200", "test"]
-    assert told("/a/b.npz::ema", "ab") == "b.npz::ema" and told("/a/b::base=/c/d", "ab") == "b"
-    assert told("/a/b.npz", "") == "/a/b.npz" and told("timm:x::y", "") == "timm:x::y"
+    assert model_label("/a/b.npz::ema", "ab") == "b.npz::ema" and model_label("/a/b::base=/c/d", "ab") == "b"
+    assert model_label("/a/b.npz", "") == "/a/b.npz" and model_label("timm:x::y", "") == "timm:x::y"
     identity = job().identity()
     assert identity["kind"] == "finetune" and not {"scheme", "grid", "on"} & identity.keys()
     of_grid = job(grid=grid({"lr": 0.1}), on="test").identity()

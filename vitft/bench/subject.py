@@ -52,8 +52,7 @@ class Subject:
 
     @property
     def augmented(self) -> Preprocess:
-        s = self.settings
-        return replace(self.pp, crop=s.crop, crop_from=s.crop_from, flip=s.flip)
+        return self.pp.augmented(self.settings)
 
     def network(self) -> nn.Module:
         """Build the network on its device, with the method's parameters left to learn."""

@@ -3,7 +3,6 @@
 import importlib.metadata
 import os
 import platform
-import shutil
 import sys
 from pathlib import Path
 
@@ -79,10 +78,8 @@ def _folders() -> dict[str, Path]:
 
 
 def _folder(path: Path) -> str:
-    there = path
-    while not there.exists():
-        there = there.parent
+    there = machine.existing(path)
     if not there.is_dir():
         return f"{path} ({'' if there == path else f'{there} '}is a file, not a folder)"
-    free = shutil.disk_usage(there).free / 2**30
+    free = machine.free(there) / 2**30
     return f"{path} ({'' if os.access(there, os.W_OK) else 'not writable, '}{free:.0f} GiB free)"

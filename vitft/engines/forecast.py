@@ -75,7 +75,7 @@ def measured(folders: Sequence[Path]) -> list[Measured]:
         seconds: dict[Phase, list[float]] = {"tune": [], "final": []}
         for result in results:
             if result.task == task:
-                seconds[result.phase].append(_seconds(result))
+                seconds[result.phase].append(result.timing.seconds * (result.timing.processes or 1))
         if not seconds["final"]:
             continue
         tune = fmean(seconds["tune"]) if seconds["tune"] else 0.0
@@ -90,12 +90,6 @@ def measured(folders: Sequence[Path]) -> list[Measured]:
             "Run one task, or one model, first: vitft vtab --tasks dtd -o DIR",
         )
     return found
-
-
-def _seconds(result: UnitResult) -> float:
-    timing = result.timing
-    whole = timing.total_s if timing.total_s is not None else (timing.train_s or 0.0) + timing.evaluate_s
-    return whole * (timing.processes or 1)
 
 
 def forecast(tasks: Sequence[Measured], *, devices: int, models: int, seeds: int) -> Forecast:

@@ -3,7 +3,6 @@
 A leg is one model on the columns that share recipe and number of examples. No torch.
 """
 
-import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -11,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from vitft import recipes
-from vitft.catalog.models import MODELS
 from vitft.catalog.shots import number, splits_of
 from vitft.data.find import UNTUNED, WHOLE, at, checked, find
 from vitft.data.split import Counts
@@ -21,7 +19,7 @@ from vitft.prepare.inventory import Row, inventory, own_row
 from vitft.protocol import unchanged
 from vitft.protocol.jobs import Asking, make, model_sha256
 from vitft.protocol.look import look
-from vitft.protocol.units import Job, scheme, told
+from vitft.protocol.units import Job, model_label, scheme, short_label
 from vitft.recipes import Recipe
 from vitft.results.files import RESULT
 from vitft.results.folders import beside, collect, default_folder, slug, task_folder
@@ -108,7 +106,7 @@ class Leg:
             "suite": self.suite.name,
             **({"document": str(self.suite.path)} if self.suite.path else {}),
             **({} if shots is None else {"shots": shots}),
-            "model": told(self.model, sha256),
+            "model": model_label(self.model, sha256),
             "model_sha256": sha256,
             **run,
             **(
@@ -125,11 +123,8 @@ class Leg:
         if self.output is not None:
             return self.output
         identity = self.identity()
-        digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]
-        sha, known = identity["model_sha256"], self.model in MODELS
-        name = self.model if known or not sha else Path(identity["model"]).stem
-        of_suite = self.suite.name + "-full" * (self.part.first.shots == "full")
-        return default_folder(of_suite, slug(name), sha[:8], identity["recipe"], digest)
+        of_suite, sha256 = self.suite.name + "-full" * (self.part.first.shots == "full"), identity["model_sha256"]
+        return default_folder(of_suite, short_label(self.model, sha256), sha256, identity["recipe"], identity)
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,12 @@ sha256 of its bytes. Anything that changes one of them makes another file; a dam
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +20,7 @@ from torch import Tensor, nn
 from vitft import machine
 from vitft.data.split import Split
 from vitft.errors import DiskFull
-from vitft.evaluation.predict import gather
+from vitft.evaluation.predict import Batches, gather
 from vitft.images import fingerprints, room
 from vitft.results.files import write_atomic
 from vitft.settings import Preprocess
@@ -49,8 +51,7 @@ class Identity:
     @property
     def digest(self) -> str:
         """Return 32 hexadecimal digits that change with any field."""
-        text = json.dumps({"version": _VERSION, **asdict(self)}, sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:32]
+        return machine.digest({"version": _VERSION, **asdict(self)})[:32]
 
 
 def identity(checkpoint: str, network: dict[str, object], pp: Preprocess, split: Split, precision: str) -> Identity:
@@ -61,7 +62,7 @@ def identity(checkpoint: str, network: dict[str, object], pp: Preprocess, split:
 
 def extract(
     net: nn.Module,
-    batches: Iterable[tuple[Tensor, Tensor]],
+    batches: Batches,
     n: int,
     precision: str,
     on_progress: Callable[[int], None] | None = None,
@@ -71,11 +72,13 @@ def extract(
     Raises VitftError as `predict.predict` does.
     """
 
-    def pre_logits(images: Tensor) -> Tensor:
-        out: Tensor = net.forward_head(net.forward_features(images), pre_logits=True)  # type: ignore[operator]
-        return out.flatten(1)
+    return gather(net, partial(before_head, net), batches, n, "features", precision, on_progress)
 
-    return gather(net, pre_logits, batches, n, "features", precision, on_progress)
+
+def before_head(net: Any, images: Tensor) -> Tensor:
+    """Return what a network's classifier reads of (B, 3, H, W) images, (B, D)."""
+    features: Tensor = net.forward_head(net.forward_features(images), pre_logits=True)
+    return features.flatten(1)
 
 
 def path(who: Identity) -> Path:

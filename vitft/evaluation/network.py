@@ -19,6 +19,7 @@ from vitft.evaluation.class_names import translated
 from vitft.models import build as models
 from vitft.models import loading
 from vitft.models.checkpoint import Checkpoint
+from vitft.models.methods import classifiers
 from vitft.models.said import Said
 from vitft.results.checkpoint import CheckpointInfo
 from vitft.results.files import RESULT
@@ -257,8 +258,7 @@ def refuse_zero_head(network: Network | Checkpoint, action: str = "Fine-tune it 
             for n in names
         ]
     else:
-        found: Any = network.net.get_classifier()  # type: ignore[operator]
-        heads = found if isinstance(found, tuple) else (found,)
+        heads = classifiers(network.net)
         last = [[m for m in head.modules() if isinstance(m, nn.Linear | nn.Conv2d)][-1:] for head in heads]
         parts = [[*m.parameters()] for modules in last for m in modules]
     parts = [part for part in parts if part]

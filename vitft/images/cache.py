@@ -1,7 +1,5 @@
 """Pixels decoded once a machine: a file of uint8 for each (images, decoder, deterministic preprocessing)."""
 
-import hashlib
-import json
 import os
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -159,7 +157,7 @@ def _of(identity: dict[str, str], split: Split, pp: Preprocess) -> str:
             pp.crop == "random" and pp.resize != "squash",
         ],
     }
-    return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:32]
+    return machine.digest(what)[:32]
 
 
 def _decoded(

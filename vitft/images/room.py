@@ -8,7 +8,6 @@ import fcntl
 import math
 import os
 import re
-import shutil
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -58,7 +57,7 @@ def limit(there: list[Entry] | None = None) -> int:
         return int(n * _UNITS[unit])
     if unit != "%" or n > 100:
         raise UsageError(f"{VARIABLE} is '{text}'.", "a size such as 200GB, a share of the disk such as 10%, or 0.")
-    return int(n / 100 * (_free() + _taken(entries() if there is None else there)))
+    return int(n / 100 * (machine.free(machine.cache()) + _taken(entries() if there is None else there)))
 
 
 def said() -> str:
@@ -112,7 +111,7 @@ def make(size: int, *, evict: bool = True) -> bool:
     most = limit(there)
     if size > most:
         return False
-    taken, free = _taken(there), _free()
+    taken, free = _taken(there), machine.free(machine.cache())
     for entry in there if evict else ():
         if taken + size <= most and size + _SPARE <= free:
             break
@@ -175,10 +174,3 @@ def _delete(path: Path, *, dry: bool = False) -> bool:
 
 def _taken(there: list[Entry]) -> int:
     return sum(entry.size for entry in there)
-
-
-def _free() -> int:
-    place = machine.cache()
-    while not place.exists():
-        place = place.parent
-    return shutil.disk_usage(place).free

@@ -22,9 +22,10 @@ from vitft.inspection.cost import cost
 from vitft.inspection.moved import moved
 from vitft.inspection.observe import Observed, observe
 from vitft.models import loading, posembed
+from vitft.models.architecture import FIRST_CONVOLUTIONS
 from vitft.models.checkpoint import Checkpoint, remarks
 from vitft.models.memory import evaluation_batch
-from vitft.models.methods import head_names
+from vitft.models.methods import blocks_of, head_names
 from vitft.models.said import Said
 from vitft.progress import Hooks
 from vitft.results import inspection as found
@@ -155,7 +156,7 @@ def _looked(one: _One, request: Request, index: int) -> Looked:
         patch=one.tokens.patch,
         grid=one.tokens.grid,
         prefix_tokens=one.tokens.prefix,
-        layers=len(_blocks(one.network.net)),
+        layers=len(blocks_of(one.network.net)),
         reading=one.tokens.reading,
         checkpoint=info,
         preprocess=one.network.preprocess,
@@ -164,16 +165,10 @@ def _looked(one: _One, request: Request, index: int) -> Looked:
     )
 
 
-def _blocks(net: Any) -> Any:
-    blocks = getattr(net, "blocks", None)
-    return blocks if blocks is not None else getattr(net, "stages", ())
-
-
 def _filters(one: _One) -> None:
     """Take the principal components of the first convolution: the patch embedding, or a stem's."""
-    names = ("stem.conv.weight", "patch_embed.backbone.stem.conv.weight", "patch_embed.backbone.conv.weight")
     state = one.network.net.state_dict()
-    name = next((n for n in (*names, "patch_embed.proj.weight") if n in state and state[n].ndim == 4), "")
+    name = next((n for n in FIRST_CONVOLUTIONS if n in state and state[n].ndim == 4), "")
     if not name:
         one.absent["filters"] = "its patches are not embedded by one convolution"
         return

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from vitft.inspection import attention as attending
 from vitft.inspection.attention import Tokens
+from vitft.models.methods import blocks_of
 from vitft.results.inspection import SHOWN_IMAGES
 
 _TOKENS = 2048
@@ -93,10 +94,8 @@ class _Maps:
 @contextmanager
 def _outputs(net: Any, after: dict[int, Tensor]) -> Iterator[None]:
     """Put what each block (or stage) gives into `after`, by its number from 0."""
-    parts: Any = getattr(net, "blocks", None)
-    parts = parts if parts is not None else getattr(net, "stages", ())
     with ExitStack() as stack:
-        for index, part in enumerate(parts):
+        for index, part in enumerate(blocks_of(net)):
 
             def hook(_: nn.Module, __: object, out: Tensor, index: int = index) -> None:
                 after[index] = out

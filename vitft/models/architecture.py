@@ -41,6 +41,10 @@ _HYBRIDS = {
     (3, 4, 6, 3): "vit_large_r50_s32",
 }
 _TRUNK = "patch_embed.backbone."
+FIRST_CONVOLUTIONS = (
+    "stem.conv.weight", f"{_TRUNK}stem.conv.weight", f"{_TRUNK}conv.weight", "patch_embed.proj.weight",
+)  # fmt: skip
+"""What reads the images: a ResNet's stem, a hybrid's, or the patch embedding; the first one there."""
 _RESNETS = {(3, 4, 6, 3): 50, (3, 4, 23, 3): 101, (3, 8, 36, 3): 152}
 
 
@@ -155,7 +159,7 @@ def _transformer(
     if not distilled:
         kwargs["no_embed_class"] = no_embed_class
     native = (grid[0] * patch[0], grid[1] * patch[1])
-    tag = closest_tag(names, hint, _classes(state), native, half)
+    tag = closest_tag(names, hint, classes_in(state), native, half)
     base = tag.split(".")[0] if tag else generic
     pre_logits = state["pre_logits.weight"].shape[0] if "pre_logits.weight" in state else 0
     norm_eps, activation = _own(base, kwargs)
@@ -237,8 +241,7 @@ def _own(base: str, kwargs: Mapping[str, object]) -> tuple[float, str]:
 
 def _channels(state: State) -> int:
     """Return the channels of the images that the first convolution reads."""
-    firsts = ("stem.conv.weight", f"{_TRUNK}stem.conv.weight", f"{_TRUNK}conv.weight", "patch_embed.proj.weight")
-    return int(next(state[name] for name in firsts if name in state).shape[1])
+    return int(next(state[name] for name in FIRST_CONVOLUTIONS if name in state).shape[1])
 
 
 def _names(
@@ -297,7 +300,7 @@ def _resnet(state: State, hint: str) -> Inferred:
             kwargs, name = {}, ""
     if not name:
         raise CheckpointError(f"No BiT model has a stem of {stem} channels.")
-    tag = closest_tag([name], hint, _classes(state), None, True)
+    tag = closest_tag([name], hint, classes_in(state), None, True)
     return Inferred(Architecture(name, kwargs), tag, (32, 32), None, (), _channels(state))
 
 
@@ -334,7 +337,8 @@ def geometry(net: Any, size: Size) -> tuple[Size, Size, Size]:
     return patch, tuple(grid), (grid[0] * patch[0], grid[1] * patch[1])
 
 
-def _classes(state: State) -> int:
+def classes_in(state: State) -> int:
+    """Return how many classes the head among some tensors has; 0 where there is none."""
     for name in ("head.weight", "head.fc.weight"):
         if name in state:
             return int(state[name].shape[0])

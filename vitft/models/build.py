@@ -15,7 +15,7 @@ from vitft.models import drop_path, loading, posembed
 from vitft.models.architecture import geometry, meta_network
 from vitft.models.checkpoint import Checkpoint
 from vitft.models.loading import save_weights as save_weights
-from vitft.models.methods import head_names
+from vitft.models.methods import classifiers, head_names
 from vitft.models.said import ACTIVATIONS, Said
 from vitft.results.checkpoint import Architecture, CheckpointInfo, Size, side
 from vitft.settings import Settings
@@ -158,8 +158,7 @@ def set_head(net: Any, num_classes: int) -> None:
     """Replace the classifier by one zero-initialised linear layer; attention pooling stays."""
     with drawing(0):
         net.reset_classifier(num_classes)
-    heads = net.get_classifier()
-    for head in heads if isinstance(heads, tuple) else (heads,):
+    for head in classifiers(net):
         if any(parameter.is_meta for parameter in head.parameters()):
             head.to_empty(device="cpu")
         for parameter in head.parameters():

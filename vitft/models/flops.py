@@ -11,6 +11,7 @@ from vitft.catalog.compute import vit_macs
 from vitft.models.architecture import meta_network
 from vitft.models.memory import Shape, shape
 from vitft.results.checkpoint import CheckpointInfo, Size
+from vitft.settings import Settings
 
 
 def macs(net: Any, size: Size) -> float:
@@ -43,6 +44,18 @@ def macs(net: Any, size: Size) -> float:
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter, torch.no_grad():
         ghost(torch.empty(1, 3, *size, device="meta"))
     return float(counter.get_total_flops()) / 2
+
+
+def train_flops(settings: Settings, macs: float, computed: int) -> float:
+    """Return about how many operations a fit takes: a MAC is two, a backward pass is two forward passes.
+
+    Args:
+        macs: of one forward pass of one image.
+        computed: images of which a frozen network's features are computed once; 0 where each update sends images
+            through it.
+    """
+    images = settings.steps * settings.batch_size
+    return 2 * macs * (computed or images) if settings.method == "linear" else 6 * macs * images
 
 
 @dataclass(frozen=True)

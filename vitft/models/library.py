@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from vitft.models import places, processor
-from vitft.models.architecture import Inferred, infer
+from vitft.models.architecture import Inferred, classes_in, infer
 from vitft.models.checkpoint import Checkpoint
 from vitft.models.processor import pair, refused
 from vitft.models.said import ACTIVATIONS, Said
@@ -56,7 +56,7 @@ def checkpoint(
         native = (inferred.grid[0] * inferred.patch[0], inferred.grid[1] * inferred.patch[1])
     stamp = processor.read(preprocessor, str(config["model_type"]), native, asked)
     names = config.get("id2label") or {}
-    classes = int(state["head.weight"].shape[0]) if "head.weight" in state else 0
+    classes = classes_in(state)
     info = CheckpointInfo(
         name=asked,
         kind="hub",

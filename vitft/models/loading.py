@@ -23,7 +23,7 @@ from vitft.catalog.models import MODELS
 from vitft.catalog.stamps import MEAN_STD, Triple
 from vitft.errors import CheckpointError, rebuilt
 from vitft.models import adapters, files, hub, kinds, methods, names, npz, places
-from vitft.models.architecture import Inferred, infer
+from vitft.models.architecture import Inferred, classes_in, infer
 from vitft.models.checkpoint import Checkpoint, crop_mode
 from vitft.models.renaming import heads_of_layout, timm_names
 from vitft.models.said import Said, apply
@@ -218,7 +218,6 @@ def _stamped(path: Path, kind: str, state: Mapping[str, Tensor], inferred: Infer
         notes = (f"no timm tag has this shape: {usual} assumed",)
     unknown = MEAN_STD["half" if kind == "npz" else "imagenet"]
     mean, std = (cfg.mean, cfg.std) if cfg else unknown
-    head = next((state[name] for name in ("head.weight", "head.fc.weight") if name in state), None)
     info = CheckpointInfo(
         name=str(path),
         kind=kind,
@@ -230,7 +229,7 @@ def _stamped(path: Path, kind: str, state: Mapping[str, Tensor], inferred: Infer
         crop_pct=float(cfg.crop_pct if cfg else 0.9),
         interpolation=cfg.interpolation if cfg else "bicubic",
         native=native,
-        num_classes=0 if head is None else int(head.shape[0]),
+        num_classes=classes_in(state),
         patch=patch,
         grid=grid,
         resolution=native,

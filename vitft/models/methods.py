@@ -107,10 +107,22 @@ def merged_state(net: nn.Module) -> dict[str, Tensor]:
     return state
 
 
+def classifiers(net: Any) -> tuple[nn.Module, ...]:
+    """Return a network's classifier; of a distilled DeiT both."""
+    heads = net.get_classifier()
+    return heads if isinstance(heads, tuple) else (heads,)
+
+
+def blocks_of(net: nn.Module) -> list[nn.Module]:
+    """Return a network's blocks, first to last; a ResNet's stages; none where it has neither."""
+    found = getattr(net, "blocks", None)
+    found = found if found is not None else getattr(net, "stages", None)
+    return list(found.children()) if isinstance(found, nn.Module) else []
+
+
 def head_names(net: nn.Module) -> frozenset[str]:
     """Return the names of the classifier's parameters; none where the network has no head."""
-    heads = net.get_classifier()  # type: ignore[operator]
-    own = {id(p) for head in (heads if isinstance(heads, tuple) else (heads,)) for p in head.parameters()}
+    own = {id(p) for head in classifiers(net) for p in head.parameters()}
     return frozenset(name for name, parameter in net.named_parameters() if id(parameter) in own)
 
 
@@ -128,7 +140,7 @@ def parameter_groups(net: nn.Module, settings: Settings) -> ParameterGroups:
         Groups with "params", "names", "weight_decay" and "lr_scale".
     """
     heads = head_names(net)
-    layers = _layers(net)
+    layers = len(blocks_of(net))
     groups: dict[tuple[int, bool], dict[str, Any]] = {}
     for name, parameter in net.named_parameters():
         if not parameter.requires_grad:
@@ -147,13 +159,6 @@ def parameter_groups(net: nn.Module, settings: Settings) -> ParameterGroups:
         group["params"].append(parameter)
         group["names"].append(name)
     return list(groups.values())
-
-
-def _layers(net: nn.Module) -> int:
-    blocks = getattr(net, "blocks", None)
-    if blocks is None:
-        blocks = getattr(net, "stages", None)
-    return len(blocks) if blocks is not None else 0
 
 
 def _layer(name: str, layers: int) -> int:

@@ -16,6 +16,7 @@ from typing import BinaryIO, Protocol, cast
 
 from vitft.data.reading import reading
 from vitft.errors import DataDamaged, DataMissing
+from vitft.results.files import Pieces
 
 _TAR = (".tar", ".tar.gz", ".tgz")
 _PART = re.compile(r"^(?P<base>.+\.zip)\.(?P<number>\d{3})$", re.IGNORECASE)
@@ -176,42 +177,6 @@ class _Gzip:
                 yield self.path.name[: -len(".gz")], cast(BinaryIO, file)
 
 
-class _Joined(io.RawIOBase):
-    """The parts of a split file (x.zip.001, x.zip.002, ...) as the one file they were cut from."""
-
-    def __init__(self, parts: Sequence[Path]) -> None:
-        self._files = [part.open("rb") for part in parts]
-        self._sizes = [part.stat().st_size for part in parts]
-        self._at = 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        self._at = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: sum(self._sizes)}[whence]
-        return self._at
-
-    def readinto(self, buffer: bytearray) -> int:  # type: ignore[override]
-        start = 0
-        for file, size in zip(self._files, self._sizes, strict=True):
-            if self._at < start + size:
-                file.seek(self._at - start)
-                data = file.read(min(len(buffer), start + size - self._at))
-                buffer[: len(data)] = data
-                self._at += len(data)
-                return len(data)
-            start += size
-        return 0
-
-    def close(self) -> None:
-        for file in self._files:
-            file.close()
-        super().close()
-
-
 def archive_name(path: Path) -> str:
     part = _PART.match(path.name)
     return part["base"] if part else path.name
@@ -242,7 +207,7 @@ def archives(files: Sequence[Path]) -> list[Part]:
             )
         ordered = [numbers[n] for n in sorted(numbers)]
         opener: Callable[[], BinaryIO] = lambda ordered=ordered: cast(  # type: ignore[misc]  # noqa: E731
-            BinaryIO, io.BufferedReader(_Joined(ordered), 1 << 20)
+            BinaryIO, io.BufferedReader(Pieces([(part.open("rb"), part.stat().st_size) for part in ordered]), 1 << 20)
         )
         parts.append(_Zip(str(base), opener, f"{base.name}.{gap:03d}"))
     return parts

@@ -9,7 +9,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import BinaryIO
 
-from vitft import words
+from vitft import machine, words
 from vitft.data.reading import reading
 from vitft.errors import DataMissing, DiskFull
 from vitft.prepare.archive_parts import Folder, Part, archive_name, archives
@@ -129,7 +129,7 @@ class Tree:
 
 def need_space(folder: Path, size: int, what: str) -> None:
     """Raise DiskFull if less than `size` bytes (and a little more) are free where `folder` lies."""
-    free = shutil.disk_usage(folder).free
+    free = machine.free(folder)
     if free < size + (64 << 20):
         raise DiskFull(
             f"Not enough room to {what}: {words.size(size)} needed, {words.size(free)} free in '{folder}'.",

@@ -1,7 +1,7 @@
 """What a run will take: images, operations, time on this device, memory, disk. One rule, told before anything runs."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 
 from vitft import device as devices
 from vitft import recipes
@@ -10,15 +10,15 @@ from vitft.data.split import Sized
 from vitft.evaluation.network import preprocess
 from vitft.images.room import limit
 from vitft.models import loading
-from vitft.models.flops import Counted, counted
+from vitft.models.flops import Counted, counted, train_flops
 from vitft.models.memory import Plan, Wish, need, plan
 from vitft.models.memory import room as free
 from vitft.models.said import Said
 from vitft.protocol.grid import length
-from vitft.protocol.jobs import Runtime
+from vitft.protocol.jobs import Runtime, examples
 from vitft.protocol.units import Job, counts, fits
-from vitft.results.checkpoint import CheckpointInfo, Size
-from vitft.settings import Settings
+from vitft.results.checkpoint import CheckpointInfo, Size, side
+from vitft.settings import Settings, as_resolution
 from vitft.training import speed as speeds
 from vitft.training.speed import Speed
 from vitft.words import duration, size
@@ -151,7 +151,7 @@ def _work(job: Job, data: Sized, info: CheckpointInfo) -> _Work:
     trained = forward = 0.0
     for settings, n in runs:
         macs = nets[settings.size].macs
-        of_fit = train_flops(settings, macs, train)
+        of_fit = train_flops(settings, macs, train * settings.fixed_views)
         frozen = settings.method == "linear"
         trained, forward = trained + of_fit * (not frozen), forward + of_fit * frozen + 2 * macs * n
     largest = max((settings for settings, _ in runs), key=lambda settings: settings.size)
@@ -206,20 +206,6 @@ def memory(of: Plan) -> str:
     return f"memory {size(of.memory)} of {size(of.room)} in micro-batches of {of.micro_batch}{again}: {fits}"
 
 
-def train_flops(settings: Settings, macs: float, examples: int) -> float:
-    """Return the operations of one fit: a backward pass is two forward passes, a frozen network has none.
-
-    Args:
-        macs: of one forward pass of one image.
-        examples: of the training split; each goes once through a network that is frozen and sees it unchanged.
-    """
-    images = settings.steps * settings.batch_size
-    if settings.method != "linear":
-        return 6 * macs * images
-    once = settings.crop == "none" and not settings.mixup
-    return 2 * macs * (examples * (1 + settings.flip) if once else images)
-
-
 def cheaper(
     job: Job,
     data: Sized,
@@ -238,15 +224,15 @@ def cheaper(
     own = job.settings.at(info.native, info.patch)
     other = [(f"--recipe {name}", settings.at(info.native, info.patch), 1) for name, settings in others]
     if max(own.size) > max(info.native):
-        side = info.native[0] if info.native[0] == info.native[1] else info.native
-        size = f"{info.native[0]}x{info.native[1]}" if isinstance(side, tuple) else str(side)
-        other.append((f"-r {size}", own.model_copy(update={"resolution": side}), of.units))
+        smaller = own.model_copy(update={"resolution": as_resolution(info.native)})
+        other.append((f"-r {side(info.native)}", smaller, of.units))
     if own.method != "linear":
         other.append(("--method linear", own.model_copy(update={"method": "linear", "crop": "none"}), of.units))
     found = []
     for words, settings, times in other:
         net = counted(info, settings.size, classes)
-        flops = times * train_flops(settings, net.macs, train) + 2 * net.macs * of.test_images
+        computed = train * settings.fixed_views
+        flops = times * train_flops(settings, net.macs, computed) + 2 * net.macs * of.test_images
         found.append((words, flops / of.speed.flops_per_s))
     return sorted(((words, s) for words, s in found if s < of.seconds / 2), key=lambda pair: -pair[1])
 
@@ -258,8 +244,7 @@ def _info(job: Job) -> CheckpointInfo:
 def _trained_on(job: Job, data: Sized) -> tuple[int, int]:
     """Return how many examples the final run trains on, and of how many classes."""
     classes = data.num_classes(job.scheme.final_train.split(JOINED)[0])
-    train = length(job, data, job.scheme.final_train)
-    return train if job.per_class is None else min(train, job.per_class * classes), classes
+    return examples(data, job.scheme, job.limit, job.per_class), classes
 
 
 def _trained(settings: Settings, net: Counted) -> int:
@@ -296,7 +281,7 @@ def _kept(work: _Work, runtime: Runtime) -> int:
 def _pixels(work: _Work, info: CheckpointInfo, runtime: Runtime) -> int:
     """Return the bytes of pixels that the cache takes: those of test only where they are read again."""
     settings = work.largest
-    pp = replace(preprocess(settings, info), crop=settings.crop, crop_from=settings.crop_from)
+    pp = preprocess(settings, info).augmented(settings)
     height, width = pp.stored_size or (0, 0)
     again = counts(work.job)[1] * runtime.models > 1
     return 3 * height * width * (work.examples + again * work.runs[-1][1])

@@ -12,7 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from vitft.evaluation.predict import Batches, gather
+from vitft.evaluation.features import extract
+from vitft.evaluation.predict import Batches
 from vitft.images.batches import Images
 from vitft.models.memory import Wish, planned
 from vitft.models.methods import parameter_groups
@@ -82,7 +83,7 @@ def _together(
     begun = any((unit_folder(run, one.id) / STATE).exists() for one in left)
     if len(left) < 2 or begun or not isinstance(linear, nn.Linear) or linear.bias is None:
         return {}
-    if not inputs.counts_views(net, images, settings):
+    if not inputs.computes_once(net, settings):
         return {}
     if not heads.suitable(settings, len(left), linear.weight.numel()):
         return {}
@@ -143,8 +144,4 @@ def _features(
             rows.append(np.asarray(indices))
             yield rows[-1], images
 
-    def before(images: torch.Tensor) -> torch.Tensor:
-        features: torch.Tensor = net.forward_head(net.forward_features(images), pre_logits=True)  # type: ignore[operator]
-        return features.flatten(1)
-
-    return gather(net, before, seen(), n, "features", precision), rows
+    return extract(net, seen(), n, precision), rows

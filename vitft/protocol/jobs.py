@@ -1,8 +1,6 @@
 """From what a user asks for to a job with every setting decided. No torch."""
 
-import hashlib
 import itertools
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,7 +19,7 @@ from vitft.group import Parallel
 from vitft.images import sizes
 from vitft.models import places
 from vitft.protocol.guard import watched
-from vitft.protocol.units import DEV, Job, Point, Scheme, at_point, points, scheme, told, tune_units
+from vitft.protocol.units import DEV, Job, Point, Scheme, at_point, points, scheme, short_label, tune_units
 from vitft.recipes import Recipe
 from vitft.results.folders import default_folder, slug
 from vitft.results.parts import Seen
@@ -136,9 +134,9 @@ def plan(
     if path is not None:  # absolute: the same word elsewhere is another data set
         task = str(path.resolve())
     splits = scheme(data.splits, said, shots or "", vtab_splits.val_is_train(data))
-    examples = _examples(data, splits, rest.get("limit"), rest.get("per_class")) if recipe.for_size else 0
+    n = examples(data, splits, rest.get("limit"), rest.get("per_class")) if recipe.for_size else 0
     seen = _seen(data, splits, recipe) if recipe.looks_at_images(data.task) else None
-    document = _Document(recipe, data.task, overrides, examples, seen.pixels if seen else 0)
+    document = _Document(recipe, data.task, overrides, n, seen.pixels if seen else 0)
     several = {key: list(values) for key, values in (axes or {}).items()}
     crossed = [dict(zip(several, values, strict=True)) for values in itertools.product(*several.values())]
     settings = document.settings(crossed[0])
@@ -224,7 +222,7 @@ def source_of(job: Job) -> Source:
     return find(job.task, data_dir, job.shots or None)
 
 
-def _examples(data: Sized, splits: Scheme, limit: int | None, per_class: int | None) -> int:
+def examples(data: Sized, splits: Scheme, limit: int | None, per_class: int | None) -> int:
     """Return how many examples the final run trains on."""
     parts = splits.final_train.split(JOINED)
     n = sum(data.count(part) for part in parts)
@@ -281,8 +279,6 @@ def model_sha256(model: str) -> str:
 
 def run_folder(job: Job) -> Path:
     """Return the folder of a job without --output."""
-    known = job.model in MODELS or not job.model_sha256
-    name = job.model if known else Path(told(job.model, job.model_sha256)).stem
-    digest = hashlib.sha256(json.dumps(job.identity(), sort_keys=True).encode()).hexdigest()
-    model = slug(name) + "-scratch" * job.from_scratch
-    return default_folder(job.name, model, job.model_sha256[:8], job.recipe + "-sweep" * bool(job.grid), digest[:8])
+    model = slug(short_label(job.model, job.model_sha256)) + "-scratch" * job.from_scratch
+    recipe = job.recipe + "-sweep" * bool(job.grid)
+    return default_folder(job.name, model, job.model_sha256, recipe, job.identity())

@@ -25,8 +25,7 @@ def trained_keep(unit: Unit, pp: Preprocess, examples: int) -> Keep:
     s = unit.settings
     if pp.stored_size is None or 3 * math.prod(pp.stored_size) * examples < _LITTLE:
         return "make"
-    frozen = s.method == "linear" and s.crop == "none" and not s.mixup
-    looks = 1 + s.flip if frozen else s.steps * s.batch_size / examples
+    looks = s.fixed_views or s.steps * s.batch_size / examples
     return "make" if looks * _units(unit) >= 2 else "no"
 
 

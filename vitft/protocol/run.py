@@ -23,7 +23,7 @@ from vitft.images.batches import Images, eval_batches
 from vitft.models import build as models
 from vitft.models import timm_folder
 from vitft.models.checkpoint import remarks
-from vitft.models.flops import macs
+from vitft.models.flops import macs, train_flops
 from vitft.models.loading import save_weights
 from vitft.models.memory import evaluation_batch
 from vitft.models.methods import apply
@@ -41,7 +41,7 @@ from vitft.results.files import HEAD, PREDICTIONS, RESULT, UPDATES, WEIGHTS, wri
 from vitft.results.folders import finished_unit, unit_folder
 from vitft.results.parts import Computed, Cost, Env, Loss, Metrics, Provenance, Timing
 from vitft.results.schema import UnitResult, to_json
-from vitft.settings import CHECKPOINT_KEYS, Preprocess, Settings
+from vitft.settings import CHECKPOINT_KEYS, Preprocess, Settings, as_resolution
 from vitft.training.fit import Compute, Fitted
 
 
@@ -106,7 +106,7 @@ def _trained(
         built, settings = _network(unit, train.num_classes, device, warm)
         pp = preprocess(settings, built.info)
         workers = runtime.workers or machine.cores()
-        augmented = _augmented(pp, settings)
+        augmented = pp.augmented(settings)
         images = Images(train, augmented, device, workers, hooks, trained_keep(unit, augmented, len(train)))
         val = _val(unit, runtime, guard, train, dev, group)
     begun = group.from_first(begun)
@@ -199,10 +199,6 @@ def _save(own: Path, done: "_Done", weights: bool, hooks: Hooks) -> None:
         hooks.note(f"No {timm_folder.CONFIG}: {error.lines[0]} vitft loads the run all the same.")
 
 
-def _augmented(pp: Preprocess, settings: Settings) -> Preprocess:
-    return replace(pp, crop=settings.crop, crop_from=settings.crop_from, flip=settings.flip)
-
-
 def _training_split(unit: Unit, guard: Guard) -> tuple[Split, Split | None]:
     """Return what the phase trains on and, where val is cut from it, the dev split."""
     job, settings, scheme = unit.job, unit.settings, unit.scheme
@@ -248,11 +244,7 @@ def _network(unit: Unit, num_classes: int, device: torch.device, warm: Warm) -> 
         if reusable:
             warm.key, warm.built, warm.initial = key, built, built.initial_state()
     apply(built.net, settings, seed=unit.seed)
-    return built, settings.model_copy(update={"resolution": _plain(built.info.resolution)})
-
-
-def _plain(size: tuple[int, int]) -> int | tuple[int, int]:
-    return size[0] if size[0] == size[1] else size
+    return built, settings.model_copy(update={"resolution": as_resolution(built.info.resolution)})
 
 
 def _evaluate(
@@ -320,7 +312,7 @@ def _result(done: _Done, data: DataStamp, timing: Timing) -> UnitResult:
         cost=Cost(
             macs_per_image=per_image,
             train_images=settings.steps * settings.batch_size,
-            train_flops=_train_flops(settings, done.fitted, per_image),
+            train_flops=train_flops(settings, per_image, done.fitted.computed),
         ),
         timing=timing,
         warnings=done.warnings,
@@ -333,10 +325,3 @@ def _metrics(split: Split, answers: Predictions) -> Metrics:
     n, correct = len(split), int((answers.answers == split.labels).sum())
     found = Metrics(top1=correct / n, correct=correct, n=n, ci95=wilson(correct, n))
     return real.judged(found, real.of_validation(split.keys, split.labels, split.num_classes), answers.answers)
-
-
-def _train_flops(settings: Settings, fitted: Fitted, per_image: float) -> float:
-    """Return about how many operations the fit took: a MAC is two, a backward pass is two forward passes."""
-    if settings.method == "linear":  # nothing goes backwards through the network
-        return 2 * per_image * (fitted.computed or settings.steps * settings.batch_size)
-    return 6 * per_image * settings.steps * settings.batch_size

@@ -4,9 +4,7 @@ A unit is (task, settings of one point of the sweep, phase, seed): one result fi
 tune units that see train and val only, then, with the best point, final units that see test once at their end.
 """
 
-import hashlib
 import itertools
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
@@ -16,6 +14,8 @@ from typing import Any, Literal
 
 from pydantic import TypeAdapter
 
+from vitft import machine
+from vitft.catalog.models import MODELS
 from vitft.catalog.shots import first_of, split_name
 from vitft.data.portions import JOINED
 from vitft.data.sources import own_split
@@ -104,7 +104,7 @@ class Job:
         """Return what decides the numbers, for the run folder."""
         fields = {k: v for k, v in _plain(self).items() if k not in ("scheme", *_OF_GRID)}
         kind = {"kind": "sweep", "on": self.on} if self.grid else {"kind": "finetune"}
-        return {**kind, **fields, "model": told(self.model, self.model_sha256)}
+        return {**kind, **fields, "model": model_label(self.model, self.model_sha256)}
 
     def splits(self) -> list[str]:
         """Return the names of the splits that the units will open, but for dev."""
@@ -113,12 +113,17 @@ class Job:
         return list(dict.fromkeys(part for name in names if name != DEV for part in name.split(JOINED)))
 
 
-def told(model: str, sha256: str) -> str:
-    """Return how a run names its model: a file by its name alone, as its content is told by its digest."""
+def model_label(model: str, sha256: str) -> str:
+    """Return what a run calls its model: its name; of a file (which has a digest) the name without its folder."""
     name, word = places.split(model)
     if word.startswith("base="):
         word = ""  # the digest is of both
     return f"{Path(name).name}{places.SEPARATOR if word else ''}{word}" if sha256 else model
+
+
+def short_label(model: str, sha256: str) -> str:
+    """Return what a run folder is called by its model: the name, without the suffix where it is a file."""
+    return Path(model_label(model, sha256)).stem if sha256 and model not in MODELS else model
 
 
 _OF_GRID = ("grid", "on")
@@ -155,8 +160,7 @@ class Unit:
             "settings": self.settings.model_dump(mode="json"),
             "scheme": asdict(self.scheme),
         }
-        text = json.dumps(what, sort_keys=True)
-        return f"{slug(self.job.name)}/{self.phase}-{hashlib.sha256(text.encode()).hexdigest()[:10]}-seed{self.seed}"
+        return f"{slug(self.job.name)}/{self.phase}-{machine.digest(what)[:10]}-seed{self.seed}"
 
     @property
     def title(self) -> str:

@@ -86,8 +86,6 @@ def of_unit(result: UnitResult, folder: Path | None = None) -> Measured:
     row = {"model": _identity(result.model, info, p.from_scratch), "method": result.method}
     row |= {"recipe": result.recipe, "settings": p.recipe_digest, "examples": examples}
     row |= {"normalise": p.normalise, "GELU": p.gelu or ""}
-    timing = result.timing
-    seconds = timing.total_s if timing.total_s is not None else (timing.train_s or 0.0) + timing.evaluate_s
     return Measured(
         column=result.task,
         task=result.task,
@@ -102,7 +100,7 @@ def of_unit(result: UnitResult, folder: Path | None = None) -> Measured:
         settings=result.recipe_settings.model_dump(mode="json"),
         point=frozenset(result.point),
         predictions=_file(folder),
-        cost=(result.cost.train_flops, seconds),
+        cost=(result.cost.train_flops, result.timing.seconds),
         macs=result.cost.macs_per_image,
         tuning=result.phase == "tune",
         finished=result.env.finished,

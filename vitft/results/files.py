@@ -1,9 +1,10 @@
 """Files that appear whole or not at all: written beside, flushed to disk, renamed."""
 
 import errno
+import io
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
@@ -22,6 +23,41 @@ PREDICTIONS, UPDATES = "predictions.parquet", "metrics.jsonl"
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """What the kernel says of a disk, or a quota, that takes no more."""
+
+
+class Pieces(io.RawIOBase):
+    """Pieces of opened files, each from its file's start on, as one file that is read and closed as a whole."""
+
+    def __init__(self, pieces: Sequence[tuple[IO[bytes], int]]) -> None:
+        self._pieces, self._at = pieces, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        end = sum(size for _, size in self._pieces)
+        self._at = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: end}[whence]
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        start = 0
+        for file, size in self._pieces:
+            if self._at < start + size:
+                file.seek(self._at - start)
+                data = file.read(min(len(buffer), start + size - self._at))
+                buffer[: len(data)] = data
+                self._at += len(data)
+                return len(data)
+            start += size
+        return 0
+
+    def close(self) -> None:
+        for file, _ in self._pieces:
+            file.close()
+        super().close()
 
 
 @contextmanager

@@ -57,10 +57,16 @@ def runs_root() -> Path:
     return Path(os.environ.get("VITFT_RUNS") or "runs")
 
 
-def default_folder(task: str, model_slug: str, sha8: str, recipe: str, hash8: str) -> Path:
-    """Return where a run goes without --output: `<runs>/<task>/<model>-<sha8>/<recipe>-<hash8>`."""
-    model = f"{model_slug}-{sha8}" if sha8 else model_slug
-    return runs_root() / slug(task) / model / f"{slug(recipe)}-{hash8}"
+def default_folder(task: str, model: str, sha256: str, recipe: str, identity: Mapping[str, object]) -> Path:
+    """Return where a run goes without --output: `<runs>/<task>/<model>-<sha8>/<recipe>-<hash8>`.
+
+    Args:
+        model: a short name of it.
+        sha256: of its file, "" for one that is no file here.
+        identity: what decides the run's numbers.
+    """
+    checkpoint = slug(model) + f"-{sha256[:8]}" * bool(sha256)
+    return runs_root() / slug(task) / checkpoint / f"{slug(recipe)}-{machine.digest(identity)[:8]}"
 
 
 def slug(text: str) -> str:

@@ -162,6 +162,11 @@ class Timing(Part):
     images_per_s: float | None = None
     processes: int | None = Field(None, description="that shared the work, each on a device of its own; absent = one")
 
+    @property
+    def seconds(self) -> float:
+        """Seconds of the whole; without the start-up in files that do not say it."""
+        return self.total_s if self.total_s is not None else (self.train_s or 0.0) + self.evaluate_s
+
 
 class Env(Part):
     """The versions that gave a number."""

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from vitft import compiling
 from vitft.device import autocast, moved
+from vitft.evaluation.features import before_head
 from vitft.group import ALONE, Group
 from vitft.images.batches import Images
 from vitft.images.preprocess import UNIFORMS
@@ -106,14 +107,13 @@ class Head(nn.Module):
         return logits.flatten(1)
 
 
-def counts_views(net: nn.Module, images: Images, settings: Settings) -> bool:
-    """Tell whether only the head learns and each image has one view, or two: their features can be computed once.
+def computes_once(net: nn.Module, settings: Settings) -> bool:
+    """Tell whether only the head learns and each image has one view, or two: features can then be computed once.
 
     Two heads (distilled DeiT) read two features; they see the images themselves.
     """
     head = net.get_classifier()  # type: ignore[operator]
-    plain = settings.method == "linear" and images.pp.crop == "none" and not settings.mixup
-    return plain and isinstance(head, nn.Linear | nn.Conv2d)
+    return bool(settings.fixed_views) and isinstance(head, nn.Linear | nn.Conv2d)
 
 
 def source(
@@ -136,7 +136,7 @@ def source(
     linear = settings.method == "linear"
     net.train(not linear)
     head = net.get_classifier()  # type: ignore[operator]
-    if not counts_views(net, images, settings):
+    if not computes_once(net, settings):
         return ImageSource(net, num_classes, labels, images)
     n = len(images)
     views = []
@@ -150,8 +150,7 @@ def source(
             for part, batch in zip(own, images.batches(own, rows), strict=True):
                 hooks.stop_if_asked()
                 with torch.no_grad(), autocast(batch.device, precision), compiling.usual(len(batch), micro_batch):
-                    features = net.forward_head(net.forward_features(batch), pre_logits=True)  # type: ignore[operator]
-                view[part[0] : part[-1] + 1] = features.flatten(1).float()
+                    view[part[0] : part[-1] + 1] = before_head(net, batch).float()
                 done += len(batch)
                 hooks.phase("features" + " (mirrored)" * mirrored, min(n, done * group.size), n)
         group.sum([view])

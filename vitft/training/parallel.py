@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from vitft.errors import UsageError
 from vitft.group import Group, mapped
 from vitft.models.memory import Plan
-from vitft.models.methods import ParameterGroups
+from vitft.models.methods import ParameterGroups, blocks_of
 from vitft.settings import Settings
 
 _SHARE = 0.6  # of a card's memory; activations need the rest
@@ -68,16 +68,11 @@ def spread(
     parts = copy.deepcopy(net)
     net.to("cpu")
     mesh = init_device_mesh(device.type, (group.size,))
-    for block in _blocks(parts):
+    for block in blocks_of(parts):
         fully_shard(block, mesh=mesh)
     fully_shard(parts, mesh=mesh)
     own = dict(parts.named_parameters())
     return parts, [{**g, "params": [own[names[id(p)]] for p in g["params"]]} for g in groups]
-
-
-def _blocks(net: nn.Module) -> list[nn.Module]:
-    blocks = getattr(net, "blocks", None) or getattr(net, "stages", None)
-    return list(blocks.children()) if isinstance(blocks, nn.Module) else []
 
 
 def last_of(net: nn.Module, last: bool) -> None:

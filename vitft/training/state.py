@@ -8,14 +8,13 @@ import os
 import threading
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
 from typing import IO, Any, Self
 
 import torch
 from torch import Tensor
 
 from vitft.group import mapped
-from vitft.results.files import cannot_write, write_atomic, writing
+from vitft.results.files import Pieces, cannot_write, write_atomic, writing
 
 _MAGIC = b"vitft-state-2\n"
 _DIGEST = hashlib.sha256().digest_size
@@ -42,9 +41,7 @@ class Saver:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if error is not None:
             self.wait()
             return
@@ -104,7 +101,7 @@ def load(path: Path) -> State | None:
             digest, magic = file.read(_DIGEST), file.read()
             if magic != _MAGIC or _digest(file, size) != digest:
                 return None
-            state = torch.load(io.BufferedReader(_Part(file, size)), map_location="cpu", weights_only=True)
+            state = torch.load(io.BufferedReader(Pieces([(file, size)])), map_location="cpu", weights_only=True)
     except OSError:
         return None
     return state if isinstance(state, dict) else None
@@ -130,33 +127,6 @@ class _Digested(io.RawIOBase):
             raise OSError(errno.ECANCELED, "the state is no longer needed")
         self.hash.update(data)
         return self._file.write(data)
-
-
-class _Part(io.RawIOBase):
-    """The first `size` bytes of a file, as a file."""
-
-    def __init__(self, file: IO[bytes], size: int) -> None:
-        self._file, self._size, self._at = file, size, 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        self._at = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._size}[whence]
-        return self._at
-
-    def tell(self) -> int:
-        return self._at
-
-    def readinto(self, buffer: Any) -> int:
-        self._file.seek(self._at)
-        data = self._file.read(max(0, min(len(buffer), self._size - self._at)))
-        buffer[: len(data)] = data
-        self._at += len(data)
-        return len(data)
 
 
 def _digest(file: IO[bytes], size: int) -> bytes:
@@ -196,9 +166,7 @@ class Metrics:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         with suppress(OSError):  # a full disk: the flush before the state has said so already
             self._write()
         with suppress(OSError):
