@@ -446,7 +446,7 @@ def test_predict_tells_of_pixels_that_no_patch_covers(folder: Path) -> None:
 
 
 def test_an_interval_over_seeds_stays_within_what_an_accuracy_can_be() -> None:
-    low, high = frozen._row(fs.Row("ridge", 1, 0, 3, (0, 9, 10), 10, (0, 1, 2), 0, 0)).ci95
+    low, high = fs.row([0, 9, 10], 10, (0, 1, 2), np.zeros(0, np.int64), per_class=1, examples=3).ci95
     assert (low, high) == (0.0, 1.0)
 
 

@@ -207,13 +207,13 @@ def test_few_shot_rows_say_what_was_drawn_and_chosen():
         told: list[tuple[int, int]] = []
         rows = fewshot.score(classifier, x, labels, test, 3, asked, seeds, lambda a, b, told=told: told.append((a, b)))
         assert told == [(i, 5) for i in range(1, 6)]
-        by_count = {c: [r for r in rows if r.per_class == c] for c in asked}
-        assert [r.examples for r in rows] == [{1: 3, 4: 10, fewshot.ALL: 17}[r.per_class] for r in rows]
+        by_count = {c: [r for r in rows if r.per_class == (c or "all")] for c in asked}
+        assert [r.examples for r in rows] == [{1: 3, 4: 10, "all": 17}[r.per_class] for r in rows]
         for count, of_count in by_count.items():
             for r in of_count:
-                assert r.classifier == classifier and r.n == 30
+                assert r.n == 30
                 assert r.seeds == (seeds if count else (0,)) and len(r.correct) == len(r.seeds)
-                assert (r.short, r.fewest) == ((1, 2) if count == 4 else (0, 0))
+                assert (r.short_classes, r.fewest) == ((1, 2) if count == 4 else (0, None))
                 assert r.interval == ("t over 2 seeds" if count else "wilson")
                 assert r.top1 == pytest.approx(np.mean(r.correct) / 30) and r.values == tuple(c / 30 for c in r.correct)
                 if not count:
@@ -222,18 +222,18 @@ def test_few_shot_rows_say_what_was_drawn_and_chosen():
             assert [r.k for r in by_count[4]] == [10] and [r.k for r in by_count[fewshot.ALL]] == [10, 17]
             assert [r.k for r in by_count[1]] == [3]
         else:
-            assert {r.k for r in rows} == {0} and len(rows) == 3
+            assert {r.k for r in rows} == {None} and len(rows) == 3
         if classifier == "logistic":
             from vitft.evaluation import probe
 
-            assert [len(r.strengths) for r in rows] == [2, 2, 1]
+            assert [len(r.C or ()) for r in rows] == [2, 2, 1]
             order = fewshot.orders(labels, 3, 3)
             mine = fewshot.chosen(order, 4)
             fitted = probe.fit(x[mine], labels[mine], 3)
-            assert rows[1].strengths[1] == fitted.strength
+            assert rows[1].C is not None and rows[1].C[1] == fitted.strength
             assert rows[1].correct[1] == int((fitted.answers(test[0]) == test_y).sum())
         else:
-            assert {r.strengths for r in rows} == {()}
+            assert {r.C for r in rows} == {None}
     part = fewshot.needed(labels, 3, (1, 2), seeds)
     drawn = [np.random.default_rng(s) for s in seeds]
     expected = {int(i) for rng in drawn for c in range(3) for i in rng.permutation(np.flatnonzero(labels == c))[:2]}

@@ -447,7 +447,7 @@ def test_what_a_few_shot_reader_must_know(pool, big_vision, rows_, tested, expec
 
     from vitft.evaluation import frozen
 
-    made = [SimpleNamespace(per_class=k, short=short, fewest=fewest) for k, short, fewest in rows_]
+    made = [SimpleNamespace(per_class=k, short_classes=short, fewest=fewest) for k, short, fewest in rows_]
     data = frozen.Examples(pool, Sized(tested), Sized(8), big_vision)  # type: ignore[arg-type]
     assert frozen._stamps(made, data) == expected  # type: ignore[arg-type]
 

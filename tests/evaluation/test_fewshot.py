@@ -111,7 +111,7 @@ def test_rows_have_means_and_intervals_over_seeds() -> None:
     rows = fewshot.score("ridge", x[needed], y, test, 6, (1, 5), (0, 1, 2))
     assert [(r.per_class, r.examples, len(r.correct)) for r in rows] == [(1, 6, 3), (5, 30, 3)]
     assert rows[1].top1 > rows[0].top1 > 1 / 6
-    assert rows[0].ci95 == intervals.t_interval(rows[0].values)
+    assert rows[0].ci95 == intervals.clipped(intervals.t_interval(rows[0].values))
     assert rows[0].interval == "t over 3 seeds"
     for seed, correct in zip((0, 1, 2), rows[1].correct, strict=True):
         mine = fewshot.chosen(fewshot.orders(y, 6, seed), 5)
@@ -139,7 +139,7 @@ def test_too_few_examples_are_named_or_stamped() -> None:
     fewshot.refuse_short([], 3, "train")
     x = np.random.default_rng(0).normal(size=(6, 3)).astype(np.float32)
     row = fewshot.score("ridge", x, labels, (x, labels), 3, (3,), (0,))[0]
-    assert (row.short, row.fewest, row.examples) == (2, 1, 6)
+    assert (row.short_classes, row.fewest, row.examples) == (2, 1, 6)
 
 
 def test_the_pool_is_train() -> None:

@@ -22,7 +22,7 @@ from vitft.models.memory import evaluation_batch
 from vitft.progress import Hooks
 from vitft.recipes import digest
 from vitft.results.parts import Env, EvalProtocol, Metrics, Provenance, Timing
-from vitft.results.schema import ClassAccuracy, EvalResult
+from vitft.results.schema import EvalResult
 
 LISTED = 0.01
 """Missing names are listed when they are less than this share of the official images."""
@@ -210,7 +210,6 @@ def result(done: Evaluation, *, per_class: bool = False, with_confusion: bool = 
     """Return the evaluation as it stands in result.json."""
     split, network = done.subject.split, done.network
     answers, stamp = done.predictions.answers, split.provenance
-    rows = metrics.per_class(answers, split.labels, split.class_names) if per_class else ()
     counts = metrics.confusion(answers, split.labels, split.num_classes) if with_confusion else None
     return EvalResult(
         task=split.task,
@@ -238,9 +237,7 @@ def result(done: Evaluation, *, per_class: bool = False, with_confusion: bool = 
             images_per_s=round(len(split) / done.seconds, 2) if done.seconds else None,
         ),
         env=Env.now(devices.name(network.device.type), torch.__version__),
-        per_class=tuple(ClassAccuracy(class_name=r.name, correct=r.correct, n=r.n, accuracy=r.accuracy) for r in rows)
-        if per_class
-        else None,
+        per_class=tuple(metrics.per_class(answers, split.labels, split.class_names)) if per_class else None,
         confusion=None if counts is None else tuple(map(tuple, counts.tolist())),
     )
 

@@ -1,15 +1,15 @@
 """What frozen features are worth: k examples of each class, a classifier without a network, all of the test split."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from statistics import fmean
-from typing import assert_never
+from typing import Any, assert_never
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vitft.errors import DataError, DataMissing, some
 from vitft.evaluation import intervals, knn, probe, ridge
+from vitft.results.schema import FewshotRow
 from vitft.settings import Classifier
 
 BIG_VISION = {
@@ -26,55 +26,6 @@ ALL = 0
 """As a number of examples of each class: everything there is."""
 
 Ints = NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class Row:
-    """One line of the table.
-
-    Attributes:
-        classifier: "ridge", "knn" or "logistic".
-        per_class: examples of each class; ALL for the whole pool.
-        k: neighbours, 0 for other classifiers.
-        examples: training examples of the first draw.
-        correct: right answers of each draw; n: test images.
-        seeds: the draws.
-        short: classes with fewer than `per_class` examples; fewest: examples of the smallest of them.
-        strengths: C of each draw (logistic regression).
-    """
-
-    classifier: Classifier
-    per_class: int
-    k: int
-    examples: int
-    correct: tuple[int, ...]
-    n: int
-    seeds: tuple[int, ...]
-    short: int
-    fewest: int
-    strengths: tuple[float, ...] = ()
-
-    @property
-    def values(self) -> tuple[float, ...]:
-        """Accuracy of each draw, in [0, 1]."""
-        return tuple(c / self.n for c in self.correct)
-
-    @property
-    def top1(self) -> float:
-        """Mean accuracy over the draws."""
-        return fmean(self.values)
-
-    @property
-    def ci95(self) -> tuple[float, float]:
-        """Student's t over the draws, or Wilson's on the test images for a single one."""
-        if len(self.correct) > 1:
-            return intervals.t_interval(self.values)
-        return intervals.wilson(self.correct[0], self.n)
-
-    @property
-    def interval(self) -> str:
-        """Which interval `ci95` is."""
-        return f"t over {len(self.correct)} seeds" if len(self.correct) > 1 else "wilson"
 
 
 def pool_name(splits: Sequence[str]) -> str:
@@ -142,7 +93,7 @@ def score(
     per_class: Sequence[int],
     seeds: Sequence[int],
     on_progress: Callable[[int, int], None] | None = None,
-) -> list[Row]:
+) -> list[FewshotRow]:
     """Fit and test every (per_class, seed) and return one row a per_class (times neighbours for kNN).
 
     Args:
@@ -158,7 +109,7 @@ def score(
     counts = np.bincount(all_labels, minlength=num_classes)
     where = np.full(len(all_labels), -1, dtype=np.int64)
     where[positions] = np.arange(len(positions))
-    rows: list[Row] = []
+    rows: list[FewshotRow] = []
     jobs = sum(1 if k == ALL else len(seeds) for k in per_class)
     done = 0
     for count in per_class:
@@ -177,13 +128,37 @@ def score(
             done += 1
             if on_progress is not None:
                 on_progress(done, jobs)
-        short = counts[counts < count]
-        few = len(short), int(short.min()) if len(short) else 0
-        rows += [
-            Row(classifier, count, k, examples, tuple(correct), len(test[1]), used, *few, tuple(strengths))
-            for k, correct in found.items()
-        ]
+        for k, correct in found.items():
+            same = {"k": k or None, "C": tuple(strengths) or None, "per_class": count or "all", "examples": examples}
+            rows.append(row(correct, len(test[1]), used, counts[counts < count], **same))
     return rows
+
+
+def row(correct: Sequence[int], n: int, seeds: tuple[int, ...], short: Ints, **same: Any) -> FewshotRow:
+    """Return the row of one number of examples.
+
+    Its interval is Student's over the draws, clipped to [0, 1], or Wilson's on the test images for a single draw.
+
+    Args:
+        correct: right answers of each draw.
+        n: test images.
+        seeds: the draws.
+        short: examples of the classes that have fewer than were asked for.
+        same: the other fields.
+    """
+    values, several = tuple(c / n for c in correct), len(correct) > 1
+    return FewshotRow(
+        top1=fmean(values),
+        ci95=intervals.clipped(intervals.t_interval(values)) if several else intervals.wilson(correct[0], n),
+        interval=f"t over {len(correct)} seeds" if several else "wilson",
+        values=values,
+        correct=tuple(correct),
+        n=n,
+        seeds=seeds,
+        short_classes=len(short),
+        fewest=int(short.min()) if len(short) else None,
+        **same,
+    )
 
 
 def _answers(

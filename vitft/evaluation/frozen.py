@@ -12,8 +12,6 @@ from vitft.data import labels, official, portions
 from vitft.data.split import Opened, Source, Split, told_of
 from vitft.data.vtab_splits import val_is_train
 from vitft.evaluation import features, fewshot, knn, ridge
-from vitft.evaluation.fewshot import Row
-from vitft.evaluation.intervals import clipped
 from vitft.evaluation.network import Network, computed
 from vitft.images.batches import eval_batches
 from vitft.images.fingerprints import fingerprints
@@ -99,7 +97,7 @@ def run(
         model=network.info.name,
         classifier=classifier,
         stamps=tuple(_stamps(rows, data)),
-        rows=tuple(map(_row, rows)),
+        rows=tuple(rows),
         protocol=_protocol(network, classifier, pool.name),
         provenance=Provenance(
             **asdict(test.provenance),
@@ -145,7 +143,7 @@ def _features(network: Network, split: Split, batch_size: int, workers: int, hoo
     return features.cached(who, n, compute)
 
 
-def _stamps(rows: Sequence[Row], data: Examples) -> list[str]:
+def _stamps(rows: Sequence[FewshotRow], data: Examples) -> list[str]:
     """Return what a reader must know before comparing these numbers, one line each."""
     pool, lines = data.pool, []
     if data.big_vision and not data.stands_in:
@@ -153,7 +151,9 @@ def _stamps(rows: Sequence[Row], data: Examples) -> list[str]:
         lines.append(f"examples are drawn from '{pool.name}' ({len(pool):,} images), {_of_owner(len(pool), owner)}")
     elif pool.name != "train":
         lines.append(f"examples are drawn from '{pool.name}' ({len(pool):,} images): there is no 'train' here")
-    for per_class, short, fewest in dict.fromkeys((r.per_class, r.short, r.fewest) for r in rows if r.short):
+    for per_class, short, fewest in dict.fromkeys(
+        (r.per_class, r.short_classes, r.fewest) for r in rows if r.short_classes
+    ):
         lines.append(
             f"{short} of {pool.num_classes} classes have fewer than {per_class} examples (the fewest {fewest})"
         )
@@ -166,25 +166,3 @@ def _of_owner(n: int, owner: int) -> str:
     if not owner:
         return "all that stands there"
     return "the owner's whole train" if n == owner else f"not the owner's whole train ({owner:,})"
-
-
-def _row(row: Row) -> FewshotRow:
-    """Return a row as it stands in result.json.
-
-    Student's interval over a few draws may reach beyond what an accuracy can be: it is clipped to [0, 1].
-    """
-    return FewshotRow(
-        per_class=row.per_class or "all",
-        examples=row.examples,
-        top1=row.top1,
-        ci95=clipped(row.ci95),
-        interval=row.interval,
-        values=row.values,
-        correct=row.correct,
-        n=row.n,
-        seeds=row.seeds,
-        short_classes=row.short,
-        fewest=row.fewest if row.short else None,
-        k=row.k or None,
-        C=row.strengths or None,
-    )

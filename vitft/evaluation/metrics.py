@@ -1,11 +1,10 @@
 """Turn logits and labels into counts. N images, K classes; ties go to the lower class, so a number never wavers."""
 
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import NDArray
 
 from vitft.errors import UsageError
+from vitft.results.schema import ClassAccuracy
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
@@ -39,20 +38,6 @@ def probabilities(logits: Floats) -> Floats:
     return np.asarray(shifted / shifted.sum(axis=1, keepdims=True), dtype=np.float32)
 
 
-@dataclass(frozen=True)
-class ClassAccuracy:
-    """One class: how many of its n images were answered rightly."""
-
-    name: str
-    correct: int
-    n: int
-
-    @property
-    def accuracy(self) -> float | None:
-        """Share in [0, 1]; None for a class without images."""
-        return self.correct / self.n if self.n else None
-
-
 def confusion(answers: Ints, labels: Ints, num_classes: int) -> Ints:
     """Return (K, K) counts: row = label, column = answer.
 
@@ -70,4 +55,9 @@ def confusion(answers: Ints, labels: Ints, num_classes: int) -> Ints:
 def per_class(answers: Ints, labels: Ints, names: tuple[str, ...]) -> list[ClassAccuracy]:
     """Return the accuracy of each class, in label order."""
     counts = confusion(answers, labels, len(names))
-    return [ClassAccuracy(name, int(counts[i, i]), int(counts[i].sum())) for i, name in enumerate(names)]
+    return [class_accuracy(name, int(counts[i, i]), int(counts[i].sum())) for i, name in enumerate(names)]
+
+
+def class_accuracy(name: str, correct: int, n: int) -> ClassAccuracy:
+    """Return how many of a class's n images were answered rightly, and which share; None without images."""
+    return ClassAccuracy(class_name=name, correct=correct, n=n, accuracy=correct / n if n else None)

@@ -8,6 +8,7 @@ from statistics import fmean
 
 from vitft.evaluation.evaluate import Evaluation
 from vitft.evaluation.intervals import clipped, paired, t_interval
+from vitft.evaluation.metrics import class_accuracy
 from vitft.models import places
 from vitft.results.files import RESULT, WEIGHTS, read_json
 from vitft.results.folders import unit_folder
@@ -82,8 +83,7 @@ def combined(results: Mapping[Seed, EvalResult]) -> EvalResult:
 
 
 def _summed(rows: Sequence[ClassAccuracy]) -> ClassAccuracy:
-    correct, n = sum(row.correct for row in rows), sum(row.n for row in rows)
-    return ClassAccuracy(class_name=rows[0].class_name, correct=correct, n=n, accuracy=correct / n if n else None)
+    return class_accuracy(rows[0].class_name, sum(row.correct for row in rows), sum(row.n for row in rows))
 
 
 def comparisons(done: Sequence[tuple[str, Mapping[Seed, Evaluation]]]) -> list[Comparison]:

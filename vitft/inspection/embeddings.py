@@ -1,11 +1,10 @@
 """What a network's first layer holds: the principal components of its patch filters, the likeness of its positions."""
 
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import NDArray
 
 from vitft.results.checkpoint import Size
+from vitft.results.inspection import Alike
 
 COMPONENTS = 28
 """As many as the paper's Figure 7 shows."""
@@ -47,23 +46,12 @@ def similarity(embedding: NDArray[np.float32], grid: Size) -> NDArray[np.float64
     return (vectors @ vectors.T).reshape(*grid, *grid)
 
 
-@dataclass(frozen=True)
-class RowsAndColumns:
-    """Mean cosine similarity of a position to others of its row, of its column, and elsewhere.
+def rows_and_columns(alike: NDArray[np.float64]) -> Alike | None:
+    """Say how much rows and columns show in (rows, columns, rows, columns); None for a grid of one row or column.
 
-    Attributes:
-        share: of the positions that are on average more like their own row, and more like their own column, than
-            like positions that are in neither.
+    `share` is that of the positions which are on average more like their own row, and more like their own column, than
+    like positions that are in neither.
     """
-
-    row: float
-    column: float
-    elsewhere: float
-    share: float
-
-
-def rows_and_columns(alike: NDArray[np.float64]) -> RowsAndColumns | None:
-    """Say how much rows and columns show in (rows, columns, rows, columns); None for a grid of one row or column."""
     height, width = alike.shape[:2]
     if min(height, width) < 2:
         return None
@@ -73,4 +61,4 @@ def rows_and_columns(alike: NDArray[np.float64]) -> RowsAndColumns | None:
     means = [np.mean(alike, axis=(2, 3), where=np.broadcast_to(w, alike.shape)) for w in (row, column, elsewhere)]
     own = (means[0] > means[2]) & (means[1] > means[2])
     in_row, in_column, rest = (float(mean.mean()) for mean in means)
-    return RowsAndColumns(in_row, in_column, rest, float(own.mean()))
+    return Alike(grid=(height, width), row=in_row, column=in_column, elsewhere=rest, share=float(own.mean()))

@@ -205,11 +205,8 @@ def _positions(one: _One) -> None:
         if name == "after" and own == grid:
             continue
         one.arrays[name] = embeddings.similarity(vectors.float().numpy(), size)
-        told = embeddings.rows_and_columns(one.arrays[name])
-        if told is not None:
-            numbers[name] = found.Alike(
-                grid=size, row=told.row, column=told.column, elsewhere=told.elsewhere, share=told.share
-            )
+        if (likeness := embeddings.rows_and_columns(one.arrays[name])) is not None:
+            numbers[name] = likeness
     one.numbers["positions"] = found.Positions(**numbers)
 
 
