@@ -91,10 +91,8 @@ class UnknownName(UsageError):
 
     def __init__(self, kind: str, name: str, names: Iterable[str], action: str = "", *, legal: str = "") -> None:
         names = list(names)
-        near = difflib.get_close_matches(name.lower(), names, n=1, cutoff=0.6)
-        what = f"Unknown {kind} '{name}'."
-        if near:
-            what += f" Did you mean '{near[0]}'?"
+        near = closest(name.lower(), names)
+        what = f"Unknown {kind} '{name}'." + (f" Did you mean '{near}'?" if near else "")
         listed = "" if near or len(names) > 24 else ", ".join(names) + "."
         super().__init__(what, legal or listed, action)
 
@@ -171,6 +169,17 @@ class Interrupted(VitftError):
         super().__init__(what, legal, action, fact=fact)
         self.signum = signum
         self.exit_code = REQUEUE if signum == REQUEUE else 128 + signum
+
+
+def closest(word: str, names: Iterable[str]) -> str:
+    """Return the name that a mistyped word was meant for, as it seems; "" where none is close."""
+    return next(iter(difflib.get_close_matches(word, list(names), n=1, cutoff=0.6)), "")
+
+
+def hint(word: str, names: Iterable[str]) -> str:
+    """Return ", did you mean 'dtd'?" for a mistyped word, "" where no name is close."""
+    near = closest(word, names)
+    return f", did you mean '{near}'?" if near else ""
 
 
 def some(names: Sequence[str], most: int = 5, more: str = "more") -> str:

@@ -29,8 +29,12 @@ class StepReport:
         return (self.steps - self.step - self.part) / max(1e-12, self.steps_per_s)
 
 
-def _silent(*_: object) -> None:
-    return None
+Progress = Callable[[str, int, int], None]
+"""Called with (what, done, total) of work that takes long."""
+
+
+def silent(*_: object) -> None:
+    """Be a callback that does nothing."""
 
 
 @dataclass(frozen=True)
@@ -46,10 +50,10 @@ class Hooks:
         signal: the number of the signal that asked to stop, `errors.REQUEUE`, or 0.
     """
 
-    unit: Callable[[str, int, int], None] = _silent
-    step: Callable[[StepReport], None] = _silent
-    phase: Callable[[str, int, int], None] = _silent
-    note: Callable[[str], None] = _silent
+    unit: Progress = silent
+    step: Callable[[StepReport], None] = silent
+    phase: Progress = silent
+    note: Callable[[str], None] = silent
     signal: Callable[[], int] = lambda: 0
 
     def stop_if_asked(self) -> None:

@@ -3,12 +3,12 @@
 Every check returns all that it finds, as lines that a reader of the TOML file understands.
 """
 
-import difflib
 from collections.abc import Iterator, Mapping
 from typing import get_args
 
 from pydantic import ValidationError
 
+from vitft.errors import hint
 from vitft.settings import Method, Settings, contradictions
 
 # What a sweep may list: what is chosen on val must not change which numbers are comparable.
@@ -103,8 +103,7 @@ def of_validation(error: ValidationError) -> list[tuple[set[str], str]]:
         message = item["msg"].removeprefix("Value error, ")
         if item["type"] == "extra_forbidden":
             tables = [section.strip("[]").split(".")[0] for section in SECTIONS]
-            near = difflib.get_close_matches(key, [*Settings.model_fields, *tables, *_HEAD], n=1, cutoff=0.6)
-            message = "unknown key" + (f", did you mean '{near[0]}'?" if near else "")
+            message = "unknown key" + hint(key, [*Settings.model_fields, *tables, *_HEAD])
         elif key:
             message = f"{message}, not {item['input']!r}"
         found[f"{key}: {message}" if key else message] = {str(part) for part in item["loc"][:1]}

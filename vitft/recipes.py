@@ -138,6 +138,11 @@ def folder() -> Path:
     return inside if inside.is_dir() else package.parent / "recipes"
 
 
+def is_path(name_or_path: str) -> bool:
+    """Tell whether a word is the path of a TOML file, and no name of a shipped document."""
+    return "/" in name_or_path or name_or_path.endswith(".toml")
+
+
 def load(name_or_path: str = _DEFAULT) -> Recipe:
     """Load a shipped recipe by name, or a TOML file by its path (anything with a slash or ending in .toml).
 
@@ -145,7 +150,7 @@ def load(name_or_path: str = _DEFAULT) -> Recipe:
         UnknownName: no shipped recipe has that name.
         RecipeError: the file is missing, no TOML, or has wrong keys or values.
     """
-    if "/" in name_or_path or name_or_path.endswith(".toml"):
+    if is_path(name_or_path):
         path = Path(name_or_path)
         if not path.is_file():
             raise RecipeError(

@@ -39,6 +39,11 @@ def sentence(text: str) -> str:
     return f"{text[:1].upper()}{text[1:].rstrip('.')}."
 
 
+def uncapitalised(text: str) -> str:
+    """Return a message as a part of a sentence: it begins with a small letter."""
+    return f"{text[:1].lower()}{text[1:]}"
+
+
 def cause(error: BaseException, most: int = 160) -> str:
     """Return the first line of what a library raised, or the kind of it, without a full stop."""
     lines = str(error).strip().splitlines()

@@ -25,9 +25,9 @@ from vitft.errors import DataDamaged, DataError, DataMissing, DiskFull, UsageErr
 from vitft.images.decode import decode
 from vitft.prepare import collections, prepare, verify
 from vitft.prepare.collections import hdf5
-from vitft.prepare.download import silent
 from vitft.prepare.spool import Spool
 from vitft.prepare.table_writer import write_split
+from vitft.progress import silent
 
 
 @pytest.fixture(scope="module")

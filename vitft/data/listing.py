@@ -7,7 +7,6 @@ the same; an image that was is not, as nobody has looked into it.
 
 import hashlib
 import json
-import os
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from vitft import machine
-from vitft.data.sources.files import printable
+from vitft.data.sources.files import printable, walk
 from vitft.data.split import Source, place_of
 from vitft.errors import DataDamaged, DiskFull, some
 from vitft.results.files import RESULT, RUN, write_atomic
@@ -43,7 +42,8 @@ class Difference:
 
     def __str__(self) -> str:
         kinds = {"added": self.added, "removed": self.removed, "changed": self.changed}
-        return "; ".join(f"{_some(names)} {kind}" for kind, names in kinds.items() if names)
+        quoted = {kind: [f"'{name}'" for name in names] for kind, names in kinds.items() if names}
+        return "; ".join(f"{some(names, _NAMED, 'more files')} {kind}" for kind, names in quoted.items())
 
 
 def of(source: Source) -> Listing:
@@ -92,21 +92,16 @@ def dumps(listing: Listing) -> bytes:
 def _walk(root: Path) -> Listing:
     """List everything below a folder, links followed, each folder once; hidden names and debris are left out."""
     found: Listing = {}
-    seen: set[tuple[int, int]] = set()
-    for parent, folders, names in os.walk(root, followlinks=True):
-        state = Path(parent).stat()
-        if (state.st_dev, state.st_ino) in seen or (parent != str(root) and any(name in names for name in _OURS)):
+    for prefix, folders, names in walk(root):
+        if prefix and any(name in names for name in _OURS):
             folders.clear()
             continue
-        seen.add((state.st_dev, state.st_ino))
-        folders[:] = sorted(name for name in folders if not _left_out(name))
-        inside = os.path.relpath(parent, root)
-        prefix = "" if inside == "." else f"{inside}/"
-        found[printable(prefix or "./")] = [state.st_mtime_ns]
-        for name in sorted(names):
+        folders[:] = [name for name in folders if not _left_out(name)]
+        found[printable(prefix or "./")] = [(root / prefix).stat().st_mtime_ns]
+        for name in names:
             with suppress(FileNotFoundError):  # a link to nothing
                 if not _left_out(name):
-                    found[printable(prefix + name)] = _entry(Path(parent, name))
+                    found[printable(prefix + name)] = _entry(root / prefix / name)
     return found
 
 
@@ -134,7 +129,3 @@ def _sha256(file: Path) -> str:
 
 def _left_out(name: str) -> bool:
     return name.startswith(".") or name.lower() in _DEBRIS
-
-
-def _some(names: tuple[str, ...]) -> str:
-    return some([f"'{name}'" for name in names], _NAMED, "more files")

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import BinaryIO, Protocol, cast
 
 from vitft.data.reading import reading
+from vitft.data.sources.files import walk
 from vitft.errors import DataDamaged, DataMissing
 from vitft.results.files import Pieces
 
@@ -59,18 +60,11 @@ class Folder:
         return str(self.root)
 
     def entries(self) -> Iterator[tuple[str, int]]:
-        seen: set[str] = set()
-        for folder, folders, files in os.walk(self.root, followlinks=True):
-            real = os.path.realpath(folder)
-            if real in seen:  # a link that leads back up
-                folders.clear()
-                continue
-            seen.add(real)
-            folders.sort()
-            for file in sorted(files):
-                path = Path(folder, file)
+        for prefix, _, files in walk(self.root):
+            for file in files:
+                path = self.root / prefix / file
                 if path.is_file():
-                    yield path.relative_to(self.root).as_posix(), path.stat().st_size
+                    yield prefix + file, path.stat().st_size
 
     def stream(self, names: Collection[str]) -> Iterator[tuple[str, BinaryIO]]:
         for name in sorted(names):

@@ -6,7 +6,6 @@ import os
 import socket
 import urllib.error
 import urllib.request
-from collections.abc import Callable
 from fnmatch import fnmatch
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -15,15 +14,8 @@ from vitft import __version__, hub
 from vitft.errors import DataDamaged, DataMissing
 from vitft.prepare.archives import need_space
 from vitft.prepare.collections.raw import Collection, File
+from vitft.progress import Progress, silent
 from vitft.results.files import cannot_write
-
-Progress = Callable[[str, int, int], None]
-"""Called with (what, done, total); here in megabytes."""
-
-
-def silent(*_: object) -> None:
-    """Tell nobody."""
-
 
 _STALL = 60.0  # seconds without a byte
 _ATTEMPTS = 5  # in a row without a new byte

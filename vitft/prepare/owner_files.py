@@ -17,7 +17,7 @@ from vitft.data.sources import prepared, tfds
 from vitft.errors import DataError
 from vitft.prepare import archives, collections, download
 from vitft.prepare.collections.raw import Collection, Raw
-from vitft.prepare.download import Progress, silent
+from vitft.progress import Progress, silent
 
 _OR_TAKE_IT = "Fetch it again; a file of your own is taken with --source DIR and without --complete."
 _LAYOUT = 2  # raise it when what is made of the files changes: nothing gathered before is then kept

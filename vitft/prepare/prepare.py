@@ -23,7 +23,6 @@ from vitft.images.decode import decode
 from vitft.prepare import collections, download
 from vitft.prepare.card import card
 from vitft.prepare.collections.raw import Collection, Raw
-from vitft.prepare.download import Progress, silent
 from vitft.prepare.owner_files import (
     decoder,
     downloads,
@@ -36,6 +35,7 @@ from vitft.prepare.owner_files import (
 )
 from vitft.prepare.spool import Spool
 from vitft.prepare.table_writer import write_split
+from vitft.progress import Progress, silent
 from vitft.results.checks import keys_digest
 from vitft.results.files import cannot_write
 from vitft.results.folders import lock

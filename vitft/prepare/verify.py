@@ -24,7 +24,7 @@ from vitft.data.split import Source, Split
 from vitft.errors import DataError
 from vitft.images import fingerprints
 from vitft.images.decode import decode
-from vitft.prepare.download import Progress, silent
+from vitft.progress import Progress, silent
 
 _SHOWN = 10  # faults of one split that are named; the others are counted
 _JOINED = {"train800val200": ("train800", "val200")}

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ValidationError
 from vitft.errors import CheckpointError
 from vitft.results.files import damaged, read_json
 from vitft.results.schema import SCHEMA_VERSION
+from vitft.words import uncapitalised
 
 T = TypeVar("T", bound=BaseModel)
 
@@ -56,12 +57,8 @@ def told(error: ValidationError) -> str:
     absent = [".".join(map(str, e["loc"])) for e in errors if e["type"] == "missing"]
     if absent:
         return f"it says nothing of {', '.join(absent)}"
-    wrong = [f"{'.'.join(map(str, e['loc']))} is {e['input']!r}, {_expected(e['msg'])}" for e in errors]
+    wrong = [f"{'.'.join(map(str, e['loc']))} is {e['input']!r}, {uncapitalised(e['msg'])}" for e in errors]
     return "; ".join(wrong[:4]) + "; ..." * (len(wrong) > 4)
-
-
-def _expected(message: str) -> str:
-    return message[0].lower() + message[1:]
 
 
 def upgrade(value: Mapping[str, object]) -> dict[str, object]:

@@ -6,7 +6,6 @@ for all, for a group or for a column; the nearest counts. `[[mean]]` names a mea
 `[[published]]` rows of `catalog/published.json` that stand below. Unknown keys are errors, and all errors come at once.
 """
 
-import difflib
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -14,9 +13,10 @@ from typing import Any
 
 from vitft import recipes
 from vitft.catalog import published, tasks
-from vitft.errors import UnknownName, UsageError, VitftError
+from vitft.errors import UnknownName, UsageError, VitftError, hint
 from vitft.suites.suite import MEAN_OF_GROUPS, MEAN_OF_TASKS, Beside, Column, Group, Mean, Run, Suite
 from vitft.suites.tables import ColumnTable, Document, GroupTable, sound
+from vitft.words import uncapitalised
 
 
 def names() -> list[str]:
@@ -35,7 +35,7 @@ def load(name_or_path: str) -> Suite:
         UnknownName: no shipped suite has that name (exit code 2).
         UsageError: the file is missing, no TOML, or has mistakes: all of them are told (exit code 2).
     """
-    own = "/" in name_or_path or name_or_path.endswith(".toml")
+    own = recipes.is_path(name_or_path)
     path = Path(name_or_path).expanduser().absolute() if own else _folder() / f"{name_or_path}.toml"
     if not own and name_or_path not in names():
         raise UnknownName("suite", name_or_path, names(), "A file of your own is given by its path: ./mine.toml.")
@@ -140,8 +140,7 @@ def _task(word: str, path: Path | None) -> tuple[str, str]:
 
 
 def _unknown(word: str) -> str:
-    near = difflib.get_close_matches(word.lower(), [t.name for t in tasks.TASKS], n=1, cutoff=0.6)
-    return f"unknown task '{word}'" + (f", did you mean '{near[0]}'?" if near else "")
+    return f"unknown task '{word}'{hint(word.lower(), [t.name for t in tasks.TASKS])}"
 
 
 def _recipe(word: str, path: Path | None, where: str, problems: list[str]) -> str:
@@ -149,13 +148,13 @@ def _recipe(word: str, path: Path | None, where: str, problems: list[str]) -> st
     if not word:
         problems.append(f"{where}no recipe: name one here, for its group or for the suite")
         return ""
-    own = "/" in word or word.endswith(".toml")
+    own = recipes.is_path(word)
     found = str((path.parent / Path(word).expanduser()).resolve()) if own and path else word
     try:
         recipes.load(found)
     except VitftError as error:
-        said = f"no recipe file '{word}'" if own and not Path(found).is_file() else error.lines[0].rstrip(".")
-        problems.append(said[0].lower() + said[1:])
+        absent = own and not Path(found).is_file()
+        problems.append(f"no recipe file '{word}'" if absent else uncapitalised(error.lines[0].rstrip(".")))
     return found
 
 
@@ -191,10 +190,8 @@ def _mean_faults(suite: Suite, mean: Mean) -> Iterator[str]:
     legal = [g for g in suite.groups if suite.counted(g)] if mean.by == "groups" else list(suite.keys)
     for word in mean.of:
         if word not in legal:
-            near = difflib.get_close_matches(word, [*legal, *suite.groups], n=1, cutoff=0.6)
             what = "group" if mean.by == "groups" else "column or group"
-            hint = f", did you mean '{near[0]}'?" if near else ""
-            yield f"mean '{mean.name}': unknown {what} '{word}'{hint}"
+            yield f"mean '{mean.name}': unknown {what} '{word}'{hint(word, [*legal, *suite.groups])}"
 
 
 def _column_faults(column: Column) -> Iterator[str]:

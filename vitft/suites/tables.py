@@ -1,6 +1,5 @@
 """The tables of a suite's document, and what is wrong with their keys in words. No torch."""
 
-import difflib
 import itertools
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
@@ -9,8 +8,10 @@ from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationErr
 from pydantic_core import PydanticCustomError
 
 from vitft.catalog.shots import MOST
+from vitft.errors import hint
 from vitft.settings import Classifier
 from vitft.suites.suite import Protocol, Run
+from vitft.words import uncapitalised
 
 
 def _shots(value: object) -> int | str:
@@ -140,13 +141,12 @@ def _told(where: tuple[int | str, ...], kind: str, message: str, value: Any, dat
     place, key = _place(where, data), str(where[-1])
     if kind == "extra_forbidden":
         table = _TABLES.get((str(where[0]), len(where)), Document)
-        near = difflib.get_close_matches(key, table.model_fields, n=1, cutoff=0.6)
-        return f"{place}unknown key '{key}'" + (f", did you mean '{near[0]}'?" if near else "")
+        return f"{place}unknown key '{key}'{hint(key, table.model_fields)}"
     if kind == "missing":
         return f"{place}'{key}' is missing"
     if kind == "too_short" and not value:
         return f"{place}{'a mean over nothing' if key == 'of' else f'no {key}'}"
-    return f"{place}{key}: {message[0].lower() + message[1:]}, not {value!r}"
+    return f"{place}{key}: {uncapitalised(message)}, not {value!r}"
 
 
 def _place(where: tuple[int | str, ...], data: Mapping[str, Any]) -> str:

@@ -13,8 +13,8 @@ its number alone: raw words of a Philox counter, whose stream is fixed for ever,
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cache, cached_property
+from dataclasses import dataclass, field
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,15 +52,12 @@ class Drawn:
     """
 
     task: str
+    # Digests of its pictures, by number: train800val200 holds those of train800 and val200.
+    _found: Digests = field(default_factory=Digests, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.task not in _CLASSES:
             raise UnknownName("task of the suite 'mini'", self.task, _CLASSES)
-
-    @cached_property
-    def _found(self) -> Digests:
-        """Digests of its pictures, by number: train800val200 holds those of train800 and val200."""
-        return Digests()
 
     @property
     def splits(self) -> tuple[str, ...]:

@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -77,20 +77,32 @@ def below(folder: Path) -> tuple[list[str], list[str]]:
     """Return the images below a folder and the other files that are no debris, as sorted relative paths."""
     found: list[str] = []
     others: list[str] = []
+    for prefix, folders, files in walk(folder):
+        folders[:] = [n for n in folders if not n.startswith(".") and n.lower() not in _DEBRIS_FOLDERS]
+        for name in files:
+            image = is_image(name)
+            if image or not is_debris(name):
+                (found if image else others).append(prefix + name)
+    return sorted(found), sorted(others)
+
+
+def walk(root: Path) -> Iterator[tuple[str, list[str], list[str]]]:
+    """Walk a folder and all below it, links followed, each folder once.
+
+    Yields:
+        the path of a folder below `root` ("" or with a slash at its end), the sorted names of its folders, of which
+        those that are taken out are not entered, and the sorted names of its files.
+    """
     seen: set[tuple[int, int]] = set()
-    for parent, folders, files in os.walk(folder, followlinks=True):
+    for parent, folders, files in os.walk(root, followlinks=True):
         state = Path(parent).stat()
         if (state.st_dev, state.st_ino) in seen:
             folders.clear()
             continue
         seen.add((state.st_dev, state.st_ino))
-        folders[:] = sorted(n for n in folders if not n.startswith(".") and n.lower() not in _DEBRIS_FOLDERS)
-        inside = os.path.relpath(parent, folder)
-        for name in files:
-            image = is_image(name)
-            if image or not is_debris(name):
-                (found if image else others).append(name if inside == "." else f"{inside}/{name}")
-    return sorted(found), sorted(others)
+        folders.sort()
+        inside = os.path.relpath(parent, root)
+        yield "" if inside == "." else f"{inside}/", folders, sorted(files)
 
 
 def refuse(folder: Path, others: list[str]) -> None:
@@ -132,6 +144,11 @@ def read_text(file: Path) -> str:
         raise DataDamaged(f"'{file}' is not UTF-8 text (byte {error.start}).", "a list in UTF-8.") from None
     except OSError as error:
         raise DataDamaged(f"'{file}' cannot be read ({error.strerror}).") from None
+
+
+def filled_lines(file: Path) -> list[str]:
+    """Return the lines of a text file that are not empty, without the spaces around them. Raises as `read_text`."""
+    return [line.strip() for line in read_text(file).splitlines() if line.strip()]
 
 
 def printable(path: str | Path) -> str:

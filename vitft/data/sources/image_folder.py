@@ -73,8 +73,9 @@ class ImageFolder:
         first = self.splits[0]
         for other in self.splits if first == "train" else ():
             if unknown := sorted(named[other] - named[first]):
+                shown = some([f"'{name}'" for name in unknown], 3)
                 raise DataDamaged(
-                    f"Split '{first}' of '{self.path}' has no class folder {_some(unknown)}, which '{other}' has.",
+                    f"Split '{first}' of '{self.path}' has no class folder {shown}, which '{other}' has.",
                     "in every split the class folders of train, or some of them.",
                 )
         if not named[first]:
@@ -149,7 +150,3 @@ def _holds_image(folder: Path) -> bool:
             return any(is_image(e.name) for e in entries)
     except OSError:
         return False
-
-
-def _some(names: list[str], most: int = 3) -> str:
-    return some([f"'{name}'" for name in names], most)

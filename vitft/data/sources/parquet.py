@@ -2,7 +2,7 @@
 
 import re
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -55,6 +55,7 @@ class Parquet:
     kind: str = "parquet"
     revision: str = ""
     take: tuple[tuple[str, str], ...] = ()
+    _opened: dict[str, tuple[Table, Columns]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @cached_property
     def _files(self) -> dict[str, list[Path]]:
@@ -64,10 +65,6 @@ class Parquet:
     @property
     def splits(self) -> tuple[str, ...]:
         return tuple(name for name in ("train", "val", "test") if name in self._files)
-
-    @cached_property
-    def _opened(self) -> dict[str, tuple[Table, Columns]]:
-        return {}
 
     @cached_property
     def _unread(self) -> str:

@@ -1,7 +1,7 @@
 """What `vitft data prepare` wrote: one parquet a split and a manifest that says what must be in them."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -37,6 +37,7 @@ class Prepared:
 
     path: Path
     task: str
+    _parts: dict[str, Split] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @cached_property
     def manifest(self) -> Manifest:
@@ -88,10 +89,6 @@ class Prepared:
             reader.joined([first.reader, second.reader], [len(first), len(second)]),
             first.provenance,
         )
-
-    @cached_property
-    def _parts(self) -> dict[str, Split]:
-        return {}
 
     def _opened(self, name: str) -> Split:
         if name not in self._parts:

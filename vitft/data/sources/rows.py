@@ -12,7 +12,7 @@ import numpy as np
 from vitft.catalog import tasks
 from vitft.data import labels as label_names
 from vitft.data import official
-from vitft.data.sources.files import printable, read_text, reader, refuse_listed
+from vitft.data.sources.files import filled_lines, printable, reader, refuse_listed
 from vitft.data.sources.own_split import OWN, unchecked
 from vitft.data.split import Provenance, Split
 from vitft.errors import DataDamaged, DataMissing
@@ -89,7 +89,7 @@ class Rows:
         file = self.path / "classes.txt"
         known = tasks.canonical(self.task)
         if file.is_file():
-            stated = tuple(line.strip() for line in read_text(file).splitlines() if line.strip())
+            stated = tuple(filled_lines(file))
         elif known and max(numbers) < tasks.get(known).num_classes:
             stated = label_names.class_names(known)
         else:

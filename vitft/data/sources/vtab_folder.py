@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from vitft.catalog import tasks
 from vitft.data import labels as label_names
 from vitft.data import official
 from vitft.data.reader import Digests
-from vitft.data.sources.files import read_text, reader, refuse_listed
+from vitft.data.sources.files import filled_lines, read_text, reader, refuse_listed
 from vitft.data.split import Provenance, Split
 from vitft.errors import DataDamaged, DataMissing
 from vitft.results.parts import Completeness
@@ -43,6 +43,10 @@ class VtabFolder:
 
     path: Path
     task: str
+    # Digests of its images, and their numbers by path: train800val200 holds those of train800 and val200.
+    _found: Digests = field(default_factory=Digests, init=False, repr=False, compare=False)
+    _numbers: dict[str, int] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _parsed: dict[str, list[tuple[str, int]]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -61,7 +65,7 @@ class VtabFolder:
         file = self.path / "classes.txt"
         known = tasks.canonical(self.task)
         if file.is_file():
-            return tuple(line.strip() for line in read_text(file).splitlines() if line.strip())
+            return tuple(filled_lines(file))
         if known:
             return label_names.class_names(known)
         lists = {name: self._lines(name) for name in _SPLITS if self.lists(name)}
@@ -118,21 +122,8 @@ class VtabFolder:
             self._provenance(split, parts, len(lines)),
         )
 
-    @cached_property
-    def _found(self) -> Digests:
-        """Digests of its images, by number: train800val200 holds those of train800 and val200."""
-        return Digests()
-
-    @cached_property
-    def _numbers(self) -> dict[str, int]:
-        return {}
-
     def _number(self, path: str) -> int:
         return self._numbers.setdefault(path, len(self._numbers))
-
-    @cached_property
-    def _parsed(self) -> dict[str, list[tuple[str, int]]]:
-        return {}
 
     def _lines(self, split: str) -> list[tuple[str, int]]:
         """Parse one list to (relative path, label); tolerates a byte-order mark, CRLF, backslashes and empty lines."""

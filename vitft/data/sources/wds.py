@@ -18,7 +18,7 @@ from vitft.data import label_rules, official, official_splits
 from vitft.data import labels as label_names
 from vitft.data.reader import Reader
 from vitft.data.reading import reading
-from vitft.data.sources.files import is_image, read_text
+from vitft.data.sources.files import filled_lines, is_image
 from vitft.data.split import Provenance, Split
 from vitft.errors import DataDamaged, DataMissing
 
@@ -92,7 +92,7 @@ class Wds:
     def class_names(self) -> tuple[str, ...]:
         """The task's names; those of classnames.txt for what is no task, or has another number of classes."""
         file = self.path / "classnames.txt"
-        listed = [line.strip() for line in read_text(file).splitlines() if line.strip()] if file.is_file() else []
+        listed = filled_lines(file) if file.is_file() else []
         if self._task and (self._of_vtab or len(listed) in (0, self._task.num_classes)):
             return label_names.class_names(self._task.name)
         return tuple(f"{name} ({i})" if listed.count(name) > 1 else name for i, name in enumerate(listed))

@@ -11,9 +11,8 @@ from numpy.typing import NDArray
 from vitft.data import label_rules
 from vitft.data.encode import png
 from vitft.data.reading import reading
-from vitft.errors import DataDamaged
 from vitft.prepare.archives import Tree
-from vitft.prepare.collections.raw import Collection, File, Raw
+from vitft.prepare.collections.raw import Collection, File, Raw, unexpected
 
 _PCAM = (("train", "train"), ("validation", "valid"), ("test", "test"))
 _DSPRITES = "dsprites_ndarray_co1sh3sc6or40x32y32_64x64.hdf5"
@@ -49,7 +48,7 @@ def _open_dsprites(tree: Tree) -> Raw:
     with _dataset(path, "latents/classes", label) as found:
         latents = np.asarray(found[...]).astype(np.int64)
     if latents.ndim != 2 or latents.shape[1] != 6:
-        raise _wrong(label, f"latents/classes {latents.shape}", "(N, 6)")
+        raise unexpected(label, f"latents/classes {latents.shape}", "(N, 6)")
 
     def read(_: str, rows: Sequence[int]) -> Iterator[tuple[int, bytes]]:
         with _dataset(path, "imgs", label) as images:
@@ -100,17 +99,13 @@ def _dataset(path: Path, name: str, label: str) -> Iterator[Any]:
         file = h5py.File(path, "r")
     with file:
         if not isinstance(file.get(name), h5py.Dataset):
-            raise _wrong(label, f"no data set '{name}'", f"an HDF5 file with '{name}'")
+            raise unexpected(label, f"no data set '{name}'", f"an HDF5 file with '{name}'")
         yield file[name]
 
 
 def _check(dataset: Any, shape: tuple[int, ...], label: str) -> None:
     if dataset.shape != shape or dataset.dtype != np.uint8:
-        raise _wrong(label, f"{dataset.shape} of {dataset.dtype}", f"{shape} of uint8, one image a label")
-
-
-def _wrong(label: str, found: str, legal: str) -> DataDamaged:
-    return DataDamaged(f"'{label}' holds {found}.", f"{legal}.", "Fetch the file again.")
+        raise unexpected(label, f"{dataset.shape} of {dataset.dtype}", f"{shape} of uint8, one image a label")
 
 
 def _camelyon_file(name: str, size: int, sha256: str) -> File:

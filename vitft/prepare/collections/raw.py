@@ -7,6 +7,7 @@ from urllib.parse import unquote, urlsplit
 import numpy as np
 from numpy.typing import NDArray
 
+from vitft.errors import DataDamaged
 from vitft.prepare.archives import Tree
 
 Labels = Mapping[str, Mapping[str, NDArray[np.int64]]]
@@ -101,6 +102,11 @@ class Collection:
         """Bytes to fetch, 0 where one of the files has no known size."""
         sizes = [file.size or file.about for file in self.files]
         return sum(sizes) if all(sizes) else 0
+
+
+def unexpected(label: str, found: str, legal: str) -> DataDamaged:
+    """Return the error for an owner's file that holds something else than it should."""
+    return DataDamaged(f"'{label}' holds {found}.", f"{legal}.", "Fetch the file again.")
 
 
 @dataclass(frozen=True)

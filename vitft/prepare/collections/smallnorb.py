@@ -9,9 +9,8 @@ from numpy.typing import NDArray
 
 from vitft.data import label_rules
 from vitft.data.encode import png
-from vitft.errors import DataDamaged
 from vitft.prepare.archives import Tree
-from vitft.prepare.collections.raw import Collection, File, Raw
+from vitft.prepare.collections.raw import Collection, File, Raw, unexpected
 
 _TYPES: dict[int, np.dtype[Any]] = {0x1E3D4C55: np.dtype("u1"), 0x1E3D4C54: np.dtype("<i4")}
 _STEMS = {
@@ -28,21 +27,19 @@ def _open(tree: Tree) -> Raw:
         with _matrix(tree, name) as (file, dtype, shape):
             data = file.read()
         if len(shape) < 2 or shape[1] != 4 or len(data) != int(np.prod(shape)) * dtype.itemsize:
-            raise _wrong(tree, name, f"{shape} in {len(data)} bytes", "(N, 4) of int32")
+            raise unexpected(tree.label(name), f"{shape} in {len(data)} bytes", "(N, 4) of int32")
         info[raw_split] = np.frombuffer(data, dtype).reshape(-1, 4).astype(np.int64)
         images[raw_split] = tree.need(f"{stem}dat.mat")
 
     def read(raw_split: str, rows: Sequence[int]) -> Iterator[tuple[int, bytes]]:
-        wanted = set(map(int, rows))
+        wanted, label = set(map(int, rows)), tree.label(images[raw_split])
         with _matrix(tree, images[raw_split]) as (file, dtype, shape):
             if shape != (len(info[raw_split]), 2, 96, 96) or dtype.itemsize != 1:
-                raise _wrong(
-                    tree, images[raw_split], f"{shape} of {dtype}", f"({len(info[raw_split])}, 2, 96, 96) of uint8"
-                )
+                raise unexpected(label, f"{shape} of {dtype}", f"({len(info[raw_split])}, 2, 96, 96) of uint8")
             for row in range(max(wanted, default=-1) + 1):
                 data = file.read(2 * 96 * 96)
                 if len(data) < 2 * 96 * 96:
-                    raise _wrong(tree, images[raw_split], f"only {row} whole images", f"{shape[0]}")
+                    raise unexpected(label, f"only {row} whole images", f"{shape[0]}")
                 if row in wanted:
                     left: NDArray[np.uint8] = np.frombuffer(data, np.uint8, 96 * 96).reshape(96, 96)
                     yield row, png(left)
@@ -66,13 +63,11 @@ def _matrix(tree: Tree, name: str) -> Iterator[tuple[BinaryIO, np.dtype[Any], tu
     with tree.open(name) as file:
         head = np.frombuffer(file.read(8), "<i4")
         if len(head) < 2 or int(head[0]) not in _TYPES or not 1 <= head[1] <= 8:
-            raise _wrong(tree, name, "another header", "0x1E3D4C55 or 0x1E3D4C54, then the number of dimensions")
+            raise unexpected(
+                tree.label(name), "another header", "0x1E3D4C55 or 0x1E3D4C54, then the number of dimensions"
+            )
         sizes = np.frombuffer(file.read(4 * max(3, int(head[1]))), "<i4")
         yield file, _TYPES[int(head[0])], tuple(int(n) for n in sizes[: int(head[1])])
-
-
-def _wrong(tree: Tree, name: str, found: str, legal: str) -> DataDamaged:
-    return DataDamaged(f"'{tree.label(name)}' holds {found}.", f"{legal}.", "Fetch the file again.")
 
 
 def _file(raw_split: str, kind: str, size: int, sha256: str) -> File:

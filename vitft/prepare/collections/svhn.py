@@ -11,7 +11,7 @@ from vitft.data.encode import png
 from vitft.data.reading import reading
 from vitft.errors import DataDamaged
 from vitft.prepare.archives import Tree
-from vitft.prepare.collections.raw import Collection, File, Raw
+from vitft.prepare.collections.raw import Collection, File, Raw, unexpected
 
 _FILES = {"train": "train_32x32.mat", "test": "test_32x32.mat"}
 
@@ -24,11 +24,8 @@ def _open(tree: Tree) -> Raw:
         images = load(tree, names[raw_split], "X")
         if images.shape != (32, 32, 3, len(labels[raw_split])) or images.dtype != np.uint8:
             label, n = tree.label(names[raw_split]), len(labels[raw_split])
-            raise DataDamaged(
-                f"'{label}' holds X {images.shape} of {images.dtype}, {n} labels.",
-                "X (32, 32, 3, N) of uint8, y (N, 1).",
-                "Fetch the file again.",
-            )
+            found = f"X {images.shape} of {images.dtype}, {n} labels"
+            raise unexpected(label, found, "X (32, 32, 3, N) of uint8, y (N, 1)")
         for row in rows:
             yield int(row), png(images[..., row])
 
