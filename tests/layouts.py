@@ -108,7 +108,7 @@ def arrow_folder(root: Path) -> Path:
 
 def cifar_folder(root: Path, task: str = "cifar10", python: bool = False, packed: bool = False) -> Path:
     rng = np.random.default_rng(0)
-    form = next(f for f in cifar_archive._FORMS if f.task == task and (f.head == 0) == python)
+    form = next(f for f in cifar_archive.FORMS if f.task == task and (f.head == 0) == python)
     folder = root / form.folder
     for split, files in form.files.items():
         for at_file, name in enumerate(files):

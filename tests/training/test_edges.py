@@ -56,14 +56,14 @@ def test_the_blocks_that_lie_in_parts_are_a_vits_or_a_resnets_stages():
 
     from torch import nn
 
-    from vitft.training import parallel
+    from vitft.models import methods
 
     layers = [nn.Linear(1, 1), nn.Linear(1, 1)]
     for name in ("blocks", "stages"):
-        assert parallel._blocks(SimpleNamespace(**{name: nn.Sequential(*layers)})) == layers  # type: ignore[arg-type]
+        assert methods.blocks_of(SimpleNamespace(**{name: nn.Sequential(*layers)})) == layers  # type: ignore[arg-type]
     both = SimpleNamespace(blocks=nn.Sequential(layers[0]), stages=nn.Sequential(layers[1]))
-    assert parallel._blocks(both) == layers[:1]  # type: ignore[arg-type]
-    assert parallel._blocks(nn.Linear(1, 1)) == []
+    assert methods.blocks_of(both) == layers[:1]  # type: ignore[arg-type]
+    assert methods.blocks_of(nn.Linear(1, 1)) == []
 
 
 def test_what_is_saved_is_a_copy_and_busy_until_it_is_on_disk(tmp_path):

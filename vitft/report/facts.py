@@ -14,7 +14,7 @@ from vitft.results.checkpoint import Size, side
 from vitft.results.files import RESULT, RUN, SUITE, read_json
 from vitft.results.folders import collect
 from vitft.results.parts import Metrics
-from vitft.results.reading import parse
+from vitft.results.reading import parse, parse_any
 from vitft.results.schema import EvalResult, FewshotResult, RunResult, SuiteResult, Tuned, UnitResult
 from vitft.settings import Settings
 
@@ -63,16 +63,14 @@ def of_folder(folder: Path, chosen: bool = False) -> list[Fact]:
 
 
 def _facts(value: Mapping[str, Any], where: str, folder: Path, expand: bool) -> list[Fact]:
-    match value.get("kind"):
-        case "suite":
-            return list(_of_suite(parse(value, SuiteResult, where)))
-        case "eval":
-            return [_of_eval(parse(value, EvalResult, where))]
-        case "fewshot":
-            return list(_of_fewshot(parse(value, FewshotResult, where)))
-        case _:
-            result = parse(value, RunResult, where)
-            return list(_of_sweep(result, folder)) if expand and result.tuned else [_of_run(result)]
+    if value.get("kind") == "suite":
+        return list(_of_suite(parse(value, SuiteResult, where)))
+    result = parse_any(value, where, RunResult)
+    if isinstance(result, EvalResult):
+        return [_of_eval(result)]
+    if isinstance(result, FewshotResult):
+        return list(_of_fewshot(result))
+    return list(_of_sweep(result, folder)) if expand and result.tuned else [_of_run(result)]
 
 
 def _of_run(result: RunResult) -> Fact:
@@ -138,11 +136,7 @@ def _of_eval(result: EvalResult) -> Fact:
         "resolution": side(result.protocol.resolution),
         **({"seeds": ", ".join(result.seeds)} if result.seeds else {}),
         **_measured(result.metrics),
-        "split": result.provenance.split,
-        "protocol": result.protocol.id,
-        "device": result.env.device,
-        "precision": result.settings.precision,
-        "finished": result.env.finished,
+        **_run_stamps(result),
     }
     return Fact(cells, result.provenance.split_digest, (result.stamp,) if result.stamp else ())
 
@@ -159,11 +153,7 @@ def _of_fewshot(result: FewshotResult) -> Iterator[Fact]:
             "top1": row.top1,
             "ci95": row.ci95,
             "n": row.n,
-            "split": result.provenance.split,
-            "protocol": result.protocol.id,
-            "device": result.env.device,
-            "precision": result.settings.precision,
-            "finished": result.env.finished,
+            **_run_stamps(result),
         }
         yield Fact(cells, result.provenance.split_digest, result.stamps)
 
@@ -195,21 +185,21 @@ def _score(one: Tuned, key: str) -> dict[str, Value]:
     return dict(zip(names, (one.top1, one.ci95, one.n), strict=True))
 
 
+def _run_stamps(result: UnitResult | EvalResult | FewshotResult) -> dict[str, Value]:
+    """Return what any result says of the images it was measured on, of its protocol and of the machine."""
+    stamps: dict[str, Value] = {"split": result.provenance.split, "protocol": result.protocol.id}
+    machine = {"device": result.env.device, "precision": result.settings.precision, "finished": result.env.finished}
+    return {**stamps, **machine}
+
+
 def _shared(result: UnitResult) -> dict[str, Value]:
     """Return the stamps that all settings of a sweep share."""
-    p = result.protocol
-    return {
-        "selection": p.selection,
-        "device": result.env.device,
-        "precision": result.settings.precision,
-        "finished": result.env.finished,
-    }
+    shared = {key: value for key, value in _run_stamps(result).items() if key not in ("split", "protocol")}
+    return {"selection": result.protocol.selection, **shared}
 
 
 def _stamps(result: UnitResult) -> dict[str, Value]:
-    provenance = result.provenance
-    stamps: dict[str, Value] = {"split": provenance.split, "protocol": result.protocol.id}
-    return {**stamps, "train_n": provenance.train_n, **_shared(result)}
+    return {**_run_stamps(result), "train_n": result.provenance.train_n, **_shared(result)}
 
 
 def _where(result: RunResult) -> str:

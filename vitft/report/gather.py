@@ -8,13 +8,14 @@ from vitft.errors import CheckpointError, DataMissing, rebuilt
 from vitft.report import in_suites, measured
 from vitft.report.measured import Measured
 from vitft.results.files import RESULT, RUN, SUITE, read_json
-from vitft.results.reading import load, parse
+from vitft.results.reading import load, parse, parse_any
 from vitft.results.schema import EvalResult, FewshotResult, RunResult, SuiteResult, UnitResult
 
 _Result = UnitResult | EvalResult | FewshotResult
 
 _SHOWN = 3
 _DEPTH = 8
+_LIST = "Run 'vitft runs ls' to list your runs."
 
 
 @dataclass(frozen=True)
@@ -40,40 +41,50 @@ def gather(places: Sequence[Path]) -> Gathered:
         CheckpointError: result files are damaged; all of them are told at once (exit code 4).
     """
     numbers: list[Measured] = []
-    seen: set[Path] = set()
     damaged: list[CheckpointError] = []
     unfinished: list[Path] = []
-    empty: list[str] = []
+    every, empty = every_folder(places)
+    for folder in every:
+        own, wrong = _read(folder)
+        numbers += own
+        damaged += wrong
+        if not own and not wrong:
+            unfinished.append(folder)
+    if damaged:
+        raise _all_damaged(damaged)
+    if empty or not numbers:
+        raise no_results(empty or places, unfinished)
+    return Gathered(tuple(in_suites.joined(numbers)), len(every) - len(unfinished), tuple(unfinished))
+
+
+def every_folder(places: Sequence[Path]) -> tuple[list[Path], list[Path]]:
+    """Return the folders of results at or below some folders, each once, and those of `places` that hold none.
+
+    Raises:
+        DataMissing: there is no such folder (exit code 3).
+    """
+    found: dict[Path, Path] = {}
+    empty: list[Path] = []
     for place in places:
         if not place.is_dir():
             raise DataMissing(
                 f"There is no folder '{place}'.",
                 "folders with runs, suites, evaluations or few-shot results in them.",
-                "Run 'vitft runs ls' to list your runs.",
+                _LIST,
             )
-        found = list(folders(place))
-        for folder in found:
-            if folder.resolve() in seen:
-                continue
-            seen.add(folder.resolve())
-            own, wrong = _read(folder)
-            numbers += own
-            damaged += wrong
-            if not own and not wrong:
-                unfinished.append(folder)
-        if not found:
-            empty.append(f"'{place}'")
-    if damaged:
-        raise _all_damaged(damaged)
-    if empty or not numbers:
-        begun = f"; unfinished: '{unfinished[0]}'" if unfinished else ""
-        where = empty or [f"'{place}'" for place in places]
-        raise DataMissing(
-            f"No results in {', '.join(where)}{begun}.",
-            "folders of 'vitft finetune', 'vtab', 'suite', and of 'eval' and 'fewshot' with --output.",
-            "Run 'vitft runs ls' to list your runs.",
-        )
-    return Gathered(tuple(in_suites.joined(numbers)), len(seen) - len(unfinished), tuple(unfinished))
+        inside = list(folders(place))
+        empty += [] if inside else [place]
+        for folder in inside:
+            found.setdefault(folder.resolve(), folder)
+    return list(found.values()), empty
+
+
+def no_results(places: Sequence[Path], unfinished: Sequence[Path], more: str = "") -> DataMissing:
+    """Return the error for folders that hold no result; `more` is said of them, too."""
+    where = ", ".join(f"'{place}'" for place in places)
+    begun = f"; unfinished: '{unfinished[0]}'" if unfinished else ""
+    legal = "folders of 'vitft finetune', 'sweep', 'vtab', 'suite', and of 'eval' and 'fewshot' with --output."
+    return DataMissing(f"No results in {where}{begun}{more}.", legal, _LIST)
 
 
 def folders(root: Path, depth: int = _DEPTH) -> Iterator[Path]:
@@ -96,7 +107,7 @@ def _read(folder: Path) -> tuple[list[Measured], list[CheckpointError]]:
     units: list[tuple[_Result, Path]] = []
     for path in sorted((folder / "units").glob(f"**/{RESULT}")):
         try:
-            units.append((_parsed(_json(path), f"'{path}'", UnitResult), path.parent))
+            units.append((parse_any(_json(path), f"'{path}'", UnitResult), path.parent))
         except CheckpointError as error:
             damaged.append(error)
     finals = any(not isinstance(unit, UnitResult) or unit.phase == "final" for unit, _ in units)
@@ -104,14 +115,6 @@ def _read(folder: Path) -> tuple[list[Measured], list[CheckpointError]]:
         return ([] if damaged else _numbers(folder, units) if finals else _top(folder)), damaged
     except CheckpointError as error:
         return [], [*damaged, error]
-
-
-def _parsed(value: dict[str, object], where: str, run: type[UnitResult]) -> _Result:
-    if value.get("kind") == "eval":
-        return parse(value, EvalResult, where)
-    if value.get("kind") == "fewshot":
-        return parse(value, FewshotResult, where)
-    return parse(value, run, where)
 
 
 def _numbers(folder: Path, units: Sequence[tuple[_Result, Path]]) -> list[Measured]:
@@ -133,7 +136,7 @@ def _top(folder: Path) -> list[Measured]:
     """Read result.json or suite.json of a folder without units, or of an evaluation."""
     result = folder / RESULT
     if result.is_file():
-        return [_at(one, folder) for one in measured.of_any(_parsed(_json(result), f"'{result}'", RunResult), folder)]
+        return [_at(one, folder) for one in measured.of_any(parse_any(_json(result), f"'{result}'", RunResult), folder)]
     suite = folder / SUITE
     if suite.is_file():
         return [_at(one, folder) for one in measured.of_suite(parse(_json(suite), SuiteResult, f"'{suite}'"))]

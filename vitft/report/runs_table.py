@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from vitft.errors import DataMissing, UnknownName, UsageError, some
+from vitft.errors import UnknownName, UsageError, some
 from vitft.report import facts
 from vitft.report.facts import ASKED, MEASURED, STAMPS, Fact
-from vitft.report.gather import folders
+from vitft.report.gather import every_folder, no_results
 from vitft.report.table import Column, Footnotes, Row, Table, Value
 from vitft.words import listed, sentence
 
@@ -43,27 +43,14 @@ def find(places: Sequence[Path], chosen: bool = False) -> Found:
     """
     rows: list[Fact] = []
     unfinished, broken = [], []
-    seen: set[Path] = set()
-    for place in places:
-        if not place.is_dir():
-            raise DataMissing(f"There is no folder '{place}'.", "run folders, or folders with runs in them.")
-        for folder in folders(place):
-            if folder.resolve() in seen:
-                continue
-            seen.add(folder.resolve())
-            own, wrong = facts.damaged(folder, chosen)
-            rows += own
-            broken += [wrong] * bool(wrong)
-            unfinished += [folder] * (not own and not wrong)
+    every, _ = every_folder(places)
+    for folder in every:
+        own, wrong = facts.damaged(folder, chosen)
+        rows += own
+        broken += [wrong] * bool(wrong)
+        unfinished += [folder] * (not own and not wrong)
     if not rows:
-        where = ", ".join(f"'{place}'" for place in places)
-        begun = f"; unfinished: '{unfinished[0]}'" if unfinished else ""
-        wrong = f"; {broken[0].rstrip('.')}" if broken else ""
-        raise DataMissing(
-            f"No results in {where}{begun}{wrong}.",
-            "folders of 'vitft finetune', 'sweep', 'vtab', and of 'eval' and 'fewshot' with --output.",
-            "Run 'vitft runs ls' to list your runs.",
-        )
+        raise no_results(places, unfinished, f"; {broken[0].rstrip('.')}" if broken else "")
     return Found(tuple(rows), tuple(unfinished), tuple(broken))
 
 

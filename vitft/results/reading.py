@@ -8,10 +8,11 @@ from pydantic import BaseModel, ValidationError
 
 from vitft.errors import CheckpointError
 from vitft.results.files import damaged, read_json
-from vitft.results.schema import SCHEMA_VERSION
+from vitft.results.schema import SCHEMA_VERSION, EvalResult, FewshotResult, UnitResult
 from vitft.words import uncapitalised
 
 T = TypeVar("T", bound=BaseModel)
+F = TypeVar("F", bound=UnitResult)
 
 # Fields of version 1 that an evaluation had and that say nothing of it.
 _EMPTY = ("recipe", "method", "phase", "seed")
@@ -49,6 +50,13 @@ def parse(value: Mapping[str, object], kind: type[T], where: str, action: str | 
     except ValidationError as error:
         said = f"{where} is damaged: {told(error)}"
     raise damaged(said, action) if action else damaged(said)
+
+
+def parse_any(value: Mapping[str, object], where: str, fit: type[F]) -> F | EvalResult | FewshotResult:
+    """Turn a JSON object into the result it says it is; a fine-tune's into a `fit`, a unit's or a run's. As `parse`."""
+    if value.get("kind") == "eval":
+        return parse(value, EvalResult, where)
+    return parse(value, FewshotResult, where) if value.get("kind") == "fewshot" else parse(value, fit, where)
 
 
 def told(error: ValidationError) -> str:

@@ -44,7 +44,7 @@ def _batches(suffix: str) -> dict[str, tuple[str, ...]]:
     return {"train": tuple(f"data_batch_{n}{suffix}" for n in range(1, 6)), "test": (f"test_batch{suffix}",)}
 
 
-_FORMS = (
+FORMS = (
     _Form("cifar10", "cifar-10-python.tar.gz", "cifar-10-batches-py", _batches(""), 0),
     _Form("cifar10", "cifar-10-binary.tar.gz", "cifar-10-batches-bin", _batches(".bin"), 1),
     _Form("cifar100", "cifar-100-python.tar.gz", "cifar-100-python", {"train": ("train",), "test": ("test",)}, 0),
@@ -102,7 +102,7 @@ class CifarArchive:
         content = _content(form, place)
         raw = {}
         for raw_split, names in form.files.items():
-            parts = [_rows(content[name], f"{place}: {name}", form.head) for name in names]
+            parts = [rows_of(content[name], f"{place}: {name}", form.head) for name in names]
             images, labels = (np.concatenate(column) for column in zip(*parts, strict=True))
             if not len(labels) or labels.min() < 0 or labels.max() >= len(self.class_names):
                 raise DataDamaged(
@@ -129,7 +129,7 @@ class CifarArchive:
             self.class_names,
             [str(row) for row in order],
             labels[order],
-            lambda i: png(images[order[i]].reshape(3, 32, 32).transpose(1, 2, 0), compress_level=1),
+            lambda i: png(picture(images[order[i]]), compress_level=1),
             Provenance(
                 f"official archive ({place.name})", not why, why, official.completeness(form.task, split, len(labels))
             ),
@@ -197,7 +197,13 @@ class _Unpickler(pickle.Unpickler):
         raise _ForbiddenError(f"persistent_load({pid!r})")
 
 
-def _rows(data: bytes, label: str, head: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+def picture(row: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return a row of 3,072 planar bytes as (32, 32, 3)."""
+    return row.reshape(3, 32, 32).transpose(1, 2, 0)
+
+
+def rows_of(data: bytes, label: str, head: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Read one file of an archive, whose rows begin with `head` label bytes; 0 for a pickle. As `batch`."""
     if not head:
         return batch(data, label)
     if not data or len(data) % (head + _PIXELS):
@@ -208,7 +214,7 @@ def _rows(data: bytes, label: str, head: int) -> tuple[NDArray[np.uint8], NDArra
 
 def _locate(path: Path) -> tuple[_Form, Path] | None:
     """Return the form and the archive or folder of its files: unpacked before packed, binary before pickles."""
-    forms = sorted(_FORMS, key=lambda form: form.head == 0)
+    forms = sorted(FORMS, key=lambda form: form.head == 0)
     for form in forms:
         for folder in (path, path / form.folder):
             present = all((folder / form.files[split][0]).is_file() for split in ("train", "test"))
@@ -249,4 +255,4 @@ def _damaged(label: str, reason: str) -> DataDamaged:
 
 
 def _legal() -> str:
-    return ", ".join(form.archive for form in _FORMS) + ", or the folder unpacked from one."
+    return ", ".join(form.archive for form in FORMS) + ", or the folder unpacked from one."

@@ -1,6 +1,7 @@
 """Collections whose images lie in one folder a class: EuroSAT, Resisc45, DTD, Caltech101."""
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 
@@ -28,7 +29,7 @@ def _class_files(tree: Tree, task: str) -> dict[str, dict[str, str]]:
     return found
 
 
-def _one_split(tree: Tree, task: str) -> Raw:
+def _one_split(task: str, tree: Tree) -> Raw:
     """Everything is "train"; the key is `<class>_<file>` (TFDS 4.2.0 and later, see vtab facts)."""
     index = {name: label for label, name in enumerate(label_names.class_names(task))}
     listed = [
@@ -37,14 +38,6 @@ def _one_split(tree: Tree, task: str) -> Raw:
         for file, path in sorted(files.items())
     ]
     return from_files(tree, (task,), {"train": listed})
-
-
-def _open_eurosat(tree: Tree) -> Raw:
-    return _one_split(tree, "eurosat")
-
-
-def _open_resisc45(tree: Tree) -> Raw:
-    return _one_split(tree, "resisc45")
 
 
 def _open_dtd(tree: Tree) -> Raw:
@@ -121,7 +114,7 @@ EUROSAT = Collection(
             "the data set 'torchgeo/eurosat' on the Hugging Face Hub holds the same EuroSAT.zip",
         ),
     ),
-    _open_eurosat,
+    partial(_one_split, "eurosat"),
     ("EuroSAT*.zip",),
 )
 RESISC45 = Collection(
@@ -139,7 +132,7 @@ RESISC45 = Collection(
             about=427_000_000,
         ),
     ),
-    _open_resisc45,
+    partial(_one_split, "resisc45"),
     ("NWPU-RESISC45*",),
 )
 DTD = Collection(

@@ -22,8 +22,8 @@ from vitft.report.repeat import Result, command
 from vitft.report.summary import interval
 from vitft.results.checkpoint import side
 from vitft.results.files import RESULT, RUN, UPDATES, read_json
-from vitft.results.reading import parse
-from vitft.results.schema import EvalResult, FewshotResult, UnitResult
+from vitft.results.reading import parse_any
+from vitft.results.schema import UnitResult
 
 _MISTAKES = 8
 _CLASSES = 400  # a confusion matrix of more is not legible
@@ -184,14 +184,8 @@ def _result(folder: Path) -> Result | None:
     """Return what the file of a number holds, whatever was run; None for what is no one number's file."""
     file = folder / RESULT
     value, where = _json(file), f"'{file}'"
-    match value.get("kind"):
-        case "eval":
-            return parse(value, EvalResult, where)
-        case "fewshot":
-            return parse(value, FewshotResult, where)
-        case "finetune" if "unit" not in value:
-            return parse(value, UnitResult, where)
-    return None
+    one = value.get("kind") in ("eval", "fewshot") or (value.get("kind") == "finetune" and "unit" not in value)
+    return parse_any(value, where, UnitResult) if one else None
 
 
 def _saved(file: Path | None) -> Saved | None:
