@@ -70,40 +70,26 @@ def of_unit(result: UnitResult, folder: Path | None = None) -> Measured:
     """
     p, train, info = result.protocol, result.protocol.train, result.checkpoint
     examples = _examples(result.provenance, train.per_class, train.limit)
-    what = Described(
-        model=model_title(result.model) + " from scratch" * p.from_scratch,
-        sha256="" if p.from_scratch else info.sha256,
-        architecture=architecture(info),
-        pretraining=_pretraining(result.model, info.timm_name, p.from_scratch),
-        timm_name="" if p.from_scratch else info.timm_name,
-        method=result.method,
-        recipe=result.recipe,
-        resolutions=(p.resolution,),
-        examples=examples,
-        selected="last" if p.selection == "none" else f"best on {'test' if choice.on_test(result) else 'val'}",
-        device=_device(result),
-    )
+    selected = "last" if p.selection == "none" else f"best on {'test' if choice.on_test(result) else 'val'}"
+    own = {"method": result.method, "recipe": result.recipe, "examples": examples, "selected": selected}
+    what = _described(result, p.from_scratch).model_copy(update=own)
     row = {"model": _identity(result.model, info, p.from_scratch), "method": result.method}
     row |= {"recipe": result.recipe, "settings": p.recipe_digest, "examples": examples}
     row |= {"normalise": p.normalise, "GELU": p.gelu or ""}
-    return Measured(
-        column=result.task,
-        task=result.task,
-        seed=result.seed,
+    return _number(
+        result,
+        result.seed,
+        what,
+        row,
         top1=result.metrics.top1,
         n=result.metrics.n,
         correct=result.metrics.correct,
-        row=tuple(row.items()),
-        what=what,
-        protocol=p.id,
-        split_digest=result.provenance.split_digest,
         settings=result.recipe_settings.model_dump(mode="json"),
         point=frozenset(result.point),
         predictions=_file(folder),
         cost=(result.cost.train_flops, result.timing.seconds),
         macs=result.cost.macs_per_image,
         tuning=result.phase == "tune",
-        finished=result.env.finished,
         notes=(*_notes(result.provenance, result.task), *result.warnings),
     )
 
@@ -134,26 +120,21 @@ def of_run(result: RunResult, folder: Path | None = None) -> Iterator[Measured]:
 def of_eval(result: EvalResult, folder: Path | None = None) -> Iterator[Measured]:
     """Yield what a checkpoint answers as it is, for ImageNet under the ReaL labels too."""
     p, info = result.protocol, result.checkpoint
-    what = _as_it_is(result)
     row = {"model": _identity(result.model, info, False), "method": "as it is", "normalise": p.normalise}
     row |= {"GELU": p.gelu or "", "position embeddings": p.posembed_resize}
     own = [(None, result.metrics)] if result.seeds is None else [(int(s), m) for s, m in result.seeds.items()]
     for seed, metrics in own:
         place = folder if folder is None or seed is None else folder / f"seed-{seed}"
-        one = Measured(
-            column=result.task,
-            task=result.task,
-            seed=seed,
+        one = _number(
+            result,
+            seed,
+            _described(result),
+            row,
             top1=metrics.top1,
             n=metrics.n,
             correct=metrics.correct,
-            row=tuple(row.items()),
-            what=what,
-            protocol=p.id,
-            split_digest=result.provenance.split_digest,
             predictions=_file(place),
             cost=(0.0, result.timing.evaluate_s),
-            finished=result.env.finished,
             notes=(*([result.stamp] if result.stamp else []), *_notes(result.provenance, result.task)),
         )
         yield one
@@ -161,18 +142,35 @@ def of_eval(result: EvalResult, folder: Path | None = None) -> Iterator[Measured
             yield _real(one, metrics)
 
 
-def _as_it_is(result: EvalResult | FewshotResult) -> Described:
-    """Describe a checkpoint that is not trained."""
+def _described(result: UnitResult | EvalResult | FewshotResult, from_scratch: bool = False) -> Described:
+    """Describe a result's network; how it was trained, if it was, is the caller's to add."""
     info = result.checkpoint
     return Described(
-        model=model_title(result.model),
-        sha256=info.sha256,
+        model=model_title(result.model) + " from scratch" * from_scratch,
+        sha256="" if from_scratch else info.sha256,
         architecture=architecture(info),
-        pretraining=_pretraining(result.model, info.timm_name, False),
-        timm_name=info.timm_name,
+        pretraining=_pretraining(result.model, info.timm_name, from_scratch),
+        timm_name="" if from_scratch else info.timm_name,
         method="as it is",
         resolutions=(result.protocol.resolution,),
         device=_device(result),
+    )
+
+
+def _number(
+    result: UnitResult | EvalResult | FewshotResult, seed: int | None, what: Described, row: dict[str, str], **own: Any
+) -> Measured:
+    """Return a number of a result; `own` are the fields that its kinds have otherwise."""
+    return Measured(
+        column=result.task,
+        task=result.task,
+        seed=seed,
+        row=tuple(row.items()),
+        what=what,
+        protocol=result.protocol.id,
+        split_digest=result.provenance.split_digest,
+        finished=result.env.finished,
+        **own,
     )
 
 
@@ -183,26 +181,14 @@ def of_fewshot(result: FewshotResult) -> Iterator[Measured]:
         examples = "all" if row.per_class == "all" else f"{row.per_class} a class"
         method = f"frozen + {result.classifier}" + (f" k={row.k}" if row.k else "")
         selected = "best on val" if row.C else "last"
-        what = _as_it_is(result).model_copy(update={"method": method, "examples": examples, "selected": selected})
+        what = _described(result).model_copy(update={"method": method, "examples": examples, "selected": selected})
         key = {"model": _identity(result.model, info, False), "method": method, "examples": examples}
         key |= {"normalise": p.normalise, "GELU": p.gelu or "", "pool": p.pool}
         short = f"{row.short_classes} classes have fewer than {row.per_class} examples" if row.short_classes else ""
         for seed, top1, correct in zip(row.seeds, row.values, row.correct, strict=True):
-            yield Measured(
-                column=result.task,
-                task=result.task,
-                seed=seed,
-                top1=top1,
-                n=row.n,
-                correct=correct,
-                row=tuple(key.items()),
-                what=what,
-                protocol=p.id,
-                split_digest=result.provenance.split_digest,
-                cost=(0.0, None),
-                finished=result.env.finished,
-                notes=(*([short] if short else []), *_notes(result.provenance, result.task)),
-            )
+            notes = (*([short] if short else []), *_notes(result.provenance, result.task))
+            numbers = {"top1": top1, "n": row.n, "correct": correct, "cost": (0.0, None), "notes": notes}
+            yield _number(result, seed, what, key, **numbers)
 
 
 def of_suite(result: SuiteResult) -> Iterator[Measured]:
