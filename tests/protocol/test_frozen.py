@@ -27,7 +27,7 @@ from vitft.protocol.warm import Trained, Warm
 from vitft.results.files import HEAD
 from vitft.training import inputs
 from vitft.training.fit import Compute, Fitted
-from vitft.training.heads import Head
+from vitft.training.heads import TrainedHead
 
 CPU = Runtime(device="cpu", save_weights=False, micro_batch=3)
 SWEEP = {"default_method": "linear", "steps": 12, "batch_size": 7, "resolution": 32, "lr": 0.1, "select_on": "dev",
@@ -154,7 +154,7 @@ SWEPT = {"sweep": {"lr": [0.3, 0.03]}, "batch_size": 7}
 def test_a_head_that_was_trained_with_others_is_told_as_one_that_was_trained_alone(tmp_path):
     job, _ = planned(tmp_path / "d", momentum=0.5, warmup_steps=2, steps=3, schedule="linear")
     unit, linear = tune_units(job)[0], torch.nn.Linear(2, 3)
-    head = Head(torch.rand(3, 2), torch.rand(3), [3.0, 2.0, 1.0], [0.3, 0.2, 0.1])
+    head = TrainedHead(torch.rand(3, 2), torch.rand(3), [3.0, 2.0, 1.0], [0.3, 0.2, 0.1])
     own = tmp_path / "run" / "units" / "a" / "b"
     own.mkdir(parents=True)
     (own / "metrics.jsonl").write_text(2 * '{"step": 1, "loss": 9.0}\n')  # of a run before it
@@ -193,7 +193,7 @@ def test_heads_are_trained_as_one_where_two_are_left_and_nothing_is_in_the_way(t
 
     def train(linear, source, each, precision, told):
         asked.append(([(s.lr, s.weight_decay) for s, _ in each], source.computed, precision))
-        return [Head(torch.zeros(3, 2), torch.zeros(3), [lr + decay], [1.0]) for lr, decay in asked[-1][0]]
+        return [TrainedHead(torch.zeros(3, 2), torch.zeros(3), [lr + decay], [1.0]) for lr, decay in asked[-1][0]]
 
     monkeypatch.setattr(frozen.heads, "train", train)
     monkeypatch.setattr(frozen.time, "monotonic", lambda: next(clock))
@@ -252,7 +252,7 @@ def test_features_are_kept_where_they_serve_several_units_and_are_not_too_many(t
         batches: list = []
         net = classified(linear)
         asked, answered = frozen.evaluated(unit, net, batches, of, n, precision, warm or Warm())
-        assert (asked is net) == (answered is batches) == (not isinstance(asked, inputs.Head))
+        assert (asked is net) == (answered is batches) == (not isinstance(asked, inputs.FeatureClassifier))
         return asked is not net
 
     most = (1 << 30) // (4 * D)

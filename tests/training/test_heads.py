@@ -11,7 +11,7 @@ from torch import nn
 from tests.reference import rate
 from vitft.settings import Settings
 from vitft.training import heads, randomness
-from vitft.training.heads import Head, suitable, train
+from vitft.training.heads import TrainedHead, suitable, train
 from vitft.training.inputs import FeatureSource
 
 K, D, N = 5, 3, 13
@@ -126,12 +126,12 @@ def test_in_bf16_the_loss_is_float32_of_logits_that_are_not():
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_a_head_is_finite_where_every_number_of_it_is(bad):
     weight, numbers = torch.zeros(2, 3), [1.0, 2.0]
-    assert Head(weight, torch.zeros(2), numbers, numbers).finite
+    assert TrainedHead(weight, torch.zeros(2), numbers, numbers).finite
     broken = weight.clone()
     broken[1, 0] = bad
-    assert not Head(broken, torch.zeros(2), numbers, numbers).finite
-    assert not Head(weight, torch.zeros(2), [1.0, bad], numbers).finite
-    assert not Head(weight, torch.zeros(2), numbers, [bad, 1.0]).finite
+    assert not TrainedHead(broken, torch.zeros(2), numbers, numbers).finite
+    assert not TrainedHead(weight, torch.zeros(2), [1.0, bad], numbers).finite
+    assert not TrainedHead(weight, torch.zeros(2), numbers, [bad, 1.0]).finite
 
 
 def test_heads_are_trained_as_one_up_to_two_million_million_operations():

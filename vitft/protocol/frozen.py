@@ -130,7 +130,7 @@ def evaluated(
     if warm.features is None or warm.features.key != key:
         warm.features = Features(key, *_features(net, batches, n, precision))
     features, rows = warm.features.values, warm.features.rows
-    return inputs.Head(linear), [(indices, torch.from_numpy(features[indices])) for indices in rows]
+    return inputs.FeatureClassifier(linear), [(indices, torch.from_numpy(features[indices])) for indices in rows]
 
 
 def _features(

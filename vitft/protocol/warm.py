@@ -15,7 +15,7 @@ from vitft.models.checkpoint import Checkpoint
 from vitft.protocol.jobs import source_of
 from vitft.protocol.units import Job
 from vitft.settings import CHECKPOINT_KEYS, Settings
-from vitft.training.heads import Head
+from vitft.training.heads import TrainedHead
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Trained:
         micro_batch: of those.
     """
 
-    head: Head
+    head: TrainedHead
     seconds: float
     computed: int
     micro_batch: int

@@ -8,7 +8,6 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -25,8 +24,8 @@ _MOST = 2e12
 
 
 @dataclass(frozen=True)
-class Head:
-    """A head that was trained.
+class TrainedHead:
+    """A head after its training.
 
     Attributes:
         weight, bias: (K, D), (K,): averaged where the settings average.
@@ -55,7 +54,7 @@ def train(
     each: Sequence[tuple[Settings, int]],
     precision: str,
     on_update: Callable[[int], None],
-) -> list[Head]:
+) -> list[TrainedHead]:
     """Train a head for each (settings, seed); the settings differ in lr and weight_decay alone.
 
     Args:
@@ -70,8 +69,8 @@ def train(
         loss, norm = many.update(step, precision)
         losses.append(loss)
         norms.append(norm)
-    told = [torch.stack(values, dim=1).tolist() for values in (losses, norms)]
-    return [Head(*one) for one in zip(*many.average, *told, strict=True)]
+    curves = [torch.stack(values, dim=1).tolist() for values in (losses, norms)]
+    return [TrainedHead(*one) for one in zip(*many.average, *curves, strict=True)]
 
 
 class _Heads:
@@ -131,9 +130,8 @@ class _Heads:
         for seed in self._seeds:
             indices = randomness.order(seed, len(source.labels), step, s.batch_size)
             (x,) = source.batches([indices], [randomness.uniforms(seed, step, s.batch_size, UNIFORMS)])
-            where = torch.from_numpy(np.ascontiguousarray(indices)).to(source.labels.device)
             xs.append(x)
-            ys.append(soft_targets(source.labels[where], source.num_classes, s.label_smoothing))
+            ys.append(soft_targets(source, indices, s.label_smoothing))
         return torch.stack(xs)[self._which], torch.stack(ys)[self._which]
 
 

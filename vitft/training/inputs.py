@@ -94,7 +94,7 @@ class FeatureSource:
             yield self.features[where[0], where[1]]
 
 
-class Head(nn.Module):
+class FeatureClassifier(nn.Module):
     """A classifier of features: a linear layer, or BiT's convolution of one pixel, which wants them as an image."""
 
     def __init__(self, head: nn.Module) -> None:
@@ -155,11 +155,12 @@ def source(
                 hooks.phase("features" + " (mirrored)" * mirrored, min(n, done * group.size), n)
         group.sum([view])
         views.append(view)
-    return FeatureSource(Head(head), num_classes, labels, settings.batch_size, torch.stack(views))
+    return FeatureSource(FeatureClassifier(head), num_classes, labels, settings.batch_size, torch.stack(views))
 
 
-def soft_targets(labels: Tensor, num_classes: int, smoothing: float) -> Tensor:
-    """Return (B, K) float32 targets of (B,) labels, smoothed. No label is read back from a card to see its range."""
-    onehot = torch.zeros(len(labels), num_classes, device=labels.device)
+def soft_targets(source: Source, indices: NDArray[np.int64], smoothing: float) -> Tensor:
+    """Return (B, K) float32 targets of (B,) images, smoothed. No label is read back from a card to see its range."""
+    labels = source.labels[moved(torch.from_numpy(np.ascontiguousarray(indices)), source.labels.device)]
+    onehot = torch.zeros(len(labels), source.num_classes, device=labels.device)
     onehot.scatter_(1, labels[:, None], 1.0)
-    return onehot * (1 - smoothing) + smoothing / num_classes if smoothing else onehot
+    return onehot * (1 - smoothing) + smoothing / source.num_classes if smoothing else onehot

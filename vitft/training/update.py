@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vitft import compiling
-from vitft.device import autocast, moved
+from vitft.device import autocast
 from vitft.group import ALONE, Group
 from vitft.images.preprocess import UNIFORMS
 from vitft.models.methods import ParameterGroups
@@ -175,8 +175,7 @@ class Fit:
             yield x, targets if part.start < batch else torch.zeros_like(targets)
 
     def _targets(self, source: Source, indices: NDArray[np.int64]) -> Tensor:
-        where = moved(torch.from_numpy(np.ascontiguousarray(indices)), source.labels.device)
-        return soft_targets(source.labels[where], source.num_classes, self.settings.label_smoothing)
+        return soft_targets(source, indices, self.settings.label_smoothing)
 
     def update(self, lr: float) -> None:
         """Make one update with the gradients there are."""
