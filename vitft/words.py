@@ -1,5 +1,6 @@
 """How times, sizes, rates and causes are said, in notes, tables and errors alike."""
 
+from collections.abc import Iterable
 from datetime import timedelta
 
 
@@ -42,6 +43,17 @@ def sentence(text: str) -> str:
 def uncapitalised(text: str) -> str:
     """Return a message as a part of a sentence: it begins with a small letter."""
     return f"{text[:1].lower()}{text[1:]}"
+
+
+def seed_list(numbers: Iterable[int | str]) -> str:
+    """Return "seed 0", or "seeds 0, 1"."""
+    names = list(map(str, numbers))
+    return f"seed{'s' * (len(names) > 1)} {', '.join(names)}"
+
+
+def of_seed(seed: int | None) -> str:
+    """Return ", seed 0" to stand behind a name; "" for what has no seed."""
+    return "" if seed is None else f", seed {seed}"
 
 
 def cause(error: BaseException, most: int = 160) -> str:

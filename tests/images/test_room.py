@@ -62,7 +62,7 @@ def test_a_size_is_bytes(unit, bytes_, monkeypatch):
 
 def test_a_share_is_of_what_the_cache_has_and_could_have(monkeypatch):
     cache.pixels(split(1), PP)
-    monkeypatch.setattr(room, "_free", lambda: 1000)
+    monkeypatch.setattr(machine, "free", lambda _: 1000)
     monkeypatch.delenv("VITFT_CACHE_SIZE", raising=False)
     assert room.limit() == (1000 + FILE) // 4 and room.limit([]) == 250
     assert room.said() == "0 kB of at most 0 kB (25% of what it leaves free; VITFT_CACHE_SIZE sets it)"
@@ -121,7 +121,7 @@ def test_the_cache_is_its_pixels_features_and_digests(monkeypatch):
 def test_room_is_made_where_that_helps_and_no_more_than_is_needed(monkeypatch):
     spare = 1 << 30
     free = spare + 10
-    monkeypatch.setattr(room, "_free", lambda: free)
+    monkeypatch.setattr(machine, "free", lambda _: free)
 
     def made(size: int, limit: int, **how: bool) -> tuple[bool, str]:
         shutil.rmtree(machine.cache(), ignore_errors=True)
@@ -141,7 +141,7 @@ def test_room_is_made_where_that_helps_and_no_more_than_is_needed(monkeypatch):
 def test_what_a_killed_process_left_goes_at_once_if_it_is_pixels_and_else_after_an_hour(monkeypatch):
     now = 1_000_000.0
     monkeypatch.setattr(room.time, "time", lambda: now)
-    monkeypatch.setattr(room, "_free", lambda: 1 << 40)
+    monkeypatch.setattr(machine, "free", lambda _: 1 << 40)
     laid(("pixels/.half.npy", 1, now), ("pixels/.held.npy", 1, 1), ("pixels/whole.npy", 1, 1))
     laid(("digests/.old.bin", 1, now - 3600.5), ("digests/.new.bin", 1, now - 3600), ("digests/whole.bin", 1, 1))
     monkeypatch.setenv(room.VARIABLE, "100")
@@ -208,9 +208,9 @@ def test_no_room_means_memory_where_that_is_little_and_decoding_anew_where_not(m
     monkeypatch.setattr(machine, "memory", lambda: 4 * ROWS - 1)
     assert cache.pixels(split(1), PP) is None
     monkeypatch.setenv(room.VARIABLE, "1GB")
-    monkeypatch.setattr(room, "_free", lambda: (1 << 30) + FILE - 1)  # a gibibyte of the disk stays free
+    monkeypatch.setattr(machine, "free", lambda _: (1 << 30) + FILE - 1)  # a gibibyte of the disk stays free
     assert cache.pixels(split(1), PP) is None and not files()
-    monkeypatch.setattr(room, "_free", lambda: (1 << 30) + FILE)
+    monkeypatch.setattr(machine, "free", lambda _: (1 << 30) + FILE)
     assert cache.pixels(split(1), PP) is not None and files()
 
 

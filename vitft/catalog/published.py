@@ -64,6 +64,16 @@ class Published:
     mean_of_tasks: float | None = None
     mean_of_groups: float | None = None
 
+    @property
+    def origin(self) -> str:
+        """Where the numbers are from, how they were measured and what differs, in sentences."""
+        differs = f" Differs: {', '.join(self.differs)}." if self.differs else ""
+        return f"{self.source}; {self.protocol_text}.{differs}"
+
+
+UNRELEASED = "weights never released"
+"""Of a published row that differs in nothing else."""
+
 
 @cache
 def rows() -> tuple[Published, ...]:
@@ -153,8 +163,7 @@ def for_suite(
             continue
         if row.method != method or (row.group == "vtab-resnet" and "Sup-100%" not in row.title):
             continue
-        other = () if name in row.weights or "weights never released" in row.differs else ("other weights",)
-        found.append(_at(replace(row, differs=other + row.differs), resolution))
+        found.append(_at(_beside(row, name), resolution))
     return tuple(found)
 
 
@@ -169,17 +178,22 @@ def by_keys(
         overrides: what the user changed of the recipes.
     """
     name = model.removeprefix("timm:")
+    changed = tuple(f"{key} {value}" for key, value in (overrides or {}).items())
     found = []
     for row in (row for key in keys for row in rows() if row.key == key):
-        other = () if name in row.weights or "weights never released" in row.differs else ("other weights",)
-        changed = tuple(f"{key} {value}" for key, value in (overrides or {}).items())
         task = next((t.removesuffix("_real") for t in row.tasks if t.removesuffix("_real") in resolutions), "")
-        found.append(_at(replace(row, differs=(*other, *changed, *row.differs)), resolutions.get(task), task))
+        found.append(_at(_beside(row, name, changed), resolutions.get(task), task))
     return tuple(found)
 
 
 def _shots(recipe: str) -> int:
     return 1000 if recipe.startswith("vtab-") else 0
+
+
+def _beside(row: Published, weights: str, changed: tuple[str, ...] = ()) -> Published:
+    """Return a row as it stands beside a result of some weights and changed keys: it says what differs."""
+    other = () if weights in row.weights or UNRELEASED in row.differs else ("other weights",)
+    return replace(row, differs=(*other, *changed, *row.differs))
 
 
 def _at(row: Published, resolution: int | tuple[int, int] | None, task: str = "") -> Published:

@@ -53,8 +53,8 @@ class Subset:
 
     def correct(self, answers: NDArray[np.int64]) -> tuple[int, int]:
         """Return (right, judged) for (N,) answered classes."""
-        judged = [answer in right for answer, right in zip(answers.tolist(), self.labels, strict=True) if right]
-        return sum(judged), len(judged)
+        hits = self.hits(answers)
+        return int(hits.sum()), len(hits)
 
     def hits(self, answers: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Return (judged,) whether each judged image was answered rightly, in the split's order."""

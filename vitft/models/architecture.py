@@ -47,6 +47,8 @@ FIRST_CONVOLUTIONS = (
 """What reads the images: a ResNet's stem, a hybrid's, or the patch embedding; the first one there."""
 _RESNETS = {(3, 4, 6, 3): 50, (3, 4, 23, 3): 101, (3, 8, 36, 3): 152}
 
+_ANOTHER = "For another architecture put the config.json of its hub page beside the file."
+
 
 @dataclass(frozen=True)
 class Inferred:
@@ -99,7 +101,7 @@ def infer(
         raise CheckpointError(
             f"Its tensors are no Vision Transformer or BiT ResNet (first: {', '.join(list(state)[:3]) or 'none'}).",
             "timm's names ('patch_embed.proj.weight', 'blocks.0...'), or the JAX releases' .npz.",
-            "For another architecture put the config.json of its hub page beside the file.",
+            _ANOTHER,
         )
     if stages is None and any(name.startswith(_TRUNK) for name in state):
         stages = stage_units(state, _TRUNK + r"stages\.(\d+)\.blocks\.(\d+)\.")
@@ -107,7 +109,7 @@ def infer(
             raise CheckpointError(
                 "Its patches come from a convolutional network that is no ResNet-v2 of the R+ViT hybrids.",
                 f"{', '.join(_HYBRIDS.values())}.",
-                "For another architecture put the config.json of its hub page beside the file.",
+                _ANOTHER,
             )
     return _transformer(state, hint, num_heads, no_embed_class, stages, half, grid)
 
@@ -196,7 +198,7 @@ def _mlp(state: State) -> tuple[int, bool]:
         raise CheckpointError(
             "Its blocks have no 'attn.qkv' or no 'mlp.fc1', 'mlp.fc2'.",
             "timm's VisionTransformer.",
-            "For another architecture put the config.json of its hub page beside the file.",
+            _ANOTHER,
         )
     return hidden.shape[0], back.shape[1] * 2 == hidden.shape[0]
 
@@ -287,7 +289,7 @@ def _resnet(state: State, hint: str) -> Inferred:
         raise CheckpointError(
             f"A ResNet-v2 with {list(units)} units a stage is no BiT model.",
             "BiT's R50, R101 and R152, with group norm.",
-            "For another architecture put the config.json of its hub page beside the file.",
+            _ANOTHER,
         )
     stem = state["stem.conv.weight"].shape[0]
     name = f"resnetv2_{_RESNETS[units]}x{stem // 64}_bit"

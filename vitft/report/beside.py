@@ -3,16 +3,13 @@
 from collections.abc import Sequence
 
 from vitft.catalog import published
-from vitft.catalog.published import Published
+from vitft.catalog.published import UNRELEASED, Published
 from vitft.catalog.tasks import GROUPS, VTAB, group
 from vitft.data import official
 from vitft.errors import UnknownName, UsageError
 from vitft.results.summary import Cell, Described, Summary, SummaryColumn, SummaryRow
 
 _ALIASES = {"vtab-2019": "vtab-resnet"}
-UNRELEASED = "weights never released"
-"""Of a published row that differs in nothing else."""
-
 _SHOWN = 2
 
 

@@ -9,6 +9,7 @@ from vitft.report.measured import Measured
 from vitft.report.single import method_title
 from vitft.results.checkpoint import side
 from vitft.results.summary import By, Described
+from vitft.words import of_seed
 
 _KEYS_SHOWN = 6
 
@@ -93,13 +94,12 @@ def _variants(numbers: Sequence[Measured]) -> list[Line]:
         if why := void.why(one.task, one.n):
             holes[one.column] = why
             continue
-        of_seed = kept.setdefault(one.column, {}).setdefault((one.protocol, one.split_digest, one.n), {})
-        other = of_seed.get(one.seed)
+        by_seed = kept.setdefault(one.column, {}).setdefault((one.protocol, one.split_digest, one.n), {})
+        other = by_seed.get(one.seed)
         if other is not None:
-            seed = "" if one.seed is None else f", seed {one.seed}"
-            notes.append(f"{one.task}{seed}: of several results the latest is shown")
+            notes.append(f"{one.task}{of_seed(one.seed)}: of several results the latest is shown")
         if other is None or other.finished <= one.finished:
-            of_seed[one.seed] = one
+            by_seed[one.seed] = one
     out = []
     for i in range(max([1, *map(len, kept.values())])):
         of = {column: _by_seed(list(variants.values())[i]) for column, variants in kept.items() if i < len(variants)}

@@ -9,6 +9,7 @@ from vitft.report.single import model_title
 from vitft.report.sweep import words
 from vitft.report.table import Column, Row, Table
 from vitft.results import choice
+from vitft.words import seed_list
 
 
 def payload(jobs: Sequence[Job], folders: Sequence[Path], estimates: Sequence[Estimate]) -> dict[str, object]:
@@ -47,6 +48,5 @@ def table(jobs: Sequence[Job], folders: Sequence[Path], estimates: Sequence[Esti
             runs = f"{compared} runs compared on {where}, then the chosen one, {tested} to test"
         most = "up to " * (one.on == "val" and len({p.settings.steps * p.settings.batch_size for p in one.grid}) > 1)
         notes.append(f"{model_title(one.model)}: {runs}; {most}{line(of)}. It would go to {folder}")
-    seeds = f"seed{'s' * (len(job.seeds) > 1)} {', '.join(map(str, job.seeds))}"
-    caption = f"{job.name}: {len(job.grid)} settings, {seeds}, recipe {job.recipe}. Nothing was run."
+    caption = f"{job.name}: {len(job.grid)} settings, {seed_list(job.seeds)}, recipe {job.recipe}. Nothing was run."
     return Table(caption, tuple(columns), tuple(rows), notes=tuple(notes))

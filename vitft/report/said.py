@@ -4,6 +4,7 @@ from vitft.catalog.shots import first_in
 from vitft.data import labels
 from vitft.results.parts import Provenance
 from vitft.results.schema import Comparison
+from vitft.words import of_seed
 
 OVER_SEEDS = ("95 %: of the mean, Student's t over the seeds.", "95 %: Wilson; over several seeds Student's t.")
 """What is said of intervals over seeds: where all are, and where some are of one seed."""
@@ -30,7 +31,7 @@ def paired_line(pair: Comparison, a: str, b: str) -> str:
     """Say in a line how two models compare on the same images; `a` and `b` name them."""
     low, high = pair.ci95
     return (
-        f"{a} - {b}{'' if pair.seed is None else f', seed {pair.seed}'}: {100 * pair.difference:+.1f} points "
+        f"{a} - {b}{of_seed(pair.seed)}: {100 * pair.difference:+.1f} points "
         f"[{100 * low:+.1f}, {100 * high:+.1f}], paired on {pair.n:,} images "
         f"({pair.a_only} and {pair.b_only} that only one of them has right), McNemar p = {pair.p:.2g}"
     )

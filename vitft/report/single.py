@@ -129,9 +129,8 @@ def table(
         }
         rows.append(Row(cells, marks={"n": notes.mark(footnotes(result))}))
     for row in _published(results) if published is None else published:
-        origin = f"{row.source}; {row.protocol_text}." + (f" Differs: {', '.join(row.differs)}." if row.differs else "")
         cells = {"model": row.title, "top1": row.tasks[task] / 100, "resolution": str(row.resolution or "")}
-        rows.append(Row(cells, "published", {"model": notes.mark([origin])}))
+        rows.append(Row(cells, "published", {"model": notes.mark([row.origin])}))
     several = len({r.model for r in results}) > 1
     over = {bool(r.seeds) for r in results}
     told: list[str] = []

@@ -4,8 +4,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from vitft.catalog.published import UNRELEASED
 from vitft.report import measured
-from vitft.report.beside import UNRELEASED
 from vitft.report.layout import REAL
 from vitft.report.suite_table import PublishedRow, folded, parts_told, published_cells, suite_columns
 from vitft.report.summary import summarise

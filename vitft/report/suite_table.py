@@ -11,7 +11,7 @@ from vitft.results.checkpoint import side
 from vitft.results.schema import SuiteResult
 from vitft.results.summary import SummaryColumn
 from vitft.suites.suite import MEAN_OF_GROUPS, MEAN_OF_TASKS, Mean, Suite
-from vitft.words import sentence
+from vitft.words import seed_list, sentence
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def table(
             key: v for key, v in published_cells(suite, row).items() if key in {c.key for c in columns}
         }
         if cells:
-            marks = {"model": notes.mark([_origin(one) for one in row.rows])}
+            marks = {"model": notes.mark([one.origin for one in row.rows])}
             rows.append(Row({"model": row.title, **cells}, "published", marks))
     return Table(_caption(suite, data), tuple(columns), tuple(rows), tuple(notes.texts), _notes(suite, data))
 
@@ -143,19 +143,14 @@ def _same_examples(shots: str | None, row: Published) -> bool:
     return row.shots == (0 if shots is None else number(shots))
 
 
-def _origin(row: Published) -> str:
-    return f"{row.source}; {row.protocol_text}." + (f" Differs: {', '.join(row.differs)}." if row.differs else "")
-
-
 def _caption(suite: Suite, data: SuiteResult) -> str:
     short = any(entry.provenance.train_official is not None for entry in data.tasks.values())
     shots = f"{'up to ' * short}{data.shots:,} training examples a task" if data.shots else "all training data"
-    seeds = f"seed{'s' * (len(data.seeds) > 1)} {', '.join(map(str, data.seeds))}"
     sides = sorted({side(size) for size in data.resolutions.values()})
     size = f"{', '.join(sides)} px" if sides else ""
     name = "VTAB-1k" if suite.name == "vtab" and data.shots == 1000 else suite.title
     recipe = f"recipe{'s' * (', ' in data.recipe)} {data.recipe}" if data.recipe else ""
-    words = [recipe, size, shots * (data.shots is not None), seeds, f"protocol {data.protocol.id}"]
+    words = [recipe, size, shots * (data.shots is not None), seed_list(data.seeds), f"protocol {data.protocol.id}"]
     return f"{name}: top-1 in percent; {', '.join(filter(None, words))}"
 
 

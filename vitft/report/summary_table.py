@@ -6,6 +6,7 @@ from vitft.report.single import method_title
 from vitft.report.table import HOLE, Column, Footnotes, Row, Sign, Table, Value, ends
 from vitft.results.checkpoint import side
 from vitft.results.summary import Described, Summary, SummaryRow
+from vitft.words import seed_list
 
 _TITLES = {
     "pretraining": "pretrained on", "method": "method", "recipe": "recipe", "resolutions": "px",
@@ -147,7 +148,7 @@ def _shared(rows: Sequence[SummaryRow], varying: Sequence[str]) -> str:
     seeds = {c.seeds for row in rows for c in row.cells.values() if c.seeds}
     if len(seeds) == 1:
         own = next(iter(seeds))
-        said.append(f"seed{'s' * (len(own) > 1)} {', '.join(map(str, own))}")
+        said.append(seed_list(own))
     return ", ".join(said)
 
 

@@ -1,6 +1,5 @@
 """What the page says of each result: its stamp, its command, its curve, its confusions, its worst mistakes."""
 
-import base64
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -17,13 +16,14 @@ from vitft.report.lines import Key, key
 from vitft.report.measured import Measured
 from vitft.report.page import charts
 from vitft.report.page.charts import Chart
-from vitft.report.page.thumbnails import Thumbnails
+from vitft.report.page.thumbnails import Thumbnails, data_address
 from vitft.report.repeat import Result, command
 from vitft.report.summary import interval
 from vitft.results.checkpoint import side
 from vitft.results.files import RESULT, RUN, UPDATES, read_json
 from vitft.results.reading import parse_any
 from vitft.results.schema import UnitResult
+from vitft.words import of_seed
 
 _MISTAKES = 8
 _CLASSES = 400  # a confusion matrix of more is not legible
@@ -123,7 +123,7 @@ def _void(one: Measured, why: str) -> Part:
 
 
 def _title(label: str, one: Measured) -> str:
-    return f"{label} on {one.column}" + ("" if one.seed is None else f", seed {one.seed}")
+    return f"{label} on {one.column}" + of_seed(one.seed)
 
 
 def _part(one: Measured, label: str, room: Room, thumbnails: Thumbnails) -> Part:
@@ -206,7 +206,7 @@ def _confusion(saved: Saved) -> Confusion:
         return Confusion("", classes, (), common)
     matrix = np.zeros((classes, classes))
     matrix[pairs] = counts
-    return Confusion(_address(_shaded(matrix)), classes, tuple(names) if classes <= _NAMED else (), common)
+    return Confusion(data_address(_shaded(matrix), "png"), classes, tuple(names) if classes <= _NAMED else (), common)
 
 
 def _shaded(matrix: NDArray[np.float64]) -> bytes:
@@ -249,8 +249,4 @@ def _picture(file: Path) -> str:
             photo.save(out, "JPEG", quality=80)
     except (OSError, ValueError):
         return ""
-    return _address(data) if len(data) <= len(out.getvalue()) else _address(out.getvalue(), "jpeg")
-
-
-def _address(data: bytes, kind: str = "png") -> str:
-    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+    return data_address(data, "png") if len(data) <= len(out.getvalue()) else data_address(out.getvalue(), "jpeg")

@@ -17,6 +17,15 @@ BUDGET = 800_000
 """Bytes of all thumbnails of a page."""
 
 
+def data_address(data: bytes, kind: str) -> str:
+    """Return a picture's file as an address that holds it.
+
+    Args:
+        kind: png or jpeg.
+    """
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+
+
 class Thumbnails:
     """Thumbnails of the images of some runs; each split is opened once."""
 
@@ -47,7 +56,7 @@ class Thumbnails:
         out = io.BytesIO()
         image.save(out, "JPEG", quality=80)
         self.left -= len(out.getvalue())
-        return f"data:image/jpeg;base64,{base64.b64encode(out.getvalue()).decode()}"
+        return data_address(out.getvalue(), "jpeg")
 
     def _keys(self, task: str, run: Mapping[str, Any], split: str) -> dict[str, tuple[Split, int]]:
         what = (task, str(run.get("data_dir") or ""), split)

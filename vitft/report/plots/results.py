@@ -14,6 +14,7 @@ from vitft.report.plots import style
 from vitft.results.files import UPDATES
 from vitft.results.folders import slug
 from vitft.results.summary import Summary
+from vitft.words import of_seed
 
 _CURVES = 12
 """Learning curves in one picture: more are not told apart."""
@@ -58,8 +59,7 @@ def tasks(own: Sequence[charts.Bars]) -> Any:
             known = bar.low is not None and bar.high is not None
             error = [[bar.value - (bar.low or 0.0)], [(bar.high or 0.0) - bar.value]] if known else None
             axes.errorbar(
-                [bar.value], [at], xerr=error, color=style.COLOURS[i % len(style.COLOURS)], capsize=1.5,
-                marker=style.MARKS[(i + i // len(style.COLOURS)) % len(style.MARKS)], ls="",
+                [bar.value], [at], xerr=error, color=style.colour(i), capsize=1.5, marker=style.mark(i), ls="",
                 label=None if bar.label in shown else style.plain(bar.label, 48),
             )  # fmt: skip
             shown.add(bar.label)
@@ -91,8 +91,8 @@ def compute(spent: charts.Spent, over: str) -> Any:
         )  # fmt: skip
     for i, one in enumerate(spent.own):
         axes.plot(
-            [one.flops], [100 * one.value], ls="", color=style.COLOURS[i % len(style.COLOURS)],
-            marker=style.MARKS[(i + i // len(style.COLOURS)) % len(style.MARKS)], label=style.plain(one.label, 40),
+            [one.flops], [100 * one.value], ls="", color=style.colour(i), marker=style.mark(i),
+            label=style.plain(one.label, 40),
         )  # fmt: skip
     style.logarithmic(axes.xaxis, charts.short)
     axes.grid(lw=0.3)
@@ -111,8 +111,7 @@ def learning(
     for one in numbers:
         rows = () if one.tuning else charts.learning(Path(one.file) / UPDATES).losses
         if rows:
-            seed = "" if one.seed is None else f", seed {one.seed}"
-            found.append((f"{rows_of.get(key(one), one.what.model)}, {one.column}{seed}", rows))
+            found.append((f"{rows_of.get(key(one), one.what.model)}, {one.column}{of_seed(one.seed)}", rows))
     return found[:_CURVES]
 
 
@@ -123,7 +122,7 @@ def learning_curves(curves: Sequence[tuple[str, Sequence[tuple[float, float]]]])
     axes = figure.subplots()
     for i, (_, rows) in enumerate(curves):
         style_of = ("-", "--")[i // len(style.COLOURS) % 2]
-        axes.plot(*zip(*rows, strict=True), lw=0.9, ls=style_of, color=style.COLOURS[i % len(style.COLOURS)])
+        axes.plot(*zip(*rows, strict=True), lw=0.9, ls=style_of, color=style.colour(i))
         axes.lines[-1].set_label(names[i])
     axes.set_ylim(bottom=0)
     axes.set_xlabel("update")

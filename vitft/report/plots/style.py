@@ -25,6 +25,17 @@ GREY = "#767676"
 
 MARKS = ("o", "s", "^", "D", "v", "P")
 
+
+def colour(i: int) -> str:
+    """Return the colour of series i; they come again after the last."""
+    return COLOURS[i % len(COLOURS)]
+
+
+def mark(i: int) -> str:
+    """Return the mark of series i; whoever has the same colour has another mark."""
+    return MARKS[(i + i // len(COLOURS)) % len(MARKS)]
+
+
 _LOOK: dict[str, object] = {
     "font.size": 7,
     "axes.titlesize": 7,
