@@ -200,7 +200,7 @@ def test_heads_are_trained_as_one_where_two_are_left_and_nothing_is_in_the_way(t
     features = inputs.FeatureSource(None, 3, None, 0, torch.zeros(1, 9, 2))  # type: ignore[arg-type]
     taken: list[tuple[str, int]] = []
     monkeypatch.setattr(frozen.inputs, "source", lambda *of: taken.append(of[3:5]) or features)
-    monkeypatch.setattr(frozen.inputs, "counts_views", lambda *of: True)
+    monkeypatch.setattr(frozen.inputs, "computes_once", lambda *of: True)
     images = SimpleNamespace(device=torch.device("cpu"))
 
     def heads(unit=units[0], linear=linear) -> dict[Path, Trained]:
@@ -214,7 +214,7 @@ def test_heads_are_trained_as_one_where_two_are_left_and_nothing_is_in_the_way(t
     assert [found[place].head.losses for place in places] == [[lr + decay] for lr, decay in points]
     assert not heads(linear=torch.nn.Conv2d(2, 3, 1)) and not heads(linear=torch.nn.Linear(2, 3, bias=False))
     with monkeypatch.context() as m:
-        m.setattr(frozen.inputs, "counts_views", lambda *of: False)
+        m.setattr(frozen.inputs, "computes_once", lambda *of: False)
         assert not heads()
     with monkeypatch.context() as m:
         m.setattr(frozen.heads, "suitable", lambda settings, n, size: (settings, n, size) != (units[0].settings, 4, 6))
