@@ -95,9 +95,9 @@ def autocast(device: torch.device, asked: str) -> AbstractContextManager[Any]:
 
 def out_of_memory(error: BaseException) -> bool:
     """Tell whether an error says that memory ran out, in any of torch's words for it (CUDA, cuBLAS, a CPU)."""
-    said = str(error)
+    text = str(error)
     return isinstance(error, torch.OutOfMemoryError) or (
-        isinstance(error, RuntimeError) and ("can't allocate memory" in said or "ALLOC_FAILED" in said)
+        isinstance(error, RuntimeError) and ("can't allocate memory" in text or "ALLOC_FAILED" in text)
     )
 
 

@@ -107,10 +107,10 @@ class Recipe(BaseModel):
 
     def digest(self, overrides: Mapping[str, object]) -> str:
         """Return 8 hexadecimal digits that change with any value of the document or any override."""
-        said = self.model_dump(mode="json", exclude={"expect", "title", "source"})
+        document = self.model_dump(mode="json", exclude={"expect", "title", "source"})
         # A kind of table that came later and that the document does not have leaves its digest as it was.
-        later = {key for key in ("for_pixels",) if not said[key]}
-        return digest({**{key: value for key, value in said.items() if key not in later}, "overrides": overrides})
+        later = {key for key in ("for_pixels",) if not document[key]}
+        return digest({**{key: value for key, value in document.items() if key not in later}, "overrides": overrides})
 
     def sweep_for(self, task: str, settings: Settings, overrides: Mapping[str, object]) -> dict[str, list[Scalar]]:
         """Return what is tuned on val; a key the user has fixed is no longer swept."""

@@ -190,10 +190,7 @@ class Settings(BaseModel):
 
     @property
     def fixed_views(self) -> int:
-        """Views that each image has for a frozen network, 1 or 2 (mirrored too); 0 where they are drawn anew each time.
-
-        Where there are any, features are computed once.
-        """
+        """Views of an image whose features are computed once: 1, 2 with flips; 0 where they change as it trains."""
         frozen = self.method == "linear" and self.crop == "none" and not self.mixup
         return (1 + self.flip) * frozen
 

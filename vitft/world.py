@@ -40,9 +40,9 @@ def world() -> World:
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT") or "0"
     numbers = [there["RANK"], there["WORLD_SIZE"], there["MASTER_PORT"], local, attempt]
     if not all(word.isdecimal() for word in numbers) or not there["MASTER_ADDR"] or int(numbers[0]) >= int(numbers[1]):
-        said = ", ".join(f"{name}={value or '(not set)'}" for name, value in there.items())
+        variables = ", ".join(f"{name}={value or '(not set)'}" for name, value in there.items())
         raise UsageError(
-            f"The environment speaks of several processes, but not whole: {said}.",
+            f"The environment speaks of several processes, but not whole: {variables}.",
             "what torchrun sets: RANK below WORLD_SIZE, MASTER_ADDR and MASTER_PORT.",
             "Start with 'torchrun --nproc-per-node N -m vitft ...', or unset RANK and WORLD_SIZE.",
         )

@@ -16,7 +16,7 @@ from vitft.data.vtab_splits import FirstShots
 from vitft.errors import DataError, DataMissing, UsageError
 from vitft.protocol.jobs import make
 from vitft.protocol.units import DEV, scheme
-from vitft.report import said
+from vitft.report import sentences
 from vitft.report.gather import gather
 from vitft.report.summary import summarise
 from vitft.results.parts import Provenance as Stamp
@@ -100,8 +100,8 @@ def test_results_say_that_it_is_no_vtab_1k(tmp_path: Path) -> None:
     job, _ = make("mini-digits", model="vit-mini", recipe=recipes.load("vtab-mini"), overrides={}, shots="60")
     assert job.identity()["shots"] == "60"
     stamp = Stamp(source="x", split_digest="d", train_split="train800val200[:60]")
-    assert said.of_data(stamp) == ["no VTAB-1k: trained on the first 60 of its 1,000 examples"]
-    assert said.of_data(stamp.model_copy(update={"train_split": "train800val200"})) == []
+    assert sentences.of_data(stamp) == ["no VTAB-1k: trained on the first 60 of its 1,000 examples"]
+    assert sentences.of_data(stamp.model_copy(update={"train_split": "train800val200"})) == []
 
 
 def test_a_suite_runs_with_few_examples_and_its_table_says_so(tmp_path: Path) -> None:

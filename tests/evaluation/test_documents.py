@@ -20,8 +20,8 @@ from vitft import __version__
 from vitft.data.sources.image_folder import ImageFolder
 from vitft.engines.inline import run_job
 from vitft.evaluation import evaluate, seeds
-from vitft.evaluation.asked import SETTABLE
 from vitft.evaluation.network import open_network
+from vitft.evaluation.request import SETTABLE
 from vitft.protocol.jobs import Runtime
 from vitft.results.schema import to_json
 from vitft.settings import Preprocess, Settings

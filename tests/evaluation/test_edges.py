@@ -215,18 +215,18 @@ def test_files_are_answered_in_their_order_batch_by_batch_and_broken_ones_are_to
 
 def test_what_means_nothing_without_training_is_refused_before_anything_is_opened():
     from vitft.errors import UsageError
-    from vitft.evaluation import asked
+    from vitft.evaluation import request
 
-    asked.check({"resolution": 64, "gelu": "tanh"}, 1.0)
-    asked.check({}, 0.001)
+    request.check({"resolution": 64, "gelu": "tanh"}, 1.0)
+    request.check({}, 0.001)
     for crop in (0.0, -0.5, 1.001):
-        refused(lambda c=crop: asked.check({}, c), f"--crop-pct {crop:g}", kind=UsageError)
-    refused(lambda: asked.check({"steps": 3, "lr": 0.1}), "'lr' means nothing without training", kind=UsageError)
-    refused(lambda: asked.check({"interpolation": "nearest"}), "interpolation 'nearest'", kind=UsageError)
+        refused(lambda c=crop: request.check({}, c), f"--crop-pct {crop:g}", kind=UsageError)
+    refused(lambda: request.check({"steps": 3, "lr": 0.1}), "'lr' means nothing without training", kind=UsageError)
+    refused(lambda: request.check({"interpolation": "nearest"}), "interpolation 'nearest'", kind=UsageError)
     for name in ("auto", "cpu", "cuda", "cuda:1", "mps", "xpu:0", "hpu"):
-        asked.device(name)
+        request.device(name)
     for name in ("gpu", "cuda:", "cuda:x", "cpu ", "acuda", ""):
-        refused(lambda n=name: asked.device(n), kind=UsageError)
+        refused(lambda n=name: request.device(n), kind=UsageError)
 
 
 def test_a_loss_counts_as_diverged_above_twice_that_of_a_guess_over_its_last_updates(tmp_path):

@@ -21,8 +21,8 @@ from vitft import recipes
 from vitft.data import portions
 from vitft.data.split import Split
 from vitft.evaluation import features
-from vitft.evaluation.asked import SETTABLE
 from vitft.evaluation.network import open_network
+from vitft.evaluation.request import SETTABLE
 from vitft.images import cache
 from vitft.images.preprocess import deterministic
 from vitft.protocol import jobs

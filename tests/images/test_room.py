@@ -24,7 +24,8 @@ from vitft.data.reader import Reader
 from vitft.data.split import Split
 from vitft.errors import DataDamaged, UsageError
 from vitft.images import batches as batching
-from vitft.images import cache, fingerprints, kept, room, stored
+from vitft.images import cache, fingerprints, room, stored
+from vitft.images import digests as kept_digests
 from vitft.images.batches import Images, eval_batches
 from vitft.settings import Preprocess
 
@@ -414,7 +415,7 @@ def test_digests_are_kept_by_folder_or_table_and_found_by_every_state_of_the_fil
     gone = Reader(bytes, file=lambda i: (folder / "gone.png", -1))
     images = [(70_000, rows, 0), (1, gone, 0), (2, files, 0), (3, Reader(bytes), 0), (300, rows, 7)]
     images += [(4, files, 3), (5, files, 1), (6, files, 2)]
-    asked = {one.folder: one for one in kept.ask(images)}
+    asked = {one.folder: one for one in kept_digests.look_up(images)}
     assert told.count(table) == 1  # all rows of a table are told by its one state
     assert {of.relative_to(folder).as_posix(): one.rows.tolist() for of, one in asked.items()} == {
         "t.parquet": [70_000, 300], "train/a": [2, 5, 6], "train/b": [4],
@@ -423,37 +424,37 @@ def test_digests_are_kept_by_folder_or_table_and_found_by_every_state_of_the_fil
     digests = {of: np.frombuffer(os.urandom(16 * len(one.rows)), np.uint8).reshape(-1, 16) for of, one in asked.items()}
 
     def found(of: Path) -> dict[int, bytes]:
-        return {row: bytes(value) for row, value in kept.recalled(asked[of])}
+        return {row: bytes(value) for row, value in kept_digests.recalled(asked[of])}
 
     for of, one in asked.items():
         assert not found(of)
-        kept.keep(one, digests[of])
+        kept_digests.keep(one, digests[of])
         settled = [i for i, yes in enumerate(one.settled) if yes]
         assert found(of) == {int(one.rows[i]): digests[of][i].tobytes() for i in settled}
-        assert kept._file(of).stat().st_size == 32 * len(settled) + 16
-    (again,) = (one for one in kept.ask([(9, rows, 1), (8, rows, 7)]) if one.folder == table)
-    assert [(row, bytes(value)) for row, value in kept.recalled(again)] == [(8, digests[table][1].tobytes())]
-    kept.keep(again, digests[table])  # what is known already is not kept twice
-    file = kept._file(table)
-    assert file.stat().st_size == 32 * 3 + 16 and {8, 9} == {row for row, _ in kept.recalled(again)}
+        assert kept_digests._file(of).stat().st_size == 32 * len(settled) + 16
+    (again,) = (one for one in kept_digests.look_up([(9, rows, 1), (8, rows, 7)]) if one.folder == table)
+    assert [(row, bytes(value)) for row, value in kept_digests.recalled(again)] == [(8, digests[table][1].tobytes())]
+    kept_digests.keep(again, digests[table])  # what is known already is not kept twice
+    file = kept_digests._file(table)
+    assert file.stat().st_size == 32 * 3 + 16 and {8, 9} == {row for row, _ in kept_digests.recalled(again)}
     file.chmod(0o640)
-    kept.keep(again, digests[table])
+    kept_digests.keep(again, digests[table])
     assert file.stat().st_mode & 0o777 == 0o640  # nothing new: it is not written again
-    (unknown,) = kept.ask([(i, rows, i) for i in range(100, 300)])
-    assert not list(kept.recalled(unknown))
+    (unknown,) = kept_digests.look_up([(i, rows, i) for i in range(100, 300)])
+    assert not list(kept_digests.recalled(unknown))
     # They take room as all else does, push out what was used longer ago, and are used when they are looked up.
     os.utime(file, (10, 10))
     assert len(found(table)) == 2 and file.stat().st_mtime > 1e9
     laid(("pixels/old.npy", 100, 10))
-    os.utime(kept._file(alone[3].parent), (20, 20))
+    os.utime(kept_digests._file(alone[3].parent), (20, 20))
     monkeypatch.setenv(room.VARIABLE, str(room._taken(room.entries())))
-    (more,) = kept.ask([(1, rows, 2)])
-    kept.keep(more, digests[table][:1])
-    assert len(list(kept.recalled(more))) == 1 and not (machine.cache() / "pixels" / "old.npy").exists()
+    (more,) = kept_digests.look_up([(1, rows, 2)])
+    kept_digests.keep(more, digests[table][:1])
+    assert len(list(kept_digests.recalled(more))) == 1 and not (machine.cache() / "pixels" / "old.npy").exists()
     monkeypatch.setenv(room.VARIABLE, "0")
-    (more,) = kept.ask([(1, rows, 3)])
-    kept.keep(more, digests[table][:1])
-    assert not list(kept.recalled(more))
+    (more,) = kept_digests.look_up([(1, rows, 3)])
+    kept_digests.keep(more, digests[table][:1])
+    assert not list(kept_digests.recalled(more))
 
 
 @pytest.mark.parametrize("kind", ["parquet", "arrow"])

@@ -427,21 +427,21 @@ def test_how_many_images_a_run_is_evaluated_on():
 def test_a_split_without_images_or_with_strange_labels_is_told(tmp_path):
     from tests.data.test_edges import rows
     from vitft.errors import DataDamaged, DataError
-    from vitft.protocol import look
+    from vitft.protocol import preflight
 
-    look._sound(rows(3, [0, 1, 1]))
-    refused(lambda: look._sound(rows(2, [0, 1]).select([])), "holds no image", kind=DataDamaged)
+    preflight._sound(rows(3, [0, 1, 1]))
+    refused(lambda: preflight._sound(rows(2, [0, 1]).select([])), "holds no image", kind=DataDamaged)
     split = rows(4, [0, 1, 1, 0])
     for labels, words in (
         ([0, 2, 1, 0], ("the label 2.", "Legal: 0 to 1", "2 classes", f"'{split.keys[1]}'")),
         ([0, 1, -1, 5], ("the label -1 (2 images have such).", f"'{split.keys[2]}'")),
     ):
         bad = dataclasses.replace(split, labels=np.array(labels))
-        refused(lambda bad=bad: look._sound(bad), *words, kind=DataDamaged)
+        refused(lambda bad=bad: preflight._sound(bad), *words, kind=DataDamaged)
     j, _ = job(draw(tmp_path / "d"))
-    look._trainable(split, j)
-    refused(lambda: look._trainable(rows(3, [1, 1, 1]), j), "All 3 images", "'b'", kind=DataError)
-    refused(lambda: look._trainable(split, dataclasses.replace(j, per_class=3)), "2 images", kind=DataError)
+    preflight._trainable(split, j)
+    refused(lambda: preflight._trainable(rows(3, [1, 1, 1]), j), "All 3 images", "'b'", kind=DataError)
+    refused(lambda: preflight._trainable(split, dataclasses.replace(j, per_class=3)), "2 images", kind=DataError)
 
 
 def test_val_is_looked_at_by_one_process_alone(tmp_path):

@@ -374,7 +374,7 @@ def unbalanced() -> tuple[Split, np.ndarray]:
 
 def test_accuracy_is_over_images_not_over_classes():
     from vitft.evaluation.predict import Predictions
-    from vitft.protocol import looking, run
+    from vitft.protocol import run, val_curve
 
     split, answers = unbalanced()
     logits = 4 * np.eye(3, dtype=np.float32)[answers]
@@ -388,7 +388,7 @@ def test_accuracy_is_over_images_not_over_classes():
         asked.append(micro_batch)
         return Predictions(logits)
 
-    watch = looking.watch(split, 3, network, notes.append)
+    watch = val_curve.watch(split, 3, network, notes.append)
     lines = watch.measure(6, 5)
     # each loss is ln(1 + 2 e^-4), and four more where the answer is wrong
     loss = np.log(1 + 2 * np.exp(-4)) + 4 * 4 / 12

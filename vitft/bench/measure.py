@@ -11,8 +11,8 @@ import numpy as np
 import torch
 
 from vitft import device as devices
-from vitft.bench.asked import Other
 from vitft.bench.loops import Bare, Loop, Own, Timm
+from vitft.bench.request import Other
 from vitft.bench.subject import Subject, opened
 from vitft.data.portions import JOINED
 from vitft.data.split import Opened, Sized

@@ -20,8 +20,8 @@ class Axes:
 def parse(settings: Sequence[str], flags: Mapping[str, str | None]) -> Axes:
     """Read `--set KEY=VALUE[,VALUE...]` and the flags of single keys, which win; every mistake is collected."""
     axes, found = Axes(), dict[str, list[object]]()
-    said = [(key.strip(), text if sep else None) for key, sep, text in (one.partition("=") for one in settings)]
-    for key, text in [*said, *((key, text) for key, text in flags.items() if text is not None)]:
+    pairs = [(key.strip(), text if sep else None) for key, sep, text in (one.partition("=") for one in settings)]
+    for key, text in [*pairs, *((key, text) for key, text in flags.items() if text is not None)]:
         values: list[object] = []
         for piece in pieces(text) if text else [text]:
             try:

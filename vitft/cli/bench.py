@@ -44,15 +44,15 @@ def bench(
     vitft's own loop and the others take turns, so that what slows the machine slows all of them.
     """
     from vitft import recipes
-    from vitft.bench import asked
+    from vitft.bench import request
     from vitft.protocol.jobs import Runtime
     from vitft.results.files import write_json
     from vitft.results.schema import to_json
 
-    names = asked.loops(against)
+    names = request.loops(against)
     o.checked([model], device)
     overrides = o.overrides(set_, resolution, method=method, batch_size=batch_size)
-    split, settings = asked.subject(task, model, recipes.load(recipe), overrides, data_dir)
+    split, settings = request.subject(task, model, recipes.load(recipe), overrides, data_dir)
     from vitft.bench.measure import Plan, measure
     from vitft.bench.subject import opened
     from vitft.report.bench import table

@@ -35,8 +35,8 @@ def export(
     What is written is checked first: timm, or onnxruntime, must give the run's logits from the files alone.
     """
     from vitft.errors import UsageError
-    from vitft.export import asked
     from vitft.export import push as pushing
+    from vitft.export import request
 
     if push:
         pushing.check(push)
@@ -45,8 +45,8 @@ def export(
     elif public or yes:
         raise UsageError("--public and --yes are of --push.", "--push ORG/NAME --public --yes.")
     folder = output or run / "export" / to
-    asked.finished(run)
-    asked.free(folder, overwrite)
+    request.finished(run)
+    request.free(folder, overwrite)
     with console.display(quiet) as hooks:
         from vitft.export.exported import export as write
 

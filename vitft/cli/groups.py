@@ -42,13 +42,13 @@ class Opening:
         """Return the recipe keys that the user has set, after all that can be said of the options without torch.
 
         Raises:
-            UsageError, UnknownName, CheckpointError: see `options.checked` and `asked.check`.
+            UsageError, UnknownName, CheckpointError: see `options.checked` and `request.check`.
         """
-        from vitft.evaluation import asked
+        from vitft.evaluation import request
 
         values = o.overrides(self.set_, self.resolution, resize=self.resize)
         o.checked(models, self.device)
-        asked.check(values, self.crop_pct)
+        request.check(values, self.crop_pct)
         return values
 
 

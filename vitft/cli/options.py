@@ -135,9 +135,9 @@ def overrides(settings: list[str] | None, resolution: str | None, **flags: str |
     from vitft import recipes
 
     fixed = dict(recipes.parse_override(text) for text in settings or [])
-    said = resolution if resolution is not None else fixed.get("resolution")
-    if isinstance(said, str):
-        fixed["resolution"] = parse_resolution(said)
+    text = resolution if resolution is not None else fixed.get("resolution")
+    if isinstance(text, str):
+        fixed["resolution"] = parse_resolution(text)
     fixed.update({key: value for key, value in flags.items() if value is not None})
     return fixed
 
@@ -149,13 +149,13 @@ def checked(models: Sequence[str], *devices: str) -> None:
         UnknownName, UsageError: neither a model nor a path, or no device (exit code 2).
         CheckpointError: no such file (exit code 4).
     """
-    from vitft.evaluation import asked
+    from vitft.evaluation import request
     from vitft.models import names
 
     for model in models:
         names.check(model)
     for device in devices:
-        asked.device(device)
+        request.device(device)
 
 
 def models(named: Sequence[str] | None, *devices: str) -> tuple[str, ...]:

@@ -62,8 +62,8 @@ def against(base: Check, result: RunResult, new: Entry, stored: Stored, margin: 
             checks.append(measured.model_copy(update={**before, "outcome": "void", "why": why}))
             continue
         found = significance.compare(entry.correct(), new.correct(), margin)
-        said = {"drop": found.drop, "p": found.p, "test": found.test, "tolerance": found.least, "outcome": "held"}
-        checks.append(measured.model_copy(update={**before, **said}))
+        facts = {"drop": found.drop, "p": found.p, "test": found.test, "tolerance": found.least, "outcome": "held"}
+        checks.append(measured.model_copy(update={**before, **facts}))
     return checks
 
 
@@ -139,12 +139,12 @@ def elsewhere(wanted: str, kind: str, name: str) -> str:
 
 def _other(expect: Expect, result: RunResult) -> str:
     """Say in what a run is another measurement than the expected one."""
-    said = [elsewhere(expect.device, result.settings.device_kind, result.env.device)]
+    facts = [elsewhere(expect.device, result.settings.device_kind, result.env.device)]
     if expect.n is not None and expect.n != result.metrics.n:
-        said.append(f"expected of {expect.n} images, these are {result.metrics.n}")
+        facts.append(f"expected of {expect.n} images, these are {result.metrics.n}")
     if expect.protocol and expect.protocol != result.protocol.id:
-        said.append(f"expected by protocol {expect.protocol}, this is {result.protocol.id}")
+        facts.append(f"expected by protocol {expect.protocol}, this is {result.protocol.id}")
     digest = result.provenance.split_digest
     if expect.split_digest and not digest.startswith(expect.split_digest):
-        said.append(f"expected of the test split {expect.split_digest}, this is {digest[:12]}")
-    return "; ".join(filter(None, said))
+        facts.append(f"expected of the test split {expect.split_digest}, this is {digest[:12]}")
+    return "; ".join(filter(None, facts))

@@ -16,7 +16,7 @@ from vitft.models import names
 from vitft.progress import Hooks
 from vitft.protocol import jobs as planning
 from vitft.protocol.jobs import OfAny, Runtime, run_folder
-from vitft.protocol.look import look
+from vitft.protocol.preflight import check_splits
 from vitft.protocol.units import Job
 from vitft.results.checkpoint import CheckpointInfo
 from vitft.results.files import RESULT
@@ -45,8 +45,8 @@ class Models:
         Args:
             fixed: a recipe's keys that the user has set.
         """
-        said = checked({key: value for key, value in fixed.items() if key in CHECKPOINT_KEYS})
-        return [names.alias_info(MODELS[model]) if model in MODELS else self.open(model, said).info for model in models]
+        own = checked({key: value for key, value in fixed.items() if key in CHECKPOINT_KEYS})
+        return [names.alias_info(MODELS[model]) if model in MODELS else self.open(model, own).info for model in models]
 
     def open(self, model: str, settings: Settings) -> "Checkpoint":
         """Return a checkpoint as settings say it is; one that is not here comes without its weights.
@@ -54,11 +54,11 @@ class Models:
         Raises as `loading.load`.
         """
         from vitft.models import loading
-        from vitft.models.said import Said
+        from vitft.models.declared import Declared
 
         which = _which(model, settings)
         if which not in self._opened:
-            found = loading.load(model, weights=False, said=Said.of(settings))
+            found = loading.load(model, weights=False, declared=Declared.of(settings))
             kept = [*self._opened.values(), found]
             small = sum(tensor.nbytes for one in kept for tensor in one.state.values()) <= _KEPT
             self._opened[which] = found if small else replace(found, state={})
@@ -95,7 +95,7 @@ class Planned:
         if isinstance(data, Counts):
             counts = ", ".join(f"{split} {data.count(split):,}" for split in data.splits)
             return [f"the data of '{data.task}' is not here; these are the images of its official splits: {counts}"]
-        return list(dict.fromkeys(line for job in self.jobs for line in look(job, data)))
+        return list(dict.fromkeys(line for job in self.jobs for line in check_splits(job, data)))
 
     def estimates(self, runtime: Runtime, speed: "Speed | None" = None) -> "list[Estimate]":
         """Return what each job takes, at a speed where it is known. Raises as `estimate`."""

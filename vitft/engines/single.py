@@ -10,7 +10,7 @@ from vitft.data.split import Opened
 from vitft.progress import Hooks
 from vitft.protocol import unchanged
 from vitft.protocol.jobs import Runtime, told_resolution, told_watch
-from vitft.protocol.look import look
+from vitft.protocol.preflight import check_splits
 from vitft.protocol.units import Job
 from vitft.results.files import RESULT
 from vitft.results.folders import claim, lock, nothing_left_behind
@@ -65,7 +65,7 @@ def in_folder(
             if runtime.val_every:
                 note("--val-every writes while a run trains: start anew with --overwrite.")
             return finished
-        for line in look(job, source):
+        for line in check_splits(job, source):
             note(f"Note: {line}.")
         with watched() as hooks:
             note(f"vitft {job.name} with {job.model}, recipe {job.recipe} -> {folder}")

@@ -14,11 +14,11 @@ from vitft.catalog.shots import number, splits_of
 from vitft.data.find import UNTUNED, WHOLE, at, checked, find
 from vitft.data.split import Counts
 from vitft.errors import DataError, UsageError
-from vitft.evaluation.asked import SETTABLE
+from vitft.evaluation.request import SETTABLE
 from vitft.prepare.inventory import Row, inventory, own_row
 from vitft.protocol import unchanged
 from vitft.protocol.jobs import Asking, make, model_sha256
-from vitft.protocol.look import look
+from vitft.protocol.preflight import check_splits
 from vitft.protocol.units import Job, model_label, scheme, short_label
 from vitft.recipes import Recipe
 from vitft.results.files import RESULT
@@ -249,7 +249,7 @@ def plan(leg: Leg, missing: Mapping[str, str]) -> Planned:
             continue
         try:
             job, source = make(column.task, **leg.asked(column))
-            notes += [f"{name}: {line}" for line in look(job, source)]
+            notes += [f"{name}: {line}" for line in check_splits(job, source)]
         except DataError as error:
             missing[name] = error.lines[0].rstrip(".")
         else:

@@ -172,9 +172,9 @@ def check_models(legs: Sequence[Leg], how: How | None = None) -> None:
     """
     from vitft import device as devices
     from vitft.models import loading
-    from vitft.models.said import Said
+    from vitft.models.declared import Declared
 
     for model, leg in {leg.model: leg for leg in legs}.items():
-        loading.load(model, weights=False, said=Said.within(leg.overrides))
+        loading.load(model, weights=False, declared=Declared.within(leg.overrides))
     for device in (how.devices or (how.runtime.device,)) if how else ():
         devices.pick(device)

@@ -76,10 +76,10 @@ def slurm(environment: Mapping[str, str], cards: int) -> str:
     here = environment.get("SLURM_TASKS_PER_NODE", "1").split("(")[0].split(",")[0]
     tasks = int(here) if here.isdecimal() else 1
     visible = environment.get("CUDA_VISIBLE_DEVICES", "not set")
-    said = f"job {environment['SLURM_JOB_ID']}, tasks on a node {tasks}, CUDA_VISIBLE_DEVICES {visible}"
+    facts = f"job {environment['SLURM_JOB_ID']}, tasks on a node {tasks}, CUDA_VISIBLE_DEVICES {visible}"
     if tasks > 1 and cards > 1 and not environment.get("LOCAL_RANK"):
         return (
-            f"WARNING: {said}: each of these tasks sees the same {cards} cards and takes the first. "
+            f"WARNING: {facts}: each of these tasks sees the same {cards} cards and takes the first. "
             "Give srun --gpus-per-task=1 --gpu-bind=single:1, or start one torchrun a node"
         )
-    return said
+    return facts

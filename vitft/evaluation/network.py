@@ -14,13 +14,13 @@ from vitft.catalog.stamps import MEAN_STD
 from vitft.data import labels, lists
 from vitft.data.split import Split
 from vitft.errors import CheckpointError, DataError, UsageError
-from vitft.evaluation import asked, onnx_network
+from vitft.evaluation import onnx_network, request
 from vitft.evaluation.class_names import translated
 from vitft.models import build as models
 from vitft.models import loading
 from vitft.models.checkpoint import Checkpoint
+from vitft.models.declared import Declared
 from vitft.models.methods import classifiers
-from vitft.models.said import Said
 from vitft.results.checkpoint import CheckpointInfo
 from vitft.results.files import RESULT
 from vitft.results.parts import Computed
@@ -39,7 +39,7 @@ class Network:
         net: on `device`.
         info: of the checkpoint, as built.
         class_names, descriptions: of the head's outputs; empty where the file does not know them.
-        settings: the recipe keys of `asked.SETTABLE`, decided.
+        settings: the recipe keys of `request.SETTABLE`, decided.
         preprocess: how images become its inputs.
         precision: "float32" or "bf16".
     """
@@ -101,7 +101,7 @@ def open_network(
 
     Args:
         model: opened with its weights, or a name as for `models.loading.load`.
-        fixed: recipe keys the user has set, of `asked.SETTABLE`.
+        fixed: recipe keys the user has set, of `request.SETTABLE`.
         crop_pct: crop fraction in (0, 1] instead of the checkpoint's.
         device: see `device.pick`.
         precision: "float32", "bf16" or "auto": bf16 on CUDA, float32 elsewhere.
@@ -110,11 +110,11 @@ def open_network(
         UsageError: a key that means nothing here, a bad value, or no such device.
         CheckpointError: see `models.checkpoints.load`.
     """
-    asked.check(fixed, crop_pct)
+    request.check(fixed, crop_pct)
     if isinstance(model, str) and (file := onnx_network.file_of(model)) is not None:
         return _of_onnx(file, fixed, crop_pct, device)
     where = devices.pick(device)
-    opened = model if isinstance(model, Checkpoint) else loading.load(model, said=Said.within(fixed))
+    opened = model if isinstance(model, Checkpoint) else loading.load(model, declared=Declared.within(fixed))
     settings = settings_for(opened.info, fixed)
     built = models.build(opened, None, settings)
     built.net.to(where).eval()

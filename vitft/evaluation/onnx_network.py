@@ -86,15 +86,15 @@ def read(path: Path) -> tuple[OnnxNetwork, Record]:
     """
     available()
     session = start(path)
-    said = session.get_modelmeta().custom_metadata_map.get(KEY)
-    if said is None:
+    text = session.get_modelmeta().custom_metadata_map.get(KEY)
+    if text is None:
         raise CheckpointError(
             f"'{path}' does not say how its images are prepared.",
             "a file that 'vitft export --to onnx' wrote.",
             "Export the run anew.",
         )
     try:
-        record = _RECORD.validate_json(said)
+        record = _RECORD.validate_json(text)
     except ValidationError as error:
         raise CheckpointError(
             f"The record in '{path}' is not one this vitft understands ({error.error_count()} fields are wrong).",

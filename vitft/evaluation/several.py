@@ -12,7 +12,7 @@ from vitft.evaluation.seeds import Seed
 from vitft.images.cache import Keep
 from vitft.models import loading
 from vitft.models.checkpoint import Checkpoint
-from vitft.models.said import Said
+from vitft.models.declared import Declared
 from vitft.progress import Hooks
 from vitft.results.files import PREDICTIONS, RESULT, write_json
 from vitft.results.schema import Comparison, EvalResult, to_json
@@ -110,7 +110,8 @@ def _evaluated(
 
 def _opened(models: Sequence[str], what: ev.Subject, how: How) -> dict[str, Checkpoint]:
     """Open several models and raise now what the last would raise when the others' results would be lost."""
-    opened = {name: loading.load(name, said=Said.within(how.fixed)) for name in models} if len(models) > 1 else {}
+    several = models if len(models) > 1 else ()
+    opened = {name: loading.load(name, declared=Declared.within(how.fixed)) for name in several}
     for checkpoint in opened.values():
         head_fits(checkpoint, what.split)
     return opened

@@ -8,7 +8,7 @@ from vitft.catalog.models import MODELS
 from vitft.errors import UsageError
 from vitft.models.checkpoint import cropping, remarks
 from vitft.prepare.collections import of_task
-from vitft.report import said
+from vitft.report import sentences
 from vitft.report.formats import md
 from vitft.report.single import method_title, model_title
 from vitft.results.checkpoint import side
@@ -183,7 +183,7 @@ def _data(result: RunResult, task: str) -> list[str]:
     lines += [trained, f"evaluated on `{p.split}`, digest `{p.split_digest[:16]}`"]
     if not p.reference and p.why:
         lines.append(md(p.why))
-    return [*lines, *map(md, said.of_data(p))]
+    return [*lines, *map(md, sentences.of_data(p))]
 
 
 def _source(source: str) -> str:

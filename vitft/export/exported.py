@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from vitft.errors import VitftError
 from vitft.evaluation.network import Network, open_network
-from vitft.export import asked, to_onnx
+from vitft.export import request, to_onnx
 from vitft.export.card import card
 from vitft.models import places, timm_folder
 from vitft.progress import Hooks
@@ -48,8 +48,8 @@ def export(run: Path, to: To, folder: Path, hooks: Hooks, *, overwrite: bool = F
         CheckpointError: no run, one without weights, or a network that timm's factory cannot be told to build.
         VitftError: the files answer otherwise than the run.
     """
-    result = asked.finished(run)
-    asked.free(folder, overwrite)
+    result = request.finished(run)
+    request.free(folder, overwrite)
     if to == "onnx":
         to_onnx.available()
     network = open_network(str(run), {}, device="cpu", precision="float32")

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from vitft.data.reader import DIGEST, Reader
 from vitft.data.split import Split
-from vitft.images import kept
+from vitft.images import digests
 from vitft.progress import Hooks
 
 _READ_TOLD = 1000  # encoded images; reading is quick but for large splits on slow disks
@@ -31,7 +31,7 @@ class _Images:
     readers: list[Reader]
     which: NDArray[np.int32]
     at: NDArray[np.int64]
-    asked: list[kept.Asked]
+    lookups: list[digests.Lookup]
 
     def opened(self, i: int) -> tuple[Reader, int]:
         return self.readers[self.which[i]], int(self.at[i])
@@ -96,8 +96,8 @@ def fingerprints(split: Split, hooks: Hooks | None = None) -> Fingerprints:
     known = np.zeros((len(split), DIGEST), dtype=np.uint8)
     for i in range(len(split)):
         known[i] = images.digest(i)
-    for asked in images.asked:
-        kept.keep(asked, known[asked.rows])
+    for lookup in images.lookups:
+        digests.keep(lookup, known[lookup.rows])
     vars(split)[_KEPT] = known
     del vars(split)[_LOOKED_UP]
     return known
@@ -120,11 +120,12 @@ def _of(split: Split) -> _Images:
         images.which[i] = numbers.setdefault(id(reader), len(readers))
         if len(numbers) > len(readers):
             readers.append(reader)
-    for asked in kept.ask((i, *images.opened(i)) for i in range(n) if not images.known(i)):
-        for row, digest in kept.recalled(asked):
+    for lookup in digests.look_up((i, *images.opened(i)) for i in range(n) if not images.known(i)):
+        for row, digest in digests.recalled(lookup):
             images.learn(row, digest)
-        left = np.array([not images.known(row) for row in asked.rows.tolist()], dtype=bool)
+        left = np.array([not images.known(row) for row in lookup.rows.tolist()], dtype=bool)
         if left.any():
-            images.asked.append(kept.Asked(asked.folder, asked.rows[left], asked.keys[left], asked.settled[left]))
+            rest = digests.Lookup(lookup.folder, lookup.rows[left], lookup.keys[left], lookup.settled[left])
+            images.lookups.append(rest)
     vars(split)[_LOOKED_UP] = images
     return images

@@ -24,9 +24,9 @@ from vitft.inspection.observe import Observed, observe
 from vitft.models import loading, posembed
 from vitft.models.architecture import FIRST_CONVOLUTIONS
 from vitft.models.checkpoint import Checkpoint, remarks
+from vitft.models.declared import Declared
 from vitft.models.memory import evaluation_batch
 from vitft.models.methods import blocks_of, head_names
-from vitft.models.said import Said
 from vitft.progress import Hooks
 from vitft.results import inspection as found
 from vitft.results.checkpoint import side
@@ -82,7 +82,7 @@ def inspect(request: Request, hooks: Hooks) -> Inspected:
         UsageError: a class that no head has, or nothing that was asked for is there.
         CheckpointError, DataDamaged: see `open_network`, and images that do not decode.
     """
-    opened = [loading.load(model, said=Said.within(request.fixed)) for model in request.models]
+    opened = [loading.load(model, declared=Declared.within(request.fixed)) for model in request.models]
     notes: list[str] = []
     sizes = [checkpoint.info.native for checkpoint in opened]
     if len(set(sizes)) > 1 and "resolution" not in request.fixed:

@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from vitft.errors import CheckpointError
+from vitft.models.declared import ACTIVATIONS
 from vitft.models.npz import stage_units
-from vitft.models.said import ACTIVATIONS
 from vitft.models.tags import closest_tag
 from vitft.results.checkpoint import Architecture, Size
 
@@ -41,9 +41,8 @@ _HYBRIDS = {
     (3, 4, 6, 3): "vit_large_r50_s32",
 }
 _TRUNK = "patch_embed.backbone."
-FIRST_CONVOLUTIONS = (
-    "stem.conv.weight", f"{_TRUNK}stem.conv.weight", f"{_TRUNK}conv.weight", "patch_embed.proj.weight",
-)  # fmt: skip
+_TRUNK_STEMS = (f"{_TRUNK}stem.conv.weight", f"{_TRUNK}conv.weight")
+FIRST_CONVOLUTIONS = ("stem.conv.weight", *_TRUNK_STEMS, "patch_embed.proj.weight")
 """What reads the images: a ResNet's stem, a hybrid's, or the patch embedding; the first one there."""
 _RESNETS = {(3, 4, 6, 3): 50, (3, 4, 23, 3): 101, (3, 8, 36, 3): 152}
 
@@ -105,7 +104,7 @@ def infer(
         )
     if stages is None and any(name.startswith(_TRUNK) for name in state):
         stages = stage_units(state, _TRUNK + r"stages\.(\d+)\.blocks\.(\d+)\.")
-        if not any(f"{_TRUNK}{stem}conv.weight" in state for stem in ("", "stem.")):
+        if not any(name in state for name in _TRUNK_STEMS):
             raise CheckpointError(
                 "Its patches come from a convolutional network that is no ResNet-v2 of the R+ViT hybrids.",
                 f"{', '.join(_HYBRIDS.values())}.",
@@ -265,17 +264,17 @@ def _names(
 
 
 def _grid(
-    tokens: int, prefix: int, no_embed_class: bool | None, registers: bool, said: Size | None
+    tokens: int, prefix: int, no_embed_class: bool | None, registers: bool, declared: Size | None
 ) -> tuple[Size, bool]:
     """Split a count of position embeddings into prefix and grid: the one said, else a square."""
     both = (True, False) if registers else (False, True)
     for bare in (no_embed_class,) if no_embed_class is not None else both if prefix else (False,):
         count = tokens if bare else tokens - prefix
         square = (isqrt(max(0, count)),) * 2
-        grid = said or square
+        grid = declared or square
         if count > 0 and grid[0] * grid[1] == count:
             return grid, bool(bare)
-    form = "no square grid" if said is None else f"no grid of {said[0]}x{said[1]}"
+    form = "no square grid" if declared is None else f"no grid of {declared[0]}x{declared[1]}"
     raise CheckpointError(
         f"Its {tokens} position embeddings ({prefix} prefix tokens) form {form}.",
         "a square grid, one that is said, or a file that says its own (a vitft run, a folder with config.json).",
@@ -322,8 +321,8 @@ class _RangesOnCpu(TorchFunctionMode):
     """Keep what torch.linspace gives in memory: timm 1.0.20 reads depths' drop rates from it while it builds."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        said = {"device": "cpu"} if func is torch.linspace else {}
-        return func(*args, **{**(kwargs or {}), **said})
+        device = {"device": "cpu"} if func is torch.linspace else {}
+        return func(*args, **{**(kwargs or {}), **device})
 
 
 def geometry(net: Any, size: Size) -> tuple[Size, Size, Size]:
@@ -341,10 +340,8 @@ def geometry(net: Any, size: Size) -> tuple[Size, Size, Size]:
 
 def classes_in(state: State) -> int:
     """Return how many classes the head among some tensors has; 0 where there is none."""
-    for name in ("head.weight", "head.fc.weight"):
-        if name in state:
-            return int(state[name].shape[0])
-    return 0
+    heads = (state[name] for name in ("head.weight", "head.fc.weight") if name in state)
+    return next((int(head.shape[0]) for head in heads), 0)
 
 
 def _ratio(hidden: int, width: int) -> float:

@@ -14,9 +14,9 @@ from vitft.errors import CheckpointError, UsageError
 from vitft.models import drop_path, loading, posembed
 from vitft.models.architecture import geometry, meta_network
 from vitft.models.checkpoint import Checkpoint
+from vitft.models.declared import ACTIVATIONS, Declared
 from vitft.models.loading import save_weights as save_weights
 from vitft.models.methods import classifiers, head_names
-from vitft.models.said import ACTIVATIONS, Said
 from vitft.results.checkpoint import Architecture, CheckpointInfo, Size, side
 from vitft.settings import Settings
 from vitft.words import cause
@@ -109,7 +109,7 @@ def build(
 
 def opening(model: str, settings: Settings, *, from_scratch: bool = False) -> Checkpoint:
     """Open what `build` takes: with weights unless they will be drawn, and as the settings say it is."""
-    return loading.load(model, weights=not from_scratch, said=Said.of(settings))
+    return loading.load(model, weights=not from_scratch, declared=Declared.of(settings))
 
 
 def _two_layers(net: Any, width: int, classes: int, state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -54,11 +54,11 @@ def remarks(info: CheckpointInfo) -> list[str]:
     return [line for line in (*info.notes, assumptions(info)) if line]
 
 
-def cropping(said: CheckpointInfo | Preprocess, size: Size) -> str:
+def cropping(image: CheckpointInfo | Preprocess, size: Size) -> str:
     """Return a checkpoint's own resize and crop in words; `size` is what the crop leaves."""
-    mode, before = said.crop_mode, said.before
+    mode, before = image.crop_mode, image.before
     if not before:
-        return f"crop fraction {said.crop_pct:g}" + ", aspect ratio lost" * (mode == "squash")
+        return f"crop fraction {image.crop_pct:g}" + ", aspect ratio lost" * (mode == "squash")
     words = {"none": "not resized", "center": f"shorter side to {before[0]}", "squash": f"to {before[0]}x{before[1]}"}
     return f"{words[mode]}, centre {size[0]}x{size[1]}"
 
@@ -67,6 +67,6 @@ def _short(values: Sequence[float]) -> str:
     return "/".join(dict.fromkeys(f"{v:.4g}" for v in values))
 
 
-def crop_mode(said: object) -> CropMode:
+def crop_mode(word: object) -> CropMode:
     """Return timm's crop_mode; "border" (padding, no checkpoint with a head has it) is taken for "center"."""
-    return "squash" if said == "squash" else "center"
+    return "squash" if word == "squash" else "center"

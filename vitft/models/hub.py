@@ -18,9 +18,9 @@ from vitft.models import files, hub_files, kinds, library, npz, places, processo
 from vitft.models.architecture import geometry, meta_network
 from vitft.models.checkpoint import Checkpoint, crop_mode
 from vitft.models.choice import Chosen
+from vitft.models.declared import Declared
 from vitft.models.methods import head_names
 from vitft.models.renaming import timm_names
-from vitft.models.said import Said
 from vitft.results.checkpoint import Architecture, CheckpointInfo
 
 # Arguments of timm's factory that read files or change what is loaded.
@@ -108,23 +108,25 @@ def _page(cfg: Any, tag: str, name: str) -> tuple[str, tuple[str, ...]]:
     return page, (cfg.hf_hub_filename,) if cfg.hf_hub_filename else places.WEIGHTS
 
 
-def repository(name: str, asked: str, word: str = "", *, weights: bool = True, said: Said | None = None) -> Checkpoint:
+def repository(
+    name: str, asked: str, word: str = "", *, weights: bool = True, declared: Declared | None = None
+) -> Checkpoint:
     """Open hf-hub:ORG/NAME[@revision]: timm's config.json, or a ViT of the transformers library.
 
     Raises CheckpointError.
     """
     config = _repository_config(name, asked)
     wanted = weights or config.get("model_type") in library.MODEL_TYPES  # whose architecture the tensors tell
-    return _configured(config, hub_files.locate(name, places.WEIGHTS, asked) if wanted else None, asked, said, word)
+    return _configured(config, hub_files.locate(name, places.WEIGHTS, asked) if wanted else None, asked, declared, word)
 
 
-def folder(path: Path, file: Path | None = None, said: Said | None = None, word: str = "") -> Checkpoint:
+def folder(path: Path, file: Path | None = None, declared: Declared | None = None, word: str = "") -> Checkpoint:
     """Open a folder with a config.json like the hub's, and the weights beside it. Raises CheckpointError."""
     file = file or places.weights_in(path)
     if file is None:
         legal = f"{', '.join(places.WEIGHTS)} beside it, or an index with its parts."
         raise CheckpointError(f"'{path}' has a config.json but no weights.", legal)
-    return _configured(places.read_json(path / "config.json"), file, str(path), said, word)
+    return _configured(places.read_json(path / "config.json"), file, str(path), declared, word)
 
 
 def is_page(path: Path) -> bool:
@@ -160,14 +162,14 @@ def check(arch: Architecture) -> None:
 
 
 def _configured(
-    config: Mapping[str, Any], file: Path | None, asked: str, said: Said | None, word: str = ""
+    config: Mapping[str, Any], file: Path | None, asked: str, declared: Declared | None, word: str = ""
 ) -> Checkpoint:
     base = str(config.get("architecture", ""))
     if config.get("model_type") in library.MODEL_TYPES and file is not None:
         beside = file.parent / processor.FILE
         stamp = places.read_json(beside) if beside.is_file() else {}
         chosen = _read(file, word)
-        opened = library.checkpoint(config, stamp, timm_names(chosen.state), file, asked, said)
+        opened = library.checkpoint(config, stamp, timm_names(chosen.state), file, asked, declared)
         return replace(opened, info=replace(opened.info, part=chosen.part).with_notes(*chosen.notes))
     if not timm.is_model(base):
         kind = f"architecture '{base}'" if base else f"model type '{config.get('model_type', '?')}'"

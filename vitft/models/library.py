@@ -10,8 +10,8 @@ from torch import Tensor
 from vitft.models import places, processor
 from vitft.models.architecture import Inferred, classes_in, infer
 from vitft.models.checkpoint import Checkpoint
+from vitft.models.declared import ACTIVATIONS, Declared
 from vitft.models.processor import pair, refused
-from vitft.models.said import ACTIVATIONS, Said
 from vitft.results.checkpoint import CheckpointInfo, Size
 
 MODEL_TYPES = ("vit", "deit", "vit_mae", "vit_msn", "ijepa")
@@ -35,7 +35,7 @@ def checkpoint(
     state: Mapping[str, Tensor],
     file: Path,
     asked: str,
-    said: Said | None = None,
+    declared: Declared | None = None,
 ) -> Checkpoint:
     """Open a ViT or DeiT of the library.
 
@@ -50,7 +50,7 @@ def checkpoint(
     Raises:
         CheckpointError: a key that cannot be honoured, or tensors that do not fit the config.
     """
-    inferred, image, unsaid = _network(config, state, asked, said)
+    inferred, image, unsaid = _network(config, state, asked, declared)
     native = image
     if inferred.grid is not None:
         native = (inferred.grid[0] * inferred.patch[0], inferred.grid[1] * inferred.patch[1])
@@ -84,7 +84,7 @@ def checkpoint(
 
 
 def _network(
-    config: Mapping[str, Any], state: Mapping[str, Tensor], asked: str, said: Said | None
+    config: Mapping[str, Any], state: Mapping[str, Tensor], asked: str, declared: Declared | None
 ) -> tuple[Inferred, Size, tuple[str, ...]]:
     """Return the network that config and tensors describe, its image size, and what neither says."""
     word = str(config.get("hidden_act", "gelu"))
@@ -100,7 +100,7 @@ def _network(
         hint=asked,
         num_heads=int(config.get("num_attention_heads", 0)),
         no_embed_class=False,
-        grid=said.grid if said is not None and said.grid else grid if "image_size" in config else None,
+        grid=declared.grid if declared is not None and declared.grid else grid if "image_size" in config else None,
     )
     eps = config.get("layer_norm_eps", _EPS.get(str(config["model_type"]), 1e-12))
     if isinstance(eps, bool) or not isinstance(eps, int | float) or not 0 < eps < 1:

@@ -25,13 +25,13 @@ from vitft.errors import CheckpointError, rebuilt
 from vitft.models import adapters, files, hub, kinds, methods, names, npz, places
 from vitft.models.architecture import Inferred, classes_in, infer
 from vitft.models.checkpoint import Checkpoint, crop_mode
+from vitft.models.declared import Declared, apply
 from vitft.models.renaming import heads_of_layout, timm_names
-from vitft.models.said import Said, apply
 from vitft.results.checkpoint import Architecture, CheckpointInfo
 from vitft.results.files import RESULT, WEIGHTS, cannot_write, replacing
 
 
-def load(model: str, *, weights: bool = True, said: Said | None = None) -> Checkpoint:
+def load(model: str, *, weights: bool = True, declared: Declared | None = None) -> Checkpoint:
     """Open what the user named after --model.
 
     Args:
@@ -43,11 +43,11 @@ def load(model: str, *, weights: bool = True, said: Said | None = None) -> Check
         UnknownName: neither an alias nor a file (exit code 2).
         CheckpointError: missing, damaged or of no known architecture; CheckpointUnsafe: it would run code.
     """
-    said = said or Said()
-    return apply(_load(model, weights, said), said)
+    declared = declared or Declared()
+    return apply(_load(model, weights, declared), declared)
 
 
-def _load(model: str, weights: bool, said: Said) -> Checkpoint:
+def _load(model: str, weights: bool, declared: Declared) -> Checkpoint:
     model, word = places.split(model)
     path = Path(model).expanduser()
     scheme, _, rest = model.partition(":")
@@ -69,9 +69,9 @@ def _load(model: str, weights: bool, said: Said) -> Checkpoint:
     if scheme == "timm":
         return hub.timm_tag(rest, model, weights=weights)
     if scheme in ("hf-hub", "hf_hub"):
-        return hub.repository(rest, model, word, weights=weights, said=said)
+        return hub.repository(rest, model, word, weights=weights, declared=declared)
     if names.is_path(model):
-        return _renamed(load_path(path, said, word), f"{model}{places.SEPARATOR}{word}" if word else model)
+        return _renamed(load_path(path, declared, word), f"{model}{places.SEPARATOR}{word}" if word else model)
     raise names.unknown(model)
 
 
@@ -89,20 +89,20 @@ def fetch(model: str) -> Path:
     return Path(load(model).info.path)
 
 
-def load_path(path: Path, said: Said | None = None, word: str = "") -> Checkpoint:
+def load_path(path: Path, declared: Declared | None = None, word: str = "") -> Checkpoint:
     """Open a local file or folder; `word` is what the user said after '::'. Raises as `load` does."""
     if path.is_dir():
-        return _folder(path, said, word)
+        return _folder(path, declared, word)
     if not path.is_file():
         raise names.missing(path)
     if path.name in places.ADAPTERS and (path.parent / places.ADAPTER_CONFIG).is_file():
-        return _folder(path.parent, said, word)
+        return _folder(path.parent, declared, word)
     kind = kinds.PICKLE if path.name.endswith(places.INDEX) else kinds.kind(path)
     if kind == kinds.NPZ:
         return _npz(path, word)
     if kind == kinds.SAFETENSORS and (record := files.read_record(path)):
         return _recorded(path, record, word)
-    return _named(path, kind.removeprefix("."), said, word)
+    return _named(path, kind.removeprefix("."), declared, word)
 
 
 def save_weights(
@@ -143,16 +143,16 @@ def save_weights(
         raise cannot_write(path, error) from None
 
 
-def _folder(path: Path, said: Said | None, word: str) -> Checkpoint:
+def _folder(path: Path, declared: Declared | None, word: str) -> Checkpoint:
     if (path / WEIGHTS).is_file():
-        return load_path(path / WEIGHTS, said, word)
+        return load_path(path / WEIGHTS, declared, word)
     if (path / places.ADAPTER_CONFIG).is_file():
-        return adapters.merged(path, word, lambda base: _load(base, True, said or Said()))
+        return adapters.merged(path, word, lambda base: _load(base, True, declared or Declared()))
     indexed = any(path.glob(f"*{places.INDEX}"))
     if (path / "config.json").is_file() and (hub.is_page(path) or not indexed):
-        return hub.folder(path, None, said, word)
+        return hub.folder(path, None, declared, word)
     if indexed and (file := places.weights_in(path)) is not None:
-        return load_path(file, said, word)
+        return load_path(file, declared, word)
     if (path / RESULT).is_file():
         raise CheckpointError(
             f"The run '{path}' kept no weights (no {WEIGHTS} in it).",
@@ -182,10 +182,10 @@ def _npz(path: Path, word: str) -> Checkpoint:
         return _stamped(path, "npz", found.state, inferred)
 
 
-def _named(path: Path, kind: str, said: Said | None, word: str) -> Checkpoint:
+def _named(path: Path, kind: str, declared: Declared | None, word: str) -> Checkpoint:
     """Open tensors that have timm's names, or the near ones of the releases timm's own derive from."""
     if hub.is_page(path.parent):
-        return hub.folder(path.parent, path, said, word)
+        return hub.folder(path.parent, path, declared, word)
     chosen = files.read_network(path, word)
     if adapters.is_adapter(chosen.state):
         raise adapters.alone(path)
@@ -194,7 +194,7 @@ def _named(path: Path, kind: str, said: Said | None, word: str) -> Checkpoint:
         heads = heads_of_layout([f"{chosen.part}."])
         if heads and state.get("norm.weight", torch.empty(0)).numel() % heads:
             heads = 0  # not one of the layout's own sizes
-        grid = said.grid if said is not None else None
+        grid = declared.grid if declared is not None else None
         opened = _stamped(path, kind, state, infer(state, hint=path.stem, num_heads=heads, grid=grid))
     notes = (*chosen.notes, *hub.unread(path.parent))
     return replace(opened, info=replace(opened.info, part=chosen.part).with_notes(*notes))

@@ -75,7 +75,7 @@ class Stamp:
     notes: tuple[str, ...] = ()
 
 
-def read(said: Mapping[str, object], model_type: str, native: Size, asked: str) -> Stamp:
+def read(config: Mapping[str, object], model_type: str, native: Size, asked: str) -> Stamp:
     """Read a preprocessor_config.json, key by key.
 
     Args:
@@ -87,8 +87,8 @@ def read(said: Mapping[str, object], model_type: str, native: Size, asked: str) 
     Raises:
         CheckpointError: a key that cannot be honoured (exit code 4).
     """
-    said = {key: value for key, value in said.items() if value is not None}
-    default = _processor(said, model_type, asked)
+    config = {key: value for key, value in config.items() if value is not None}
+    default = _processor(config, model_type, asked)
     flags = {
         "do_resize": True,
         "do_center_crop": bool(default.crop),
@@ -96,31 +96,31 @@ def read(said: Mapping[str, object], model_type: str, native: Size, asked: str) 
         "do_normalize": True,
     }
     for key in flags:
-        value = said.get(key, flags[key])
+        value = config.get(key, flags[key])
         if not isinstance(value, bool):
             raise refused(asked, FILE, key, value, "true or false.")
         flags[key] = value
-    strange = sorted(key for key in said if key not in _KNOWN | _IDLE and said[key] is not False)
+    strange = sorted(key for key in config if key not in _KNOWN | _IDLE and config[key] is not False)
     unknown = next((key for key in strange if key.startswith("do_") or key == "rescale_offset"), "")
     if unknown:
-        raise refused(asked, FILE, unknown, said[unknown], f"{', '.join(sorted(_KNOWN))}.")
-    resample = said.get("resample", default.resample)
+        raise refused(asked, FILE, unknown, config[unknown], f"{', '.join(sorted(_KNOWN))}.")
+    resample = config.get("resample", default.resample)
     word = str(resample)
     if isinstance(resample, int) and not isinstance(resample, bool) and 0 <= resample < len(_RESAMPLE):
         word = _RESAMPLE[resample]
     if word not in ("bilinear", "bicubic"):
         named = f"{resample} ({word})" if word != str(resample) else word
         raise refused(asked, FILE, "resample", named, "2 (bilinear) or 3 (bicubic).")
-    mode, before, out = _geometry(said, default, flags, native, asked)
-    mean, std = _normalisation(said, default, flags, asked)
+    mode, before, out = _geometry(config, default, flags, native, asked)
+    mean, std = _normalisation(config, default, flags, asked)
     plain = mode == "squash" and before == out
     crops = flags["do_center_crop"] and not default.crop_pct
-    idle = [*strange, *(["crop_size"] if "crop_size" in said and not crops else [])]
+    idle = [*strange, *(["crop_size"] if "crop_size" in config and not crops else [])]
     unsaid = {
-        "mean": flags["do_normalize"] and "image_mean" not in said,
-        "std": flags["do_normalize"] and "image_std" not in said,
-        "crop_pct": (flags["do_resize"] and "size" not in said) or (crops and "crop_size" not in said),
-        "interpolation": flags["do_resize"] and "resample" not in said,
+        "mean": flags["do_normalize"] and "image_mean" not in config,
+        "std": flags["do_normalize"] and "image_std" not in config,
+        "crop_pct": (flags["do_resize"] and "size" not in config) or (crops and "crop_size" not in config),
+        "interpolation": flags["do_resize"] and "resample" not in config,
     }
     return Stamp(
         mean,
@@ -134,39 +134,39 @@ def read(said: Mapping[str, object], model_type: str, native: Size, asked: str) 
     )
 
 
-def _processor(said: Mapping[str, object], model_type: str, asked: str) -> _Processor:
+def _processor(config: Mapping[str, object], model_type: str, asked: str) -> _Processor:
     """Return the defaults of the processor that the file names, or of the model's own."""
-    key = next((key for key in ("image_processor_type", "feature_extractor_type") if key in said), "")
-    name = str(said.get(key, {"deit": "DeiT"}.get(model_type, "ViT")))
+    key = next((key for key in ("image_processor_type", "feature_extractor_type") if key in config), "")
+    name = str(config.get(key, {"deit": "DeiT"}.get(model_type, "ViT")))
     for ending in ("ImageProcessorFast", "ImageProcessor", "FeatureExtractor"):
         name = name.removesuffix(ending)
     if key and name not in _PROCESSORS:
         legal = ", ".join(f"{kind}ImageProcessor" for kind in _PROCESSORS)
-        raise refused(asked, FILE, key, said[key], f"{legal}.")
-    if not key and "crop_pct" in said and not {"do_center_crop", "crop_size"} & set(said):
+        raise refused(asked, FILE, key, config[key], f"{legal}.")
+    if not key and "crop_pct" in config and not {"do_center_crop", "crop_size"} & set(config):
         name = "ConvNext"  # the one whose files say it
     default = _PROCESSORS[name]
-    if "crop_pct" in said and not default.crop_pct:
-        raise refused(asked, FILE, "crop_pct", said["crop_pct"], "with a ConvNextImageProcessor alone.")
-    square = said.get("default_to_square", default.square)
+    if "crop_pct" in config and not default.crop_pct:
+        raise refused(asked, FILE, "crop_pct", config["crop_pct"], "with a ConvNextImageProcessor alone.")
+    square = config.get("default_to_square", default.square)
     return replace(default, square=square if isinstance(square, bool) else default.square)
 
 
 def _geometry(
-    said: Mapping[str, object], default: _Processor, flags: Mapping[str, bool], native: Size, asked: str
+    config: Mapping[str, object], default: _Processor, flags: Mapping[str, bool], native: Size, asked: str
 ) -> tuple[CropMode, Size, Size]:
     """Return the mode of the resize, the size before the crop, and the size after it."""
-    shorter, size = _size(said.get("size", default.size), default.square, asked)
+    shorter, size = _size(config.get("size", default.size), default.square, asked)
     if default.crop_pct:
         if not shorter:
-            raise refused(asked, FILE, "size", said["size"], "shortest_edge, or a number: a ConvNextImageProcessor's.")
+            raise refused(asked, FILE, "size", config["size"], "shortest_edge, or a number: a ConvNextImageProcessor's.")
         for key, legal in (("do_resize", True), ("do_center_crop", False)):
             if flags[key] != legal:
                 raise refused(asked, FILE, key, not legal, f"{_json(legal)}; its crop belongs to the resize.")
-        mode, before, out = _convnext(said, default, size, asked)
+        mode, before, out = _convnext(config, default, size, asked)
         decisive = "size"
     else:
-        crop = pair(said.get("crop_size", default.crop or native), asked, FILE, "crop_size")
+        crop = pair(config.get("crop_size", default.crop or native), asked, FILE, "crop_size")
         decisive = "crop_size" if flags["do_center_crop"] else "size"
         if not flags["do_center_crop"] and (shorter or not flags["do_resize"]):
             key, value = ("size", "shortest_edge") if flags["do_resize"] else ("do_resize", False)
@@ -175,16 +175,16 @@ def _geometry(
         out = crop if flags["do_center_crop"] else size
         before = size if flags["do_resize"] else out
     if out != native:
-        if decisive in said:
+        if decisive in config:
             raise refused(asked, FILE, decisive, side(out), f"{side(native)}, which the network reads.")
-        if "size" not in said or not flags["do_resize"]:  # what is not said is as large as the network needs
+        if "size" not in config or not flags["do_resize"]:  # what is not said is as large as the network needs
             before = (before[0] * native[0] // out[0], before[1] * native[1] // out[1])
     return mode, before, native
 
 
-def _convnext(said: Mapping[str, object], default: _Processor, size: Size, asked: str) -> tuple[CropMode, Size, Size]:
+def _convnext(config: Mapping[str, object], default: _Processor, size: Size, asked: str) -> tuple[CropMode, Size, Size]:
     """Below 384 pixels the shorter side becomes size / crop_pct and the centre is cut; from there on all is kept."""
-    share = said.get("crop_pct", default.crop_pct)
+    share = config.get("crop_pct", default.crop_pct)
     if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share <= 1:
         raise refused(asked, FILE, "crop_pct", share, "above 0, up to 1.")
     if size[0] >= 384:
@@ -193,17 +193,17 @@ def _convnext(said: Mapping[str, object], default: _Processor, size: Size, asked
 
 
 def _normalisation(
-    said: Mapping[str, object], default: _Processor, flags: Mapping[str, bool], asked: str
+    config: Mapping[str, object], default: _Processor, flags: Mapping[str, bool], asked: str
 ) -> tuple[Triple, Triple]:
     """Return mean and std for pixels in [0, 1]: the library's own are for pixels times rescale_factor."""
     mean, std = (
-        _triple(said.get(f"image_{key}", getattr(default, key)), f"image_{key}", asked) for key in ("mean", "std")
+        _triple(config.get(f"image_{key}", getattr(default, key)), f"image_{key}", asked) for key in ("mean", "std")
     )
     if not flags["do_normalize"]:
         mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
     if min(std) <= 0:
         raise refused(asked, FILE, "image_std", list(std), "numbers above 0.")
-    factor = said.get("rescale_factor", 1 / 255) if flags["do_rescale"] else 1.0
+    factor = config.get("rescale_factor", 1 / 255) if flags["do_rescale"] else 1.0
     if isinstance(factor, bool) or not isinstance(factor, int | float) or factor <= 0:
         raise refused(asked, FILE, "rescale_factor", factor, "a number above 0, e.g. 0.00392156862745098.")
     scale = 255 * float(factor)

@@ -42,7 +42,7 @@ def config(net: nn.Module, info: CheckpointInfo, pp: Preprocess, class_names: Se
     own = timm.get_pretrained_cfg(info.architecture.name)
     pixels, differs = _transform(pp)
     known = {key: getattr(own, key, None) for key in ("first_conv", "classifier", "fixed_input_size")}
-    said = {key: value for key, value in known.items() if value is not None}
+    given = {key: value for key, value in known.items() if value is not None}
     return {
         "architecture": info.architecture.name,
         "num_classes": info.num_classes,
@@ -50,7 +50,7 @@ def config(net: nn.Module, info: CheckpointInfo, pp: Preprocess, class_names: Se
         "label_names": list(class_names),
         "model_args": args,
         "pretrained_cfg": {
-            **said,
+            **given,
             "num_classes": info.num_classes,
             "input_size": [info.channels, *pp.size],
             "mean": list(pp.mean),

@@ -10,10 +10,10 @@ from vitft.data.split import Sized
 from vitft.evaluation.network import preprocess
 from vitft.images.room import limit
 from vitft.models import loading
+from vitft.models.declared import Declared
 from vitft.models.flops import Counted, counted, train_flops
 from vitft.models.memory import Plan, Wish, need, plan
 from vitft.models.memory import room as free
-from vitft.models.said import Said
 from vitft.protocol.grid import length
 from vitft.protocol.jobs import Runtime, examples
 from vitft.protocol.units import Job, counts, fits
@@ -238,7 +238,7 @@ def cheaper(
 
 
 def _info(job: Job) -> CheckpointInfo:
-    return loading.load(job.model, weights=False, said=Said.of(job.settings)).info
+    return loading.load(job.model, weights=False, declared=Declared.of(job.settings)).info
 
 
 def _trained_on(job: Job, data: Sized) -> tuple[int, int]:

@@ -28,12 +28,12 @@ from vitft.models.loading import save_weights
 from vitft.models.memory import evaluation_batch
 from vitft.models.methods import apply
 from vitft.progress import Hooks
-from vitft.protocol import diverged, frozen, looking
+from vitft.protocol import diverged, frozen, val_curve
 from vitft.protocol import stamp as stamping
 from vitft.protocol.begun import begin
 from vitft.protocol.guard import Guard
 from vitft.protocol.jobs import Runtime
-from vitft.protocol.kept import evaluated_keep, trained_keep
+from vitft.protocol.keep import evaluated_keep, trained_keep
 from vitft.protocol.stamp import DataStamp
 from vitft.protocol.units import DEV, Unit
 from vitft.protocol.warm import Warm
@@ -121,7 +121,7 @@ def _trained(
             batches = eval_batches(split, pp, size, device, workers, hooks, keep="make")
             return _evaluate(built.net, split, batches, begun, hooks, group)
 
-        compute = replace(compute, watch=looking.watch(val, runtime.val_every, asked, hooks.note))
+        compute = replace(compute, watch=val_curve.watch(val, runtime.val_every, asked, hooks.note))
     fitted = frozen.fit_unit(unit, built.net, images, settings, own, compute, hooks, warm)
     begun = _kept(begun, fitted, compute)
 
@@ -172,7 +172,7 @@ def _val(unit: Unit, runtime: Runtime, guard: Guard, train: Split, dev: Split | 
         return None
     if group.size > 1:
         raise UsageError("--val-every looks at val in one process alone.", "a run in one process, or without it.")
-    val = looking.val(guard, train, dev)
+    val = val_curve.val(guard, train, dev)
     return val if val is None or dev is not None else _limited(val, unit)
 
 

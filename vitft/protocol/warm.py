@@ -83,8 +83,8 @@ class Warm:
         Args:
             opened: it, where it is open already.
         """
-        said = tuple(getattr(settings, k) for k in CHECKPOINT_KEYS)
-        which = (job.model, job.model_sha256, job.from_scratch, *said)
+        declared = tuple(getattr(settings, k) for k in CHECKPOINT_KEYS)
+        which = (job.model, job.model_sha256, job.from_scratch, *declared)
         if self.opened is None or self.opened_as != which:
             self.opened = None  # before the next one takes room
             self.opened = opened or models.opening(job.model, settings, from_scratch=job.from_scratch)

@@ -76,9 +76,9 @@ def junit(checks: Sequence[Check]) -> bytes:
         case = ET.SubElement(suite, "testcase", attributes)
         kind = kinds.get(check.outcome)
         if kind is not None:
-            said = ET.SubElement(case, kind, {"message": _legal(f"{check.outcome}: {check.why}")})
+            element = ET.SubElement(case, kind, {"message": _legal(f"{check.outcome}: {check.why}")})
             if kind != "skipped":
-                said.set("type", check.outcome)
+                element.set("type", check.outcome)
         ET.SubElement(case, "system-out").text = _legal(_line(check))
     ET.indent(root)
     return bytes(ET.tostring(root, encoding="utf-8", xml_declaration=True)) + b"\n"

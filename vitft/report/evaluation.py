@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from vitft.catalog import published, tasks
 from vitft.data.sources.own_split import OWN
 from vitft.models.checkpoint import assumptions, cropping
-from vitft.report import said
+from vitft.report import sentences
 from vitft.report.single import model_title, model_titles
 from vitft.report.table import span
 from vitft.results.schema import Comparison, EvalResult, FewshotResult
@@ -36,7 +36,7 @@ def evaluation(
     parts: list[RenderableType] = [Text(title), _table(results)]
     parts += [Text(line) for line in footnotes(results)]
     short = dict(zip((r.model for r in results), model_titles([r.model for r in results]), strict=True))
-    parts += [Text(said.paired_line(pair, short[pair.a], short[pair.b])) for pair in compared]
+    parts += [Text(sentences.paired_line(pair, short[pair.a], short[pair.b])) for pair in compared]
     for result, names in zip(results, class_names, strict=True):
         if result.per_class is not None:
             parts.append(_classes(result))
@@ -61,7 +61,7 @@ def fewshot(result: FewshotResult) -> "RenderableType":
         cells += [f"{row.examples:,}", percent(row.top1), span(row.ci95), row.interval]
         cells += ["/".join(f"{c:g}" for c in row.C or ())] * logistic
         table.add_row(*cells, f"{row.n:,}")
-    stamps = [*result.stamps, *said.of_data(result.provenance)]
+    stamps = [*result.stamps, *sentences.of_data(result.provenance)]
     lines = [Text(("* " if "fewer than" in stamp else "") + stamp) for stamp in stamps]
     head = f"{result.task}, few-shot {result.classifier} on frozen features of {model_titles([result.model])[0]}"
     return Group(Text(head), table, *lines, *(Text(line) for line in footnotes([result])))

@@ -12,7 +12,7 @@ from typing import Any
 
 from vitft.catalog.shots import number
 from vitft.errors import VitftError
-from vitft.evaluation.asked import SETTABLE
+from vitft.evaluation.request import SETTABLE
 from vitft.report.layout import REAL
 from vitft.report.measured import Measured
 from vitft.suites import document

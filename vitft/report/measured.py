@@ -10,7 +10,7 @@ from vitft.catalog.pretraining import pretraining
 from vitft.catalog.shots import first_in
 from vitft.catalog.tasks import canonical
 from vitft.data.sources import own_split
-from vitft.report import said
+from vitft.report import sentences
 from vitft.report.layout import REAL
 from vitft.report.single import model_title
 from vitft.results import choice
@@ -293,4 +293,4 @@ def _notes(p: Provenance, task: str) -> list[str]:
     lines = [] if p.reference or not p.why else [own_split.footnote(p.why)]
     if p.completeness == "partial" and canonical(task) and p.train_official is None:
         lines.append("partial: not all images of the official split")
-    return [*lines, *said.of_data(p)]
+    return [*lines, *sentences.of_data(p)]

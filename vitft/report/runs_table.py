@@ -131,14 +131,14 @@ def _block(key: str, rows: Sequence[Fact]) -> str:
 
 def _caption(rows: Sequence[Fact], keys: Sequence[str]) -> str:
     one = [key for key in ("task", "model", "recipe", "seeds") if key not in keys]
-    said = []
+    parts = []
     for key in one:
         values = {_value(row, key) for row in rows if row.cells.get(key) is not None}
         if len(values) == 1:
-            said.append(f"{key} {values.pop()}" if key != "seeds" else f"seeds {values.pop()}")
+            parts.append(f"{key} {values.pop()}" if key != "seeds" else f"seeds {values.pop()}")
     ids = list(dict.fromkeys(_value(row, "protocol") for row in rows if row.cells.get("protocol")))
-    said += [f"protocol {ids[0]}"] if len(ids) == 1 else []
-    return f"Top-1 in percent{''.join(f', {text}' for text in said)}"
+    parts += [f"protocol {ids[0]}"] if len(ids) == 1 else []
+    return f"Top-1 in percent{''.join(f', {text}' for text in parts)}"
 
 
 def _notes(rows: Sequence[Fact], keys: Sequence[str]) -> list[str]:

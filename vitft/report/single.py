@@ -9,7 +9,7 @@ from vitft.data.sources import own_split
 from vitft.errors import CheckpointError
 from vitft.models import places
 from vitft.models.checkpoint import remarks
-from vitft.report import said
+from vitft.report import sentences
 from vitft.report.table import Column, Footnotes, Row, Table, Value
 from vitft.results import choice
 from vitft.results.checkpoint import side
@@ -138,8 +138,8 @@ def table(
         lines = [sentence(line)] if (line := choice.line(result)) else []
         lines += map(sentence, remarks(result.checkpoint))
         told += [f"{name}: {line}" if several else line for line in lines]
-    told += [said.OVER_SEEDS[len(over) > 1]] * (True in over)
-    told += [said.paired_line(pair, pair.a, pair.b) for pair in compared]
+    told += [sentences.OVER_SEEDS[len(over) > 1]] * (True in over)
+    told += [sentences.paired_line(pair, pair.a, pair.b) for pair in compared]
     protocols = ", ".join(dict.fromkeys(r.protocol.id for r in results))
     caption = f"{task}: top-1 in percent on {results[0].provenance.split}, protocol {protocols}"
     return Table(caption, columns, tuple(rows), tuple(notes.texts), tuple(dict.fromkeys(told)))
@@ -178,5 +178,5 @@ def footnotes(result: RunResult) -> list[str]:
         lines.append("Partial: not all images of the official split.")
     elif limited:
         lines.append("Partial: --limit left out images of the split.")
-    lines += [sentence(line) for line in said.of_data(p)]
+    lines += [sentence(line) for line in sentences.of_data(p)]
     return [*lines, *map(sentence, result.warnings)]

@@ -13,7 +13,7 @@ from vitft.errors import UsageError
 from vitft.evaluation.intervals import t_interval
 from vitft.models.checkpoint import assumptions
 from vitft.recipes import digest
-from vitft.report import said
+from vitft.report import sentences
 from vitft.results.parts import Interval
 from vitft.results.schema import (
     EvalResult,
@@ -178,7 +178,7 @@ def footnotes(tasks: Mapping[str, SuiteTask]) -> dict[str, tuple[str, ...]]:
     common = [line for line in next(iter(own.values()), []) if len(own) > 1 and all(line in x for x in own.values())]
     # What vitft found out itself stands beside each number, in the formats without notes too.
     told = {
-        key: (*(line for line in lines if line not in common), *said.of_data(tasks[key].provenance))
+        key: (*(line for line in lines if line not in common), *sentences.of_data(tasks[key].provenance))
         for key, lines in own.items()
     }
     return {"": tuple(common), **{key: lines for key, lines in told.items() if lines}}

@@ -144,12 +144,12 @@ def _shared(rows: Sequence[SummaryRow], varying: Sequence[str]) -> str:
     what = _described(rows[0].what)
     words = {"resolutions": "{} px", "examples": "{} training examples", "device": "on {}", "recipe": "recipe {}"}
     words |= {"pretraining": "pretrained on {}"}
-    said = [words.get(key, "{}").format(what[key]) for key in _TITLES if key not in varying and what[key]]
+    parts = [words.get(key, "{}").format(what[key]) for key in _TITLES if key not in varying and what[key]]
     seeds = {c.seeds for row in rows for c in row.cells.values() if c.seeds}
     if len(seeds) == 1:
         own = next(iter(seeds))
-        said.append(seed_list(own))
-    return ", ".join(said)
+        parts.append(seed_list(own))
+    return ", ".join(parts)
 
 
 def _flops(value: float | None) -> str:

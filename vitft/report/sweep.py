@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from vitft.report import said
+from vitft.report import sentences
 from vitft.report.single import footnotes, model_title, row_names
 from vitft.report.table import HOLE, Column, Footnotes, Row, Table, Value
 from vitft.results import choice
@@ -35,7 +35,7 @@ def table(results: Sequence[RunResult], compared: Sequence[Comparison] = ()) -> 
             f"The choice was made on {first.provenance.split} itself: the best number is too high by it, and is "
             "comparable with none that was chosen on val or dev, as it is without --on test."
         )
-    told += [said.paired_line(pair, pair.a, pair.b) for pair in compared]
+    told += [sentences.paired_line(pair, pair.a, pair.b) for pair in compared]
     return Table(_caption(results), (*columns, Column("chosen", "")), tuple(rows), tuple(notes.texts), tuple(told))
 
 

@@ -93,16 +93,16 @@ def run(folder: Path) -> Run:
         UsageError: it is no run folder (exit code 2). CheckpointError: one of its files is damaged (exit code 4).
     """
     refuse_other(folder)
-    said = read_json(folder / RUN) or {}
-    answer = folder / (SUITE if said.get("kind") == "suite" else RESULT)
+    run = read_json(folder / RUN) or {}
+    answer = folder / (SUITE if run.get("kind") == "suite" else RESULT)
     result = read_json(answer)
     if result is None:
-        return _run(folder, said)
-    if said.get("kind") == "suite":
+        return _run(folder, run)
+    if run.get("kind") == "suite":
         mean = result.get("mean_of_tasks")
         mean = float(mean) if isinstance(mean, int | float) else None
-        return _run(folder, said, complete=bool(result.get("complete")), top1=mean)
-    one = _run(folder, said, complete=True, top1=_top1(result, answer))
+        return _run(folder, run, complete=bool(result.get("complete")), top1=mean)
+    one = _run(folder, run, complete=True, top1=_top1(result, answer))
     metrics, settings = _part(result, "metrics"), dict(one.settings)
     # What a sweep chose, and what a word like "higher" came to.
     settings |= _settings(_part(result, "recipe_settings")) | _settings(_part(result, "protocol"))
@@ -122,16 +122,16 @@ def refuse_other(folder: Path) -> None:
 
 
 def _run(
-    folder: Path, said: dict[str, object], *, complete: bool = False, top1: float | None = None, damaged: str = ""
+    folder: Path, run: dict[str, object], *, complete: bool = False, top1: float | None = None, damaged: str = ""
 ) -> Run:
-    kind = str(said.get("kind", "?"))
+    kind = str(run.get("kind", "?"))
     return Run(
         kind=kind,
-        task=str(said.get("suite" if kind == "suite" else "name", "?")),
-        model=str(said.get("model", "?")),
-        recipe=str(said.get("recipe", "?")),
-        settings=_settings(_part(said, "settings")) | _settings(said),
-        seeds=tuple(seeds) if isinstance(seeds := said.get("seeds"), list) else (),
+        task=str(run.get("suite" if kind == "suite" else "name", "?")),
+        model=str(run.get("model", "?")),
+        recipe=str(run.get("recipe", "?")),
+        settings=_settings(_part(run, "settings")) | _settings(run),
+        seeds=tuple(seeds) if isinstance(seeds := run.get("seeds"), list) else (),
         units=sum(1 for _ in folder.glob(f"units/*/*/{RESULT}")),
         complete=complete,
         top1=top1,

@@ -48,8 +48,8 @@ def parse(value: Mapping[str, object], kind: type[T], where: str, action: str | 
     try:
         return kind.model_validate(upgrade(value))
     except ValidationError as error:
-        said = f"{where} is damaged: {told(error)}"
-    raise damaged(said, action) if action else damaged(said)
+        message = f"{where} is damaged: {told(error)}"
+    raise damaged(message, action) if action else damaged(message)
 
 
 def parse_any(value: Mapping[str, object], where: str, fit: type[F]) -> F | EvalResult | FewshotResult:

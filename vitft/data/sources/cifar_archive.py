@@ -207,7 +207,7 @@ def rows_of(data: bytes, label: str, head: int) -> tuple[NDArray[np.uint8], NDAr
     if not head:
         return batch(data, label)
     if not data or len(data) % (head + _PIXELS):
-        raise _damaged(label, f"{len(data):,} bytes are no whole number of images")
+        raise _damaged(label, f"{len(data):,} bytes, where an image has {head + _PIXELS:,}")
     rows = np.frombuffer(data, np.uint8).reshape(-1, head + _PIXELS)
     return rows[:, head:], rows[:, head - 1].astype(np.int64)
 

@@ -131,9 +131,9 @@ def _unread(path: Path) -> str:
     """Say which lists of images, and how many images, no split holds."""
     ours = set(_lists(path).values())
     others = [f.name for f in sorted(path.glob("*.[tT][xX][tT]")) if f not in ours and _names_image(path, f)]
-    said = [f"lists not read: {', '.join(others)}"] if others else []
+    remarks = [f"lists not read: {', '.join(others)}"] if others else []
     if (path / "images").is_dir():
         named = {file for rows in _rows(path).values() for file, _ in rows}
         left = [name for name in below(path / "images")[0] if f"images/{name}" not in named]
-        said += [f"{len(left):,} images stand in no list"] if left else []
-    return "; ".join(said)
+        remarks += [f"{len(left):,} images stand in no list"] if left else []
+    return "; ".join(remarks)

@@ -28,15 +28,15 @@ def attention_maps(found: Inspected) -> Any:
         if key in own
     ]
     methods = {one.class_method for one, _ in networks if one.class_method}
-    said = [
+    captions = [
         f"{mark}{style.plain(one.title)}, {side(one.resolution)} px"
         + (f": rollout and attention are what the {one.reading} takes from each patch." * ("rollout" in own) or ".")
         for (one, own), mark in zip(networks, marks, strict=True)
         if "rollout" in own or mark
     ]
-    said += [f"Class-specific: {method}." for method in sorted(methods)]
+    captions += [f"Class-specific: {method}." for method in sorted(methods)]
     figure, grid, width = _under_images(
-        networks, len(rows), [*said, NOT], named=any(key == "class" for *_, key, _ in rows)
+        networks, len(rows), [*captions, NOT], named=any(key == "class" for *_, key, _ in rows)
     )
     for line, (one, own, key, mark) in zip(grid[1:], rows, strict=True):
         for i, axes in enumerate(line):
@@ -51,13 +51,13 @@ def attention_maps(found: Inspected) -> Any:
 
 
 def _under_images(
-    networks: list[tuple[Looked, Arrays]], rows: int, said: list[str], *, named: bool = False
+    networks: list[tuple[Looked, Arrays]], rows: int, captions: list[str], *, named: bool = False
 ) -> tuple[Any, Any, float]:
     """Return a figure with the images in its first row, its grid of axes, and the width of a cell in inches."""
     images = next(own["images"] for _, own in networks if "images" in own)
     width = style.COLUMN if len(images) <= 3 else style.PAGE
     cell = min(1.5, (width - 0.3) / len(images))
-    lines = [line for text in said for line in textwrap.wrap(text, int(width * 22))]
+    lines = [line for text in captions for line in textwrap.wrap(text, int(width * 22))]
     height = (cell * images.shape[1] / images.shape[2] + 0.05) * (rows + 1) + 0.095 * len(lines) + 0.1 + 0.25 * named
     figure = style.figure(cell * len(images) + 0.3, height)
     figure.get_layout_engine().set(w_pad=0.01, h_pad=0.01, hspace=0.01, wspace=0.01)
@@ -106,13 +106,13 @@ def feature_colours(found: Inspected) -> Any:
     """Draw under each image its patch features as colours, of each network."""
     networks = [pair for pair in zip(found.numbers.models, found.arrays, strict=True) if "features" in pair[1]]
     marks = _numbers(networks)
-    said = [
+    captions = [
         f"{mark}{style.plain(one.title)}, {side(one.resolution)} px: {one.grid[0]}x{one.grid[1]} patch features of the "
         "last layer after its norm; red, green and blue are their principal components 1, 2 and 3 over all images, "
         f"{', '.join(f'{100 * share:.0f}' for share in one.feature_variance)} % of the variance."
         for (one, _), mark in zip(networks, marks, strict=True)
     ]
-    figure, grid, width = _under_images(networks, len(networks), said)
+    figure, grid, width = _under_images(networks, len(networks), captions)
     for line, (one, own), mark in zip(grid[1:], networks, marks, strict=True):
         for axes, colours in zip(line, own["features"], strict=True):
             axes.imshow(colours, interpolation="nearest")

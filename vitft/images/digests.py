@@ -28,14 +28,14 @@ Bytes = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
-class Asked:
-    """Images that were looked up before they were read.
+class Lookup:
+    """Images of one folder, looked up before they are read.
 
     Attributes:
-        folder: that holds their files.
+        folder: of their files.
         rows: (n,) positions in the split.
-        keys: (n, 16) what tells each image at the time of the asking.
-        settled: (n,) whether that can be trusted from now on.
+        keys: (n, 16) digests of path, size, time, inode and place in the file, as they were at the look-up.
+        settled: (n,) whether a later change of the file must change its key.
     """
 
     folder: Path
@@ -44,8 +44,12 @@ class Asked:
     settled: NDArray[np.bool_]
 
 
-def ask(images: Iterable[tuple[int, Reader, int]]) -> list[Asked]:
-    """Look at the files of images, given as (position, reader, index there); those that are in no file are left out."""
+def look_up(images: Iterable[tuple[int, Reader, int]]) -> list[Lookup]:
+    """Return the keys of images by their folder; those that are in no file are left out.
+
+    Args:
+        images: (position in the split, reader, index in the reader) of each.
+    """
     now, states = time.time_ns(), dict[Path, tuple[bytes, bool]]()
     rows, keys, settled = (defaultdict[Path, bytearray](bytearray) for _ in range(3))
     for row, reader, i in images:
@@ -65,31 +69,31 @@ def ask(images: Iterable[tuple[int, Reader, int]]) -> list[Asked]:
             keys[folder] += key
             settled[folder].append(state[1])
     return [
-        Asked(folder, np.frombuffer(of, np.int64), _array(keys[folder]), np.frombuffer(settled[folder], np.bool_))
+        Lookup(folder, np.frombuffer(of, np.int64), _array(keys[folder]), np.frombuffer(settled[folder], np.bool_))
         for folder, of in rows.items()
     ]
 
 
-def recalled(asked: Asked) -> Iterator[tuple[int, Bytes]]:
-    """Yield (position, digest) of the images whose digests are kept."""
-    kept = _load(_file(asked.folder))
-    for row, at in zip(asked.rows.tolist(), _find(kept, asked.keys).tolist(), strict=True):
+def recalled(lookup: Lookup) -> Iterator[tuple[int, Bytes]]:
+    """Yield (position, digest) of the images whose digests are on this machine."""
+    records = _load(_file(lookup.folder))
+    for row, at in zip(lookup.rows.tolist(), _find(records, lookup.keys).tolist(), strict=True):
         if at >= 0:
-            yield row, kept[at, DIGEST:]
+            yield row, records[at, DIGEST:]
 
 
-def keep(asked: Asked, digests: Bytes) -> None:
-    """Keep the digests of images that were read after they were looked at; a cache that takes none is no failure.
+def keep(lookup: Lookup, digests: Bytes) -> None:
+    """Keep the digests of images that were read after their look-up; a full cache is no failure.
 
     Args:
         digests: (n, 16), of the same images.
     """
-    file = _file(asked.folder)
-    kept = _load(file)
-    new = asked.settled & (_find(kept, asked.keys) < 0)
+    file = _file(lookup.folder)
+    known = _load(file)
+    new = lookup.settled & (_find(known, lookup.keys) < 0)
     if not new.any():
         return
-    records = np.concatenate([kept, np.concatenate([asked.keys, digests], axis=1)[new]])
+    records = np.concatenate([known, np.concatenate([lookup.keys, digests], axis=1)[new]])
     records = records[np.argsort(_first(records))]
     data = records.tobytes()
     with suppress(DiskFull), room.turn():

@@ -1,4 +1,4 @@
-"""What a user may say of a checkpoint because its tensors do not tell it: heads, epsilon, activation, pooling, grid."""
+"""What a user declares of a checkpoint, as its tensors do not tell it: heads, epsilon, activation, pooling, grid."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -27,8 +27,8 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
 
 
 @dataclass(frozen=True)
-class Said:
-    """Zero, "" or None where the user has said nothing."""
+class Declared:
+    """Facts of a checkpoint by the user's word; 0, "" or None for those that are not declared."""
 
     num_heads: int = 0
     norm_eps: float = 0.0
@@ -37,27 +37,29 @@ class Said:
     grid: Size | None = None
 
     @staticmethod
-    def of(settings: Settings) -> "Said":
-        """Take it from a run's settings. Raises UsageError for an activation that is not known."""
+    def of(settings: Settings) -> "Declared":
+        """Return what a run's settings declare. Raises UsageError for an activation that is not known."""
         activation = settings.activation.replace("checkpoint", "")
         if activation and activation not in ACTIVATIONS:
             raise UsageError(f"activation '{activation}' is not known.", f"{', '.join(ACTIVATIONS)}.")
         grid = settings.grid if isinstance(settings.grid, tuple) else None
-        return Said(settings.num_heads, settings.norm_eps, activation, settings.pool.replace("checkpoint", ""), grid)
+        return Declared(
+            settings.num_heads, settings.norm_eps, activation, settings.pool.replace("checkpoint", ""), grid
+        )
 
     @staticmethod
-    def within(fixed: Mapping[str, object]) -> "Said":
-        """Take it from the keys a user has fixed. Raises UsageError for a value that is not possible."""
-        return Said.of(checked({key: value for key, value in fixed.items() if key in CHECKPOINT_KEYS}))
+    def within(fixed: Mapping[str, object]) -> "Declared":
+        """Return what the keys that a user has fixed declare. Raises UsageError for a value that is not possible."""
+        return Declared.of(checked({key: value for key, value in fixed.items() if key in CHECKPOINT_KEYS}))
 
 
-def apply(checkpoint: Checkpoint, said: Said) -> Checkpoint:
+def apply(checkpoint: Checkpoint, declared: Declared) -> Checkpoint:
     """Return the checkpoint as the user says it is: their word stands before the file's, with a note.
 
     Raises:
         UsageError: a ResNet has none of it. CheckpointError: the file has no such grid.
     """
-    if said == Said():
+    if declared == Declared():
         return checkpoint
     info, arch = checkpoint.info, checkpoint.info.architecture
     if arch.name.startswith("resnetv2"):
@@ -65,29 +67,29 @@ def apply(checkpoint: Checkpoint, said: Said) -> Checkpoint:
             f"'{info.name}' is a ResNet.", fact=f"{', '.join(CHECKPOINT_KEYS)} are said of Vision Transformers."
         )
     kwargs = dict(arch.kwargs)
-    if said.num_heads:
-        kwargs["num_heads"] = said.num_heads
-    if said.pool:
-        kwargs["global_pool"] = said.pool
+    if declared.num_heads:
+        kwargs["num_heads"] = declared.num_heads
+    if declared.pool:
+        kwargs["global_pool"] = declared.pool
         kwargs.setdefault("fc_norm", "fc_norm.weight" in checkpoint.state)
-    if said.grid is not None and said.grid != info.grid:
-        if info.grid is None or said.grid[0] * said.grid[1] != info.grid[0] * info.grid[1]:
+    if declared.grid is not None and declared.grid != info.grid:
+        if info.grid is None or declared.grid[0] * declared.grid[1] != info.grid[0] * info.grid[1]:
             have = f"{info.grid[0]}x{info.grid[1]}" if info.grid else "none"
             raise CheckpointError(
-                f"grid {said.grid[0]}x{said.grid[1]} is not that of '{info.name}' ({have}).",
+                f"grid {declared.grid[0]}x{declared.grid[1]} is not that of '{info.name}' ({have}).",
                 "as many rows times columns as it has position embeddings.",
             )
-        native = (said.grid[0] * info.patch[0], said.grid[1] * info.patch[1])
-        info = replace(info, grid=said.grid, native=native, resolution=native, used=native)
+        native = (declared.grid[0] * info.patch[0], declared.grid[1] * info.patch[1])
+        info = replace(info, grid=declared.grid, native=native, resolution=native, used=native)
     arch = replace(
         arch,
         kwargs=kwargs,
-        norm_eps=said.norm_eps or arch.norm_eps,
-        activation=said.activation or arch.activation,
-        gelu="exact" if said.activation else arch.gelu,
+        norm_eps=declared.norm_eps or arch.norm_eps,
+        activation=declared.activation or arch.activation,
+        gelu="exact" if declared.activation else arch.gelu,
     )
-    told = {key: getattr(said, key) for key in CHECKPOINT_KEYS if getattr(said, key)}
-    words = ", ".join(f"{key} {'x'.join(map(str, v)) if isinstance(v, tuple) else v}" for key, v in told.items())
-    assumed = tuple(name for name in info.assumed if name not in told)
+    changed = {key: getattr(declared, key) for key in CHECKPOINT_KEYS if getattr(declared, key)}
+    words = ", ".join(f"{key} {'x'.join(map(str, v)) if isinstance(v, tuple) else v}" for key, v in changed.items())
+    assumed = tuple(name for name in info.assumed if name not in changed)
     info = replace(info, architecture=arch, assumed=assumed).with_notes(f"as said: {words}")
     return replace(checkpoint, info=info)

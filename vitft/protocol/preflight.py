@@ -16,7 +16,7 @@ from vitft.protocol.guard import names_only
 from vitft.protocol.units import Job, tune_units
 
 
-def look(job: Job, source: Source) -> tuple[str, ...]:
+def check_splits(job: Job, source: Source) -> tuple[str, ...]:
     """Check every split that the units of a job will open; return what the user should know, a line each.
 
     Raises:

@@ -9,7 +9,7 @@ from vitft import recipes
 from vitft.engines.inline import run_job
 from vitft.images import room
 from vitft.protocol.jobs import Runtime, make
-from vitft.protocol.kept import evaluated_keep, trained_keep
+from vitft.protocol.keep import evaluated_keep, trained_keep
 from vitft.protocol.units import Unit, final_units, tune_units
 from vitft.settings import Preprocess
 
