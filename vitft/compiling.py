@@ -24,9 +24,9 @@ BACKEND = "inductor"
 _KINDS = 64  # of graphs that one block may have been compiled to; torch's 8 are a few methods and resolutions
 
 
-def wanted(asked: Compile, device: "torch.device") -> bool:
+def wanted(mode: Compile, device: "torch.device") -> bool:
     """Tell whether blocks are to be compiled: "auto" where it pays, on CUDA."""
-    return asked == "on" or (asked == "auto" and device.type == "cuda")
+    return mode == "on" or (mode == "auto" and device.type == "cuda")
 
 
 class _Compiler:

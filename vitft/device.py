@@ -81,16 +81,16 @@ def name(kind: str) -> str:
     return torch.cuda.get_device_name() if kind == "cuda" else kind
 
 
-def precision(asked: str, device: torch.device) -> Precision:
+def precision(requested: str, device: torch.device) -> Precision:
     """Return "float32" or "bf16"; "auto" is bf16 on CUDA, float32 elsewhere."""
-    if asked == "auto":
+    if requested == "auto":
         return "bf16" if device.type == "cuda" else "float32"
-    return "bf16" if asked == "bf16" else "float32"
+    return "bf16" if requested == "bf16" else "float32"
 
 
-def autocast(device: torch.device, asked: str) -> AbstractContextManager[Any]:
+def autocast(device: torch.device, requested: str) -> AbstractContextManager[Any]:
     """Return bf16 autocast, or nothing for float32; the weights stay float32."""
-    return torch.autocast(device.type, torch.bfloat16) if precision(asked, device) == "bf16" else nullcontext()
+    return torch.autocast(device.type, torch.bfloat16) if precision(requested, device) == "bf16" else nullcontext()
 
 
 def out_of_memory(error: BaseException) -> bool:

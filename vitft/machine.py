@@ -81,7 +81,7 @@ _SETTLED_NS = 2_000_000_000
 """A file of which the time is younger than this may change once more without another time."""
 
 
-def told_by(path: Path, now: int) -> tuple[bytes, bool]:
+def identity(path: Path, now: int) -> tuple[bytes, bool]:
     """Return what tells a file from another and from itself after a change: path, size, time, inode.
 
     Args:

@@ -176,9 +176,9 @@ class Settings(BaseModel):
     @model_validator(mode="after")
     def _together(self) -> "Settings":
         # A warmup as long as the run is refused where it is asked for; a result stored with one stays readable.
-        told = [text for keys, text in contradictions(dict(self)) if "warmup_steps" not in keys]
-        if told:
-            raise ValueError("; ".join(told))
+        faults = [text for keys, text in contradictions(dict(self)) if "warmup_steps" not in keys]
+        if faults:
+            raise ValueError("; ".join(faults))
         return self
 
     @property
@@ -244,12 +244,12 @@ def contradictions(values: Mapping[str, Any]) -> list[tuple[tuple[str, ...], str
     if values["crop"] == "random" and not isinstance(resolution, str):
         side = resolution if isinstance(resolution, int) else max(resolution)
         if 0 < crop_from < side:
-            told = f"crop_from {crop_from} is smaller than the resolution {side}"
-            found.append((("crop", "resolution", "crop_from"), told))
+            fault = f"crop_from {crop_from} is smaller than the resolution {side}"
+            found.append((("crop", "resolution", "crop_from"), fault))
     warmup, steps = values["warmup_steps"], values["steps"]
     if warmup >= steps:
-        told = f"warmup_steps {warmup} is not below steps {steps}: the learning rate would never reach its peak"
-        found.append((("warmup_steps", "steps"), told))
+        fault = f"warmup_steps {warmup} is not below steps {steps}: the learning rate would never reach its peak"
+        found.append((("warmup_steps", "steps"), fault))
     return found
 
 

@@ -66,16 +66,16 @@ def test_a_share_is_of_what_the_cache_has_and_could_have(monkeypatch):
     monkeypatch.setattr(machine, "free", lambda _: 1000)
     monkeypatch.delenv("VITFT_CACHE_SIZE", raising=False)
     assert room.limit() == (1000 + FILE) // 4 and room.limit([]) == 250
-    assert room.said() == "0 kB of at most 0 kB (25% of what it leaves free; VITFT_CACHE_SIZE sets it)"
+    assert room.usage() == "0 kB of at most 0 kB (25% of what it leaves free; VITFT_CACHE_SIZE sets it)"
     for said, share in ((" 10 %", 0.1), ("100%", 1.0), ("0.5%", 0.005)):
         monkeypatch.setenv("VITFT_CACHE_SIZE", said)
         assert room.limit() == int(share * (1000 + FILE))
-    assert room.said() == "0 kB of at most 0 kB (VITFT_CACHE_SIZE=0.5%)"
+    assert room.usage() == "0 kB of at most 0 kB (VITFT_CACHE_SIZE=0.5%)"
     for wrong in ("much", "101%", "-1GB", "5XB"):
         monkeypatch.setenv("VITFT_CACHE_SIZE", wrong)
         with pytest.raises(UsageError, match="Legal: a size such as 200GB"):
             room.limit()
-        assert room.said() == (
+        assert room.usage() == (
             f"not a size: VITFT_CACHE_SIZE is '{wrong}'. "
             "Legal: a size such as 200GB, a share of the disk such as 10%, or 0."
         )
@@ -403,8 +403,8 @@ def blake(data: bytes) -> bytes:
 
 def test_digests_are_kept_by_folder_or_table_and_found_by_every_state_of_the_file(folder, monkeypatch):
     told: list[Path] = []
-    plain = machine.told_by
-    monkeypatch.setattr(machine, "told_by", lambda path, now: told.append(path) or plain(path, now))
+    plain = machine.identity
+    monkeypatch.setattr(machine, "identity", lambda path, now: told.append(path) or plain(path, now))
     table, new = folder / "t.parquet", folder / "train" / "a" / "new.png"
     for file in (table, new):
         file.write_bytes(b"x")

@@ -207,7 +207,7 @@ def test_a_units_folder_keeps_its_name_between_versions(tmp_path):
 
 
 def test_a_units_words_name_task_phase_point_and_seed(tmp_path):
-    from vitft.protocol.jobs import told_resolution
+    from vitft.protocol.jobs import resolution_note
     from vitft.results.parts import Seen
 
     j, _ = job(draw(tmp_path / "d"), overrides={"lr": 0.1}, seeds=(3,))
@@ -215,15 +215,15 @@ def test_a_units_words_name_task_phase_point_and_seed(tmp_path):
     assert unit.title == "d: final, seed 3"
     point = {"lr": 0.001, "steps": 500}
     assert dataclasses.replace(unit, point=point, phase="tune").title == "d: tune (lr 0.001, steps 500), seed 3"
-    assert told_resolution(j) == ""
+    assert resolution_note(j) == ""
     keys = {"resolution": 128, "crop_from": 160}
     seen = Seen(pixels=1024, of=50)
     for crop, larger_ in (("random", " from 160"), ("none", "")):
-        told_ = told_resolution(
+        told_ = resolution_note(
             dataclasses.replace(j, seen=seen, settings=j.settings.model_copy(update={**keys, "crop": crop}))
         )
         assert told_ == f"Resolution 128{larger_}: the median of 50 training images has 1,024 pixels."
-    plain = told_resolution(
+    plain = resolution_note(
         dataclasses.replace(
             j, seen=seen, settings=j.settings.model_copy(update={**keys, "crop": "random", "crop_from": 0})
         )

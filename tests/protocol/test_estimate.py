@@ -107,12 +107,12 @@ def test_a_month_on_a_cpu_is_called_that_and_what_is_cheaper_is_named(tmp_path, 
     monkeypatch.setattr(speed, "measured", lambda *_: speed.Speed(1e9, "cpu", "measured"))
     data = images(tmp_path / "d")
     job, source = planned(data, "vit-paper", resolution=384)
-    line, cheaper = costs.told(job, source, costs.estimate(job, source, Runtime(device="cpu")))
+    line, cheaper = costs.in_lines(job, source, costs.estimate(job, source, Runtime(device="cpu")))
     assert "days on cpu (measured; decoding comes on top)" in line or "years on cpu" in line
     for part in ("-r 32 (", "--recipe quick (", "--method linear (", "a GPU ("):
         assert part in cheaper, cheaper
     short, source = planned(data, steps=2, batch_size=2)
-    assert len(costs.told(short, source, costs.estimate(short, source, Runtime(device="cpu")))) == 1
+    assert len(costs.in_lines(short, source, costs.estimate(short, source, Runtime(device="cpu")))) == 1
 
 
 @pytest.mark.parametrize(
@@ -186,11 +186,11 @@ def test_an_estimate_in_a_line_and_when_it_is_called_long(tmp_path):
     )
     assert costs.line(of(units=2)).startswith("2 fits, 1,200 steps, ")
     job, source = planned(images(tmp_path / "d"), steps=4)
-    assert costs.told(job, source, of(seconds=12 * 3600 - 1)) == [costs.line(of(seconds=12 * 3600 - 1))]
-    last = costs.told(job, source, of(seconds=12 * 3600))[1]
+    assert costs.in_lines(job, source, of(seconds=12 * 3600 - 1)) == [costs.line(of(seconds=12 * 3600 - 1))]
+    last = costs.in_lines(job, source, of(seconds=12 * 3600))[1]
     assert last.startswith("That is long for cpu. Cheaper: ") and "a GPU (10 s at an assumed 100 TFLOP/s)." in last
     cuda = of(seconds=12 * 3600, speed=speed.Speed(1e9, "cuda", "how"))
-    assert "GPU" not in costs.told(job, source, cuda)[1]
+    assert "GPU" not in costs.in_lines(job, source, cuda)[1]
 
 
 def test_what_is_cheaper_and_by_how_much(tmp_path):

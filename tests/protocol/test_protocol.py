@@ -124,14 +124,14 @@ def test_bits_resolution_is_chosen_by_the_training_images_and_stamped(tmp_path, 
     areas = sorted(width * height for width, height in sides)
     assert made.settings.resolution == side
     assert made.seen == Seen(pixels=areas[(len(areas) - 1) // 2], of=len(sides))
-    assert f"{made.seen.pixels:,} pixels" in jobs.told_resolution(made) and str(side) in jobs.told_resolution(made)
+    assert f"{made.seen.pixels:,} pixels" in jobs.resolution_note(made) and str(side) in jobs.resolution_note(made)
     quick = {"steps": 1, "batch_size": 2, "resolution": 32, "crop_from": 40}
     made, _ = job(tmp_path / "mine", recipe=rule, overrides=quick)
     result = run(made, tmp_path / "run", micro_batch=2)
     assert result["protocol"]["chosen_by_pixels"] == made.seen.model_dump()
     assert result["protocol"]["resolution"] == [32, 32]
     plain, _ = job(tmp_path / "mine")
-    assert plain.seen is None and jobs.told_resolution(plain) == ""
+    assert plain.seen is None and jobs.resolution_note(plain) == ""
 
 
 def test_a_training_image_without_a_size_is_named(tmp_path):

@@ -39,7 +39,7 @@ def emit(
     console.emit_table(payload, table(results, compared=compared), format)
 
 
-def told(folder: Path) -> None:
+def next_steps(folder: Path) -> None:
     """Say in two lines what can be done with a finished run, and how timm loads it."""
     from vitft.results.files import WEIGHTS, read_json
 
@@ -125,13 +125,13 @@ def _answers(run: Path) -> Path:
 def _names(saved: "Saved", file: Path) -> tuple[list[str], list[str]]:
     """Return names of labels and answers; files of an older vitft have none, and their classes stay numbers."""
     best = saved.top5[:, 0]
-    told = [
+    names = [
         [name or f"class {index}" for name, index in zip(names, indexes, strict=True)]
         for names, indexes in ((saved.label_names, saved.labels), (saved.answer_names, best))
     ]
     if not all(saved.label_names):
         console.note(f"Note: '{file}' is of an older vitft and names no classes; they are told by number.")
-    return told[0], told[1]
+    return names[0], names[1]
 
 
 def _seeds(run: Path) -> None:

@@ -67,16 +67,16 @@ def line(task: Task, width: int, stroke: str = "━") -> Text:
     if remaining is None and report is not None:  # an update that takes minutes
         remaining = report.seconds_left
     spent, left = clock(task.elapsed), f"ETA {clock(remaining)}"
-    told = [count, spent, left]
+    pieces = [count, spent, left]
     if report is not None:
         loss = "loss -" if math.isnan(report.loss) else f"loss {report.loss:.4f}"
         speed = f"{report.images_per_s:.1f} img/s" if report.images_per_s >= 10 else f"{report.images_per_s:.2g} img/s"
-        told = [count, loss, f"lr {report.lr:.2g}", speed, spent, left]
+        pieces = [count, loss, f"lr {report.lr:.2g}", speed, spent, left]
     title = task.description
     for lesser in ("lr ", spent):
-        if len("  ".join([title, *told])) + _SHORTEST + 2 > width:
-            told = [piece for piece in told if not piece.startswith(lesser)]
-    after = "  ".join(told)
+        if len("  ".join([title, *pieces])) + _SHORTEST + 2 > width:
+            pieces = [piece for piece in pieces if not piece.startswith(lesser)]
+    after = "  ".join(pieces)
     room = width - len(after) - 4
     if room - min(len(title), _READABLE) < _SHORTEST:
         return Text(f"{_cut(title, width - len(after) - 2)}  {after}", no_wrap=True)

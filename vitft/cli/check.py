@@ -57,7 +57,7 @@ def check(
     if baseline is None and (update or margin is not None or task):
         raise UsageError("--update, --margin and --task mean something with --baseline alone.", "with it.")
     stored = check_runs.stored_in(baseline, update) if baseline is not None else None
-    runs = check_runs.asked(recipe or [], model, task or [], stored)
+    runs = check_runs.runs_to_make(recipe or [], model, task or [], stored)
     o.checked([one.model for one in runs], device)
     how = check_runs.How(
         console.note, partial(signals.watched, quiet), device, precision, workers, data_dir, output, overwrite

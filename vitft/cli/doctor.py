@@ -32,7 +32,7 @@ def doctor(format: FormatOption = "text") -> None:
     facts.update(_devices())
     facts |= _around()
     facts |= {name: _folder(path) for name, path in _folders().items()}
-    facts["cache"] = room.said()
+    facts["cache"] = room.usage()
     faults = [name for name, value in facts.items() if any(word in str(value) for word in _FAULTS)]
     table = Table("fact", "value", box=None, pad_edge=False, show_header=False)
     for name, value in facts.items():

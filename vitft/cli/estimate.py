@@ -131,16 +131,16 @@ def vtab(
     """
     from vitft.catalog.shots import checked as checked_shots
     from vitft.engines import foresee, suite_plan
-    from vitft.engines.suite import Asked
+    from vitft.engines.suite import SuiteRequest
     from vitft.engines.suite_run import How
     from vitft.suites import document
 
     models = o.models(model, computing.device)
     shipped = document.load(suite)
     chosen = shipped.trained_with(recipe or shipped.columns[0].recipe, checked_shots(shots))
-    asked = Asked.of(chosen, tasks, models, keys.fixed(), computing.data_dir, o.parse_seeds(seeds))
+    request = SuiteRequest.of(chosen, tasks, models, keys.fixed(), computing.data_dir, o.parse_seeds(seeds))
     runtime = computing.runtime(len(models))
-    plans = suite_plan.prospects(asked, How(runtime, console.note, console.display), anew=True)
+    plans = suite_plan.prospects(request, How(runtime, console.note, console.display), anew=True)
     job, data = foresee.first(plans)
     _show(foresee.of_suite(plans, runtime, known.speed(job, data, runtime)), format)
 

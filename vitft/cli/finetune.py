@@ -90,7 +90,7 @@ def finetune(
     after.emit(results, planned.folders, single.table, format)
     for folder in planned.folders if format != "json" else ():
         console.note(f"Run folder: {folder}", uncut=True)
-        after.told(folder)
+        after.next_steps(folder)
     held = [r for r in results if not (compare_scratch and r.protocol.from_scratch)]
     o.hold_to(min_top1, [(r.model, r.metrics.top1) for r in held])
 
@@ -105,7 +105,7 @@ def _watched(quiet: bool, track: "Tracker | None", folder: Path) -> Iterator["Ho
 
 def _dry(planned: "Planned", runtime: "Runtime", format: o.TableFormat) -> None:
     """Print what the runs would take."""
-    from vitft.protocol.estimate import told
+    from vitft.protocol.estimate import in_lines
     from vitft.report import estimate as report
 
     for line in planned.notes():
@@ -113,6 +113,6 @@ def _dry(planned: "Planned", runtime: "Runtime", format: o.TableFormat) -> None:
     found = planned.estimates(runtime)
     console.emit_table(report.payload(planned.jobs, planned.folders, found), report.table(planned.jobs, found), format)
     for job, of, folder in zip(planned.jobs, found, planned.folders, strict=True):
-        for line in told(job, planned.data, of)[1:]:
+        for line in in_lines(job, planned.data, of)[1:]:
             console.note(line)
         console.note(f"It would go to {folder}", uncut=True)

@@ -153,13 +153,13 @@ def _of_one(one: "Looked") -> list[str]:
         share = 100 * sum(one.filters.variance)
         rows.append(("filters", f"{len(one.filters.variance)} components hold {share:.0f} % of the variance"))
     for name in ("before", "after"):
-        told = getattr(one.positions, name, None)
-        if told is not None:
+        measured = getattr(one.positions, name, None)
+        if measured is not None:
             rows.append(
                 (
-                    f"positions {told.grid[0]}x{told.grid[1]}",
-                    f"similarity in a row {told.row:.2f}, in a column {told.column:.2f}, elsewhere "
-                    f"{told.elsewhere:.2f}; {100 * told.share:.0f} % are most like their own row and column",
+                    f"positions {measured.grid[0]}x{measured.grid[1]}",
+                    f"similarity in a row {measured.row:.2f}, in a column {measured.column:.2f}, elsewhere "
+                    f"{measured.elsewhere:.2f}; {100 * measured.share:.0f} % are most like their own row and column",
                 )
             )
     if one.attention:

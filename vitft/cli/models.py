@@ -61,7 +61,7 @@ def show(model: ModelArgument, format: FormatOption = "text") -> None:
     from vitft.report import reproduce
 
     found = describe(model)
-    payload = found.to_dict() | {"published": [reproduce.told(row, model) for row in found.published]}
+    payload = found.to_dict() | {"published": [reproduce.as_json(row, model) for row in found.published]}
     console.emit(payload, "" if format == "json" else _lines(found), format)
 
 
@@ -77,10 +77,10 @@ def fetch(model: ModelArgument, format: FormatOption = "text") -> None:
     # .../models--ORG--NAME/snapshots/COMMIT/FILE: the first of these folders is what another machine needs
     folder = next((part for part in path.parents if part.name.startswith("models--")), path)
     payload = {"model": model, "path": str(path), "folder": str(folder), "sha256": machine.sha256_once(path)}
-    told = f"{model}: {path}"
+    text = f"{model}: {path}"
     if folder != path:
-        told += f"\nFor a machine without a network copy {folder} into {folder.parent} there."
-    console.emit(payload, told, format)
+        text += f"\nFor a machine without a network copy {folder} into {folder.parent} there."
+    console.emit(payload, text, format)
 
 
 def _lines(found: "Described") -> str:
@@ -88,8 +88,8 @@ def _lines(found: "Described") -> str:
     from vitft.report import reproduce
 
     info, arch, alias = found.info, found.info.architecture, found.alias
-    told = ("embed_dim", "depth", "num_heads", "mlp_ratio", "reg_tokens", "channels")
-    kwargs = ", ".join(f"{key} {value}" for key, value in arch.kwargs.items() if key in told and value)
+    shown = ("embed_dim", "depth", "num_heads", "mlp_ratio", "reg_tokens", "channels")
+    kwargs = ", ".join(f"{key} {value}" for key, value in arch.kwargs.items() if key in shown and value)
     kwargs += f", norm_eps {arch.norm_eps:g}" if arch.norm_eps else ""
     kwargs += f", {arch.activation}" if arch.activation else ""
     assumed = set(info.assumed)

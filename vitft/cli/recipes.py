@@ -58,7 +58,7 @@ def show(
     }
     payload = {"keys": keys, "sections": SECTIONS}
     prose = (Column("default", "default"), Column("meaning", "meaning, and what is legal", "prose"))
-    told = [
+    rows = [
         Row({"key": key, "default": _toml(of["default"]), "meaning": f"{of['meaning']} -- legal: {of['legal']}"})
         for key, of in keys.items()
     ]
@@ -66,7 +66,7 @@ def show(
     if format == "json":
         console.emit(payload, "", format)
         return
-    console.emit_table(payload, Table("", (Column("key", "key"), *prose), tuple(told)), format)
+    console.emit_table(payload, Table("", (Column("key", "key"), *prose), tuple(rows)), format)
     console.write("\n")
     tables = (Column("key", "table"), Column("meaning", "what it holds", "prose"))
     console.emit_table(payload, Table("", tables, tuple(sections)), format)

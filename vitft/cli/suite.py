@@ -13,7 +13,7 @@ from vitft.errors import some
 from vitft.results.files import SUITE
 
 if TYPE_CHECKING:
-    from vitft.engines.suite import Asked
+    from vitft.engines.suite import SuiteRequest
     from vitft.engines.suite_plan import Prospect
     from vitft.engines.suite_run import How, Outcome
     from vitft.report.suite_table import PublishedRow
@@ -38,18 +38,18 @@ def suite(
     paper: Table 2 of the ViT paper. vtab: the 19 tasks. mini and ci: no download. fewshot: frozen features.
     A file of your own holds the same keys (recipes/README.md); its paths are relative to it.
     """
-    from vitft.engines.suite import Asked
+    from vitft.engines.suite import SuiteRequest
     from vitft.suites import document
 
     running.requeue()
     models = o.models(model)
     chosen = document.load(suite)
     of = o.parse_seeds(seeds) if seeds else chosen.seeds
-    asked = Asked.of(chosen, tasks, models, keys.fixed(), running.data_dir, of, running.output)
-    execute(asked, dispatched.how(running, len(asked.models)), dispatched)
+    request = SuiteRequest.of(chosen, tasks, models, keys.fixed(), running.data_dir, of, running.output)
+    execute(request, dispatched.how(running, len(request.models)), dispatched)
 
 
-def execute(asked: "Asked", how: "How", shown: Dispatched) -> None:
+def execute(request: "SuiteRequest", how: "How", shown: Dispatched) -> None:
     """Plan a suite, run what is not finished, and print its table or, for a dry run, its plan.
 
     Raises:
@@ -62,18 +62,18 @@ def execute(asked: "Asked", how: "How", shown: Dispatched) -> None:
     if how.shard and (how.overwrite or not how.resume):
         flag = "--overwrite" if how.overwrite else "--resume never"
         raise UsageError(f"{flag} would delete what the other shards have done.", "either, not both.")
-    o.checked(asked.models, how.runtime.device, *how.devices)
-    plans = suite_plan.prospects(asked, how, anew=shown.dry_run)
-    ready = _ready(asked, plans)
+    o.checked(request.models, how.runtime.device, *how.devices)
+    plans = suite_plan.prospects(request, how, anew=shown.dry_run)
+    ready = _ready(request, plans)
     if shown.dry_run:
         suite_run.check_models([one.leg for one in plans], how)
         payloads = [suite_plan.described(one, how) for one in plans]
-        payload = payloads[0] if len(plans) == 1 else {"suite": asked.suite.name, "legs": payloads}
-        told = [f"{one.leg.model}: " * (len(plans) > 1) + _told(one, how) for one in plans]
-        console.emit(payload, "\n".join([ready, *told]), "json" if shown.format == "json" else "text")
+        payload = payloads[0] if len(plans) == 1 else {"suite": request.suite.name, "legs": payloads}
+        text = [f"{one.leg.model}: " * (len(plans) > 1) + _told(one, how) for one in plans]
+        console.emit(payload, "\n".join([ready, *text]), "json" if shown.format == "json" else "text")
         return
-    _refuse_holes(asked, plans, ready, shown.allow_missing)
-    if len(asked.models) > 1 and any(planning.unfinished(one.leg, {}) for one in plans):
+    _refuse_holes(request, plans, ready, shown.allow_missing)
+    if len(request.models) > 1 and any(planning.unfinished(one.leg, {}) for one in plans):
         # What the last model would raise when the others are done.
         suite_run.check_models([one.leg for one in plans])
     outcomes = []
@@ -81,19 +81,19 @@ def execute(asked: "Asked", how: "How", shown: Dispatched) -> None:
         failed = [suite_run.run(planning.of_shard(one.leg, how.shard), one.planned, how) for one in plans]
     for one, wrong in zip(plans, failed, strict=True):
         outcomes.append(suite_run.outcome(one.leg, one.planned, wrong, how.shard))
-    _report(asked, outcomes, how.shard, shown.format)
+    _report(request, outcomes, how.shard, shown.format)
 
 
-def _of_data(asked: "Asked", plans: "Sequence[Prospect]") -> "list[Prospect]":
+def _of_data(request: "SuiteRequest", plans: "Sequence[Prospect]") -> "list[Prospect]":
     """Return the plans of the first model: every model wants the same data."""
-    return [one for one in plans if one.leg.model == asked.models[0]]
+    return [one for one in plans if one.leg.model == request.models[0]]
 
 
-def _refuse_holes(asked: "Asked", plans: "Sequence[Prospect]", ready: str, allow_missing: bool) -> None:
+def _refuse_holes(request: "SuiteRequest", plans: "Sequence[Prospect]", ready: str, allow_missing: bool) -> None:
     """Show what is there where something is missing, and raise DataMissing unless that is allowed."""
     from vitft.errors import DataMissing
 
-    own = _of_data(asked, plans)
+    own = _of_data(request, plans)
     names = [name for one in own for name in one.leg.tasks()]
     missing = [name for one in own for name in one.planned.missing]
     if not missing:
@@ -105,12 +105,12 @@ def _refuse_holes(asked: "Asked", plans: "Sequence[Prospect]", ready: str, allow
     some = ", or run on with --allow-missing" * (len(missing) < len(names))
     raise DataMissing(
         f"{len(missing)} of {len(names)} tasks have no data: {_few(missing)}.",
-        fact="; ".join(f"{why}." for why in faults[:3]) or _looked(asked.data_dir),
+        fact="; ".join(f"{why}." for why in faults[:3]) or _looked(request.data_dir),
         action=f"Prepare them ('vitft data prepare TASK'), choose others with --tasks{some}.",
     )
 
 
-def _report(asked: "Asked", outcomes: "Sequence[Outcome]", shard: str, format: str) -> None:
+def _report(request: "SuiteRequest", outcomes: "Sequence[Outcome]", shard: str, format: str) -> None:
     """Write suite.json, print the table, and end with exit code 6 where a task failed."""
     from vitft.errors import SuiteIncomplete
     from vitft.report import suite_models, suite_table, summary_table
@@ -122,16 +122,16 @@ def _report(asked: "Asked", outcomes: "Sequence[Outcome]", shard: str, format: s
     payloads: list[dict[str, object]] = []
     found = {
         model: {k: r for one in outcomes if one.leg.model == model for k, r in one.results.items()}
-        for model in asked.models
+        for model in request.models
     }
     for model, results in found.items():
         own = [one for one in outcomes if one.leg.model == model]
         for one in own:
-            part = asked.suite.only(c.key for c in one.leg.part.columns)
-            data = summarise(part, one.results, seeds=asked.seeds, failed=one.why)
+            part = request.suite.only(c.key for c in one.leg.part.columns)
+            data = summarise(part, one.results, seeds=request.seeds, failed=one.why)
             write_json(one.leg.folder() / SUITE, to_json(data))
         why = {key: text for one in own for key, text in one.why.items()}
-        whole.append(summarise(asked.suite, results, seeds=asked.seeds, failed=why))
+        whole.append(summarise(request.suite, results, seeds=request.seeds, failed=why))
         folders = [str(one.leg.folder()) for one in own]
         payloads.append(to_json(whole[-1]) | ({"folder": folders[0]} if len(folders) == 1 else {"folders": folders}))
     left = list(dict.fromkeys(name for one in outcomes for name in one.left))
@@ -140,12 +140,12 @@ def _report(asked: "Asked", outcomes: "Sequence[Outcome]", shard: str, format: s
             f"Shard {shard} is done. The other shards have yet to do: {', '.join(left)}. "
             "The last of them prints the whole table; so does this command without --shard."
         )
-    published = _beside(asked, whole[0])
+    published = _beside(request, whole[0])
     if len(whole) == 1 and whole[0].tasks:
-        console.emit_table(payloads[0], suite_table.table(asked.suite, whole[0], published, asked.keys), format)
+        console.emit_table(payloads[0], suite_table.table(request.suite, whole[0], published, request.keys), format)
     elif any(data.tasks for data in whole):
         holes = {key: text for one in outcomes for key, text in one.why.items()}
-        made = suite_models.models(asked.suite, found, holes, asked.keys, published)
+        made = suite_models.models(request.suite, found, holes, request.keys, published)
         payload: dict[str, object] = {"results": payloads, "summary": to_json(made)}
         console.emit_table(payload, summary_table.table(made), format)
     failed = [(name, text) for one in outcomes for name, text in one.failed.items()]
@@ -158,33 +158,33 @@ def _report(asked: "Asked", outcomes: "Sequence[Outcome]", shard: str, format: s
         )
 
 
-def _beside(asked: "Asked", data: "SuiteResult") -> "Sequence[PublishedRow]":
+def _beside(request: "SuiteRequest", data: "SuiteResult") -> "Sequence[PublishedRow]":
     """Return the published rows that the suite's document names, or those of VTAB's recipe."""
     from vitft.catalog import published
     from vitft.report.suite_table import PublishedRow, alone
 
     name = data.checkpoint.timm_name or data.model or ""
     sides = {(data.tasks[key].task or key): max(size) for key, size in data.resolutions.items()}
-    if asked.suite.name != "vtab" or asked.suite.path or not sides:
+    if request.suite.name != "vtab" or request.suite.path or not sides:
         return [
-            PublishedRow(row.title, published.by_keys(row.rows, name, sides, asked.overrides))
-            for row in asked.suite.beside
+            PublishedRow(row.title, published.by_keys(row.rows, name, sides, request.overrides))
+            for row in request.suite.beside
         ]
     shots = 1000 if data.shots is None else data.shots
     recipe = data.recipe or ""
     return alone(published.for_suite(name, recipe, max(sides.values()), method=data.method or "full", shots=shots))
 
 
-def _ready(asked: "Asked", plans: "Sequence[Prospect]") -> str:
+def _ready(request: "SuiteRequest", plans: "Sequence[Prospect]") -> str:
     """Return the table before a suite."""
     from vitft.report import formats, suite_ready
 
     entries = [
         suite_ready.Entry(row, one.leg.tasks()[row.task].group, one.planned.missing.get(row.task, ""))
-        for one in _of_data(asked, plans)
+        for one in _of_data(request, plans)
         for row in one.rows
     ]
-    table = suite_ready.table(asked.suite.title, entries, _looked(asked.data_dir))
+    table = suite_ready.table(request.suite.title, entries, _looked(request.data_dir))
     return formats.text(table, console.width(listing=True))
 
 
@@ -210,12 +210,12 @@ def _told(one: "Prospect", how: "How") -> str:
     of = one.estimate(how)
     swept = ", ".join(sorted({key for job in jobs for key in job.sweep}))
     val = ", ".join(dict.fromkeys(job.scheme.tune_val for job in jobs if job.sweep))
-    told = (
+    text = (
         f"{head}recipe {leg.recipe.name}, tasks {len(jobs)} "
         f"({f'{swept} tuned on {val}' if swept else 'nothing tuned'}), seeds {', '.join(map(str, leg.seeds))}.\n"
         + (f"{line(of)}." if of else "")
     )
-    return f"{console.folded(told)}\nNothing was run. It would go to {leg.folder()}\n"
+    return f"{console.folded(text)}\nNothing was run. It would go to {leg.folder()}\n"
 
 
 def _few(names: Sequence[str]) -> str:

@@ -94,7 +94,7 @@ def sweep(
     for folder in planned.folders if format != "json" else ():
         console.note(f"Run folder: {folder}", uncut=True)
         console.note(f"Table: vitft runs table {shlex.quote(str(folder))} --format latex", uncut=True)
-        after.told(folder)
+        after.next_steps(folder)
 
 
 def _dry(planned: "Planned", runtime: "Runtime", format: o.TableFormat) -> None:

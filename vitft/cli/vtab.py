@@ -35,7 +35,7 @@ def vtab(
     several models and runs other suites.
     """
     from vitft.catalog.shots import checked as checked_shots
-    from vitft.engines.suite import Asked
+    from vitft.engines.suite import SuiteRequest
     from vitft.errors import UsageError
     from vitft.suites import document
 
@@ -46,5 +46,5 @@ def vtab(
     shipped = document.load(suite)
     chosen = shipped.trained_with(recipe or shipped.columns[0].recipe, shots)
     of = o.parse_seeds(seeds)
-    asked = Asked.of(chosen, tasks, (model,), keys.fixed(), running.data_dir, of, running.output)
-    execute(asked, dispatched.how(running), dispatched)
+    request = SuiteRequest.of(chosen, tasks, (model,), keys.fixed(), running.data_dir, of, running.output)
+    execute(request, dispatched.how(running), dispatched)

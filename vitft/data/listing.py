@@ -114,7 +114,7 @@ def _entry(file: Path) -> list[Any]:
 
 def _sha256(file: Path) -> str:
     """Return the SHA-256 of a list or a table, read once a machine as long as its size and its time stay."""
-    state, settled = machine.told_by(file, time.time_ns())
+    state, settled = machine.identity(file, time.time_ns())
     kept = machine.cache() / "digests" / f"{hashlib.blake2b(state, digest_size=16).hexdigest()}.sha256"
     with suppress(OSError, ValueError):
         text = kept.read_text()

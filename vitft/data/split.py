@@ -125,7 +125,7 @@ def place_of(source: Source) -> Path | None:
     return place
 
 
-def told_of(source: Source) -> str:
+def path_of(source: Source) -> str:
     """Return the absolute path that opens a source again; "" for what is inside vitft, or on the hub."""
     path: Path | None = getattr(source, "path", None)
     return str(path.absolute()) if path is not None and path.exists() else ""

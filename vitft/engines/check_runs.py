@@ -25,8 +25,8 @@ _BASELINE_SEEDS = (0, 1, 2)
 
 
 @dataclass(frozen=True)
-class Asked:
-    """One run, and what is expected of it."""
+class RecipeRun:
+    """One run of a recipe, with the numbers expected of it."""
 
     recipe: Recipe
     task: str
@@ -67,16 +67,16 @@ class Outcomes:
 
 
 _Finish = Callable[[], tuple[RunResult, Path]]
-_Judge = Callable[[Asked, _Finish], Iterable[Check]]
+_Judge = Callable[[RecipeRun, _Finish], Iterable[Check]]
 
 
-def asked(names: Sequence[str], model: str, tasks: Sequence[str], stored: Baseline | None) -> list[Asked]:
+def runs_to_make(names: Sequence[str], model: str, tasks: Sequence[str], stored: Baseline | None) -> list[RecipeRun]:
     """Return the runs to make, each once: what recipes expect, or, against a baseline, also what it holds of them.
 
     Raises:
         UsageError: nothing says what to run, or two models would share an entry of a baseline.
     """
-    runs: dict[tuple[str, str, str], Asked] = {}
+    runs: dict[tuple[str, str, str], RecipeRun] = {}
     for name in dict.fromkeys(names or recipes.names()):
         one = recipes.load(name)
         known = [e.current for e in stored.entries if e.current.recipe == one.name] if stored else []
@@ -95,7 +95,7 @@ def asked(names: Sequence[str], model: str, tasks: Sequence[str], stored: Baseli
             )
         for task, uses, expect in pairs:
             same = runs.get((one.name, task, uses))
-            runs[one.name, task, uses] = Asked(one, task, uses, (*(same.expects if same else ()), *expect))
+            runs[one.name, task, uses] = RecipeRun(one, task, uses, (*(same.expects if same else ()), *expect))
     if stored is not None and len({(name, task) for name, task, _ in runs}) < len(runs):
         raise UsageError("A baseline holds one model a task.", "one of them.", "Name it with --model.")
     return list(runs.values())
@@ -113,10 +113,10 @@ def stored_in(path: Path, update: bool) -> Baseline:
     return found or Baseline()
 
 
-def expectations(runs: Sequence[Asked], how: How, seeds: tuple[int, ...]) -> Outcomes:
+def expectations(runs: Sequence[RecipeRun], how: How, seeds: tuple[int, ...]) -> Outcomes:
     """Hold runs to what their recipes expect; one of which nothing can be compared on this device is not made."""
 
-    def judge(one: Asked, finish: _Finish) -> Iterator[Check]:
+    def judge(one: RecipeRun, finish: _Finish) -> Iterator[Check]:
         meant = []
         for expect in one.expects:
             if why := _void_here(expect, how.device):
@@ -130,7 +130,7 @@ def expectations(runs: Sequence[Asked], how: How, seeds: tuple[int, ...]) -> Out
     return _run(runs, how, lambda _: seeds or (0,), judge)
 
 
-def against(runs: Sequence[Asked], how: How, seeds: tuple[int, ...], stored: Baseline, margin: float) -> Outcomes:
+def against(runs: Sequence[RecipeRun], how: How, seeds: tuple[int, ...], stored: Baseline, margin: float) -> Outcomes:
     """Compare runs with a baseline by other seeds than its own; a run is not made where that holds nothing of it.
 
     Args:
@@ -138,7 +138,7 @@ def against(runs: Sequence[Asked], how: How, seeds: tuple[int, ...], stored: Bas
         margin: share in [0, 1]; a smaller drop never counts.
     """
 
-    def judge(one: Asked, finish: _Finish) -> list[Check]:
+    def judge(one: RecipeRun, finish: _Finish) -> list[Check]:
         known = stored.find(one.recipe.name, one.task)
         if known is None:
             why = "the baseline holds nothing of it: add it with --update"
@@ -154,11 +154,11 @@ def against(runs: Sequence[Asked], how: How, seeds: tuple[int, ...], stored: Bas
     return Outcomes(engine.judged(done.checks), done.errors)
 
 
-def update(runs: Sequence[Asked], how: How, seeds: tuple[int, ...], path: Path, stored: Baseline) -> Outcomes:
+def update(runs: Sequence[RecipeRun], how: How, seeds: tuple[int, ...], path: Path, stored: Baseline) -> Outcomes:
     """Write what runs answer as the new baseline; what fails keeps its old entry."""
     entries: list[Entry] = []
 
-    def judge(one: Asked, finish: _Finish) -> list[Check]:
+    def judge(one: RecipeRun, finish: _Finish) -> list[Check]:
         finished, folder = finish()
         entries.append(engine.entry(one.base, finished, folder))
         return [engine.written(one.base, finished, str(folder))]
@@ -172,7 +172,7 @@ def update(runs: Sequence[Asked], how: How, seeds: tuple[int, ...], path: Path, 
     return done
 
 
-def _new_seeds(one: Asked, stored: Baseline) -> tuple[int, ...]:
+def _new_seeds(one: RecipeRun, stored: Baseline) -> tuple[int, ...]:
     """Return as many seeds as the baseline has, and other ones: on a CPU the same would give the same runs."""
     known = stored.find(one.recipe.name, one.task)
     if known is None:
@@ -181,7 +181,7 @@ def _new_seeds(one: Asked, stored: Baseline) -> tuple[int, ...]:
     return tuple(range(first, first + len(known.current.flags)))
 
 
-def _run(runs: Sequence[Asked], how: How, seeds: Callable[[Asked], tuple[int, ...]], judge: _Judge) -> Outcomes:
+def _run(runs: Sequence[RecipeRun], how: How, seeds: Callable[[RecipeRun], tuple[int, ...]], judge: _Judge) -> Outcomes:
     """Make one run after the other; what fails is an outcome too.
 
     Raises:
@@ -206,7 +206,7 @@ def _run(runs: Sequence[Asked], how: How, seeds: Callable[[Asked], tuple[int, ..
     return done
 
 
-def _job(one: Asked, data_dir: Path | None, seeds: tuple[int, ...]) -> tuple[Job, Opened] | VitftError:
+def _job(one: RecipeRun, data_dir: Path | None, seeds: tuple[int, ...]) -> tuple[Job, Opened] | VitftError:
     """Return the job of a run, or why there is none. Raises UsageError."""
     try:
         return make(one.task, model=one.model, recipe=one.recipe, overrides={}, data_dir=data_dir, seeds=seeds)
@@ -226,7 +226,7 @@ def _result(job: tuple[Job, Opened] | VitftError, how: How, folder: Path | None)
     return result, at
 
 
-def _below(output: Path | None, one: Asked) -> Path | None:
+def _below(output: Path | None, one: RecipeRun) -> Path | None:
     return output and output / f"{slug(one.recipe.name)}-{slug(one.task)}-{slug(Path(one.model).stem)}"
 
 

@@ -59,13 +59,13 @@ def dispatch(plan: Plan, pool: Pool, hooks: Hooks, cost: Callable[[Job], float])
         Interrupted: a signal came; the units have saved their state (exit code 130 or 143).
         UsageError, DiskFull, CheckpointError: see `Plan.fail`.
     """
-    told = _Told(plan)
+    overall = _Overall(plan)
     waiting, busy = {unit.id: unit for unit in plan.ready()}, dict[str, Unit]()
     lost: Counter[str] = Counter()
     while waiting or busy:
         for unit in _first(waiting, cost, pool.room()):
             busy[unit.id] = waiting.pop(unit.id)
-            hooks.unit(*told(unit))
+            hooks.unit(*overall(unit))
             pool.submit(unit)
         for end in pool.wait():
             unit = busy.pop(end.unit.id)
@@ -80,8 +80,8 @@ def dispatch(plan: Plan, pool: Pool, hooks: Hooks, cost: Callable[[Job], float])
             hooks.stop_if_asked()
 
 
-class _Told:
-    """What is told when a unit begins; of thousands it is counted anew once in a while."""
+class _Overall:
+    """Title, time left and counts shown when a unit begins; of many units they are counted anew every hundredth."""
 
     def __init__(self, plan: Plan) -> None:
         self._plan, self._began, self._calls = plan, plan.begun(), 0
@@ -89,7 +89,7 @@ class _Told:
 
     def __call__(self, unit: Unit) -> tuple[str, int, int]:
         if self._calls % self._every == 0:
-            self._now = self._plan.told_eta(*self._began), self._plan.counts()
+            self._now = self._plan.time_left(*self._began), self._plan.counts()
         self._calls += 1
         eta, (done, total) = self._now
         return unit.title + eta, done, total

@@ -94,7 +94,7 @@ def _official(leg: Leg, name: str) -> tuple[Job, Counts]:
     if task is None:
         raise DataError("no data of the user's own")
     data = catalogued(task, column.shots)
-    return plan(column.task, data, **leg.asked(column)), data
+    return plan(column.task, data, **leg.options(column)), data
 
 
 def _downloads(models: Sequence[str], absent: Sequence[Row]) -> tuple[Download, ...]:

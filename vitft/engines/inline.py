@@ -66,11 +66,11 @@ def run_job(
 
 def _said_once(hooks: Hooks) -> Hooks:
     """Return the same hooks for notes that are told once a run: what is said of a checkpoint holds for all units."""
-    told: set[str] = set()
+    shown_notes: set[str] = set()
 
     def note(text: str) -> None:
-        if text not in told:
-            told.add(text)
+        if text not in shown_notes:
+            shown_notes.add(text)
             hooks.note(text)
 
     return replace(hooks, note=note)
@@ -101,7 +101,7 @@ def run(
     hooks, plan = hooks or Hooks(), Plan(jobs, folder)
     warm, start = Warm(group=together.group()), plan.begun()
     while ready := plan.ready():
-        hooks.unit(ready[0].title + plan.told_eta(*start), *plan.counts())
+        hooks.unit(ready[0].title + plan.time_left(*start), *plan.counts())
         try:
             run_unit(ready[0], folder, runtime, hooks, warm)
             plan.succeeded = True

@@ -143,7 +143,7 @@ class _Supervisor:
                 same = (i for i, unit in enumerate(ready) if unit.settings.resolution == worker.size)
                 worker.unit = ready.pop(next(same, 0))
                 worker.size = worker.unit.settings.resolution
-                self.hooks.unit(worker.unit.title + self.plan.told_eta(*self.start), *self.plan.counts())
+                self.hooks.unit(worker.unit.title + self.plan.time_left(*self.start), *self.plan.counts())
                 self._send(worker, {"unit": worker.unit.to_json()})
         return bool(busy or ready or any(worker.unit for worker in self.workers))
 

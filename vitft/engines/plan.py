@@ -148,7 +148,7 @@ class Plan:
         share = (done - before) / max(1.0, total - before)
         return (time.monotonic() - began) * (1 / share - 1) if share > 0 else None
 
-    def told_eta(self, began: float, before: float) -> str:
+    def time_left(self, began: float, before: float) -> str:
         """Return a few words on when all units will be done, "" where there is one or nothing to go by."""
         left = self.eta(began, before)
         return f"; whole suite ETA {clock(left)}" if left is not None and self.counts()[1] > 1 else ""

@@ -108,24 +108,24 @@ def _reachable(address: str) -> None:
 
 
 class _Board:
-    """What units tell, and whether they are to stop: an actor, on the machine of the command."""
+    """Events of the units, and whether they are to stop: an actor on the machine of the command."""
 
     def __init__(self) -> None:
         self.events: list[tuple[str, Event]] = []
         self.stopped = False
 
-    def tell(self, unit: str, event: Event) -> None:
-        """Take an event of a unit."""
+    def put(self, unit: str, event: Event) -> None:
+        """Add an event of a unit."""
         self.events.append((unit, event))
 
     def to_stop(self) -> bool:
         """Tell whether `stop` was called."""
         return self.stopped
 
-    def told(self) -> list[tuple[str, Event]]:
-        """Give what was told since."""
-        told, self.events = self.events, []
-        return told
+    def drain(self) -> list[tuple[str, Event]]:
+        """Return the events since the last call."""
+        events, self.events = self.events, []
+        return events
 
     def stop(self) -> None:
         self.stopped = True
@@ -179,12 +179,12 @@ class _Pool:
 
     def _show(self) -> None:
         """Pass on what the units tell: notes once, progress of the first one at work."""
-        told: list[tuple[str, Event]] = []
+        events: list[tuple[str, Event]] = []
         with suppress(self.ray.exceptions.RayError):  # the board may be on its way to another machine
-            told = self.ray.get(self.board.told.remote(), timeout=5)
-        at_work = {unit.id for unit in self.tasks.values()} & {unit for unit, _ in told}
+            events = self.ray.get(self.board.drain.remote(), timeout=5)
+        at_work = {unit.id for unit in self.tasks.values()} & {unit for unit, _ in events}
         first = next((unit.id for unit in self.tasks.values() if unit.id in at_work), None)
-        for unit, event in told:
+        for unit, event in events:
             self.shown.show(event, first=unit == first)
 
     def stop(self) -> None:
@@ -208,7 +208,7 @@ def _unit(text: str, place: dict[str, str], runtime: dict[str, Any], threads: in
 
     def tell(event: Event) -> None:
         with suppress(Exception):  # nobody listens: the command is gone, and Ray ends this process
-            board.tell.remote(unit.id, event)
+            board.put.remote(unit.id, event)
 
     def listen() -> None:
         while not ended.wait(1.0):

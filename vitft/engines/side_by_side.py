@@ -15,7 +15,7 @@ from vitft.errors import DataMissing, UsageError
 from vitft.models import names
 from vitft.progress import Hooks
 from vitft.protocol import jobs as planning
-from vitft.protocol.jobs import OfAny, Runtime, run_folder
+from vitft.protocol.jobs import PlanOptions, Runtime, run_folder
 from vitft.protocol.preflight import check_splits
 from vitft.protocol.units import Job
 from vitft.results.checkpoint import CheckpointInfo
@@ -141,7 +141,7 @@ def plan(
     output: Path | None,
     with_scratch: bool = False,
     dry: bool = False,
-    **asked: Unpack[OfAny],
+    **options: Unpack[PlanOptions],
 ) -> Planned:
     """Plan the same for each model.
 
@@ -157,9 +157,9 @@ def plan(
     data = _data(task, data_dir, dry)
     jobs: list[Job] = []
     for name in models:
-        job = planning.plan(task, data, model=name, data_dir=data_dir, **asked)
+        job = planning.plan(task, data, model=name, data_dir=data_dir, **options)
         jobs += [job, planning.drawn(job)] if with_scratch else [job]
-    if asked.get("axes") is not None and len(jobs[0].grid) < 2:
+    if options.get("axes") is not None and len(jobs[0].grid) < 2:
         raise UsageError(
             "There is one setting, and nothing to compare it with.",
             "several values of a key, e.g. --set lr=0.01,0.03 or -r 224,384.",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from vitft.data.split import Opened
 from vitft.progress import Hooks
 from vitft.protocol import unchanged
-from vitft.protocol.jobs import Runtime, told_resolution, told_watch
+from vitft.protocol.jobs import Runtime, resolution_note, watch_note
 from vitft.protocol.preflight import check_splits
 from vitft.protocol.units import Job
 from vitft.results.files import RESULT
@@ -69,15 +69,15 @@ def in_folder(
             note(f"Note: {line}.")
         with watched() as hooks:
             note(f"vitft {job.name} with {job.model}, recipe {job.recipe} -> {folder}")
-            for line in filter(None, (told_resolution(job), told_watch(job, runtime))):
+            for line in filter(None, (resolution_note(job), watch_note(job, runtime))):
                 note(line)
             from vitft.engines import together
             from vitft.engines.inline import run_job
-            from vitft.protocol.estimate import estimate, told
+            from vitft.protocol.estimate import estimate, in_lines
             from vitft.protocol.warm import Warm
 
             warm = Warm(source=source, group=together.group())
             info = warm.checkpoint(job, job.settings, opened).info
-            for line in told(job, source, estimate(job, source, runtime, info), info):
+            for line in in_lines(job, source, estimate(job, source, runtime, info), info):
                 note(line)
             return run_job(job, source, folder, runtime, hooks, warm)

@@ -17,7 +17,7 @@ from vitft.errors import DataError, UsageError
 from vitft.evaluation.request import SETTABLE
 from vitft.prepare.inventory import Row, inventory, own_row
 from vitft.protocol import unchanged
-from vitft.protocol.jobs import Asking, make, model_sha256
+from vitft.protocol.jobs import MakeOptions, make, model_sha256
 from vitft.protocol.preflight import check_splits
 from vitft.protocol.units import Job, model_label, scheme, short_label
 from vitft.recipes import Recipe
@@ -68,7 +68,7 @@ class Leg:
                 return Path(column.task).name
         return self._names[column.task]
 
-    def asked(self, column: Column) -> Asking:
+    def options(self, column: Column) -> MakeOptions:
         """Return what a column's job is planned with, besides its task and data."""
         return {
             "model": self.model,
@@ -128,8 +128,8 @@ class Leg:
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What the user asked for.
+class SuiteRequest:
+    """A user's request: columns of a suite, models, changed keys and seeds.
 
     Attributes:
         keys: of the columns.
@@ -154,7 +154,7 @@ class Asked:
         data_dir: Path | None,
         seeds: tuple[int, ...],
         output: Path | None = None,
-    ) -> "Asked":
+    ) -> "SuiteRequest":
         """Return what a user asks for; `tasks` names columns and groups with commas, "" = all of them.
 
         Raises:
@@ -248,7 +248,7 @@ def plan(leg: Leg, missing: Mapping[str, str]) -> Planned:
         if name in missing:
             continue
         try:
-            job, source = make(column.task, **leg.asked(column))
+            job, source = make(column.task, **leg.options(column))
             notes += [f"{name}: {line}" for line in check_splits(job, source)]
         except DataError as error:
             missing[name] = error.lines[0].rstrip(".")

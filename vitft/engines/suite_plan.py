@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from vitft.engines import suite as planning
 from vitft.engines import suite_run
-from vitft.engines.suite import Asked, Leg, Planned
+from vitft.engines.suite import Leg, Planned, SuiteRequest
 from vitft.engines.suite_run import How
 from vitft.prepare.inventory import Row
 from vitft.protocol.units import Job, tune_units
@@ -39,9 +39,9 @@ class Prospect:
         return suite_run.estimate(self.mine(how), self.planned, how)
 
 
-def prospects(asked: Asked, how: How, *, anew: bool) -> list[Prospect]:
+def prospects(request: SuiteRequest, how: How, *, anew: bool) -> list[Prospect]:
     """Return every leg with its plan; what is finished is not planned again, unless `anew`."""
-    legs = asked.legs()
+    legs = request.legs()
     planning.shard((), how.shard or "1/1")  # a wrong one is told before anything is looked at
     found = []
     for leg in legs:

@@ -12,7 +12,7 @@ from vitft.engines import suite as planning
 from vitft.engines.suite import Leg, Planned
 from vitft.errors import CheckpointError, UsageError
 from vitft.progress import Hooks
-from vitft.protocol.jobs import Runtime, told_resolution
+from vitft.protocol.jobs import Runtime, resolution_note
 from vitft.protocol.units import Job, fits
 from vitft.results.folders import CLAIM_S, claim, lock, nothing_left_behind
 from vitft.results.schema import Measured
@@ -118,7 +118,7 @@ def run(leg: Leg, planned: Planned, how: How) -> dict[str, str]:
 
         note(line(of))
     for job in jobs:
-        if text := told_resolution(job):
+        if text := resolution_note(job):
             note(f"{job.name}: {text}")
     with how.watched() as hooks:
         return dict(choice.run(how.engine, jobs, folder, how.runtime, how.devices, hooks))

@@ -92,8 +92,8 @@ def least_images(discordant: int, level: float) -> int:
     # 2 * 0.5^m < level: with fewer discordant images nothing can be told.
     m = max(discordant, math.floor(math.log2(2 / level)) + 1)
     fewer = np.arange(m // 2 + 1)
-    told = fewer[2 * binom.cdf(fewer, m, 0.5) < level]
-    return m - 2 * int(told.max())
+    significant = fewer[2 * binom.cdf(fewer, m, 0.5) < level]
+    return m - 2 * int(significant.max())
 
 
 def contrast(a: ArrayLike, b: ArrayLike, same_seeds: bool = False) -> Contrast:

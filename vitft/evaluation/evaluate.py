@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from vitft import device as devices
 from vitft.catalog import tasks
 from vitft.data import labels, official, portions
-from vitft.data.split import Source, Split, told_of
+from vitft.data.split import Source, Split, path_of
 from vitft.errors import CheckpointError, DataError, DataMissing, some
 from vitft.evaluation import metrics, real
 from vitft.evaluation.intervals import wilson
@@ -98,7 +98,7 @@ def subject(source: Source, *, with_real: bool, limit: int | None, complete: boo
         split = portions.limit(split, limit, seed=0)
         stamp = f"subset {len(split)}"
         matched = real.match(split.keys, split.labels) if matched is not None else None
-    return Subject(split, matched if with_real else None, stamp, tuple(listed), absent, present, told_of(source))
+    return Subject(split, matched if with_real else None, stamp, tuple(listed), absent, present, path_of(source))
 
 
 def _absent(task: str, split: Split, matched: real.Subset | None) -> tuple[int | None, tuple[str, ...]]:
@@ -195,13 +195,13 @@ def evaluate(
     size = batch_size or evaluation_batch(network.net, network.device)
     began = time.monotonic()
 
-    def told(done: int) -> None:
+    def on_progress(done: int) -> None:
         hooks.stop_if_asked()
         hooks.phase(f"evaluate {split.task} {split.name}", done, len(split))
 
     batches = eval_batches(split, network.preprocess, size, network.device, workers, hooks, keep=keep)
     answers = predict(
-        network.net, batches, len(split), split.num_classes, precision=network.precision, on_progress=told
+        network.net, batches, len(split), split.num_classes, precision=network.precision, on_progress=on_progress
     )
     return Evaluation(network, what, answers, time.monotonic() - began)
 

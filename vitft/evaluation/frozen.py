@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from vitft import device as devices
 from vitft.data import labels, official, portions
-from vitft.data.split import Opened, Source, Split, told_of
+from vitft.data.split import Opened, Source, Split, path_of
 from vitft.data.vtab_splits import val_is_train
 from vitft.evaluation import features, fewshot, knn, ridge
 from vitft.evaluation.network import Network, computed
@@ -54,7 +54,7 @@ def examples(source: Source, limit: int | None = None, *, big_vision: bool = Fal
         DataMissing: no split to draw from or to evaluate on.
         DataError: the evaluated split has a class that the pool does not have.
     """
-    path, source = told_of(source), Opened(source)
+    path, source = path_of(source), Opened(source)
     pool = source.open(fewshot.pool_name(source.splits))
     if big_vision and val_is_train(source):
         pool = portions.join([pool, source.open("val")], f"train{portions.JOINED}val")
@@ -80,12 +80,12 @@ def run(
     pool, test = data.pool, data.test
     positions = fewshot.needed(pool.labels, pool.num_classes, per_class, seeds)
     chosen = pool if len(positions) == len(pool) else pool.select(positions)
-    known, asked = (_features(network, split, batch_size, workers, hooks) for split in (chosen, test))
+    known, tested = (_features(network, split, batch_size, workers, hooks) for split in (chosen, test))
     rows = fewshot.score(
         classifier,
         known,
         pool.labels,
-        (asked, test.labels),
+        (tested, test.labels),
         pool.num_classes,
         per_class,
         seeds,
@@ -132,13 +132,13 @@ def _features(network: Network, split: Split, batch_size: int, workers: int, hoo
     if network.info.sha256:
         who = features.identity(network.info.sha256, network.made_of, pp, split, network.precision)
 
-    def told(done: int) -> None:
+    def on_progress(done: int) -> None:
         hooks.phase(f"features {split.name}", done, n)
 
     def compute() -> NDArray[np.float32]:
         size = batch_size or evaluation_batch(network.net, network.device)
         batches = eval_batches(split, pp, size, network.device, workers, hooks)
-        return features.extract(network.net, batches, n, network.precision, told)
+        return features.extract(network.net, batches, n, network.precision, on_progress)
 
     return features.cached(who, n, compute)
 

@@ -37,10 +37,10 @@ def votes(
     """
     if not 1 <= k <= len(features):
         raise ValueError(f"k must be 1 to {len(features)}, not {k}")
-    examples, asked = _unit(features), _unit(queries)
-    out = np.zeros((len(asked), num_classes))
-    for start in range(0, len(asked), _CHUNK):
-        similarity = asked[start : start + _CHUNK] @ examples.T
+    examples, tested = _unit(features), _unit(queries)
+    out = np.zeros((len(tested), num_classes))
+    for start in range(0, len(tested), _CHUNK):
+        similarity = tested[start : start + _CHUNK] @ examples.T
         # Stable, so that equal similarities always give the same neighbours.
         nearest = np.argsort(-similarity, axis=1, kind="stable")[:, :k]
         near = np.take_along_axis(similarity, nearest, axis=1) / temperature

@@ -211,14 +211,14 @@ def _renamed(numbers: NDArray[np.int64], labels: NDArray[np.int64], sets: Sets) 
     pairs = [(sets[number - 1], label) for number, label in zip(numbers.tolist(), labels.tolist(), strict=True)]
     for right, label in pairs:
         votes.setdefault(label, Counter()).update(right)
-    hits = asked = 0
+    hits = judged_images = 0
     for right, label in pairs:
         others = votes[label] - Counter(right)
         if right and others:
-            asked += 1
+            judged_images += 1
             hits += max(others, key=lambda c: (others[c], -c)) in right
     # With two or three images a class the vote is noise; then nothing is claimed.
-    return hits / asked if asked >= 2 * len(votes) else 0.0
+    return hits / judged_images if judged_images >= 2 * len(votes) else 0.0
 
 
 def _same_histogram(numbers: NDArray[np.int64], labels: NDArray[np.int64], sets: Sets) -> float:

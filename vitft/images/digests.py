@@ -59,9 +59,9 @@ def look_up(images: Iterable[tuple[int, Reader, int]]) -> list[Lookup]:
         own = place < 0
         with suppress(OSError):  # reading it will say so
             state = (
-                machine.told_by(path, now)
+                machine.identity(path, now)
                 if own
-                else states.get(path) or states.setdefault(path, machine.told_by(path, now))
+                else states.get(path) or states.setdefault(path, machine.identity(path, now))
             )
             key = hashlib.blake2b(state[0] + b"\0%d" % place, digest_size=DIGEST).digest()
             folder = path.parent if own else path

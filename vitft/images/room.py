@@ -60,7 +60,7 @@ def limit(there: list[Entry] | None = None) -> int:
     return int(n / 100 * (machine.free(machine.cache()) + _taken(entries() if there is None else there)))
 
 
-def said() -> str:
+def usage() -> str:
     """Return what the cache takes and may take, in words; what is wrong with the variable where it is no size."""
     there = entries()
     try:

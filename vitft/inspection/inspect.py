@@ -245,12 +245,12 @@ def _with_images(one: _One, request: Request, title: str, hooks: Hooks) -> None:
 
 
 def _of_attention(one: _One, what: Sequence[str], seen: Observed) -> None:
-    asked = [word for word in ("attention", "rollout") if word in what]
+    methods = [word for word in ("attention", "rollout") if word in what]
     if not seen.distance:
-        for word in asked:
+        for word in methods:
             one.absent[word] = "its blocks have no attention over all tokens; class and features can be looked at"
         return
-    if "attention" in asked:
+    if "attention" in methods:
         mean = np.concatenate(seen.distance).mean(axis=0)
         rows = [
             found.AttentionLayer(layer=i, heads=tuple(map(float, row)), mean=float(row.mean()), spread=float(row.std()))
@@ -261,7 +261,7 @@ def _of_attention(one: _One, what: Sequence[str], seen: Observed) -> None:
         one.numbers["attention"] = found.Attention(
             images=sum(map(len, seen.distance)), layers=tuple(rows), early_spread=early, late_spread=late
         )
-    if "rollout" in asked:
+    if "rollout" in methods:
         one.arrays["rollout"] = np.concatenate(seen.rollout)
         one.arrays["attention"] = np.concatenate(seen.last)
 
@@ -271,16 +271,16 @@ def _norms(one: _One, seen: Observed) -> None:
         one.absent["norms"] = "its layers are feature maps of several sizes, not tokens"
         return
     norms = np.concatenate(seen.norms)
-    told = []
+    rows = []
     for i in range(norms.shape[1]):
         own = norms[:, i]
         low, median, high = (float(v) for v in np.percentile(own, [1, 50, 99]))
         share = features.artifact_share(own)
-        told.append(
+        rows.append(
             found.NormLayer(layer=i + 1, median=median, p1=low, p99=high, largest=float(own.max()), artifacts=share)
         )
     one.arrays["norms"] = norms[:, -1].reshape(len(norms), *one.tokens.grid)
-    one.numbers["norms"] = found.Norms(images=len(norms), tokens=norms.shape[0] * norms.shape[2], layers=tuple(told))
+    one.numbers["norms"] = found.Norms(images=len(norms), tokens=norms.shape[0] * norms.shape[2], layers=tuple(rows))
 
 
 def _class_maps(one: _One, request: Request, seen: Observed, hooks: Hooks) -> None:
@@ -292,7 +292,7 @@ def _class_maps(one: _One, request: Request, seen: Observed, hooks: Hooks) -> No
     names = files.names_of(network)
     given = relevance.target_of(request.target, names, network.class_names)
     chances = probabilities(np.concatenate(seen.logits))
-    maps, told = [], []
+    maps, rows = [], []
     by_attention = bool(seen.distance)
     shown = one.arrays["images"]
     for i, image in enumerate(shown):
@@ -303,7 +303,7 @@ def _class_maps(one: _One, request: Request, seen: Observed, hooks: Hooks) -> No
         else:
             drawn = relevance.grad_cam(network.net, batch, target)
         maps.append(drawn.float().cpu().numpy())
-        told.append(
+        rows.append(
             found.ImageMap(
                 image=str(request.images[i]),
                 target=names[target],
@@ -313,7 +313,7 @@ def _class_maps(one: _One, request: Request, seen: Observed, hooks: Hooks) -> No
         )
         hooks.phase("class-specific maps", i + 1, len(shown))
     one.arrays["class"] = np.stack(maps)
-    one.numbers["class_maps"] = tuple(told)
+    one.numbers["class_maps"] = tuple(rows)
     one.numbers["class_method"] = relevance.GRADIENT_ROLLOUT if by_attention else relevance.GRAD_CAM
 
 

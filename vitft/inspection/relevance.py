@@ -50,20 +50,20 @@ def grad_cam(net: Any, image: Tensor, target: int) -> Tensor:
     return drawn
 
 
-def target_of(asked: str, names: Sequence[str], classes: Sequence[str]) -> int | None:
+def target_of(target: str, names: Sequence[str], classes: Sequence[str]) -> int | None:
     """Return the output that the user named, by name or index. Raises UsageError where there is none."""
-    if not asked:
+    if not target:
         return None
     for known in (classes, names):
-        if asked in known:
-            return list(known).index(asked)
-    alike = [i for i, name in enumerate(names) if asked.lower() in name.lower().replace(",", " ").split()]
-    if asked.isdecimal() and int(asked) < len(names):
-        return int(asked)
+        if target in known:
+            return list(known).index(target)
+    alike = [i for i, name in enumerate(names) if target.lower() in name.lower().replace(",", " ").split()]
+    if target.isdecimal() and int(target) < len(names):
+        return int(target)
     if len(alike) == 1:
         return alike[0]
     some = ", ".join(names[i] for i in alike[:4]) or f"{', '.join(names[:4])}, ..."
     raise UsageError(
-        f"--target '{asked}' names {'several classes' if alike else 'no class'} of the head.",
+        f"--target '{target}' names {'several classes' if alike else 'no class'} of the head.",
         f"{some}; or an index from 0 to {len(names) - 1}.",
     )

@@ -79,8 +79,8 @@ def merged(folder: Path, word: str, load: Callable[[str], Checkpoint]) -> Checkp
 
 
 def _base(folder: Path, config: Mapping[str, Any], word: str, load: Callable[[str], Checkpoint]) -> Checkpoint:
-    asked, _, name = word.partition("=")
-    if word and (asked != "base" or not name):
+    key, _, name = word.partition("=")
+    if word and (key != "base" or not name):
         raise CheckpointError(
             f"'{word}' means nothing for a LoRA adapter.", f"{folder}::base=MODEL, the model it was trained on."
         )

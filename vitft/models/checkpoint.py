@@ -44,9 +44,9 @@ def assumptions(info: CheckpointInfo) -> str:
         "crop_pct": "" if info.before else f"{info.crop_pct:g}",
         "interpolation": info.interpolation,
     }
-    told = ", ".join(f"{name} {values.get(name) or ''}".rstrip() for name in info.assumed)
+    assumed = ", ".join(f"{name} {values.get(name) or ''}".rstrip() for name in info.assumed)
     like = f", as of {info.timm_name}" if info.timm_name else ""
-    return f"assumed, as the checkpoint does not say{like}: {told}"
+    return f"assumed, as the checkpoint does not say{like}: {assumed}"
 
 
 def remarks(info: CheckpointInfo) -> list[str]:

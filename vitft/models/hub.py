@@ -40,7 +40,7 @@ _ASSUMED = ("mean", "std", "crop_pct", "interpolation")
 _STAMP = (*_ASSUMED, "crop_mode", "input_size", "num_classes", "label_names", "label_descriptions", "tag")
 
 
-def timm_tag(name: str, asked: str, *, weights: bool = True) -> Checkpoint:
+def timm_tag(name: str, model: str, *, weights: bool = True) -> Checkpoint:
     """Open timm:NAME, from the local caches or the hub.
 
     Args:
@@ -52,14 +52,14 @@ def timm_tag(name: str, asked: str, *, weights: bool = True) -> Checkpoint:
         UnknownName: timm has no such model. CheckpointError: the weights are not here and cannot be reached.
     """
     base, tag, cfg = _registered(name)
-    file = hub_files.locate(*_page(cfg, tag, name), asked) if weights else None
-    return _open(base, cfg.to_dict(), {}, file, asked, tag)
+    file = hub_files.locate(*_page(cfg, tag, name), model) if weights else None
+    return _open(base, cfg.to_dict(), {}, file, model, tag)
 
 
-def fetch_tag(name: str, asked: str) -> Path:
+def fetch_tag(name: str, model: str) -> Path:
     """Return the file of a timm tag, fetched where it is not here yet. Raises as `timm_tag`."""
     _, tag, cfg = _registered(name)
-    return hub_files.locate(*_page(cfg, tag, name), asked)
+    return hub_files.locate(*_page(cfg, tag, name), model)
 
 
 def cached_tag(tag: str) -> Path | None:
@@ -68,20 +68,20 @@ def cached_tag(tag: str) -> Path | None:
     return None if cfg is None or not cfg.hf_hub_id else hub_files.cached(*_page(cfg, tag, tag))
 
 
-def fetch_repository(name: str, asked: str) -> Path:
+def fetch_repository(name: str, model: str) -> Path:
     """Return the weights of a hub page, fetched with its config where they are not here yet."""
-    _repository_config(name, asked)
-    return hub_files.locate(name, places.WEIGHTS, asked)
+    _repository_config(name, model)
+    return hub_files.locate(name, places.WEIGHTS, model)
 
 
-def _repository_config(name: str, asked: str) -> dict[str, object]:
+def _repository_config(name: str, model: str) -> dict[str, object]:
     """Return a page's config, with the library's stamp fetched beside it."""
     if name.count("/") != 1:
-        raise CheckpointError(f"'{asked}' names no page of the hub.", "hf-hub:ORG/NAME.")
-    config = places.read_json(hub_files.locate(name, ("config.json",), asked))
+        raise CheckpointError(f"'{model}' names no page of the hub.", "hf-hub:ORG/NAME.")
+    config = places.read_json(hub_files.locate(name, ("config.json",), model))
     if config.get("model_type") in library.MODEL_TYPES:
         with contextlib.suppress(CheckpointError):  # a page may have none
-            hub_files.locate(name, (processor.FILE,), asked)
+            hub_files.locate(name, (processor.FILE,), model)
     return config
 
 
@@ -109,15 +109,15 @@ def _page(cfg: Any, tag: str, name: str) -> tuple[str, tuple[str, ...]]:
 
 
 def repository(
-    name: str, asked: str, word: str = "", *, weights: bool = True, declared: Declared | None = None
+    name: str, model: str, word: str = "", *, weights: bool = True, declared: Declared | None = None
 ) -> Checkpoint:
     """Open hf-hub:ORG/NAME[@revision]: timm's config.json, or a ViT of the transformers library.
 
     Raises CheckpointError.
     """
-    config = _repository_config(name, asked)
+    config = _repository_config(name, model)
     wanted = weights or config.get("model_type") in library.MODEL_TYPES  # whose architecture the tensors tell
-    return _configured(config, hub_files.locate(name, places.WEIGHTS, asked) if wanted else None, asked, declared, word)
+    return _configured(config, hub_files.locate(name, places.WEIGHTS, model) if wanted else None, model, declared, word)
 
 
 def folder(path: Path, file: Path | None = None, declared: Declared | None = None, word: str = "") -> Checkpoint:
@@ -162,19 +162,19 @@ def check(arch: Architecture) -> None:
 
 
 def _configured(
-    config: Mapping[str, Any], file: Path | None, asked: str, declared: Declared | None, word: str = ""
+    config: Mapping[str, Any], file: Path | None, model: str, declared: Declared | None, word: str = ""
 ) -> Checkpoint:
     base = str(config.get("architecture", ""))
     if config.get("model_type") in library.MODEL_TYPES and file is not None:
         beside = file.parent / processor.FILE
         stamp = places.read_json(beside) if beside.is_file() else {}
         chosen = _read(file, word)
-        opened = library.checkpoint(config, stamp, timm_names(chosen.state), file, asked, declared)
+        opened = library.checkpoint(config, stamp, timm_names(chosen.state), file, model, declared)
         return replace(opened, info=replace(opened.info, part=chosen.part).with_notes(*chosen.notes))
     if not timm.is_model(base):
         kind = f"architecture '{base}'" if base else f"model type '{config.get('model_type', '?')}'"
         raise CheckpointError(
-            f"'{asked}' has {kind}, which is not timm's.",
+            f"'{model}' has {kind}, which is not timm's.",
             f"pages whose config.json names a timm architecture, or model type {', '.join(library.MODEL_TYPES)}.",
             "Most models have a timm copy: try timm:NAME.",
         )
@@ -183,19 +183,19 @@ def _configured(
     args = config.get("model_args") or {}
     for name, part in (("pretrained_cfg", own), ("model_args", args)):
         if not isinstance(part, dict):
-            raise processor.refused(asked, "config.json", name, part, "an object of keys and values.")
-    own = _prepares({key: value for key, value in own.items() if value is not None}, asked)
+            raise processor.refused(model, "config.json", name, part, "an object of keys and values.")
+    own = _prepares({key: value for key, value in own.items() if value is not None}, model)
     stamp = {**(cfg.to_dict() if cfg else {}), **own}
     stamp |= {name: config[name] for name in ("num_classes", "global_pool") if name in config}
     tag = stamp.get("tag")
     check(Architecture(base, args))
-    opened = _open(base, stamp, args, file, asked, f"{base}.{tag}" if tag else base, word)
+    opened = _open(base, stamp, args, file, model, f"{base}.{tag}" if tag else base, word)
     info = replace(opened.info, assumed=tuple(name for name in _ASSUMED if name not in own))
     labels, texts = _labels({"label_names": config.get("labels"), **own, **config}, info.num_classes)
     return Checkpoint(info, opened.state, labels, texts)
 
 
-def _prepares(own: Mapping[str, Any], asked: str) -> dict[str, Any]:
+def _prepares(own: Mapping[str, Any], model: str) -> dict[str, Any]:
     """Return what a timm config says of its images, mean and std for each channel.
 
     Raises CheckpointError for what vitft's evaluation would do otherwise, by its key.
@@ -206,14 +206,14 @@ def _prepares(own: Mapping[str, Any], asked: str) -> dict[str, Any]:
             value = own[key] if isinstance(own[key], list | tuple) else [own[key]] * 3
             if not all(isinstance(n, int | float) and (key == "mean" or n > 0) and 0 <= n <= 1 for n in value):
                 legal = f"numbers from 0 to 1, of pixels from 0 to 1{', above 0' * (key == 'std')}."
-                raise processor.refused(asked, "config.json", key, own[key], legal)
+                raise processor.refused(model, "config.json", key, own[key], legal)
             out[key] = tuple(map(float, value))
     share = own.get("crop_pct", 1.0)
     if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share <= 1:
-        raise processor.refused(asked, "config.json", "crop_pct", share, "above 0, up to 1.")
+        raise processor.refused(model, "config.json", "crop_pct", share, "above 0, up to 1.")
     for key, words in (("interpolation", ("bilinear", "bicubic")), ("crop_mode", ("center", "squash"))):
         if own.get(key, words[0]) not in words:
-            raise processor.refused(asked, "config.json", key, own[key], f"{' or '.join(words)}.")
+            raise processor.refused(model, "config.json", key, own[key], f"{' or '.join(words)}.")
     return out
 
 
@@ -233,7 +233,7 @@ def _labels(config: Mapping[str, Any], classes: int) -> tuple[tuple[str, ...], t
 
 
 def _open(
-    base: str, cfg: Mapping[str, Any], args: Mapping[str, Any], file: Path | None, asked: str, tag: str, word: str = ""
+    base: str, cfg: Mapping[str, Any], args: Mapping[str, Any], file: Path | None, model: str, tag: str, word: str = ""
 ) -> Checkpoint:
     """Read a file as the architecture its name or config says, at its native resolution, with timm's own renaming."""
     cfg = {key: value for key, value in cfg.items() if value is not None}
@@ -250,18 +250,18 @@ def _open(
         net, chosen = _fitted(base, cfg, args, file, word)
     except (RuntimeError, ValueError, KeyError, TypeError, AssertionError) as error:
         raise CheckpointError(
-            f"'{asked}' does not fit {base}: {' '.join(str(error).split())[:200]}.",
+            f"'{model}' does not fit {base}: {' '.join(str(error).split())[:200]}.",
             "the weights of that architecture, every one.",
             "Is its config.json that of these weights? A file in the cache may be removed and fetched again.",
         ) from None
     if pool is not None and (built := getattr(net, "global_pool", pool)) != pool:
-        raise processor.refused(asked, "config.json", "global_pool", pool, f"{built}, which its model_args build.")
+        raise processor.refused(model, "config.json", "global_pool", pool, f"{built}, which its model_args build.")
     state = chosen.state
     if classes and state and not any(name in state for name in head_names(net)):
         classes = 0
     patch, grid, _ = geometry(net, native)
     info = CheckpointInfo(
-        name=asked,
+        name=model,
         kind="hub" if file is not None else "random",
         path=str(file or ""),
         sha256=places.sha256(file) if file is not None else "",

@@ -6,7 +6,7 @@ from vitft import hub
 from vitft.errors import CheckpointError
 
 
-def locate(repository_id: str, names: tuple[str, ...], asked: str) -> Path:
+def locate(repository_id: str, names: tuple[str, ...], model: str) -> Path:
     """Return the first of these files of a hub page: from the local caches, else downloaded.
 
     Raises CheckpointError, within three seconds where the hub cannot be reached.
@@ -16,16 +16,16 @@ def locate(repository_id: str, names: tuple[str, ...], asked: str) -> Path:
         return found
     page, _, revision = repository_id.partition("@")
     looked = f"Looked in: {', '.join(str(place) for place in hub.caches())}; and at {hub.endpoint()}."
-    fetch = f"On a machine with a network run 'vitft models fetch {asked}', and copy the folder it names here."
+    fetch = f"On a machine with a network run 'vitft models fetch {model}', and copy the folder it names here."
     if forbidden := hub.offline():
         raise CheckpointError(
-            f"'{asked}' is not in the local caches, and {forbidden} is set.", fact=looked, action=fetch
+            f"'{model}' is not in the local caches, and {forbidden} is set.", fact=looked, action=fetch
         )
     for name in names:
         status = hub.status(f"{hub.endpoint()}/{page}/resolve/{revision or 'main'}/{name}")
         if status == 0:
             raise CheckpointError(
-                f"'{asked}' is not in the local caches and the hub cannot be reached.", fact=looked, action=fetch
+                f"'{model}' is not in the local caches and the hub cannot be reached.", fact=looked, action=fetch
             )
         if status == 404:
             continue
@@ -40,7 +40,7 @@ def locate(repository_id: str, names: tuple[str, ...], asked: str) -> Path:
                     "a public page, or one whose licence you have accepted, after 'hf auth login'.",
                     fetch,
                 ) from None
-            raise CheckpointError(f"'{asked}' could not be fetched: {cause}.", fact=looked, action=fetch) from None
+            raise CheckpointError(f"'{model}' could not be fetched: {cause}.", fact=looked, action=fetch) from None
     raise CheckpointError(
         f"The hub page '{page}' holds none of {', '.join(names)}.", fact=looked, action="Check the name."
     )

@@ -34,7 +34,7 @@ def checkpoint(
     preprocessor: Mapping[str, Any],
     state: Mapping[str, Tensor],
     file: Path,
-    asked: str,
+    model: str,
     declared: Declared | None = None,
 ) -> Checkpoint:
     """Open a ViT or DeiT of the library.
@@ -50,15 +50,15 @@ def checkpoint(
     Raises:
         CheckpointError: a key that cannot be honoured, or tensors that do not fit the config.
     """
-    inferred, image, unsaid = _network(config, state, asked, declared)
+    inferred, image, unsaid = _network(config, state, model, declared)
     native = image
     if inferred.grid is not None:
         native = (inferred.grid[0] * inferred.patch[0], inferred.grid[1] * inferred.patch[1])
-    stamp = processor.read(preprocessor, str(config["model_type"]), native, asked)
+    stamp = processor.read(preprocessor, str(config["model_type"]), native, model)
     names = config.get("id2label") or {}
     classes = classes_in(state)
     info = CheckpointInfo(
-        name=asked,
+        name=model,
         kind="hub",
         path=str(file),
         sha256=places.sha256(file),
@@ -84,34 +84,34 @@ def checkpoint(
 
 
 def _network(
-    config: Mapping[str, Any], state: Mapping[str, Tensor], asked: str, declared: Declared | None
+    config: Mapping[str, Any], state: Mapping[str, Tensor], model: str, declared: Declared | None
 ) -> tuple[Inferred, Size, tuple[str, ...]]:
     """Return the network that config and tensors describe, its image size, and what neither says."""
     word = str(config.get("hidden_act", "gelu"))
     if word not in _ACTIVATIONS:
-        raise refused(asked, "config.json", "hidden_act", word, f"{', '.join(_ACTIVATIONS)}.")
+        raise refused(model, "config.json", "hidden_act", word, f"{', '.join(_ACTIVATIONS)}.")
     kernel = state.get("patch_embed.proj.weight")
     patch = (int(kernel.shape[2]), int(kernel.shape[3])) if kernel is not None else (16, 16)
-    image = pair(config.get("image_size", 224), asked, "config.json", "image_size")
+    image = pair(config.get("image_size", 224), model, "config.json", "image_size")
     grid = (image[0] // patch[0], image[1] // patch[1])
-    _agrees(config, state, asked)
+    _agrees(config, state, model)
     inferred = infer(
         state,
-        hint=asked,
+        hint=model,
         num_heads=int(config.get("num_attention_heads", 0)),
         no_embed_class=False,
         grid=declared.grid if declared is not None and declared.grid else grid if "image_size" in config else None,
     )
     eps = config.get("layer_norm_eps", _EPS.get(str(config["model_type"]), 1e-12))
     if isinstance(eps, bool) or not isinstance(eps, int | float) or not 0 < eps < 1:
-        raise refused(asked, "config.json", "layer_norm_eps", eps, "a small number above 0.")
+        raise refused(model, "config.json", "layer_norm_eps", eps, "a small number above 0.")
     arch = replace(inferred.architecture, activation=_ACTIVATIONS[word], norm_eps=float(eps))
-    told = {"norm_eps": "layer_norm_eps", "activation": "hidden_act", "grid": "image_size", "pool": ""}
-    unsaid = tuple(name for name in inferred.assumed if name not in told or (told[name] and told[name] not in config))
+    keys = {"norm_eps": "layer_norm_eps", "activation": "hidden_act", "grid": "image_size", "pool": ""}
+    unsaid = tuple(name for name in inferred.assumed if name not in keys or (keys[name] and keys[name] not in config))
     return replace(inferred, architecture=arch), image, unsaid
 
 
-def _agrees(config: Mapping[str, Any], state: Mapping[str, Tensor], asked: str) -> None:
+def _agrees(config: Mapping[str, Any], state: Mapping[str, Tensor], model: str) -> None:
     """Hold the shape that the config says against the tensors: a network with fewer layers would answer, but wrongly.
 
     Raises CheckpointError.
@@ -129,11 +129,11 @@ def _agrees(config: Mapping[str, Any], state: Mapping[str, Tensor], asked: str) 
     }
     for key, value in have.items():
         if config.get(key, value) != value:
-            raise refused(asked, "config.json", key, config[key], f"{value}, which the tensors have.")
+            raise refused(model, "config.json", key, config[key], f"{value}, which the tensors have.")
     heads = config.get("num_attention_heads", 1)
     if isinstance(heads, bool) or not isinstance(heads, int) or heads < 1 or width % heads:
         legal = f"a number that divides the width, {width}."
-        raise refused(asked, "config.json", "num_attention_heads", heads, legal)
+        raise refused(model, "config.json", "num_attention_heads", heads, legal)
 
 
 def labels(names: Any, classes: int) -> tuple[str, ...]:

@@ -75,7 +75,7 @@ class Stamp:
     notes: tuple[str, ...] = ()
 
 
-def read(config: Mapping[str, object], model_type: str, native: Size, asked: str) -> Stamp:
+def read(config: Mapping[str, object], model_type: str, native: Size, model: str) -> Stamp:
     """Read a preprocessor_config.json, key by key.
 
     Args:
@@ -88,7 +88,7 @@ def read(config: Mapping[str, object], model_type: str, native: Size, asked: str
         CheckpointError: a key that cannot be honoured (exit code 4).
     """
     config = {key: value for key, value in config.items() if value is not None}
-    default = _processor(config, model_type, asked)
+    default = _processor(config, model_type, model)
     flags = {
         "do_resize": True,
         "do_center_crop": bool(default.crop),
@@ -98,21 +98,21 @@ def read(config: Mapping[str, object], model_type: str, native: Size, asked: str
     for key in flags:
         value = config.get(key, flags[key])
         if not isinstance(value, bool):
-            raise refused(asked, FILE, key, value, "true or false.")
+            raise refused(model, FILE, key, value, "true or false.")
         flags[key] = value
     strange = sorted(key for key in config if key not in _KNOWN | _IDLE and config[key] is not False)
     unknown = next((key for key in strange if key.startswith("do_") or key == "rescale_offset"), "")
     if unknown:
-        raise refused(asked, FILE, unknown, config[unknown], f"{', '.join(sorted(_KNOWN))}.")
+        raise refused(model, FILE, unknown, config[unknown], f"{', '.join(sorted(_KNOWN))}.")
     resample = config.get("resample", default.resample)
     word = str(resample)
     if isinstance(resample, int) and not isinstance(resample, bool) and 0 <= resample < len(_RESAMPLE):
         word = _RESAMPLE[resample]
     if word not in ("bilinear", "bicubic"):
         named = f"{resample} ({word})" if word != str(resample) else word
-        raise refused(asked, FILE, "resample", named, "2 (bilinear) or 3 (bicubic).")
-    mode, before, out = _geometry(config, default, flags, native, asked)
-    mean, std = _normalisation(config, default, flags, asked)
+        raise refused(model, FILE, "resample", named, "2 (bilinear) or 3 (bicubic).")
+    mode, before, out = _geometry(config, default, flags, native, model)
+    mean, std = _normalisation(config, default, flags, model)
     plain = mode == "squash" and before == out
     crops = flags["do_center_crop"] and not default.crop_pct
     idle = [*strange, *(["crop_size"] if "crop_size" in config and not crops else [])]
@@ -134,7 +134,7 @@ def read(config: Mapping[str, object], model_type: str, native: Size, asked: str
     )
 
 
-def _processor(config: Mapping[str, object], model_type: str, asked: str) -> _Processor:
+def _processor(config: Mapping[str, object], model_type: str, model: str) -> _Processor:
     """Return the defaults of the processor that the file names, or of the model's own."""
     key = next((key for key in ("image_processor_type", "feature_extractor_type") if key in config), "")
     name = str(config.get(key, {"deit": "DeiT"}.get(model_type, "ViT")))
@@ -142,110 +142,110 @@ def _processor(config: Mapping[str, object], model_type: str, asked: str) -> _Pr
         name = name.removesuffix(ending)
     if key and name not in _PROCESSORS:
         legal = ", ".join(f"{kind}ImageProcessor" for kind in _PROCESSORS)
-        raise refused(asked, FILE, key, config[key], f"{legal}.")
+        raise refused(model, FILE, key, config[key], f"{legal}.")
     if not key and "crop_pct" in config and not {"do_center_crop", "crop_size"} & set(config):
         name = "ConvNext"  # the one whose files say it
     default = _PROCESSORS[name]
     if "crop_pct" in config and not default.crop_pct:
-        raise refused(asked, FILE, "crop_pct", config["crop_pct"], "with a ConvNextImageProcessor alone.")
+        raise refused(model, FILE, "crop_pct", config["crop_pct"], "with a ConvNextImageProcessor alone.")
     square = config.get("default_to_square", default.square)
     return replace(default, square=square if isinstance(square, bool) else default.square)
 
 
 def _geometry(
-    config: Mapping[str, object], default: _Processor, flags: Mapping[str, bool], native: Size, asked: str
+    config: Mapping[str, object], default: _Processor, flags: Mapping[str, bool], native: Size, model: str
 ) -> tuple[CropMode, Size, Size]:
     """Return the mode of the resize, the size before the crop, and the size after it."""
-    shorter, size = _size(config.get("size", default.size), default.square, asked)
+    shorter, size = _size(config.get("size", default.size), default.square, model)
     if default.crop_pct:
         if not shorter:
-            raise refused(asked, FILE, "size", config["size"], "shortest_edge, or a number: a ConvNextImageProcessor's.")
+            raise refused(model, FILE, "size", config["size"], "shortest_edge, or a number: a ConvNextImageProcessor's.")
         for key, legal in (("do_resize", True), ("do_center_crop", False)):
             if flags[key] != legal:
-                raise refused(asked, FILE, key, not legal, f"{_json(legal)}; its crop belongs to the resize.")
-        mode, before, out = _convnext(config, default, size, asked)
+                raise refused(model, FILE, key, not legal, f"{_json(legal)}; its crop belongs to the resize.")
+        mode, before, out = _convnext(config, default, size, model)
         decisive = "size"
     else:
-        crop = pair(config.get("crop_size", default.crop or native), asked, FILE, "crop_size")
+        crop = pair(config.get("crop_size", default.crop or native), model, FILE, "crop_size")
         decisive = "crop_size" if flags["do_center_crop"] else "size"
         if not flags["do_center_crop"] and (shorter or not flags["do_resize"]):
             key, value = ("size", "shortest_edge") if flags["do_resize"] else ("do_resize", False)
-            raise refused(asked, FILE, key, value, "with do_center_crop; else every image has a shape of its own.")
+            raise refused(model, FILE, key, value, "with do_center_crop; else every image has a shape of its own.")
         mode = "none" if not flags["do_resize"] else "center" if shorter else "squash"
         out = crop if flags["do_center_crop"] else size
         before = size if flags["do_resize"] else out
     if out != native:
         if decisive in config:
-            raise refused(asked, FILE, decisive, side(out), f"{side(native)}, which the network reads.")
+            raise refused(model, FILE, decisive, side(out), f"{side(native)}, which the network reads.")
         if "size" not in config or not flags["do_resize"]:  # what is not said is as large as the network needs
             before = (before[0] * native[0] // out[0], before[1] * native[1] // out[1])
     return mode, before, native
 
 
-def _convnext(config: Mapping[str, object], default: _Processor, size: Size, asked: str) -> tuple[CropMode, Size, Size]:
+def _convnext(config: Mapping[str, object], default: _Processor, size: Size, model: str) -> tuple[CropMode, Size, Size]:
     """Below 384 pixels the shorter side becomes size / crop_pct and the centre is cut; from there on all is kept."""
     share = config.get("crop_pct", default.crop_pct)
     if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share <= 1:
-        raise refused(asked, FILE, "crop_pct", share, "above 0, up to 1.")
+        raise refused(model, FILE, "crop_pct", share, "above 0, up to 1.")
     if size[0] >= 384:
         return "squash", size, size
     return "center", (int(size[0] / share),) * 2, size
 
 
 def _normalisation(
-    config: Mapping[str, object], default: _Processor, flags: Mapping[str, bool], asked: str
+    config: Mapping[str, object], default: _Processor, flags: Mapping[str, bool], model: str
 ) -> tuple[Triple, Triple]:
     """Return mean and std for pixels in [0, 1]: the library's own are for pixels times rescale_factor."""
     mean, std = (
-        _triple(config.get(f"image_{key}", getattr(default, key)), f"image_{key}", asked) for key in ("mean", "std")
+        _triple(config.get(f"image_{key}", getattr(default, key)), f"image_{key}", model) for key in ("mean", "std")
     )
     if not flags["do_normalize"]:
         mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
     if min(std) <= 0:
-        raise refused(asked, FILE, "image_std", list(std), "numbers above 0.")
+        raise refused(model, FILE, "image_std", list(std), "numbers above 0.")
     factor = config.get("rescale_factor", 1 / 255) if flags["do_rescale"] else 1.0
     if isinstance(factor, bool) or not isinstance(factor, int | float) or factor <= 0:
-        raise refused(asked, FILE, "rescale_factor", factor, "a number above 0, e.g. 0.00392156862745098.")
+        raise refused(model, FILE, "rescale_factor", factor, "a number above 0, e.g. 0.00392156862745098.")
     scale = 255 * float(factor)
     if abs(scale - 1) < 1e-6:
         return mean, std
     return (mean[0] / scale, mean[1] / scale, mean[2] / scale), (std[0] / scale, std[1] / scale, std[2] / scale)
 
 
-def _size(value: Any, square: bool, asked: str) -> tuple[bool, Size]:
+def _size(value: Any, square: bool, model: str) -> tuple[bool, Size]:
     """Return (whether it is the shorter side's, the size)."""
     if isinstance(value, Mapping):
         keys = {str(key) for key, inner in value.items() if inner is not None}
         if keys == {"shortest_edge"}:
-            return True, pair(value["shortest_edge"], asked, FILE, "size.shortest_edge")
+            return True, pair(value["shortest_edge"], model, FILE, "size.shortest_edge")
         if keys != {"height", "width"}:
             odd = next((key for key in sorted(keys) if key not in ("height", "width")), "height")
-            raise refused(asked, FILE, f"size.{odd}", value.get(odd), "height and width, or shortest_edge.")
-        return False, pair([value["height"], value["width"]], asked, FILE, "size")
-    return not square and not isinstance(value, list | tuple), pair(value, asked, FILE, "size")
+            raise refused(model, FILE, f"size.{odd}", value.get(odd), "height and width, or shortest_edge.")
+        return False, pair([value["height"], value["width"]], model, FILE, "size")
+    return not square and not isinstance(value, list | tuple), pair(value, model, FILE, "size")
 
 
-def pair(value: Any, asked: str, file: str, key: str) -> Size:
+def pair(value: Any, model: str, file: str, key: str) -> Size:
     """Return (height, width) of a number, a list of two, or a mapping with both. Raises CheckpointError."""
     if isinstance(value, Mapping) and set(value) == {"height", "width"}:
         value = [value["height"], value["width"]]
     both = list(value) if isinstance(value, list | tuple) else [value, value]
     if len(both) != 2 or not all(isinstance(n, int) and not isinstance(n, bool) and 0 < n <= 1 << 14 for n in both):
-        raise refused(asked, file, key, value, "a number of pixels, [height, width], or both by name.")
+        raise refused(model, file, key, value, "a number of pixels, [height, width], or both by name.")
     return both[0], both[1]
 
 
-def _triple(value: Any, key: str, asked: str) -> Triple:
+def _triple(value: Any, key: str, model: str) -> Triple:
     three = list(value) if isinstance(value, list | tuple) else [value] * 3
     if len(three) != 3 or not all(isinstance(n, int | float) and not isinstance(n, bool) for n in three):
-        raise refused(asked, FILE, key, value, "a number, or one for each of R, G and B.")
+        raise refused(model, FILE, key, value, "a number, or one for each of R, G and B.")
     return float(three[0]), float(three[1]), float(three[2])
 
 
-def refused(asked: str, file: str, key: str, value: Any, legal: str) -> CheckpointError:
+def refused(model: str, file: str, key: str, value: Any, legal: str) -> CheckpointError:
     """Return the error for a key of a config that cannot be honoured."""
     return CheckpointError(
-        f"The {file} of '{asked}' says {key} '{_json(value)}', which cannot be honoured.",
+        f"The {file} of '{model}' says {key} '{_json(value)}', which cannot be honoured.",
         legal,
         f"Correct {key} there, or copy the folder without it: the default is then assumed.",
     )

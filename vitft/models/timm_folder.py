@@ -93,19 +93,20 @@ def _candidates(info: CheckpointInfo) -> Iterator[dict[str, object]]:
 
 def _described(net: nn.Module) -> dict[str, str]:
     """Return what tells networks of one timm function apart: shapes of tensors, epsilons, activations."""
-    told = {name: "x".join(map(str, tensor.shape)) for name, tensor in net.state_dict().items() if ".lora_" not in name}
-    told["dynamic_img_size"] = str(getattr(net, "dynamic_img_size", None))
+    shapes = {name: tensor.shape for name, tensor in net.state_dict().items() if ".lora_" not in name}
+    facts = {name: "x".join(map(str, shape)) for name, shape in shapes.items()}
+    facts["dynamic_img_size"] = str(getattr(net, "dynamic_img_size", None))
     for name, module in net.named_modules():
         kind = type(module).__name__
         if isinstance(module, nn.GELU):
-            told[name] = "gelu_tanh" if module.approximate == "tanh" else "gelu"
+            facts[name] = "gelu_tanh" if module.approximate == "tanh" else "gelu"
         elif kind in _GELUS:
-            told[name] = _GELUS[kind]
+            facts[name] = _GELUS[kind]
         elif getattr(module, "eps", None) is not None:
-            told[name] = f"a norm with epsilon {module.eps:g}"
+            facts[name] = f"a norm with epsilon {module.eps:g}"
         elif not any(module.children()) and not any(True for _ in module.parameters()) and kind not in _IDLE:
-            told[name] = kind
-    return told
+            facts[name] = kind
+    return facts
 
 
 def _transform(pp: Preprocess) -> tuple[Mapping[str, object], list[str]]:

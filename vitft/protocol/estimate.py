@@ -171,7 +171,7 @@ _LONG = 12 * 3600.0
 """Seconds from which what would be cheaper is told."""
 
 
-def told(job: Job, data: Sized, of: Estimate, info: CheckpointInfo | None = None) -> list[str]:
+def in_lines(job: Job, data: Sized, of: Estimate, info: CheckpointInfo | None = None) -> list[str]:
     """Return an estimate in one line, and where it is long one with what would be cheaper; `info` as for `estimate`."""
     lines = [line(of)] if of.plan.fits else [line(of), _TOO_LARGE]
     if of.seconds < _LONG:

@@ -92,12 +92,12 @@ def _together(
     source = inputs.source(net, images, settings, compute.precision, micro_batch, hooks)
     assert isinstance(source, inputs.FeatureSource)
 
-    def told(step: int) -> None:
+    def on_update(step: int) -> None:
         hooks.stop_if_asked()
         hooks.phase(f"train {len(left)} heads", step, settings.steps)
 
     each = [(settings.model_copy(update=_own(one)), one.seed) for one in left]
-    trained = heads.train(linear, source, each, compute.precision, told)
+    trained = heads.train(linear, source, each, compute.precision, on_update)
     seconds = (time.monotonic() - began) / len(left)
     return {
         unit_folder(run, one.id): Trained(head, seconds, source.computed, micro_batch)

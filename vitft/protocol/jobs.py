@@ -60,8 +60,8 @@ class Runtime:
     checkpoint_activations: Checkpointing = "auto"
 
 
-class Rest(TypedDict, total=False):
-    """What of a job is neither its recipe's nor its data's; see there."""
+class JobOptions(TypedDict, total=False):
+    """Fields of `Job` that come from neither its recipe nor its data."""
 
     seeds: tuple[int, ...]
     from_scratch: bool
@@ -70,33 +70,33 @@ class Rest(TypedDict, total=False):
     on: Literal["val", "test"]
 
 
-class OfAny(Rest, total=False):
-    """What `plan` takes besides a task, its data and a model; see there."""
+class PlanOptions(JobOptions, total=False):
+    """Arguments of `plan` besides task, data and model."""
 
     recipe: Required[Recipe]
     overrides: Required[Mapping[str, Any]]
     axes: Mapping[str, Sequence[Any]] | None
 
 
-class Asked(OfAny):
-    """What `plan` takes besides a task and its data; see there."""
+class ModelPlanOptions(PlanOptions):
+    """Arguments of `plan` besides task and data."""
 
     model: str
 
 
-class Asking(Asked, total=False):
-    """What `make` takes besides a task; see `plan`."""
+class MakeOptions(ModelPlanOptions, total=False):
+    """Arguments of `make` besides the task."""
 
     data_dir: Path | None
     shots: Shots | None
 
 
 def make(
-    task: str, *, data_dir: Path | None = None, shots: Shots | None = None, **asked: Unpack[Asked]
+    task: str, *, data_dir: Path | None = None, shots: Shots | None = None, **options: Unpack[ModelPlanOptions]
 ) -> tuple[Job, Opened]:
     """Find the data and `plan` a job; the source's splits are opened once. Raises as `opened` and `plan`."""
     source = opened(task, data_dir, shots)
-    return plan(task, source, data_dir=data_dir, shots=shots, **asked), source
+    return plan(task, source, data_dir=data_dir, shots=shots, **options), source
 
 
 def opened(task: str, data_dir: Path | None = None, shots: Shots | None = None) -> Opened:
@@ -114,7 +114,7 @@ def plan(
     axes: Mapping[str, Sequence[Any]] | None = None,
     data_dir: Path | None = None,
     shots: Shots | None = None,
-    **rest: Unpack[Rest],
+    **options: Unpack[JobOptions],
 ) -> Job:
     """Decide every setting and choose the splits.
 
@@ -134,7 +134,7 @@ def plan(
     if path is not None:  # absolute: the same word elsewhere is another data set
         task = str(path.resolve())
     splits = scheme(data.splits, said, shots or "", vtab_splits.val_is_train(data))
-    n = examples(data, splits, rest.get("limit"), rest.get("per_class")) if recipe.for_size else 0
+    n = examples(data, splits, options.get("limit"), options.get("per_class")) if recipe.for_size else 0
     seen = _seen(data, splits, recipe) if recipe.looks_at_images(data.task) else None
     document = _Document(recipe, data.task, overrides, n, seen.pixels if seen else 0)
     several = {key: list(values) for key, values in (axes or {}).items()}
@@ -147,7 +147,7 @@ def plan(
         task=task,
         name=data.task,
         model=model,
-        model_sha256="" if rest.get("from_scratch") else model_sha256(model),
+        model_sha256="" if options.get("from_scratch") else model_sha256(model),
         recipe=recipe.name,
         recipe_digest=recipe.digest({**overrides, **several}),
         settings=settings,
@@ -156,7 +156,7 @@ def plan(
         shots=shots or "",
         given=tuple(sorted({**overrides, **several})),
         seen=seen,
-        **rest,
+        **options,
     )
     return document.job(base, None if axes is None else crossed)
 
@@ -242,7 +242,7 @@ def _seen(data: Sized, splits: Scheme, recipe: Recipe) -> Seen:
     return sizes.median(data.open(splits.final_train.split(JOINED)[0]))
 
 
-def told_resolution(job: Job) -> str:
+def resolution_note(job: Job) -> str:
     """Return a line that says which images chose the resolution; "" where they did not."""
     if not job.seen:
         return ""
@@ -251,7 +251,7 @@ def told_resolution(job: Job) -> str:
     return f"Resolution {s.resolution}{larger}: the median of {job.seen.of} training images has {size}."
 
 
-def told_watch(job: Job, runtime: Runtime) -> str:
+def watch_note(job: Job, runtime: Runtime) -> str:
     """Return a line where `--val-every` finds no val to look at while the final runs train; "" where it does."""
     if not runtime.val_every or watched(job, "final"):
         return ""

@@ -116,12 +116,12 @@ def _trained(
     compute = _compute(runtime, begun, group, compiling.Blocks(built.net, bool(begun.compiled)))
     if val is not None:
 
-        def asked(micro_batch: int, split: Split = val) -> Predictions:
+        def answers_of_val(micro_batch: int, split: Split = val) -> Predictions:
             size = evaluation_batch(built.net, device, micro_batch)
             batches = eval_batches(split, pp, size, device, workers, hooks, keep="make")
             return _evaluate(built.net, split, batches, begun, hooks, group)
 
-        compute = replace(compute, watch=val_curve.watch(val, runtime.val_every, asked, hooks.note))
+        compute = replace(compute, watch=val_curve.watch(val, runtime.val_every, answers_of_val, hooks.note))
     fitted = frozen.fit_unit(unit, built.net, images, settings, own, compute, hooks, warm)
     begun = _kept(begun, fitted, compute)
 
@@ -176,11 +176,11 @@ def _val(unit: Unit, runtime: Runtime, guard: Guard, train: Split, dev: Split | 
     return val if val is None or dev is not None else _limited(val, unit)
 
 
-def _deterministic(asked: bool) -> None:
-    if asked:
+def _deterministic(deterministic: bool) -> None:
+    if deterministic:
         # cuBLAS is deterministic only with a workspace of fixed size, chosen before its first use.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(asked)
+    torch.use_deterministic_algorithms(deterministic)
 
 
 def _save(own: Path, done: "_Done", weights: bool, hooks: Hooks) -> None:
@@ -250,12 +250,12 @@ def _network(unit: Unit, num_classes: int, device: torch.device, warm: Warm) -> 
 def _evaluate(
     net: torch.nn.Module, split: Split, batches: Batches, begun: Computed, hooks: Hooks, group: Group
 ) -> Predictions:
-    def told(done: int) -> None:
+    def on_progress(done: int) -> None:
         hooks.phase(f"evaluate {split.name}", done, len(split))
         hooks.stop_if_asked()
 
     return predict(
-        net, batches, len(split), split.num_classes, precision=begun.precision, on_progress=told, group=group
+        net, batches, len(split), split.num_classes, precision=begun.precision, on_progress=on_progress, group=group
     )
 
 

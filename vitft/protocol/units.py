@@ -309,8 +309,8 @@ def at_point(job: Job, point: Mapping[str, Any]) -> Settings:
     own = job.settings.model_dump(mode="json")
     share = {key: value for key, value in rescaled(own, point).items() if key not in job.given}
     settings = Settings.model_validate({**own, **share, **point})
-    if told := [text for _, text in contradictions(dict(settings))]:
-        raise RecipeError(f"Recipe '{job.recipe}': {'; '.join(told)}.", "", "Set both, or neither.")
+    if faults := [text for _, text in contradictions(dict(settings))]:
+        raise RecipeError(f"Recipe '{job.recipe}': {'; '.join(faults)}.", "", "Set both, or neither.")
     return settings
 
 

@@ -26,7 +26,7 @@ def bars(summary: Summary, width: int = 80) -> str:
         lines += ["", f"{head}, n {counts.pop():,}" if len(counts) == 1 else head]
         for label, cell in cells:
             lines += [] if beside else folded(f"  {label}", width, "    ")
-            lines.append(_line(label if beside else "", cell, beside, width, told=len(counts) > 1))
+            lines.append(_line(label if beside else "", cell, beside, width, with_n=len(counts) > 1))
     lines += [
         "",
         *folded("█ up to the lower end of the 95 % interval, ▒ the interval; without one █ is the number.", width),
@@ -35,12 +35,12 @@ def bars(summary: Summary, width: int = 80) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _line(label: str, cell: Cell, beside: int, width: int, *, told: bool) -> str:
+def _line(label: str, cell: Cell, beside: int, width: int, *, with_n: bool) -> str:
     """Return one bar with its number, its interval and, where the rows of a column differ in it, n."""
     assert cell.value is not None
     number = f"{100 * cell.value:.1f}{_SIGNS[cell.mark]}"
     after = " ".join(
-        filter(None, [f"{number:<6}", span(cell.ci95), f"n {cell.n:,}" if told and cell.n else ""])
+        filter(None, [f"{number:<6}", span(cell.ci95), f"n {cell.n:,}" if with_n and cell.n else ""])
     ).rstrip()
     room = max(_SHORTEST, width - 2 - beside - 2 * bool(beside) - 2 - max(len(after), _NUMBER))
     low, high = cell.ci95 or (cell.value, cell.value)

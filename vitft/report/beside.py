@@ -104,27 +104,27 @@ def _value(one: Published, column: SummaryColumn) -> float | None:
 def _differs(one: Published, own: Sequence[SummaryRow], keys: set[str]) -> tuple[str, ...]:
     """Name what no row measured here has in common with a published one, then what is known to differ besides."""
     near = [row for row in own if any(row.cells[k].value is not None for k in keys if k in row.cells)]
-    told = []
+    differences = []
     if one.weights and not any(row.what.timm_name in one.weights for row in near):
-        told.append("other weights")
+        differences.append("other weights")
     if not any(row.what.recipe in one.recipes for row in near):
-        told.append("another recipe")
+        differences.append("another recipe")
     if not any(row.what.method in (one.method, "as it is") for row in near):
-        told.append(f"method {one.method}")
+        differences.append(f"method {one.method}")
     side = one.resolution
     if side and not any((side, side) in row.what.resolutions for row in near):
-        told.append(f"{side} px")
-    told += _parts(near, keys)
-    return (*told, *(text for text in one.differs if text != UNRELEASED))
+        differences.append(f"{side} px")
+    differences += _parts(near, keys)
+    return (*differences, *(text for text in one.differs if text != UNRELEASED))
 
 
 def _parts(near: Sequence[SummaryRow], keys: set[str]) -> list[str]:
     """Say where fewer test images than the official ones were evaluated here: a published number is of all of them."""
-    told = []
+    differences = []
     for key in sorted(keys):
         whole = official.counts(key, "test")
         here = {n for row in near if (n := row.cells[key].n) is not None}
         if whole and not here & {*whole}:
-            told.append(f"all {whole[0]:,} test images of {key}, not {min(here):,}")
-    more = [f"and of {len(told) - _SHOWN} more tasks"] if len(told) > _SHOWN else []
-    return [*told[:_SHOWN], *more]
+            differences.append(f"all {whole[0]:,} test images of {key}, not {min(here):,}")
+    more = [f"and of {len(differences) - _SHOWN} more tasks"] if len(differences) > _SHOWN else []
+    return [*differences[:_SHOWN], *more]

@@ -42,8 +42,8 @@ def foreseen(of: Foreseen) -> Table:
     """Return the table of runs that nobody starts, with what must be fetched for them below it."""
     made = _table(of.title, [(model_title(model), recipe, found) for model, recipe, found in of.rows], "time")
     hours = sum(found.seconds for _, _, found in of.rows) / 3600
-    told = f"{hours:.3g} device-hours in all. Micro-batch and memory are those of the device here."
-    made = replace(made, notes=(*made.notes, told))
+    total = f"{hours:.3g} device-hours in all. Micro-batch and memory are those of the device here."
+    made = replace(made, notes=(*made.notes, total))
     if not of.downloads:
         return replace(made, notes=(*made.notes, "Nothing has to be fetched."))
     known = sum(one.size or 0 for one in of.downloads)

@@ -168,25 +168,26 @@ def name(rows: Sequence[Line], by: By) -> None:
 def differing(line: Line, other: Line) -> tuple[str, ...]:
     """Name the keys in which two rows are unlike, e.g. "lr 0.01, not 0.03"."""
     a, b = dict(line.first.row), dict(other.first.row)
-    told = [
+    differs = [
         f"{key} {_shown(key, a[key])}, not {_shown(key, b[key])}"
         for key in a
         if key in b and key not in ("settings", "model") and a[key] != b[key]
     ]
     if a.get("model") != b.get("model") and line.what.model == other.what.model:
-        told.append(f"other weights of the same name (sha256 {line.what.sha256[:8]}, not {other.what.sha256[:8]})")
+        sha256s = f"{line.what.sha256[:8]}, not {other.what.sha256[:8]}"
+        differs.append(f"other weights of the same name (sha256 {sha256s})")
     both = [column for column in line.of if column in other.of]
     x, y = (own.of[both[0]][0] if both else own.first for own in (line, other))
     if (x.protocol, x.split_digest) != (y.protocol, y.split_digest) and both:
         if x.split_digest != y.split_digest:
-            told.append(f"other test images or labels of {x.task} ({x.n:,}, not {y.n:,})")
+            differs.append(f"other test images or labels of {x.task} ({x.n:,}, not {y.n:,})")
         elif x.what.resolutions != y.what.resolutions:
-            told.append(f"resolution {_size(x)}, not {_size(y)}")
-        elif not told and a.get("settings") == b.get("settings"):
-            told.append(f"protocol {x.protocol}, not {y.protocol}")
+            differs.append(f"resolution {_size(x)}, not {_size(y)}")
+        elif not differs and a.get("settings") == b.get("settings"):
+            differs.append(f"protocol {x.protocol}, not {y.protocol}")
     if a.get("settings") != b.get("settings") and ("settings" in a) == ("settings" in b):
-        told += _settings(x.settings, y.settings, x.point | y.point)
-    return tuple(told)
+        differs += _settings(x.settings, y.settings, x.point | y.point)
+    return tuple(differs)
 
 
 def _settings(a: Mapping[str, Any], b: Mapping[str, Any], chosen: frozenset[str]) -> list[str]:

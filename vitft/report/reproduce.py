@@ -49,7 +49,7 @@ def command(row: Published, model: str, task: str = "") -> str:
     return " ".join(words)
 
 
-def told(row: Published, model: str) -> dict[str, object]:
+def as_json(row: Published, model: str) -> dict[str, object]:
     """Return a row as JSON has it, with the command that reproduces it ("" where there is none)."""
     return {
         "title": row.title,

@@ -67,15 +67,15 @@ def columns(text: str) -> tuple[str, ...]:
     return tuple(names)
 
 
-def table(found: Found, asked: Sequence[str] = ()) -> Table:
+def table(found: Found, wanted: Sequence[str] = ()) -> Table:
     """Return a row a run, or a setting of a sweep.
 
     Args:
-        asked: keys of the columns, in their order; where none of them is a number, the numbers follow. Empty = all in
+        wanted: keys of the columns, in their order; where none of them is a number, the numbers follow. Empty = all in
             which the rows differ.
     """
     rows = found.rows
-    keys = list(asked) or differing(rows)
+    keys = list(wanted) or differing(rows)
     if not any(key in MEASURED for key in keys):
         keys += [key for key in MEASURED if any(row.cells.get(key) is not None for row in rows)]
     notes = Footnotes()

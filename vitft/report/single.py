@@ -133,16 +133,16 @@ def table(
         rows.append(Row(cells, "published", {"model": notes.mark([row.origin])}))
     several = len({r.model for r in results}) > 1
     over = {bool(r.seeds) for r in results}
-    told: list[str] = []
+    below: list[str] = []
     for name, result in zip(names, results, strict=True):
         lines = [sentence(line)] if (line := choice.line(result)) else []
         lines += map(sentence, remarks(result.checkpoint))
-        told += [f"{name}: {line}" if several else line for line in lines]
-    told += [sentences.OVER_SEEDS[len(over) > 1]] * (True in over)
-    told += [sentences.paired_line(pair, pair.a, pair.b) for pair in compared]
+        below += [f"{name}: {line}" if several else line for line in lines]
+    below += [sentences.OVER_SEEDS[len(over) > 1]] * (True in over)
+    below += [sentences.paired_line(pair, pair.a, pair.b) for pair in compared]
     protocols = ", ".join(dict.fromkeys(r.protocol.id for r in results))
     caption = f"{task}: top-1 in percent on {results[0].provenance.split}, protocol {protocols}"
-    return Table(caption, columns, tuple(rows), tuple(notes.texts), tuple(dict.fromkeys(told)))
+    return Table(caption, columns, tuple(rows), tuple(notes.texts), tuple(dict.fromkeys(below)))
 
 
 def _published(results: Sequence[RunResult]) -> list[catalog.Published]:

@@ -177,11 +177,11 @@ def footnotes(tasks: Mapping[str, SuiteTask]) -> dict[str, tuple[str, ...]]:
     own = {key: [*_of_split(key, entry), *entry.warnings] for key, entry in tasks.items()}
     common = [line for line in next(iter(own.values()), []) if len(own) > 1 and all(line in x for x in own.values())]
     # What vitft found out itself stands beside each number, in the formats without notes too.
-    told = {
+    by_task = {
         key: (*(line for line in lines if line not in common), *sentences.of_data(tasks[key].provenance))
         for key, lines in own.items()
     }
-    return {"": tuple(common), **{key: lines for key, lines in told.items() if lines}}
+    return {"": tuple(common), **{key: lines for key, lines in by_task.items() if lines}}
 
 
 def _of_split(key: str, entry: SuiteTask) -> list[str]:
@@ -211,7 +211,7 @@ def _task(one: _Scores, seeds: Sequence[int], several: bool) -> SuiteTask:
     provenance = first.provenance
     if unit is not None:
         provenance = provenance.model_copy(update={"overlap": worst_overlap(units)})
-    told = {str(seed): value for seed, value in one.values.items() if one.seed_free or seed in seeds}
+    shown = {str(seed): value for seed, value in one.values.items() if one.seed_free or seed in seeds}
     return SuiteTask(
         task=None if first.task == column.key else first.task,
         run=None if column.run == "finetune" else column.run,
@@ -219,7 +219,7 @@ def _task(one: _Scores, seeds: Sequence[int], several: bool) -> SuiteTask:
         recipe=unit.recipe if unit is not None and several else None,
         top1=fmean(values),
         n=one.n,
-        seeds={} if column.run == "eval" else told,
+        seeds={} if column.run == "eval" else shown,
         resolution=first.protocol.resolution,
         point=unit.point if unit is not None else {},
         protocol_id=first.protocol.id,

@@ -66,10 +66,10 @@ def _of_column(model: str, column: Column, result: Result, place: Path) -> Itera
 
 def _with_notes(suite: Suite, row: SummaryRow, numbers: Sequence[measured.Measured]) -> SummaryRow:
     """Return a row that says at the mean of a group what is to be said of its columns, where these are not shown."""
-    told: dict[str, list[str]] = {}
+    by_column: dict[str, list[str]] = {}
     for one in numbers:
-        told.setdefault(one.column, []).extend(one.notes)
-    notes = folded(suite, {key: tuple(dict.fromkeys(lines)) for key, lines in told.items()})
+        by_column.setdefault(one.column, []).extend(one.notes)
+    notes = folded(suite, {key: tuple(dict.fromkeys(lines)) for key, lines in by_column.items()})
     hidden = {group.name for group in suite.group_list if not group.columns_shown}
     cells = {
         key: cell.model_copy(update={"notes": tuple(notes[key])}) if key in hidden and key in notes else cell

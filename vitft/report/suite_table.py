@@ -79,8 +79,8 @@ def suite_columns(suite: Suite, shown: set[str]) -> list[SummaryColumn]:
 
 
 def _row(suite: Suite, data: SuiteResult, shown: set[str], notes: Footnotes) -> Row:
-    told = {key: lines for key, lines in data.footnotes.items() if key}
-    marks = {key: notes.mark(lines) for key, lines in folded(suite, told).items()}
+    footnotes = {key: lines for key, lines in data.footnotes.items() if key}
+    marks = {key: notes.mark(lines) for key, lines in folded(suite, footnotes).items()}
     cells: dict[str, Value] = {key: entry.top1 for key, entry in data.tasks.items()}
     if cells:
         cells |= {key: HOLE for key in suite.keys if key not in cells}
@@ -91,9 +91,9 @@ def _row(suite: Suite, data: SuiteResult, shown: set[str], notes: Footnotes) -> 
     return Row({"model": title, **cells}, marks=marks)
 
 
-def folded(suite: Suite, told: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+def folded(suite: Suite, footnotes: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
     """Return the footnotes of columns, those of a group whose columns are not shown at its mean."""
-    found = {key: list(lines) for key, lines in told.items() if key in suite.keys}
+    found = {key: list(lines) for key, lines in footnotes.items() if key in suite.keys}
     for group in (g for g in suite.group_list if not g.columns_shown):
         keys = suite.groups[group.name]
         lines = dict.fromkeys(line for key in keys for line in found.get(key, ()))

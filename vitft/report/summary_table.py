@@ -39,16 +39,19 @@ def table(summary: Summary, details: bool = True) -> Table:
     return Table(caption, tuple(columns), tuple(rows), tuple(feet.texts), notes)
 
 
+_LEAST = "'least' is the smallest difference from the highest other row that the test could tell by itself."
+
+
 def _explained(summary: Summary) -> list[str]:
     """Say what the rows and columns are that only the whole table has."""
-    told = []
+    notes = []
     if any(cell.least is not None for row in summary.rows for cell in row.cells.values()):
-        told.append("'least' is the smallest difference from the highest other row that the test could tell by itself.")
+        notes.append(_LEAST)
     if any(_known([row], key) for row in summary.rows if row.kind == "result" for key in ("FLOPs", "seconds")):
-        told.append(
+        notes.append(
             "FLOPs (of training) and device-seconds are those of all tasks of a row for one seed, tuning included."
         )
-    return told
+    return notes
 
 
 def _row(row: SummaryRow, feet: Footnotes) -> Row:
@@ -56,12 +59,12 @@ def _row(row: SummaryRow, feet: Footnotes) -> Row:
     cells |= {"macs": _flops(row.macs_per_image), "FLOPs": _flops(row.flops), "seconds": _seconds(row.seconds)}
     marks: dict[str, tuple[int, ...]] = {}
     signs: dict[str, Sign] = {}
-    told = [f"differs: {'; '.join(row.differs)}"] if row.differs else []
+    notes = [f"differs: {'; '.join(row.differs)}"] if row.differs else []
     if row.source:
-        told = [f"{row.source}. Differs: {', '.join(row.differs) or 'nothing known'}"]
+        notes = [f"{row.source}. Differs: {', '.join(row.differs) or 'nothing known'}"]
     if not row.reproducible:
-        told.append("not reproducible: the weights were never released")
-    marks["row"] = feet.mark([*told, *row.notes])
+        notes.append("not reproducible: the weights were never released")
+    marks["row"] = feet.mark([*notes, *row.notes])
     for key, cell in row.cells.items():
         cells[key] = cell.value if cell.value is not None else HOLE
         why = [cell.why] if cell.value is None and cell.why not in ("", "not run") and not cell.n else []

@@ -29,14 +29,14 @@ def table(results: Sequence[RunResult], compared: Sequence[Comparison] = ()) -> 
     notes = Footnotes()
     rows = [row for result in results for row in _rows(result, notes)]
     names = row_names(results)
-    told = [f"{name}: {line}" if several else line for name, line in zip(names, map(_chosen, results), strict=True)]
+    below = [f"{name}: {line}" if several else line for name, line in zip(names, map(_chosen, results), strict=True)]
     if choice.on_test(first):
-        told.append(
+        below.append(
             f"The choice was made on {first.provenance.split} itself: the best number is too high by it, and is "
             "comparable with none that was chosen on val or dev, as it is without --on test."
         )
-    told += [sentences.paired_line(pair, pair.a, pair.b) for pair in compared]
-    return Table(_caption(results), (*columns, Column("chosen", "")), tuple(rows), tuple(notes.texts), tuple(told))
+    below += [sentences.paired_line(pair, pair.a, pair.b) for pair in compared]
+    return Table(_caption(results), (*columns, Column("chosen", "")), tuple(rows), tuple(notes.texts), tuple(below))
 
 
 def _caption(results: Sequence[RunResult]) -> str:

@@ -23,7 +23,7 @@ def on_test(result: UnitResult) -> bool:
     return result.phase == "final" and result.protocol.selection.split(",")[0] == result.provenance.split
 
 
-def told(point: Mapping[str, Scalar], only: Sequence[str] | None = None) -> str:
+def point_words(point: Mapping[str, Scalar], only: Sequence[str] | None = None) -> str:
     """Return a point in words, "lr 0.01, 48 px"; the value alone where `only` is a single key."""
     keys = [key for key in point if only is None or key in only]
     if only is not None and len(keys) == 1:
@@ -53,15 +53,15 @@ def line(result: RunResult) -> str:
     scored = sorted(result.tuned, key=lambda one: -one.top1)
     best = next((one for one in scored if one.point == result.point), None)
     if best is None:  # of an older vitft, which kept no scores
-        return f"chosen on {where}: {told(result.point)}"
+        return f"chosen on {where}: {point_words(result.point)}"
     points = [*(one.point for one in scored), *(one.point for one in result.lost)]
     varied = [key for key in result.point if len({str(point.get(key)) for point in points}) > 1]
     seeds = f", mean of seeds {', '.join(best.seeds)}" if best.seeds else ""
     others = [one for one in scored if one is not best]
-    rest = some([f"{told(one.point, varied)} ({100 * one.top1:.1f})" for one in others], _NAMED)
-    lost = ", ".join(dict.fromkeys(told(one.point, varied) for one in result.lost))
+    rest = some([f"{point_words(one.point, varied)} ({100 * one.top1:.1f})" for one in others], _NAMED)
+    lost = ", ".join(dict.fromkeys(point_words(one.point, varied) for one in result.lost))
     return (
-        f"chosen on {where}{seeds}: {told(result.point)} ({100 * best.top1:.1f})"
+        f"chosen on {where}{seeds}: {point_words(result.point)} ({100 * best.top1:.1f})"
         + (f" over {rest}" if rest else "")
         + (f"; diverged: {lost}" if lost else "")
     )

@@ -177,7 +177,7 @@ def lock(
     """
     if folder.is_file():
         raise UsageError(f"--output '{folder}' is a file.", "a new folder, or one of an earlier run.")
-    until, told = time.monotonic() + wait, False
+    until, noted = time.monotonic() + wait, False
     while True:
         with ExitStack() as held:
             try:
@@ -195,9 +195,9 @@ def lock(
         if free and on_shards is not None:
             # Let go of meanwhile, so that more shards can come.
             until = time.monotonic() + wait
-            if not told:
+            if not noted:
                 on_shards(f"Shard {', '.join(busy).replace('-of-', '/')} at work in '{folder}': waiting for its end.")
-            told = True
+            noted = True
         elif time.monotonic() >= until:
             raise UsageError(
                 f"Another vitft process is at work in '{folder}'.",

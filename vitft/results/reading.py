@@ -48,7 +48,7 @@ def parse(value: Mapping[str, object], kind: type[T], where: str, action: str | 
     try:
         return kind.model_validate(upgrade(value))
     except ValidationError as error:
-        message = f"{where} is damaged: {told(error)}"
+        message = f"{where} is damaged: {faults_in(error)}"
     raise damaged(message, action) if action else damaged(message)
 
 
@@ -59,7 +59,7 @@ def parse_any(value: Mapping[str, object], where: str, fit: type[F]) -> F | Eval
     return parse(value, FewshotResult, where) if value.get("kind") == "fewshot" else parse(value, fit, where)
 
 
-def told(error: ValidationError) -> str:
+def faults_in(error: ValidationError) -> str:
     """Say what is wrong with a JSON object, its fields named."""
     errors = error.errors(include_url=False)
     absent = [".".join(map(str, e["loc"])) for e in errors if e["type"] == "missing"]

@@ -156,9 +156,9 @@ def _place(where: tuple[int | str, ...], data: Mapping[str, Any]) -> str:
         if isinstance(step, str) and isinstance(position, int):
             entry = here[step][position]
             one = "column" if step == "columns" else step
-            told = next(
+            name_of = next(
                 (entry[k] for k in ("name", "key", "task", "title") if isinstance(entry, dict) and k in entry), 0
             )
-            words.append(f"{one} '{told}'" if told else f"{one} {position + 1}")
+            words.append(f"{one} '{name_of}'" if name_of else f"{one} {position + 1}")
             here = entry if isinstance(entry, dict) else {}
     return ", ".join(words) + ": " * bool(words)

@@ -7,21 +7,21 @@ from torch import nn
 from vitft.progress import Hooks
 
 
-def begin(net: nn.Module, asked: bool, hooks: Hooks) -> bool:
+def begin(net: nn.Module, forced: bool, hooks: Hooks) -> bool:
     """Let a network keep only the inputs of its blocks; False where it cannot, which is told.
 
     It is timm's own, torch's way without reentry: the gradients are the same. Batch normalisation would count its
     statistics twice.
 
     Args:
-        asked: by the user, not by the rule.
+        forced: by the user, not by the rule.
     """
     normed = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in net.modules())
     if normed or not _set(net, enable=True):
         why = "it has batch normalisation" if normed else "timm cannot for this network"
         hooks.note(f"Activations are kept, not computed again: {why}.")
         return False
-    if not asked:
+    if not forced:
         hooks.note(
             "Not one image fits with its activations: they are computed again in the backward pass, which is slower."
         )

@@ -124,8 +124,8 @@ def fit(
     start, began = run.step, time.monotonic()
     source = inputs.source(trained, images, settings, compute.precision, micro_batch, hooks, group)
     with state.Metrics(folder / UPDATES if group.first else None, keep=start) as metrics:
-        told = _Told(run, metrics, hooks, Late(images.device))
-        loop = _Loop(run, source, states, told, compute, hooks, micro_batch, spread)
+        reports = _Reports(run, metrics, hooks, Late(images.device))
+        loop = _Loop(run, source, states, reports, compute, hooks, micro_batch, spread)
         stopped = loop.to_the_end()
     checkpointing.end(trained)
     if signum := group.agree(signum=stopped or hooks.signal())[0]:
@@ -152,8 +152,8 @@ class _Made:
 
 
 @dataclass
-class _Told:
-    """What updates say of themselves, read from a card while it is at later ones, and told in their order."""
+class _Reports:
+    """Losses and gradient norms of updates, read from a card while it computes later ones, and reported in order."""
 
     run: Fit
     metrics: state.Metrics
@@ -161,8 +161,8 @@ class _Told:
     late: Late[_Made]
     _last: float = 0.0
 
-    def here(self, *, all: bool = False) -> None:
-        """Tell of the updates whose numbers are there; with `all` wait for the others'. Raises NonFiniteLoss."""
+    def flush(self, *, all: bool = False) -> None:
+        """Report the updates whose numbers have arrived; with `all` wait for the others. Raises NonFiniteLoss."""
         settings = self.run.settings
         for made, values in self.late.arrived(all=all):
             loss, norm = values.tolist()
@@ -178,18 +178,18 @@ class _Told:
 
 @dataclass
 class _Loop:
-    """The updates of a fit, one after the other, and what is told, looked at and saved between them."""
+    """The updates of a fit, with the reports, looks at val and saved states between them."""
 
     run: Fit
     source: inputs.Source
     states: States
-    told: _Told
+    reports: _Reports
     compute: Compute
     hooks: Hooks
     micro_batch: int
     spread: bool
     watched: float = 0.0
-    asked: bool = False
+    eager_checked: bool = False
 
     def to_the_end(self) -> int:
         """Make all updates and begin to write the last state; return the signal that ended them before, or 0."""
@@ -223,26 +223,26 @@ class _Loop:
         run = self.run
         made = _Made(run.step + 1, learning_rate(run.settings, run.step), time.monotonic())
         try:
-            tell = partial(self._part, made)
-            values = run.gradients(self.source, self.micro_batch, self.compute.precision, self.hooks, tell)
+            show = partial(self._part, made)
+            values = run.gradients(self.source, self.micro_batch, self.compute.precision, self.hooks, show)
         except RuntimeError as error:
             self.micro_batch = _halved(self.micro_batch, error, self.hooks, self.spread)
             return False
         self._compiled()
         run.update(made.lr)
-        self.told.late.put(made, values)
-        self.told.here()
+        self.reports.late.put(made, values)
+        self.reports.flush()
         return True
 
     def _compiled(self) -> None:
-        """Say once where blocks that were to be compiled run eagerly."""
-        if not self.asked and (blocks := self.compute.blocks) is not None:
-            self.asked = True
+        """Note once that blocks which were to be compiled run eagerly."""
+        if not self.eager_checked and (blocks := self.compute.blocks) is not None:
+            self.eager_checked = True
             if why := blocks.eager():
                 self.hooks.note(f"The blocks run eagerly: {why}.")
 
     def _part(self, made: _Made, done: int) -> None:
-        """Tell of an update that goes on, where it takes long."""
+        """Report the progress of an update that takes long."""
         run, seconds, batch = self.run, time.monotonic() - made.began, self.run.settings.batch_size
         if seconds < _PART_S or done >= batch:
             return
@@ -253,21 +253,21 @@ class _Loop:
         """Look at val where that is due. Raises Stopped."""
         watch = self.compute.watch
         if watch is not None and watch.due(self.run):
-            self.told.here(all=True)
-            self.watched += watch.look(self.run, self.micro_batch, self.told.metrics)
+            self.reports.flush(all=True)
+            self.watched += watch.look(self.run, self.micro_batch, self.reports.metrics)
 
     def _save(self) -> None:
         """Begin to write a state, when all that led to it is known to be finite."""
-        self.told.here(all=True)
-        self.states.save(self.run, self.micro_batch, self.told.metrics)
+        self.reports.flush(all=True)
+        self.states.save(self.run, self.micro_batch, self.reports.metrics)
 
     def _last(self) -> None:
-        self.told.here(all=True)
-        self.states.last(self.run, self.micro_batch, self.told.metrics)
+        self.reports.flush(all=True)
+        self.states.last(self.run, self.micro_batch, self.reports.metrics)
 
 
 _PART_S = 2.0
-"""Seconds from which on an update is told of before its end."""
+"""Seconds from which on the progress within an update is reported."""
 
 
 def _check_finite(run: Fit, made: _Made, loss: float, norm: float) -> None:

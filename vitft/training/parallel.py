@@ -22,7 +22,7 @@ _SHARE = 0.6  # of a card's memory; activations need the rest
 _MICRO = 16  # images a forward pass: processes that run out of memory at different points cannot halve together
 
 
-def choose(asked: str, plan: Plan, settings: Settings, device: torch.device, group: Group) -> bool:
+def choose(mode: str, plan: Plan, settings: Settings, device: torch.device, group: Group) -> bool:
     """Tell whether the weights are to lie in parts.
 
     "auto": where weights, gradients, optimiser and average take more than 60 % of a card. A frozen network never does.
@@ -30,11 +30,11 @@ def choose(asked: str, plan: Plan, settings: Settings, device: torch.device, gro
     Raises:
         UsageError: "fsdp" with one process, or where this torch cannot.
     """
-    if asked == "fsdp":
+    if mode == "fsdp":
         _possible(device, group)
-    if group.size == 1 or settings.method == "linear" or asked == "ddp":
+    if group.size == 1 or settings.method == "linear" or mode == "ddp":
         return False
-    if asked == "fsdp":
+    if mode == "fsdp":
         return True
     return device.type == "cuda" and plan.fixed > _SHARE * torch.cuda.mem_get_info(device)[1]
 
@@ -52,9 +52,9 @@ def _possible(device: torch.device, group: Group) -> None:
         )
 
 
-def micro_batch(asked: int) -> int:
+def micro_batch(requested: int) -> int:
     """Return images a forward pass of a network in parts: what was asked for, or few."""
-    return asked or _MICRO
+    return requested or _MICRO
 
 
 def spread(

@@ -48,9 +48,9 @@ def profiled(profile: BenchResult, how: str) -> Speed:
     own = next(loop for loop in profile.loops if loop.name == "vitft")
     forward = 2 * profile.macs_per_image * own.evaluate.images_per_s if own.evaluate else 0.0
     size = "x".join(map(str, profile.resolution))
-    told = f"{how} of {profile.model} at {size}: {rate(profile.products.train)}"
+    source = f"{how} of {profile.model} at {size}: {rate(profile.products.train)}"
     kind = "cpu" if profile.env.device == "cpu" else profile.env.device
-    return Speed(profile.products.train, kind, told, forward, profile.decoded_per_s or 0.0)
+    return Speed(profile.products.train, kind, source, forward, profile.decoded_per_s or 0.0)
 
 
 def measured(width: int, tokens: int, device: torch.device, precision: str) -> Speed:

@@ -61,7 +61,7 @@ class Fit:
         self.first_loss = self.last_loss = math.nan
 
     def gradients(
-        self, source: Source, micro_batch: int, precision: str, hooks: Hooks, tell: Callable[[int], None] | None = None
+        self, source: Source, micro_batch: int, precision: str, hooks: Hooks, show: Callable[[int], None] | None = None
     ) -> Tensor:
         """Accumulate the gradient of the mean loss over the effective batch, clipped.
 
@@ -79,7 +79,7 @@ class Fit:
         try:
             problem, total = None, torch.zeros((), dtype=torch.float64)
             try:
-                total = self._accumulate(source, source.whole or micro_batch, precision, hooks, tell)
+                total = self._accumulate(source, source.whole or micro_batch, precision, hooks, show)
             except Exception as error:
                 problem = error
             self.group.agree(problem)
@@ -93,7 +93,7 @@ class Fit:
             raise
 
     def _accumulate(
-        self, source: Source, size: int, precision: str, hooks: Hooks, tell: Callable[[int], None] | None
+        self, source: Source, size: int, precision: str, hooks: Hooks, show: Callable[[int], None] | None
     ) -> Tensor:
         """Compute the gradient of this process's share; return its share of the mean loss."""
         total = torch.zeros((), dtype=torch.float64, device=self.parameters[0].device)
@@ -112,8 +112,8 @@ class Fit:
                 (loss * scale if scale > 1 else loss).backward()
             total = total + loss.detach().double()
             done += len(x)
-            if tell is not None:
-                tell(done * self.group.size)
+            if show is not None:
+                show(done * self.group.size)
         return total
 
     def _parts(self, size: int) -> list[slice]:

@@ -43,17 +43,17 @@ class Stamp:
         return json.dumps(asdict(self), indent=1) + "\n"
 
     @property
-    def said(self) -> str:
+    def title(self) -> str:
         """Name the split in a footnote."""
         val = f", {100 * self.val_fraction:g} % val" if self.val_fraction else ""
         return f"{OWN} (seed {self.seed}, {100 * self.test_fraction:g} % test{val})"
 
 
-def told(folder: Path, files: Sequence[Path]) -> str:
+def name_of(folder: Path, files: Sequence[Path]) -> str:
     """Name the split of a folder by its stamp; "" where it has none. Lists changed since are told of."""
     try:
         found = Stamp(**json.loads((folder / STAMP).read_text(encoding="utf-8")))
-        said = found.said
+        said = found.title
         now = {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
     except (OSError, ValueError, TypeError):
         return ""

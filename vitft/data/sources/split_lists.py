@@ -35,7 +35,7 @@ def build(path: Path, task: str) -> Rows:
         "images and their lists",
         _rows,
         _unread,
-        lambda folder: own_split.told(folder, list(_lists(folder).values())),
+        lambda folder: own_split.name_of(folder, list(_lists(folder).values())),
     )
 
 

@@ -198,9 +198,9 @@ def _confusion(saved: Saved) -> Confusion:
     flat, counts = np.unique(saved.labels * classes + best, return_counts=True)
     pairs = np.divmod(flat, classes)
     wrong = [(int(n), int(a), int(b)) for a, b, n in zip(*pairs, counts, strict=True) if a != b]
-    told = dict(zip(saved.labels.tolist(), saved.label_names, strict=True))
-    told |= dict(zip(best.tolist(), saved.answer_names, strict=True))
-    names = [told.get(i) or f"class {i}" for i in range(classes)]
+    by_class = dict(zip(saved.labels.tolist(), saved.label_names, strict=True))
+    by_class |= dict(zip(best.tolist(), saved.answer_names, strict=True))
+    names = [by_class.get(i) or f"class {i}" for i in range(classes)]
     common = tuple((names[a], names[b], n) for n, a, b in sorted(wrong, reverse=True)[:5])
     if classes > _CLASSES:
         return Confusion("", classes, (), common)

@@ -49,16 +49,16 @@ def filters(found: Inspected) -> Any:
     shown = _with(found, "filters")
     figure = style.figure(style.COLUMN, 2.3 * len(shown))
     for axes, (one, own) in zip(figure.subplots(len(shown), squeeze=False)[:, 0], shown, strict=True):
-        told = one.filters
-        assert told is not None
+        data = one.filters
+        assert data is not None
         flat = own["filters"]
         low, high = flat.min(axis=(1, 2, 3), keepdims=True), flat.max(axis=(1, 2, 3), keepdims=True)
         scaled = (flat - low) / np.where(high > low, high - low, 1)
         axes.imshow(style.tiled(list(scaled), 7), interpolation="nearest")
         style.bare(axes)
         axes.set_title(
-            f"{style.plain(one.title)}: {told.layer}, first {len(flat)} principal\ncomponents of {told.filters} "
-            f"filters of {told.shape[0]}x{told.shape[1]} px ({100 * sum(told.variance):.0f} % of variance)"
+            f"{style.plain(one.title)}: {data.layer}, first {len(flat)} principal\ncomponents of {data.filters} "
+            f"filters of {data.shape[0]}x{data.shape[1]} px ({100 * sum(data.variance):.0f} % of variance)"
         )
     return figure
 
@@ -116,18 +116,18 @@ def attention_distance(found: Inspected) -> Any:
     figure = style.figure(style.COLUMN if len(shown) == 1 else style.PAGE, 2.4)
     grid = figure.subplots(1, len(shown), sharey=True, squeeze=False)[0]
     for axes, one in zip(grid, shown, strict=True):
-        told = one.attention
-        assert told is not None
-        for k, layer in enumerate(told.layers):
+        data = one.attention
+        assert data is not None
+        for k, layer in enumerate(data.layers):
             dots = axes.scatter([layer.layer] * len(layer.heads), layer.heads, s=9, color=style.COLOURS[0], alpha=0.75)
             dots.set_label("one head" if k == 0 else None)
-        numbers = [layer.layer for layer in told.layers]
+        numbers = [layer.layer for layer in data.layers]
         axes.plot(
-            numbers, [layer.mean for layer in told.layers], color=style.COLOURS[1], marker="_", label="mean over heads"
+            numbers, [layer.mean for layer in data.layers], color=style.COLOURS[1], marker="_", label="mean over heads"
         )
         axes.set_xticks(numbers if len(numbers) <= 12 else numbers[:: -(-len(numbers) // 12)])
         axes.set_xlabel("layer")
-        axes.set_title(f"{style.plain(one.title)}, {told.images} images at {side(one.resolution)} px")
+        axes.set_title(f"{style.plain(one.title)}, {data.images} images at {side(one.resolution)} px")
     highest = max(max(layer.heads) for one in shown if one.attention for layer in one.attention.layers)
     grid[0].set_ylim(0, 1.06 * highest)
     grid[0].set_ylabel("mean attention distance (pixels)")
@@ -140,21 +140,21 @@ def norms(found: Inspected) -> Any:
     shown = _with(found, "norms")
     figure = style.figure(style.PAGE, 2.3 * len(shown))
     for row, (one, own) in zip(figure.subplots(len(shown), 2, squeeze=False), shown, strict=True):
-        told = one.norms
-        assert told is not None
-        numbers = [layer.layer for layer in told.layers]
-        low, high = ([getattr(layer, key) for layer in told.layers] for key in ("p1", "p99"))
+        data = one.norms
+        assert data is not None
+        numbers = [layer.layer for layer in data.layers]
+        low, high = ([getattr(layer, key) for layer in data.layers] for key in ("p1", "p99"))
         row[0].fill_between(
             numbers, low, high, color=style.COLOURS[0], alpha=0.25, label="1st to 99th percentile", lw=0
         )
-        row[0].plot(numbers, [layer.median for layer in told.layers], color=style.COLOURS[0], label="median")
-        row[0].plot(numbers, [layer.largest for layer in told.layers], color=style.COLOURS[1], ls="--", label="largest")
+        row[0].plot(numbers, [layer.median for layer in data.layers], color=style.COLOURS[0], label="median")
+        row[0].plot(numbers, [layer.largest for layer in data.layers], color=style.COLOURS[1], ls="--", label="largest")
         style.logarithmic(row[0].yaxis, _plainly)
         row[0].set_xlabel("layer")
         row[0].set_ylabel("norm of patch tokens")
         row[0].legend(frameon=False)
-        row[0].set_title(f"{style.plain(one.title)}: {told.tokens:,} patch tokens of {told.images} images")
-        last = told.layers[-1]
+        row[0].set_title(f"{style.plain(one.title)}: {data.tokens:,} patch tokens of {data.images} images")
+        last = data.layers[-1]
         values = np.maximum(own["norms"].ravel(), 1e-6)
         row[1].hist(values, bins=np.geomspace(values.min(), values.max() * 1.001, 60), color=style.COLOURS[0])
         for axis in (row[1].xaxis, row[1].yaxis):
@@ -177,20 +177,14 @@ _KINDS = ("attention", "MLP", "norms", "other")
 
 def moved(found: Inspected) -> Any:
     """Draw how far each part of the second network lies from the first's."""
-    told = found.numbers.moved
-    assert told is not None
+    data = found.numbers.moved
+    assert data is not None
     figure = style.figure(style.COLUMN, 2.5)
     axes = figure.subplots()
-    places: dict[str, int] = {}
-    for part in told.parts:
-        places.setdefault(" ".join(part.part.split()[:2]) if part.part.startswith("block") else part.part, len(places))
+    parts = [(*_place(part.part), part.relative) for part in data.parts]
+    places = {name: i for i, name in enumerate(dict.fromkeys(name for name, *_ in parts))}
     for k, kind in enumerate((*_KINDS, "")):
-        points = [
-            (places[" ".join(p.part.split()[:2]) if p.part.startswith("block") else p.part], p.relative)
-            for p in told.parts
-            if (p.part.split()[2:] == [kind] if p.part.startswith("block") else not kind)
-        ]
-        if points:
+        if points := [(places[name], relative) for name, of, relative in parts if of == kind]:
             axes.plot(
                 *zip(*points, strict=True), ls="-" if kind else "", marker=style.MARKS[k], color=style.COLOURS[k],
                 label=kind or "not in a block",
@@ -204,6 +198,12 @@ def moved(found: Inspected) -> Any:
     return figure
 
 
+def _place(part: str) -> tuple[str, str]:
+    """Return "block 3", "MLP" of "block 3 MLP"; of what is in no block its name and ""."""
+    block, kind = part.split()[:2], " ".join(part.split()[2:])
+    return (" ".join(block), kind) if part.startswith("block") else (part, "")
+
+
 def _short(name: str) -> str:
     names = {"patch embedding": "patches", "prefix tokens": "tokens", "final norm and pooling": "final norm"}
     return names.get(name, name)
@@ -211,11 +211,11 @@ def _short(name: str) -> str:
 
 def cka(found: Inspected) -> Any:
     """Draw the alignment of every layer of one network with every layer of the other."""
-    told = found.numbers.cka
-    assert told is not None
+    data = found.numbers.cka
+    assert data is not None
     figure = style.figure(style.COLUMN, 2.8)
     axes = figure.subplots()
-    values = np.array(told.values)
+    values = np.array(data.values)
     drawn = axes.imshow(values, vmin=0, vmax=1, origin="lower", interpolation="nearest")
     for set_ticks, count in ((axes.set_yticks, values.shape[0]), (axes.set_xticks, values.shape[1])):
         step = -(-count // 12)
@@ -223,6 +223,6 @@ def cka(found: Inspected) -> Any:
     first, second = (style.plain(one.title, 40) for one in found.numbers.models)
     axes.set_ylabel(f"layer of {first}")
     axes.set_xlabel("\n".join(textwrap.wrap(f"layer of {second}", 44)))
-    axes.set_title(f"linear CKA over {told.tokens:,} {told.of}")
+    axes.set_title(f"linear CKA over {data.tokens:,} {data.of}")
     figure.colorbar(drawn, ax=axes, shrink=0.85)
     return figure

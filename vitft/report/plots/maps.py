@@ -42,9 +42,9 @@ def attention_maps(found: Inspected) -> Any:
         for i, axes in enumerate(line):
             axes.imshow(lit(own["images"][i], own[key][i]))
             if key == "class":
-                told = one.class_maps[i]
-                name = told.target.split(",")[0]
-                label = f"{style.plain(name, int(20 * width))}\n{100 * told.probability:.0f} %"
+                shown = one.class_maps[i]
+                name = shown.target.split(",")[0]
+                label = f"{style.plain(name, int(20 * width))}\n{100 * shown.probability:.0f} %"
                 axes.set_xlabel(label, fontsize=5, labelpad=1)
         line[0].set_ylabel(_named(one, key, mark, int(17 * width)), fontsize=5.5)
     return figure
