@@ -145,12 +145,12 @@ def vtab(
     _show(foresee.of_suite(plans, runtime, known.speed(job, data, runtime)), format)
 
 
-def _show(found: "Foreseen", format: o.TableFormat) -> None:
+def _show(foreseen: "Foreseen", format: o.TableFormat) -> None:
     from vitft.report import estimate as report
 
-    for line in found.notes:
+    for line in foreseen.notes:
         console.note(f"Note: {line}.")
-    console.emit_table(report.foreseen_payload(found), report.foreseen(found), format)
+    console.emit_table(report.foreseen_payload(foreseen), report.foreseen(foreseen), format)
 
 
 @app.command("suite")

@@ -105,7 +105,7 @@ def _words(what: str, images: bool, models: int) -> tuple[str, ...]:
     return tuple(w for w in WHAT if (images or w not in (*OF_IMAGES, "cka")) and (models == 2 or w not in OF_TWO))
 
 
-def _folder(models: list[str], found: "Inspection") -> Path:
+def _folder(models: list[str], inspection: "Inspection") -> Path:
     """Return where pictures go by themselves: inspect/ in the run, else below the folder of runs."""
     from vitft.models import places
     from vitft.results.folders import runs_root, slug
@@ -113,21 +113,21 @@ def _folder(models: list[str], found: "Inspection") -> Path:
     run = places.run_folder(Path(models[-1]).expanduser())
     if run is not None and (run / RESULT).is_file():
         return run / ("inspect" if len(models) == 1 else "inspect-side-by-side")
-    names = "-and-".join(slug(Path(one.title).stem) for one in found.models)
+    names = "-and-".join(slug(Path(one.title).stem) for one in inspection.models)
     return runs_root() / "inspect" / names
 
 
-def _told(found: "Inspection", images: bool) -> str:
+def _told(inspection: "Inspection", images: bool) -> str:
     lines = []
-    for one in found.models:
+    for one in inspection.models:
         lines += _of_one(one)
-    if found.moved is not None:
-        most = sorted(found.moved.parts, key=lambda part: -part.relative)[:3]
+    if inspection.moved is not None:
+        most = sorted(inspection.moved.parts, key=lambda part: -part.relative)[:3]
         lines.append("moved most: " + ", ".join(f"{part.part} {100 * part.relative:.1f} %" for part in most))
-    if found.cka is not None:
-        same = [row[i] for i, row in enumerate(found.cka.values) if i < len(row)]
+    if inspection.cka is not None:
+        same = [row[i] for i, row in enumerate(inspection.cka.values) if i < len(row)]
         lines.append(f"CKA of equal layers: {same[0]:.3f} in the first, {same[-1]:.3f} in the last")
-    lines += [f"note: {note}" for note in found.notes]
+    lines += [f"note: {note}" for note in inspection.notes]
     if not images:
         lines.append(
             "With --images DIR also: attention distance and maps, rollout, class-specific map, norms, features."
@@ -135,12 +135,12 @@ def _told(found: "Inspection", images: bool) -> str:
     return "\n".join(lines)
 
 
-def _of_one(one: "Looked") -> list[str]:
+def _of_one(net: "Looked") -> list[str]:
     from vitft.results.checkpoint import side
 
-    cost = one.cost
+    cost = net.cost
     rows = [
-        ("tokens", f"{one.grid[0]}x{one.grid[1]} patches of {side(one.patch)} px, {one.prefix_tokens} prefix tokens"),
+        ("tokens", f"{net.grid[0]}x{net.grid[1]} patches of {side(net.patch)} px, {net.prefix_tokens} prefix tokens"),
         ("parameters", f"{cost.parameters:,} ({cost.head_parameters:,} in the head)"),
         ("operations", f"{cost.macs_per_image / 1e9:.2f} GMACs an image, {2 * cost.macs_per_image / 1e9:.2f} GFLOPs"),
         (
@@ -149,11 +149,11 @@ def _of_one(one: "Looked") -> list[str]:
             f"(float32, {cost.device})",
         ),
     ]
-    if one.filters:
-        share = 100 * sum(one.filters.variance)
-        rows.append(("filters", f"{len(one.filters.variance)} components hold {share:.0f} % of the variance"))
+    if net.filters:
+        share = 100 * sum(net.filters.variance)
+        rows.append(("filters", f"{len(net.filters.variance)} components hold {share:.0f} % of the variance"))
     for name in ("before", "after"):
-        measured = getattr(one.positions, name, None)
+        measured = getattr(net.positions, name, None)
         if measured is not None:
             rows.append(
                 (
@@ -162,22 +162,22 @@ def _of_one(one: "Looked") -> list[str]:
                     f"{measured.elsewhere:.2f}; {100 * measured.share:.0f} % are most like their own row and column",
                 )
             )
-    if one.attention:
-        first, last = one.attention.layers[0], one.attention.layers[-1]
+    if net.attention:
+        first, last = net.attention.layers[0], net.attention.layers[-1]
         rows.append(
             (
                 "attention",
                 f"looks {first.mean:.0f} px far in layer 1, {last.mean:.0f} px in layer {last.layer}; heads differ by "
-                f"{one.attention.early_spread:.1f} px in early layers, {one.attention.late_spread:.1f} px in late ones",
+                f"{net.attention.early_spread:.1f} px in early layers, {net.attention.late_spread:.1f} px in late ones",
             )
         )
-    if one.norms:
-        layer = one.norms.layers[-1]
+    if net.norms:
+        layer = net.norms.layers[-1]
         rows.append(
             (
                 "norms",
                 f"median {layer.median:.1f}, largest {layer.largest:.1f}, artifacts {100 * layer.artifacts:.1f} %",
             )
         )
-    rows += [(f"no {name}", why) for name, why in one.absent.items()]
-    return [f"{one.title} at {side(one.resolution)} px", *(f"  {name:<16} {text}" for name, text in rows)]
+    rows += [(f"no {name}", why) for name, why in net.absent.items()]
+    return [f"{net.title} at {side(net.resolution)} px", *(f"  {name:<16} {text}" for name, text in rows)]

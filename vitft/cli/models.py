@@ -83,11 +83,11 @@ def fetch(model: ModelArgument, format: FormatOption = "text") -> None:
     console.emit(payload, text, format)
 
 
-def _lines(found: "Described") -> str:
+def _lines(model: "Described") -> str:
     from vitft.models.checkpoint import assumptions, cropping
     from vitft.report import reproduce
 
-    info, arch, alias = found.info, found.info.architecture, found.alias
+    info, arch, alias = model.info, model.info.architecture, model.alias
     shown = ("embed_dim", "depth", "num_heads", "mlp_ratio", "reg_tokens", "channels")
     kwargs = ", ".join(f"{key} {value}" for key, value in arch.kwargs.items() if key in shown and value)
     kwargs += f", norm_eps {arch.norm_eps:g}" if arch.norm_eps else ""
@@ -113,12 +113,12 @@ def _lines(found: "Described") -> str:
         ("also assumed", ", ".join(sorted(assumed - {"mean", "std", "crop_pct", "interpolation"}))),
         ("licence", alias.licence if alias else ""),
         ("source", alias.source if alias else ""),
-        ("file", info.path or found.file or ""),
+        ("file", info.path or model.file or ""),
         ("part", info.part),
         ("sha256", info.sha256),
     ]
-    if found.file == "":
-        rows.append(("file", f"not in the local cache: vitft models fetch {found.model}"))
-    lines = [found.model, *(f"  {name:<13} {text}" for name, text in rows if text)]
-    lines += [f"note: {note}" for note in filter(None, [*found.notes, assumptions(info)])]
-    return "\n".join([*lines, *reproduce.lines(found.published, found.model, console.width(listing=True))])
+    if model.file == "":
+        rows.append(("file", f"not in the local cache: vitft models fetch {model.model}"))
+    lines = [model.model, *(f"  {name:<13} {text}" for name, text in rows if text)]
+    lines += [f"note: {note}" for note in filter(None, [*model.notes, assumptions(info)])]
+    return "\n".join([*lines, *reproduce.lines(model.published, model.model, console.width(listing=True))])

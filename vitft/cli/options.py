@@ -180,9 +180,9 @@ def unoccupied(folders: Sequence[Path], overwrite: bool) -> None:
         )
 
 
-def hold_to(least: float | None, found: Sequence[tuple[str, float]]) -> None:
+def hold_to(least: float | None, accuracies: Sequence[tuple[str, float]]) -> None:
     """Raise OutsideTolerance (exit code 5) where one of (name, top1 in [0, 1]) is below `least` percent."""
-    below = [f"{name} {100 * top1:.2f}" for name, top1 in found if least is not None and 100 * top1 < least]
+    below = [f"{name} {100 * top1:.2f}" for name, top1 in accuracies if least is not None and 100 * top1 < least]
     if below:
         raise OutsideTolerance(
             f"top-1 is below --min-top1 {least:g}: {', '.join(below)}.",

@@ -81,7 +81,7 @@ def _entry(answer: "Answer") -> dict[str, object]:
     return {"image": answer.path, "top": top}
 
 
-def _print(found: "list[Answer]", broken: list[str], format: str, checkpoint: dict[str, object]) -> None:
+def _print(answers: "list[Answer]", broken: list[str], format: str, checkpoint: dict[str, object]) -> None:
     import csv
     import io
 
@@ -91,18 +91,18 @@ def _print(found: "list[Answer]", broken: list[str], format: str, checkpoint: di
         lines = io.StringIO()
         writer = csv.writer(lines, lineterminator="\n")
         writer.writerow(["image", "rank", "class", "index", "probability"])
-        for answer in found:
+        for answer in answers:
             for rank, (index, name, chance) in enumerate(answer.top, 1):
                 writer.writerow([answer.path, rank, name, index, f"{chance:.6f}"])
         console.write(lines.getvalue())
     elif format == "json":
-        payload = {"predictions": [_entry(answer) for answer in found], "broken": broken, "checkpoint": checkpoint}
+        payload = {"predictions": [_entry(answer) for answer in answers], "broken": broken, "checkpoint": checkpoint}
         console.emit(payload, "", "json")
-    elif format == "text" and found:
+    elif format == "text" and answers:
         columns = (Column("image", "image"), Column("class", "class"), Column("chance", "%", "percent"))
         rows = [
             Row({"image": "" if rank else answer.path, "class": name, "chance": chance})
-            for answer in found
+            for answer in answers
             for rank, (_, name, chance) in enumerate(answer.top)
         ]
         console.emit_table(None, Table("", columns, tuple(rows)), "text", listing=True)

@@ -197,17 +197,17 @@ def _looked(data_dir: Path | None) -> str:
     return f"Looked in {', '.join(places)} and the hub's cache."
 
 
-def _told(one: "Prospect", how: "How") -> str:
+def _told(prospect: "Prospect", how: "How") -> str:
     """Say what a leg would do, and what it would cost."""
     from vitft.engines.suite import of_shard
     from vitft.protocol.estimate import line
 
-    leg, jobs = one.leg, one.mine(how)
-    names = _few([name for name in of_shard(leg, how.shard).tasks() if name not in one.planned.missing])
+    leg, jobs = prospect.leg, prospect.mine(how)
+    names = _few([name for name in of_shard(leg, how.shard).tasks() if name not in prospect.planned.missing])
     head = f"Plan{f' of shard {how.shard} ({names})' if how.shard else ''}: "
     if leg.recipe is None:
         return f"{head}{leg.part.name} of {names}.\nNothing was run. It would go to {leg.folder()}\n"
-    of = one.estimate(how)
+    of = prospect.estimate(how)
     swept = ", ".join(sorted({key for job in jobs for key in job.sweep}))
     val = ", ".join(dict.fromkeys(job.scheme.tune_val for job in jobs if job.sweep))
     text = (

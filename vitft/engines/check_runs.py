@@ -116,16 +116,16 @@ def stored_in(path: Path, update: bool) -> Baseline:
 def expectations(runs: Sequence[RecipeRun], how: How, seeds: tuple[int, ...]) -> Outcomes:
     """Hold runs to what their recipes expect; one of which nothing can be compared on this device is not made."""
 
-    def judge(one: RecipeRun, finish: _Finish) -> Iterator[Check]:
+    def judge(run: RecipeRun, finish: _Finish) -> Iterator[Check]:
         meant = []
-        for expect in one.expects:
+        for expect in run.expects:
             if why := _void_here(expect, how.device):
-                yield engine.void(one.base, expect, why)
+                yield engine.void(run.base, expect, why)
             else:
                 meant.append(expect)
         if meant:
             finished, folder = finish()
-            yield from (engine.expected(one.base, expect, finished, str(folder)) for expect in meant)
+            yield from (engine.expected(run.base, expect, finished, str(folder)) for expect in meant)
 
     return _run(runs, how, lambda _: seeds or (0,), judge)
 
@@ -138,19 +138,19 @@ def against(runs: Sequence[RecipeRun], how: How, seeds: tuple[int, ...], stored:
         margin: share in [0, 1]; a smaller drop never counts.
     """
 
-    def judge(one: RecipeRun, finish: _Finish) -> list[Check]:
-        known = stored.find(one.recipe.name, one.task)
+    def judge(run: RecipeRun, finish: _Finish) -> list[Check]:
+        known = stored.find(run.recipe.name, run.task)
         if known is None:
             why = "the baseline holds nothing of it: add it with --update"
-            return [one.base.model_copy(update={"against": "baseline", "outcome": "void", "why": why})]
+            return [run.base.model_copy(update={"against": "baseline", "outcome": "void", "why": why})]
         finished, folder = finish()
-        new = engine.entry(one.base, finished, folder)
+        new = engine.entry(run.base, finished, folder)
         same = {flags.seed for flags in new.flags} & {flags.seed for flags in known.current.flags}
         if same:
             how.note(f"Note: seed {min(same)} is one of the baseline's: on a CPU the same run, which tells nothing.")
-        return engine.against(one.base, finished, new, known, margin, str(folder))
+        return engine.against(run.base, finished, new, known, margin, str(folder))
 
-    done = _run(runs, how, lambda one: seeds or _new_seeds(one, stored), judge)
+    done = _run(runs, how, lambda run: seeds or _new_seeds(run, stored), judge)
     return Outcomes(engine.judged(done.checks), done.errors)
 
 
@@ -158,10 +158,10 @@ def update(runs: Sequence[RecipeRun], how: How, seeds: tuple[int, ...], path: Pa
     """Write what runs answer as the new baseline; what fails keeps its old entry."""
     entries: list[Entry] = []
 
-    def judge(one: RecipeRun, finish: _Finish) -> list[Check]:
+    def judge(run: RecipeRun, finish: _Finish) -> list[Check]:
         finished, folder = finish()
-        entries.append(engine.entry(one.base, finished, folder))
-        return [engine.written(one.base, finished, str(folder))]
+        entries.append(engine.entry(run.base, finished, folder))
+        return [engine.written(run.base, finished, str(folder))]
 
     done = _run(runs, how, lambda _: seeds or _BASELINE_SEEDS, judge)
     for entry in entries:
@@ -172,9 +172,9 @@ def update(runs: Sequence[RecipeRun], how: How, seeds: tuple[int, ...], path: Pa
     return done
 
 
-def _new_seeds(one: RecipeRun, stored: Baseline) -> tuple[int, ...]:
+def _new_seeds(run: RecipeRun, stored: Baseline) -> tuple[int, ...]:
     """Return as many seeds as the baseline has, and other ones: on a CPU the same would give the same runs."""
-    known = stored.find(one.recipe.name, one.task)
+    known = stored.find(run.recipe.name, run.task)
     if known is None:
         return (0,)
     first = 1 + max(flags.seed for flags in known.current.flags)
@@ -206,10 +206,10 @@ def _run(runs: Sequence[RecipeRun], how: How, seeds: Callable[[RecipeRun], tuple
     return done
 
 
-def _job(one: RecipeRun, data_dir: Path | None, seeds: tuple[int, ...]) -> tuple[Job, Opened] | VitftError:
+def _job(run: RecipeRun, data_dir: Path | None, seeds: tuple[int, ...]) -> tuple[Job, Opened] | VitftError:
     """Return the job of a run, or why there is none. Raises UsageError."""
     try:
-        return make(one.task, model=one.model, recipe=one.recipe, overrides={}, data_dir=data_dir, seeds=seeds)
+        return make(run.task, model=run.model, recipe=run.recipe, overrides={}, data_dir=data_dir, seeds=seeds)
     except UsageError:
         raise
     except VitftError as error:
@@ -226,8 +226,8 @@ def _result(job: tuple[Job, Opened] | VitftError, how: How, folder: Path | None)
     return result, at
 
 
-def _below(output: Path | None, one: RecipeRun) -> Path | None:
-    return output and output / f"{slug(one.recipe.name)}-{slug(one.task)}-{slug(Path(one.model).stem)}"
+def _below(output: Path | None, run: RecipeRun) -> Path | None:
+    return output and output / f"{slug(run.recipe.name)}-{slug(run.task)}-{slug(Path(run.model).stem)}"
 
 
 def _void_here(expect: Expect, device: str) -> str:

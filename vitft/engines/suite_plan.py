@@ -52,18 +52,18 @@ def prospects(request: SuiteRequest, how: How, *, anew: bool) -> list[Prospect]:
     return found
 
 
-def described(one: Prospect, how: How) -> dict[str, object]:
+def described(prospect: Prospect, how: How) -> dict[str, object]:
     """Return a leg's plan as JSON has it."""
     from vitft.protocol.estimate import to_json
 
-    of = one.estimate(how)
+    of = prospect.estimate(how)
     return {
-        "suite": one.leg.suite.name,
-        "model": one.leg.model,
-        "run": one.leg.part.first.run,
-        "folder": str(one.leg.folder()),
+        "suite": prospect.leg.suite.name,
+        "model": prospect.leg.model,
+        "run": prospect.leg.part.first.run,
+        "folder": str(prospect.leg.folder()),
         "shard": how.shard,
-        "data": [asdict(row) | {"usable": row.task not in one.planned.missing} for row in one.rows],
+        "data": [asdict(row) | {"usable": row.task not in prospect.planned.missing} for row in prospect.rows],
         "plan": [
             {
                 "task": job.name,
@@ -73,7 +73,7 @@ def described(one: Prospect, how: How) -> dict[str, object]:
                 "settings": job.settings.model_dump(mode="json"),
                 "sweep": job.sweep,
             }
-            for job in one.mine(how)
+            for job in prospect.mine(how)
         ],
         "estimate": to_json(of) if of else None,
     }

@@ -160,7 +160,7 @@ class Evaluation:
 
 def evaluate(
     network: Network,
-    what: Subject,
+    subject: Subject,
     *,
     batch_size: int = 0,
     workers: int = 2,
@@ -171,7 +171,7 @@ def evaluate(
 
     Args:
         network: with the head to be judged.
-        what: see `subject`.
+        subject: see `subject`.
         batch_size: images a forward pass; 0 = by device. It does not change which images are counted.
         workers: threads that decode.
         hooks: told of the progress.
@@ -182,14 +182,14 @@ def evaluate(
         DataDamaged: an image does not decode; VitftError as `predict.predict`.
     """
     hooks = hooks or Hooks()
-    split = head_fits(network, what.split)
-    if what.real is not None and split.class_names != what.split.class_names:
+    split = head_fits(network, subject.split)
+    if subject.real is not None and split.class_names != subject.split.class_names:
         raise CheckpointError(
             f"The classes of '{network.info.name}' stand in another order than ImageNet's.",
             "ImageNet's own order, by which ReaL labels are numbered.",
             "Leave out --real.",
         )
-    what = replace(what, split=split)
+    subject = replace(subject, split=split)
     assumed = (*network.info.assumed, *order_assumed(network, split))
     network = replace(network, info=replace(network.info, assumed=assumed))
     size = batch_size or evaluation_batch(network.net, network.device)
@@ -203,7 +203,7 @@ def evaluate(
     answers = predict(
         network.net, batches, len(split), split.num_classes, precision=network.precision, on_progress=on_progress
     )
-    return Evaluation(network, what, answers, time.monotonic() - began)
+    return Evaluation(network, subject, answers, time.monotonic() - began)
 
 
 def result(done: Evaluation, *, per_class: bool = False, with_confusion: bool = False) -> EvalResult:
@@ -242,13 +242,13 @@ def result(done: Evaluation, *, per_class: bool = False, with_confusion: bool = 
     )
 
 
-def title(what: Subject) -> str:
+def title(subject: Subject) -> str:
     """Name what was evaluated on; a part of a test set never goes by the name of the whole."""
-    split = what.split
-    if not what.stamp:
+    split = subject.split
+    if not subject.stamp:
         return f"{split.task}, {split.name}, {len(split):,} images"
     name = "ImageNet accuracy" if is_imagenet(split) else f"the accuracy on {split.task}"
-    return f"{split.task}, {what.stamp}: not {name}"
+    return f"{split.task}, {subject.stamp}: not {name}"
 
 
 def is_imagenet(split: Split) -> bool:

@@ -154,13 +154,13 @@ def _refuse_broken(values: NDArray[np.float32], what: str) -> None:
         )
 
 
-def _joined(out: NDArray[np.float32] | None, seen: NDArray[np.int64], group: Group) -> NDArray[np.float32] | None:
+def _joined(out: NDArray[np.float32] | None, indices: NDArray[np.int64], group: Group) -> NDArray[np.float32] | None:
     """Return the rows of all processes, and count in place how often each came; rows of no process are 0."""
     widths = [width for width in group.all(None if out is None else out.shape[1]) if width is not None]
     if group.size == 1 or not widths:
         return out
-    out = np.zeros((len(seen), widths[0]), dtype=np.float32) if out is None else out
-    group.sum([torch.from_numpy(out), torch.from_numpy(seen)])
+    out = np.zeros((len(indices), widths[0]), dtype=np.float32) if out is None else out
+    group.sum([torch.from_numpy(out), torch.from_numpy(indices)])
     return out
 
 
@@ -181,15 +181,15 @@ def _fitting(function: Callable[[Tensor], Tensor], images: Tensor, size: int = 0
     return torch.cat([_fitting(function, part, size) for part in (images[:half], images[half:])])
 
 
-def _exactly_once(seen: NDArray[np.int64]) -> None:
-    twice, never = np.flatnonzero(seen > 1), np.flatnonzero(seen == 0)
+def _exactly_once(indices: NDArray[np.int64]) -> None:
+    twice, never = np.flatnonzero(indices > 1), np.flatnonzero(indices == 0)
     if len(twice) or len(never):
         faults = [
             f"{len(which)} {word}: {_some(which)}"
             for which, word in ((twice, "came more than once"), (never, "never came"))
             if len(which)
         ]
-        raise VitftError(f"Each of the {len(seen)} images must come exactly once; " + "; ".join(faults) + ".")
+        raise VitftError(f"Each of the {len(indices)} images must come exactly once; " + "; ".join(faults) + ".")
 
 
 def _some(indices: NDArray[np.int64], most: int = 8) -> str:

@@ -41,21 +41,21 @@ def members(model: str) -> tuple[dict[Seed, str], str]:
     return {None: model}, f"seed {next(iter(files))} alone of the run's seeds {', '.join(map(str, files))}: {why}"
 
 
-def over_seeds(found: Sequence[Metrics]) -> Metrics:
+def over_seeds(metrics: Sequence[Metrics]) -> Metrics:
     """Return the means over seeds, with Student's t interval; what one of them lacks has none."""
-    tops = [m.top1 for m in found]
-    fives = [m.top5 for m in found if m.top5 is not None]
-    reals = [m.real_top1 for m in found if m.real_top1 is not None]
-    whole = len(reals) == len(found)
+    tops = [m.top1 for m in metrics]
+    fives = [m.top5 for m in metrics if m.top5 is not None]
+    reals = [m.real_top1 for m in metrics if m.real_top1 is not None]
+    whole = len(reals) == len(metrics)
     return Metrics(
         top1=fmean(tops),
-        n=found[0].n,
+        n=metrics[0].n,
         ci95=clipped(t_interval(tops)),
         ci95_of="the mean over seeds",
-        top5=fmean(fives) if len(fives) == len(found) else None,
+        top5=fmean(fives) if len(fives) == len(metrics) else None,
         real_top1=fmean(reals) if whole else None,
         real_ci95=clipped(t_interval(reals)) if whole else None,
-        real_n=found[0].real_n if whole else None,
+        real_n=metrics[0].real_n if whole else None,
     )
 
 

@@ -60,7 +60,7 @@ class Evaluated:
         write_json(folder / RESULT, to_json(self.result))
 
 
-def evaluate_all(models: Sequence[str], what: ev.Subject, how: How, hooks: Hooks) -> Iterator[Evaluated]:
+def evaluate_all(models: Sequence[str], subject: ev.Subject, how: How, hooks: Hooks) -> Iterator[Evaluated]:
     """Evaluate one model after the other; of several, all are opened before the first is evaluated.
 
     Raises:
@@ -70,13 +70,13 @@ def evaluate_all(models: Sequence[str], what: ev.Subject, how: How, hooks: Hooks
     members = [seeds.members(name) for name in models]
     paths = [path for own, _ in members for path in own.values()]
     how = replace(how, keep="room" if len(paths) > 1 else how.keep)
-    opened = _opened(paths, what, how)
+    opened = _opened(paths, subject, how)
     for name, (own, choice) in zip(models, members, strict=True):
         if choice:
             hooks.note(f"{name}: {choice}.")
         of_seed: dict[Seed, ev.Evaluation] = {}
         for seed, path in own.items():
-            of_seed[seed] = _evaluated(name, seed, opened.pop(path, path), choice, what, how, hooks, bool(of_seed))
+            of_seed[seed] = _evaluated(name, seed, opened.pop(path, path), choice, subject, how, hooks, bool(of_seed))
         answers = {
             seed: ev.result(found, per_class=how.per_class, with_confusion=how.confusion)
             for seed, found in of_seed.items()
@@ -92,7 +92,7 @@ def _evaluated(
     seed: Seed,
     checkpoint: str | Checkpoint,
     choice: str,
-    what: ev.Subject,
+    subject: ev.Subject,
     how: How,
     hooks: Hooks,
     quiet: bool,
@@ -103,17 +103,17 @@ def _evaluated(
         hooks.note(f"{name}: {note}")
     info = replace(network.info, name=name if seed is not None else network.info.name)
     network = replace(network, info=info.with_notes(choice))
-    found = ev.evaluate(network, what, batch_size=how.batch_size, workers=how.workers, hooks=hooks, keep=how.keep)
+    found = ev.evaluate(network, subject, batch_size=how.batch_size, workers=how.workers, hooks=hooks, keep=how.keep)
     network.net.to("cpu")  # the next one may need the room
     return found
 
 
-def _opened(models: Sequence[str], what: ev.Subject, how: How) -> dict[str, Checkpoint]:
+def _opened(models: Sequence[str], subject: ev.Subject, how: How) -> dict[str, Checkpoint]:
     """Open several models and raise now what the last would raise when the others' results would be lost."""
     several = models if len(models) > 1 else ()
     opened = {name: loading.load(name, declared=Declared.within(how.fixed)) for name in several}
     for checkpoint in opened.values():
-        head_fits(checkpoint, what.split)
+        head_fits(checkpoint, subject.split)
     return opened
 
 

@@ -80,9 +80,9 @@ def probe(network: Network) -> Tensor:
     return torch.randn(3, 3, *network.info.resolution, generator=generator)
 
 
-def apart(found: Tensor, wanted: Tensor) -> float:
+def apart(logits: Tensor, expected: Tensor) -> float:
     """Return the largest difference of logits, over the largest of them where that is above 1."""
-    return float((found - wanted).abs().max() / max(1.0, float(wanted.abs().max())))
+    return float((logits - expected).abs().max() / max(1.0, float(expected.abs().max())))
 
 
 def _timm(network: Network, folder: Path, to: To) -> tuple[tuple[str, ...], tuple[str, ...]]:

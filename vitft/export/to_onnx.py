@@ -33,7 +33,7 @@ def available() -> None:
         raise NotInstalled(f"ONNX export needs {' and '.join(missing)}, not installed here.", "onnx", " ".join(missing))
 
 
-def write(network: Network, folder: Path, images: Tensor, wanted: Tensor) -> tuple[tuple[str, ...], float]:
+def write(network: Network, folder: Path, images: Tensor, expected: Tensor) -> tuple[tuple[str, ...], float]:
     """Write model.onnx and check it with onnxruntime at batches of 1 and 3.
 
     Torch has two ways into ONNX. That by torch.export is the one kept up, but before torch 2.9 it loses the open batch
@@ -42,7 +42,7 @@ def write(network: Network, folder: Path, images: Tensor, wanted: Tensor) -> tup
 
     Args:
         images: (3, 3, H, W).
-        wanted: the network's own logits of them, (3, K).
+        expected: the network's own logits of them, (3, K).
 
     Returns:
         Names of files, and the largest difference of logits (see `exported.apart`).
@@ -64,7 +64,7 @@ def write(network: Network, folder: Path, images: Tensor, wanted: Tensor) -> tup
             with _quiet():
                 data = _stamped(way(network.net, images), record)
             write_atomic(folder / FILE, data)
-            difference = _difference(folder / FILE, images, wanted)
+            difference = _difference(folder / FILE, images, expected)
         except VitftError:
             raise
         except Exception as error:  # torch's exporters raise anything
@@ -126,17 +126,17 @@ def _stamped(data: bytes, record: Record) -> bytes:
     return out
 
 
-def _difference(file: Path, images: Tensor, wanted: Tensor) -> float:
+def _difference(file: Path, images: Tensor, expected: Tensor) -> float:
     """Return the largest difference of logits at batches of 1 and 3; infinite where an axis but the batch is open."""
     session = onnx_network.start(file)
     shapes = [tensor.shape[1:] for tensor in (*session.get_inputs(), *session.get_outputs())]
     if not all(isinstance(side, int) for shape in shapes for side in shape):
         return float("inf")
-    scale = max(1.0, float(wanted.abs().max()))
+    scale = max(1.0, float(expected.abs().max()))
     worst = 0.0
     for n in _BATCHES:
         found = session.run([OUTPUT], {INPUT: images[:n].numpy()})[0]
-        worst = max(worst, float(np.abs(found - wanted[:n].numpy()).max()) / scale)
+        worst = max(worst, float(np.abs(found - expected[:n].numpy()).max()) / scale)
     return worst
 
 

@@ -41,11 +41,11 @@ class Entry:
     used: float
 
 
-def limit(there: list[Entry] | None = None) -> int:
+def limit(files: list[Entry] | None = None) -> int:
     """Return how many bytes the cache may take: $VITFT_CACHE_SIZE, else a quarter of what its disk has left for it.
 
     Args:
-        there: the cache's files, where they were listed already.
+        files: the cache's files, where they were listed already.
 
     Raises:
         UsageError: the variable holds no size (exit code 2).
@@ -57,19 +57,19 @@ def limit(there: list[Entry] | None = None) -> int:
         return int(n * _UNITS[unit])
     if unit != "%" or n > 100:
         raise UsageError(f"{VARIABLE} is '{text}'.", "a size such as 200GB, a share of the disk such as 10%, or 0.")
-    return int(n / 100 * (machine.free(machine.cache()) + _taken(entries() if there is None else there)))
+    return int(n / 100 * (machine.free(machine.cache()) + _taken(entries() if files is None else files)))
 
 
 def usage() -> str:
     """Return what the cache takes and may take, in words; what is wrong with the variable where it is no size."""
-    there = entries()
+    files = entries()
     try:
-        most = limit(there)
+        most = limit(files)
     except UsageError as error:
         return f"not a size: {error.lines[0]} {error.lines[1]}"
     own = _own()
     how = f"{VARIABLE}={own}" if own else f"{SHARE:.0%} of what it leaves free; {VARIABLE} sets it"
-    return f"{size(_taken(there))} of at most {size(most)} ({how})"
+    return f"{size(_taken(files))} of at most {size(most)} ({how})"
 
 
 def _own() -> str:
@@ -107,12 +107,12 @@ def make(size: int, *, evict: bool = True) -> bool:
         # What is written as pixels is held meanwhile; other files are whole within moments.
         if left.path.name.startswith(".") and (left.path.suffix == ".npy" or left.used < time.time() - _LEFT_S):
             _delete(left.path)
-    there = entries()
-    most = limit(there)
+    files = entries()
+    most = limit(files)
     if size > most:
         return False
-    taken, free = _taken(there), machine.free(machine.cache())
-    for entry in there if evict else ():
+    taken, free = _taken(files), machine.free(machine.cache())
+    for entry in files if evict else ():
         if taken + size <= most and size + _SPARE <= free:
             break
         if _delete(entry.path):
@@ -172,5 +172,5 @@ def _delete(path: Path, *, dry: bool = False) -> bool:
         return False
 
 
-def _taken(there: list[Entry]) -> int:
-    return sum(entry.size for entry in there)
+def _taken(files: list[Entry]) -> int:
+    return sum(entry.size for entry in files)

@@ -244,14 +244,14 @@ def _with_images(one: _One, request: Request, title: str, hooks: Hooks) -> None:
         _class_maps(one, request, seen, hooks)
 
 
-def _of_attention(one: _One, what: Sequence[str], seen: Observed) -> None:
-    methods = [word for word in ("attention", "rollout") if word in what]
-    if not seen.distance:
+def _of_attention(one: _One, methods: Sequence[str], observed: Observed) -> None:
+    methods = [word for word in ("attention", "rollout") if word in methods]
+    if not observed.distance:
         for word in methods:
             one.absent[word] = "its blocks have no attention over all tokens; class and features can be looked at"
         return
     if "attention" in methods:
-        mean = np.concatenate(seen.distance).mean(axis=0)
+        mean = np.concatenate(observed.distance).mean(axis=0)
         rows = [
             found.AttentionLayer(layer=i, heads=tuple(map(float, row)), mean=float(row.mean()), spread=float(row.std()))
             for i, row in enumerate(mean, 1)
@@ -259,18 +259,18 @@ def _of_attention(one: _One, what: Sequence[str], seen: Observed) -> None:
         third = max(1, len(rows) // 3)
         early, late = (float(np.mean([row.spread for row in part])) for part in (rows[:third], rows[-third:]))
         one.numbers["attention"] = found.Attention(
-            images=sum(map(len, seen.distance)), layers=tuple(rows), early_spread=early, late_spread=late
+            images=sum(map(len, observed.distance)), layers=tuple(rows), early_spread=early, late_spread=late
         )
     if "rollout" in methods:
-        one.arrays["rollout"] = np.concatenate(seen.rollout)
-        one.arrays["attention"] = np.concatenate(seen.last)
+        one.arrays["rollout"] = np.concatenate(observed.rollout)
+        one.arrays["attention"] = np.concatenate(observed.last)
 
 
-def _norms(one: _One, seen: Observed) -> None:
-    if not seen.norms:
+def _norms(one: _One, observed: Observed) -> None:
+    if not observed.norms:
         one.absent["norms"] = "its layers are feature maps of several sizes, not tokens"
         return
-    norms = np.concatenate(seen.norms)
+    norms = np.concatenate(observed.norms)
     rows = []
     for i in range(norms.shape[1]):
         own = norms[:, i]
@@ -283,7 +283,7 @@ def _norms(one: _One, seen: Observed) -> None:
     one.numbers["norms"] = found.Norms(images=len(norms), tokens=norms.shape[0] * norms.shape[2], layers=tuple(rows))
 
 
-def _class_maps(one: _One, request: Request, seen: Observed, hooks: Hooks) -> None:
+def _class_maps(one: _One, request: Request, observed: Observed, hooks: Hooks) -> None:
     """Draw what speaks for one class: by attention where there is any, else by the last feature map."""
     network = one.network
     if not network.info.num_classes:
@@ -291,9 +291,9 @@ def _class_maps(one: _One, request: Request, seen: Observed, hooks: Hooks) -> No
         return
     names = files.names_of(network)
     given = relevance.target_of(request.target, names, network.class_names)
-    chances = probabilities(np.concatenate(seen.logits))
+    chances = probabilities(np.concatenate(observed.logits))
     maps, rows = [], []
-    by_attention = bool(seen.distance)
+    by_attention = bool(observed.distance)
     shown = one.arrays["images"]
     for i, image in enumerate(shown):
         target = int(chances[i].argmax()) if given is None else given

@@ -79,7 +79,7 @@ class Need:
     checkpointed: int
 
 
-def need(of: Shape, trained: int, settings: Settings, precision: str) -> Need:
+def need(shape: Shape, trained: int, settings: Settings, precision: str) -> Need:
     """Return what a fit takes.
 
     Args:
@@ -88,34 +88,34 @@ def need(of: Shape, trained: int, settings: Settings, precision: str) -> Need:
         precision: "float32" or "bf16".
     """
     state = 4 * (1 + (2 if settings.optimizer == "adamw" else 1) + bool(settings.ema))
-    fixed = (4 + 2 * (precision == "bf16")) * of.parameters + state * trained
+    fixed = (4 + 2 * (precision == "bf16")) * shape.parameters + state * trained
     height, width = settings.size
     pixels = 3 * height * width * 8 * (1 + bool(settings.mixup))
-    block = of.tokens * _kept(of, settings, precision)
+    block = shape.tokens * _kept(shape, settings, precision)
     if settings.method == "linear":
         return Need(fixed, pixels + block, pixels + block)
-    stream = 4 * of.tokens * of.width
-    whole = pixels + stream + of.depth * block
-    return Need(fixed, whole, min(whole, pixels + stream + of.depth * stream + block))
+    stream = 4 * shape.tokens * shape.width
+    whole = pixels + stream + shape.depth * block
+    return Need(fixed, whole, min(whole, pixels + stream + shape.depth * stream + block))
 
 
-def _kept(of: Shape, settings: Settings, precision: str) -> int:
+def _kept(shape: Shape, settings: Settings, precision: str) -> int:
     """Return the bytes that a block keeps of a token for the backward pass.
 
     A layer keeps its input where its weight learns, and nothing for it where that is frozen; the activation and the
     attention keep theirs whatever learns. A frozen network keeps nothing: what stays is one block at work.
     """
-    half, d = (2 if precision == "bf16" else 4), of.width
+    half, d = (2 if precision == "bf16" else 4), shape.width
     stream = 4 * 2 * d  # inputs of the norms, float32 in any precision
     attention = half * 4 * d  # queries, keys, values, their answer
-    activation = half * of.hidden * (3 if of.gated else 1)
+    activation = half * shape.hidden * (3 if shape.gated else 1)
     if settings.method == "bias":
         inputs = 0
     elif settings.method == "lora":
         targets = set(settings.lora_targets)
-        inputs = d * bool(targets & {"qkv", "q", "k", "v"}) + d * ("fc1" in targets) + of.hidden * ("fc2" in targets)
+        inputs = d * bool(targets & {"qkv", "q", "k", "v"}) + d * ("fc1" in targets) + shape.hidden * ("fc2" in targets)
     else:
-        inputs = 2 * d + of.hidden + 2 * d * of.scaled
+        inputs = 2 * d + shape.hidden + 2 * d * shape.scaled
     return stream + attention + activation + half * inputs
 
 
@@ -158,7 +158,7 @@ class Wish:
     checkpoint: Checkpointing = "auto"
 
 
-def plan(of: Shape, needed: Need, room: int, batch: int, kind: str, wish: Wish) -> Plan:
+def plan(shape: Shape, needed: Need, room: int, batch: int, kind: str, wish: Wish) -> Plan:
     """Choose images a forward pass, and whether activations are computed again: where not one image fits otherwise.
 
     On a CPU about 3,200 tokens are fastest. Elsewhere as many images as fit, up to `MOST_TOKENS`; the largest divisor
@@ -173,14 +173,14 @@ def plan(of: Shape, needed: Need, room: int, batch: int, kind: str, wish: Wish) 
         wish.checkpoint == "auto" and needed.checkpointed < needed.image and left < needed.image
     )
     image = needed.checkpointed if checkpoint else needed.image
-    micro = min(batch, wish.micro_batch or _fastest(of, kind, max(1, int(left // image)), batch))
+    micro = min(batch, wish.micro_batch or _fastest(shape, kind, max(1, int(left // image)), batch))
     return Plan(micro, checkpoint, needed.fixed, needed.fixed + micro * image, room)
 
 
-def _fastest(of: Shape, kind: str, fit: int, batch: int) -> int:
+def _fastest(shape: Shape, kind: str, fit: int, batch: int) -> int:
     if kind == "cpu":
-        return max(4, _CPU_TOKENS // of.patches) if of.patches else 16
-    most = max(1, min(fit, MOST_TOKENS // of.tokens, batch))
+        return max(4, _CPU_TOKENS // shape.patches) if shape.patches else 16
+    most = max(1, min(fit, MOST_TOKENS // shape.tokens, batch))
     return next((n for n in range(most, (most - 1) // 2, -1) if batch % n == 0), most)
 
 

@@ -16,19 +16,19 @@ from vitft.results.reading import parse
 from vitft.results.schema import to_json
 
 
-def begin(own: Path, runtime: Runtime, group: Group, hooks: Hooks) -> tuple[torch.device, Computed]:
+def begin(folder: Path, runtime: Runtime, group: Group, hooks: Hooks) -> tuple[torch.device, Computed]:
     """Choose device, precision, threads, micro-batch and compilation; a unit that was begun keeps what it began with.
 
     But `--compile on` or `off` is heeded in any case: it may be the way past a compiler that fails.
 
     Args:
-        own: the unit's folder.
+        folder: the unit's folder.
 
     Raises:
         UsageError: it was begun on another kind of device.
     """
     device = devices.pick(runtime.device, group.local_rank)
-    file = own / "begun.json"
+    file = folder / "begun.json"
     value = read_json(file) if group.first else None
     compiled = compiling.wanted(runtime.compile, device)
     if value is None:
@@ -43,7 +43,7 @@ def begin(own: Path, runtime: Runtime, group: Group, hooks: Hooks) -> tuple[torc
         if group.first:
             write_json(file, to_json(begun))
         return device, begun
-    begun = parse(value, Computed, f"'{file}'", f"Delete the folder '{own}' and run the same command again.")
+    begun = parse(value, Computed, f"'{file}'", f"Delete the folder '{folder}' and run the same command again.")
     if begun.device_kind != device.type:
         raise UsageError(
             f"This run was begun on {begun.device_kind} and cannot go on on {device.type}.",

@@ -64,9 +64,9 @@ class Estimate:
         return self.plan.memory
 
 
-def to_json(of: Estimate) -> dict[str, object]:
+def to_json(cost: Estimate) -> dict[str, object]:
     """Return an estimate as JSON."""
-    return asdict(of) | {"memory": of.memory}
+    return asdict(cost) | {"memory": cost.memory}
 
 
 def estimate(
@@ -171,45 +171,46 @@ _LONG = 12 * 3600.0
 """Seconds from which what would be cheaper is told."""
 
 
-def in_lines(job: Job, data: Sized, of: Estimate, info: CheckpointInfo | None = None) -> list[str]:
+def in_lines(job: Job, data: Sized, cost: Estimate, info: CheckpointInfo | None = None) -> list[str]:
     """Return an estimate in one line, and where it is long one with what would be cheaper; `info` as for `estimate`."""
-    lines = [line(of)] if of.plan.fits else [line(of), _TOO_LARGE]
-    if of.seconds < _LONG:
+    lines = [line(cost)] if cost.plan.fits else [line(cost), _TOO_LARGE]
+    if cost.seconds < _LONG:
         return lines
     quick = recipes.load("quick").resolve(job.name)
-    rest = [f"{words} ({duration(seconds)})" for words, seconds in cheaper(job, data, of, [("quick", quick)], info)]
-    if of.speed.device == "cpu":
-        rest.append(f"a GPU ({duration(of.flops / _GPU)} at an assumed {_GPU / 1e12:.0f} TFLOP/s)")
-    return [*lines, f"That is long for {of.speed.device}. Cheaper: {', '.join(rest)}."]
+    rest = [f"{words} ({duration(seconds)})" for words, seconds in cheaper(job, data, cost, [("quick", quick)], info)]
+    if cost.speed.device == "cpu":
+        rest.append(f"a GPU ({duration(cost.flops / _GPU)} at an assumed {_GPU / 1e12:.0f} TFLOP/s)")
+    return [*lines, f"That is long for {cost.speed.device}. Cheaper: {', '.join(rest)}."]
 
 
 _TOO_LARGE = "More memory than there is: it may run out. Smaller are -r, --method lora or linear, and --micro-batch."
 
 
-def line(of: Estimate) -> str:
+def line(cost: Estimate) -> str:
     """Return an estimate in one line."""
-    units = f"{of.units} fits, {of.steps:,} steps" if of.units > 1 else f"{of.steps:,} steps"
+    units = f"{cost.units} fits, {cost.steps:,} steps" if cost.units > 1 else f"{cost.steps:,} steps"
+    speed = cost.speed
     return (
-        f"{units}, {of.train_images:,} images to train on, {of.test_images:,} to evaluate: about "
-        f"{duration(of.seconds)} on {of.speed.device} ({of.speed.how}{'' if of.speed.decoded_per_s else _ON_TOP}), "
-        f"{memory(of.plan)}, disk {size(of.disk)}"
+        f"{units}, {cost.train_images:,} images to train on, {cost.test_images:,} to evaluate: about "
+        f"{duration(cost.seconds)} on {speed.device} ({speed.how}{'' if speed.decoded_per_s else _ON_TOP}), "
+        f"{memory(cost.plan)}, disk {size(cost.disk)}"
     )
 
 
 _ON_TOP = "; decoding comes on top"
 
 
-def memory(of: Plan) -> str:
+def memory(plan: Plan) -> str:
     """Return in words how a run fits its device."""
-    again = ", activations computed again" * of.checkpoint
-    fits = "fits" if of.fits else "DOES NOT FIT"
-    return f"memory {size(of.memory)} of {size(of.room)} in micro-batches of {of.micro_batch}{again}: {fits}"
+    again = ", activations computed again" * plan.checkpoint
+    fits = "fits" if plan.fits else "DOES NOT FIT"
+    return f"memory {size(plan.memory)} of {size(plan.room)} in micro-batches of {plan.micro_batch}{again}: {fits}"
 
 
 def cheaper(
     job: Job,
     data: Sized,
-    of: Estimate,
+    cost: Estimate,
     others: Sequence[tuple[str, Settings]],
     info: CheckpointInfo | None = None,
 ) -> list[tuple[str, float]]:
@@ -225,16 +226,16 @@ def cheaper(
     other = [(f"--recipe {name}", settings.at(info.native, info.patch), 1) for name, settings in others]
     if max(own.size) > max(info.native):
         smaller = own.model_copy(update={"resolution": as_resolution(info.native)})
-        other.append((f"-r {side(info.native)}", smaller, of.units))
+        other.append((f"-r {side(info.native)}", smaller, cost.units))
     if own.method != "linear":
-        other.append(("--method linear", own.model_copy(update={"method": "linear", "crop": "none"}), of.units))
+        other.append(("--method linear", own.model_copy(update={"method": "linear", "crop": "none"}), cost.units))
     found = []
     for words, settings, times in other:
         net = counted(info, settings.size, classes)
         computed = train * settings.fixed_views
-        flops = times * train_flops(settings, net.macs, computed) + 2 * net.macs * of.test_images
-        found.append((words, flops / of.speed.flops_per_s))
-    return sorted(((words, s) for words, s in found if s < of.seconds / 2), key=lambda pair: -pair[1])
+        flops = times * train_flops(settings, net.macs, computed) + 2 * net.macs * cost.test_images
+        found.append((words, flops / cost.speed.flops_per_s))
+    return sorted(((words, s) for words, s in found if s < cost.seconds / 2), key=lambda pair: -pair[1])
 
 
 def _info(job: Job) -> CheckpointInfo:

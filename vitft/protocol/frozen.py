@@ -36,7 +36,7 @@ def fit_unit(
     net: nn.Module,
     images: Images,
     settings: Settings,
-    own: Path,
+    folder: Path,
     compute: Compute,
     hooks: Hooks,
     warm: Warm,
@@ -46,26 +46,26 @@ def fit_unit(
     A head that diverges is trained again by itself, which tells of it in its own words.
 
     Args:
-        own: the unit's folder in its run folder.
+        folder: the unit's folder in its run folder.
     """
-    if own not in warm.heads:
-        run = own.parents[2] if _plain(compute, warm) else None
+    if folder not in warm.heads:
+        run = folder.parents[2] if _plain(compute, warm) else None
         warm.heads = _together(unit, net, images, settings, run, compute, hooks) if run else {}
-    done = warm.heads.pop(own, None)
+    done = warm.heads.pop(folder, None)
     if done is None:
         groups = parameter_groups(net, settings)
-        return fit(net, images, groups, settings, seed=unit.seed, folder=own, compute=compute, hooks=hooks)
+        return fit(net, images, groups, settings, seed=unit.seed, folder=folder, compute=compute, hooks=hooks)
     linear, head = net.get_classifier(), done.head  # type: ignore[operator]
     with torch.no_grad():
         linear.weight.copy_(head.weight)
         linear.bias.copy_(head.bias)
-    with state.Metrics(own / UPDATES, keep=0) as metrics:
+    with state.Metrics(folder / UPDATES, keep=0) as metrics:
         for step, (loss, norm) in enumerate(zip(head.losses, head.norms, strict=True)):
             metrics.add({"step": step + 1, "loss": loss, "lr": learning_rate(settings, step), "grad_norm": norm})
     return Fitted(
         settings.steps, 0, head.losses[0], head.losses[-1], done.micro_batch, done.seconds,
         settings.steps * settings.batch_size, done.computed, 0.0, False,
-        state.Saver(own / STATE),
+        state.Saver(folder / STATE),
     )  # fmt: skip
 
 

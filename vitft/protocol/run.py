@@ -89,7 +89,7 @@ def follow(unit: Unit, runtime: Runtime, hooks: Hooks, warm: Warm) -> None:
 
 @contextmanager
 def _trained(
-    unit: Unit, own: Path, runtime: Runtime, hooks: Hooks, warm: Warm
+    unit: Unit, folder: Path, runtime: Runtime, hooks: Hooks, warm: Warm
 ) -> Iterator[tuple["_Done", Guard, Split, tuple[str, ...]]]:
     """Fit and evaluate a unit, all processes of the group together; its state stays until the block has ended well.
 
@@ -99,7 +99,7 @@ def _trained(
     group = warm.group
     group.join(runtime.device)
     with group.together():
-        device, begun = begin(own, runtime, group, hooks)
+        device, begun = begin(folder, runtime, group, hooks)
         _deterministic(runtime.deterministic)
         guard = Guard(warm.open(unit.job), unit)
         train, dev = _training_split(unit, guard)
@@ -122,7 +122,7 @@ def _trained(
             return _evaluate(built.net, split, batches, begun, hooks, group)
 
         compute = replace(compute, watch=val_curve.watch(val, runtime.val_every, answers_of_val, hooks.note))
-    fitted = frozen.fit_unit(unit, built.net, images, settings, own, compute, hooks, warm)
+    fitted = frozen.fit_unit(unit, built.net, images, settings, folder, compute, hooks, warm)
     begun = _kept(begun, fitted, compute)
 
     with fitted.state if group.first else nullcontext():
@@ -183,18 +183,18 @@ def _deterministic(deterministic: bool) -> None:
     torch.use_deterministic_algorithms(deterministic)
 
 
-def _save(own: Path, done: "_Done", weights: bool, hooks: Hooks) -> None:
+def _save(folder: Path, done: "_Done", weights: bool, hooks: Hooks) -> None:
     """Write the answers and the network, for vitft and, where timm can build it by itself, for timm."""
     split, info, pp = done.held_out, done.built.info, done.pp
-    predictions.save(own / PREDICTIONS, split.keys, split.labels, done.answers.logits, split.class_names)
+    predictions.save(folder / PREDICTIONS, split.keys, split.labels, done.answers.logits, split.class_names)
     assumed = tuple(name for name in info.assumed if name != "interpolation")  # the recipe says it
     seen = replace(info, mean=pp.mean, std=pp.std, interpolation=pp.interpolation, assumed=assumed)
     name = WEIGHTS if weights else HEAD
-    save_weights(own / name, done.built.net, seen, split.class_names, head_only=not weights)
+    save_weights(folder / name, done.built.net, seen, split.class_names, head_only=not weights)
     if not weights:
         return
     try:
-        write_json(own / timm_folder.CONFIG, timm_folder.config(done.built.net, info, pp, split.class_names))
+        write_json(folder / timm_folder.CONFIG, timm_folder.config(done.built.net, info, pp, split.class_names))
     except CheckpointError as error:
         hooks.note(f"No {timm_folder.CONFIG}: {error.lines[0]} vitft loads the run all the same.")
 

@@ -23,7 +23,7 @@ def rows(names: Sequence[str]) -> tuple[Published, ...]:
     return tuple(row for tag in tags for row in published.in_group(tag))
 
 
-def add(summary: Summary, found: Sequence[Published]) -> Summary:
+def add(summary: Summary, extra: Sequence[Published]) -> Summary:
     """Return a table with published rows below its own, of those numbers that its columns have.
 
     A number is shown where a row measured here has that task with as many training examples (1,000, or all of them; a
@@ -33,7 +33,7 @@ def add(summary: Summary, found: Sequence[Published]) -> Summary:
         UsageError: none of them has a number for these columns (exit code 2).
     """
     own = [row for row in summary.rows if row.kind == "result"]
-    made = [row for row in (_row(one, summary.columns, own) for one in found) if row.cells]
+    made = [row for row in (_row(one, summary.columns, own) for one in extra) if row.cells]
     if not made:
         raise UsageError(
             "None of the published rows has a number for these tasks with these training examples.",
@@ -55,12 +55,12 @@ def behind(summary: Summary) -> list[SummaryRow]:
     return [*(row for row in paper if row.cells and row not in shown), *shown]
 
 
-def _row(one: Published, columns: Sequence[SummaryColumn], own: Sequence[SummaryRow]) -> SummaryRow:
+def _row(one: Published, columns: Sequence[SummaryColumn], measured: Sequence[SummaryRow]) -> SummaryRow:
     wanted = {"1,000"} if one.shots else {"all", ""}
     cells = {}
     for column in columns:
         keys = column.tasks or (column.key,)
-        here = [row for row in own if all(_has(row, key, wanted) for key in keys)]
+        here = [row for row in measured if all(_has(row, key, wanted) for key in keys)]
         value = _value(one, column)
         if value is not None and here:
             cells[column.key] = Cell(value=round(value / 100, 6))
@@ -77,7 +77,7 @@ def _row(one: Published, columns: Sequence[SummaryColumn], own: Sequence[Summary
         kind="published",
         what=what,
         cells=cells,
-        differs=_differs(one, own, set(cells)),
+        differs=_differs(one, measured, set(cells)),
         source=f"{one.source}; {one.protocol_text}",
         reproducible=UNRELEASED not in one.differs,
     )
@@ -101,9 +101,9 @@ def _value(one: Published, column: SummaryColumn) -> float | None:
     return one.groups.get(next(same, ""))
 
 
-def _differs(one: Published, own: Sequence[SummaryRow], keys: set[str]) -> tuple[str, ...]:
+def _differs(one: Published, measured: Sequence[SummaryRow], keys: set[str]) -> tuple[str, ...]:
     """Name what no row measured here has in common with a published one, then what is known to differ besides."""
-    near = [row for row in own if any(row.cells[k].value is not None for k in keys if k in row.cells)]
+    near = [row for row in measured if any(row.cells[k].value is not None for k in keys if k in row.cells)]
     differences = []
     if one.weights and not any(row.what.timm_name in one.weights for row in near):
         differences.append("other weights")

@@ -38,36 +38,36 @@ def table(jobs: Sequence[Job], estimates: Sequence[Estimate]) -> Table:
     return _table(jobs[0].name, rows, "time here")
 
 
-def foreseen(of: Foreseen) -> Table:
+def foreseen(runs: Foreseen) -> Table:
     """Return the table of runs that nobody starts, with what must be fetched for them below it."""
-    made = _table(of.title, [(model_title(model), recipe, found) for model, recipe, found in of.rows], "time")
-    hours = sum(found.seconds for _, _, found in of.rows) / 3600
+    made = _table(runs.title, [(model_title(model), recipe, found) for model, recipe, found in runs.rows], "time")
+    hours = sum(found.seconds for _, _, found in runs.rows) / 3600
     total = f"{hours:.3g} device-hours in all. Micro-batch and memory are those of the device here."
     made = replace(made, notes=(*made.notes, total))
-    if not of.downloads:
+    if not runs.downloads:
         return replace(made, notes=(*made.notes, "Nothing has to be fetched."))
-    known = sum(one.size or 0 for one in of.downloads)
-    unknown = [one.what for one in of.downloads if one.size is None]
+    known = sum(one.size or 0 for one in runs.downloads)
+    unknown = [one.what for one in runs.downloads if one.size is None]
     more = f", and what nobody says the size of ({some(unknown)})" if unknown else ""
-    listed = some([f"{one.what}{f' {size(one.size)}' if one.size else ''}" for one in of.downloads])
+    listed = some([f"{one.what}{f' {size(one.size)}' if one.size else ''}" for one in runs.downloads])
     return replace(made, notes=(*made.notes, f"To fetch: {size(known) if known else 'something'}{more}: {listed}."))
 
 
-def foreseen_payload(of: Foreseen) -> dict[str, object]:
+def foreseen_payload(runs: Foreseen) -> dict[str, object]:
     """Return the same as JSON."""
     return {
-        "title": of.title,
+        "title": runs.title,
         "estimates": [
             {"model": model, "recipe": recipe, "device_hours": found.seconds / 3600, **to_json(found)}
-            for model, recipe, found in of.rows
+            for model, recipe, found in runs.rows
         ],
-        "downloads": [asdict(one) for one in of.downloads],
-        "download_bytes": sum(one.size or 0 for one in of.downloads),
-        "notes": list(of.notes),
+        "downloads": [asdict(one) for one in runs.downloads],
+        "download_bytes": sum(one.size or 0 for one in runs.downloads),
+        "notes": list(runs.notes),
     }
 
 
-def _table(title: str, of: Sequence[tuple[str, str, Estimate]], time: str) -> Table:
+def _table(title: str, entries: Sequence[tuple[str, str, Estimate]], time: str) -> Table:
     columns = (
         Column("model", title),
         Column("recipe", "recipe"),
@@ -99,9 +99,9 @@ def _table(title: str, of: Sequence[tuple[str, str, Estimate]], time: str) -> Ta
                 "disk": size(found.disk),
             }
         )
-        for model, recipe, found in of
+        for model, recipe, found in entries
     ]
-    speed = of[0][2].speed
+    speed = entries[0][2].speed
     notes = (
         f"Time on {speed.device}, {speed.how}; {'' if speed.decoded_per_s else 'decoding and '}start-up "
         f"come{'s' * bool(speed.decoded_per_s)} on top. FLOPs: 6 a multiply-accumulate trained, 2 evaluated.",

@@ -163,14 +163,14 @@ def _same_seeds(rows: Sequence[Line], column: str, i: int, j: int) -> bool:
     return seeds == others
 
 
-def _test(rows: Sequence[Line], column: str, a: int, b: int, found: Contrast, p_holm: float) -> PairTest:
+def _test(rows: Sequence[Line], column: str, a: int, b: int, contrast: Contrast, p_holm: float) -> PairTest:
     return PairTest(
         column=column,
         a=rows[a].label,
         b=rows[b].label,
-        difference=found.difference,
-        ci95=found.ci95,
-        p=found.p,
+        difference=contrast.difference,
+        ci95=contrast.ci95,
+        p=contrast.p,
         p_holm=p_holm,
-        test=found.test,
+        test=contrast.test,
     )

@@ -70,11 +70,11 @@ def mean(column: SummaryColumn, values: Mapping[str, float]) -> float:
     return fmean(fmean(values[task] for task in group) for group in column.of)
 
 
-def interval(own: Sequence[Measured]) -> tuple[Interval | None, str]:
+def interval(numbers: Sequence[Measured]) -> tuple[Interval | None, str]:
     """Return the interval of a cell and which it is: Wilson's on the images, or Student's t over the seeds."""
-    if len(own) > 1:
-        return clipped(t_interval([one.top1 for one in own])), f"Student's t over {len(own)} seeds"
-    one = own[0]
+    if len(numbers) > 1:
+        return clipped(t_interval([one.top1 for one in numbers])), f"Student's t over {len(numbers)} seeds"
+    one = numbers[0]
     if one.correct is not None:
         return wilson(one.correct, one.n), "Wilson on the images"
     return (one.given, "as the result has it") if one.given else (None, "")
@@ -85,16 +85,16 @@ def _row(
     line: Line,
     columns: Sequence[SummaryColumn],
     values: Mapping[str, float],
-    found: Marks,
+    marks: Marks,
     missing: Mapping[str, str],
 ) -> SummaryRow:
     cells = {}
     for column in columns:
         key = column.key
         if key in line.of:
-            cells[key] = _cell(line.of[key], values[key], found, (i, key))
+            cells[key] = _cell(line.of[key], values[key], marks, (i, key))
         elif column.of:
-            cells[key] = _mean(column, values, found, (i, key))
+            cells[key] = _mean(column, values, marks, (i, key))
         else:
             cells[key] = Cell(why=line.void.get(key) or missing.get(key) or "not run")
     costs = [_sum(cells[c].flops for c in line.of if c in cells), _sum(cells[c].seconds for c in line.of if c in cells)]
@@ -113,27 +113,27 @@ def _row(
     )
 
 
-def _cell(own: Sequence[Measured], value: float, found: Marks, at: tuple[int, str]) -> Cell:
-    ci95, of = interval(own)
+def _cell(numbers: Sequence[Measured], value: float, marks: Marks, at: tuple[int, str]) -> Cell:
+    ci95, of = interval(numbers)
     return Cell(
         value=value,
-        n=own[0].n,
-        seeds=tuple(one.seed for one in own if one.seed is not None),
+        n=numbers[0].n,
+        seeds=tuple(one.seed for one in numbers if one.seed is not None),
         ci95=ci95,
         ci95_of=of,
-        mark=found.of.get(at, ""),
-        least=found.least.get(at),
-        notes=tuple(dict.fromkeys(note for one in own for note in one.notes)),
-        protocol=own[0].protocol,
-        split_digest=own[0].split_digest,
-        examples=own[0].what.examples,
-        flops=_mean_of([one.cost[0] for one in own]),
-        seconds=_mean_of([one.cost[1] for one in own]),
-        macs_per_image=own[0].macs,
+        mark=marks.of.get(at, ""),
+        least=marks.least.get(at),
+        notes=tuple(dict.fromkeys(note for one in numbers for note in one.notes)),
+        protocol=numbers[0].protocol,
+        split_digest=numbers[0].split_digest,
+        examples=numbers[0].what.examples,
+        flops=_mean_of([one.cost[0] for one in numbers]),
+        seconds=_mean_of([one.cost[1] for one in numbers]),
+        macs_per_image=numbers[0].macs,
     )
 
 
-def _mean(column: SummaryColumn, values: Mapping[str, float], found: Marks, at: tuple[int, str]) -> Cell:
+def _mean(column: SummaryColumn, values: Mapping[str, float], marks: Marks, at: tuple[int, str]) -> Cell:
     holes = [task for task in column.tasks if task not in values]
     if holes:
         return Cell(why=f"no mean over holes: {', '.join(holes[:3])}{' ...' * (len(holes) > 3)}")
@@ -143,7 +143,7 @@ def _mean(column: SummaryColumn, values: Mapping[str, float], found: Marks, at: 
         n=len(column.tasks),
         ci95=None if ci95 is None else clipped(ci95),
         ci95_of="" if ci95 is None else "bootstrap over tasks" + ", group by group" * (len(column.of) > 1),
-        mark=found.of.get(at, ""),
+        mark=marks.of.get(at, ""),
     )
 
 
@@ -158,15 +158,15 @@ def _mean_of(values: Sequence[float | None]) -> float | None:
 
 
 def _notes(
-    lines: Sequence[Line], rows: Sequence[SummaryRow], columns: Sequence[SummaryColumn], found: Marks
+    lines: Sequence[Line], rows: Sequence[SummaryRow], columns: Sequence[SummaryColumn], marks: Marks
 ) -> list[str]:
     """Say what holds for the whole table: what intervals and marks mean, what was not compared, and why."""
     out = []
     titles = {c.key: c.title for c in columns}
-    if found.compared:
-        kinds = ["exact McNemar"] * any(t.test.startswith("exact") for t in found.tests)
-        kinds += ["a t-test over images and seeds"] * any(t.test.startswith("t-test") for t in found.tests)
-        pairs = "1 pair" if found.compared == 1 else f"all {found.compared:,} pairs"
+    if marks.compared:
+        kinds = ["exact McNemar"] * any(t.test.startswith("exact") for t in marks.tests)
+        kinds += ["a t-test over images and seeds"] * any(t.test.startswith("t-test") for t in marks.tests)
+        pairs = "1 pair" if marks.compared == 1 else f"all {marks.compared:,} pairs"
         out.append(
             f"* best of its column: separated from every other row by a paired test on the same images "
             f"({', '.join(kinds)}; Holm over {pairs}, {100 * LEVEL:g} %). ≈ not separated from the highest."
@@ -176,11 +176,11 @@ def _notes(
         out.append(
             "Means are compared over tasks, from six on: bootstrap interval and t-test of the differences, Holm."
         )
-    for why in dict.fromkeys(found.alone.values()):
-        some = ", ".join(titles[c] for c, own in found.alone.items() if own == why)
+    for why in dict.fromkeys(marks.alone.values()):
+        some = ", ".join(titles[c] for c, own in marks.alone.items() if own == why)
         out.append(f"Not compared ({why}): {some}.")
     single = any(len(own) == 1 for line in lines for own in line.of.values() if own[0].seed is not None)
-    if found.compared and single:
+    if marks.compared and single:
         out.append("With one seed a mark speaks of the images, not of other seeds.")
     if means:
         out.append("The interval of a mean is over tasks (bootstrap): it says how much it hangs on their choice.")

@@ -46,7 +46,7 @@ def by_cost(rows: Sequence[SummaryRow]) -> tuple[SummaryRow, ...]:
     return tuple(sorted(rows, key=lambda row: (row.flops is None, row.flops or 0.0)))
 
 
-def difference(i: int, j: int, rows: Sequence[Line], columns: Sequence[SummaryColumn], found: Marks) -> SummaryRow:
+def difference(i: int, j: int, rows: Sequence[Line], columns: Sequence[SummaryColumn], marks: Marks) -> SummaryRow:
     """Return row i minus row j: with an interval where their answers are stored, and over tasks for the means."""
     cells: dict[str, Cell] = {}
     tops = [{c: sum(one.top1 for one in own) / len(own) for c, own in rows[k].of.items()} for k in (i, j)]
@@ -59,13 +59,13 @@ def difference(i: int, j: int, rows: Sequence[Line], columns: Sequence[SummaryCo
                 of = "bootstrap over tasks" if interval else ""
                 cells[column.key] = Cell(value=value, n=len(column.tasks), ci95=interval, ci95_of=of)
         elif column.key in tops[0] and column.key in tops[1]:
-            cells[column.key] = _cell(column.key, i, j, rows, tops[0][column.key] - tops[1][column.key], found)
+            cells[column.key] = _cell(column.key, i, j, rows, tops[0][column.key] - tops[1][column.key], marks)
     return SummaryRow(label=f"difference from {rows[j].label}", kind="difference", cells=cells)
 
 
-def _cell(column: str, i: int, j: int, rows: Sequence[Line], value: float, found: Marks) -> Cell:
+def _cell(column: str, i: int, j: int, rows: Sequence[Line], value: float, marks: Marks) -> Cell:
     a, b = rows[i].of[column], rows[j].of[column]
-    flags = found.flags.get(column, {})
+    flags = marks.flags.get(column, {})
     if i not in flags or j not in flags or a[0].split_digest != b[0].split_digest:
         return Cell(value=value, n=a[0].n if a[0].split_digest == b[0].split_digest else None)
     both = contrast(flags[i], flags[j], [one.seed for one in a] == [one.seed for one in b])

@@ -33,16 +33,16 @@ def point_words(point: Mapping[str, Scalar], only: Sequence[str] | None = None) 
     )
 
 
-def value(key: str, found: Scalar) -> str:
+def value(key: str, setting: Scalar) -> str:
     """Return the value of a key in words: "0.01", "48 px", "224x320 px", "300/600"."""
     if key == "resolution":
-        size = (found, found) if isinstance(found, int) else found
-        return f"{side((int(size[0]), int(size[1])))} px" if isinstance(size, tuple) else str(found)
-    if isinstance(found, bool):
-        return str(found).lower()
-    if isinstance(found, tuple):
-        return "/".join(map(str, found))
-    return f"{found:g}" if isinstance(found, float) else str(found)
+        size = (setting, setting) if isinstance(setting, int) else setting
+        return f"{side((int(size[0]), int(size[1])))} px" if isinstance(size, tuple) else str(setting)
+    if isinstance(setting, bool):
+        return str(setting).lower()
+    if isinstance(setting, tuple):
+        return "/".join(map(str, setting))
+    return f"{setting:g}" if isinstance(setting, float) else str(setting)
 
 
 def line(result: RunResult) -> str:

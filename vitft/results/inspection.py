@@ -161,9 +161,9 @@ class Inspected:
     arrays: tuple[Arrays, ...]
 
 
-def save(folder: Path, found: Inspected) -> None:
+def save(folder: Path, inspected: Inspected) -> None:
     """Write inspect.json and arrays.npz, each whole or not at all. Raises DiskFull."""
-    named = {f"{i}-{name}": array for i, own in enumerate(found.arrays, 1) for name, array in own.items()}
+    named = {f"{i}-{name}": array for i, own in enumerate(inspected.arrays, 1) for name, array in own.items()}
     with writing(folder / "arrays.npz") as file:
         np.savez_compressed(file, allow_pickle=False, **named)
-    write_json(folder / "inspect.json", found.numbers.model_dump(mode="json", exclude_none=True))
+    write_json(folder / "inspect.json", inspected.numbers.model_dump(mode="json", exclude_none=True))

@@ -143,13 +143,13 @@ def _run(
     )
 
 
-def _part(of: Mapping[str, object], key: str) -> dict[str, object]:
-    found = of.get(key)
+def _part(run: Mapping[str, object], key: str) -> dict[str, object]:
+    found = run.get(key)
     return found if isinstance(found, dict) else {}
 
 
-def _settings(of: Mapping[str, object]) -> dict[str, str]:
-    return {key: _said(value) for key in TELLING if (value := of.get(key)) not in (None, False)}
+def _settings(values: Mapping[str, object]) -> dict[str, str]:
+    return {key: _said(value) for key in TELLING if (value := values.get(key)) not in (None, False)}
 
 
 def _said(value: object) -> str:

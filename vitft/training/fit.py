@@ -270,11 +270,11 @@ _PART_S = 2.0
 """Seconds from which on the progress within an update is reported."""
 
 
-def _check_finite(run: Fit, made: _Made, loss: float, norm: float) -> None:
+def _check_finite(run: Fit, update: _Made, loss: float, norm: float) -> None:
     if math.isfinite(loss) and math.isfinite(norm):
         return
     raise NonFiniteLoss(
-        f"The loss is {loss} (gradient norm {norm}) at step {made.step} of {run.settings.steps}, lr {made.lr:.3g}.",
+        f"The loss is {loss} (gradient norm {norm}) at step {update.step} of {run.settings.steps}, lr {update.lr:.3g}.",
         fact=f"The last finite loss was {run.last_loss:.4f}." if math.isfinite(run.last_loss) else "",
         action=f"Try a smaller --lr (now {run.settings.lr:g}), more warmup_steps, or --precision float32.",
     )

@@ -17,36 +17,36 @@ _TILES = 7
 """Positions a side whose similarity is shown; the paper's L/32 has as many."""
 
 
-def draw(folder: Path, found: Inspected) -> dict[str, tuple[str, ...]]:
+def draw(folder: Path, inspected: Inspected) -> dict[str, tuple[str, ...]]:
     """Write every picture that there is something for; return name -> files."""
     pictures: dict[str, Callable[[], Any]] = {}
-    if any("filters" in own for own in found.arrays):
-        pictures["filters"] = lambda: filters(found)
-    if any("before" in own for own in found.arrays):
-        pictures["positions"] = lambda: positions(found)
-    if any(one.attention for one in found.numbers.models):
-        pictures["attention-distance"] = lambda: attention_distance(found)
-    if any({"rollout", "class"} & set(own) for own in found.arrays):
-        pictures["attention-maps"] = lambda: attention_maps(found)
-    if any(one.norms for one in found.numbers.models):
-        pictures["norms"] = lambda: norms(found)
-    if any("features" in own for own in found.arrays):
-        pictures["features"] = lambda: feature_colours(found)
-    if found.numbers.moved is not None:
-        pictures["moved"] = lambda: moved(found)
-    if found.numbers.cka is not None:
-        pictures["cka"] = lambda: cka(found)
+    if any("filters" in own for own in inspected.arrays):
+        pictures["filters"] = lambda: filters(inspected)
+    if any("before" in own for own in inspected.arrays):
+        pictures["positions"] = lambda: positions(inspected)
+    if any(one.attention for one in inspected.numbers.models):
+        pictures["attention-distance"] = lambda: attention_distance(inspected)
+    if any({"rollout", "class"} & set(own) for own in inspected.arrays):
+        pictures["attention-maps"] = lambda: attention_maps(inspected)
+    if any(one.norms for one in inspected.numbers.models):
+        pictures["norms"] = lambda: norms(inspected)
+    if any("features" in own for own in inspected.arrays):
+        pictures["features"] = lambda: feature_colours(inspected)
+    if inspected.numbers.moved is not None:
+        pictures["moved"] = lambda: moved(inspected)
+    if inspected.numbers.cka is not None:
+        pictures["cka"] = lambda: cka(inspected)
     return {name: style.write(folder, name, one) for name, one in pictures.items()}
 
 
-def _with(found: Inspected, key: str) -> list[tuple[Looked, Arrays]]:
-    pairs = zip(found.numbers.models, found.arrays, strict=True)
+def _with(inspected: Inspected, key: str) -> list[tuple[Looked, Arrays]]:
+    pairs = zip(inspected.numbers.models, inspected.arrays, strict=True)
     return [(one, own) for one, own in pairs if key in own or getattr(one, key, None)]
 
 
-def filters(found: Inspected) -> Any:
+def filters(inspected: Inspected) -> Any:
     """Draw the principal components of the first layer's filters as colours, each scaled to its own range."""
-    shown = _with(found, "filters")
+    shown = _with(inspected, "filters")
     figure = style.figure(style.COLUMN, 2.3 * len(shown))
     for axes, (one, own) in zip(figure.subplots(len(shown), squeeze=False)[:, 0], shown, strict=True):
         data = one.filters
@@ -63,9 +63,9 @@ def filters(found: Inspected) -> Any:
     return figure
 
 
-def positions(found: Inspected) -> Any:
+def positions(inspected: Inspected) -> Any:
     """Draw how alike each position's embedding is to all others: one tile a position, at most 7 x 7 of them."""
-    shown = _with(found, "before")
+    shown = _with(inspected, "before")
     columns = 2 if any("after" in own for _, own in shown) else 1
     wide = style.PAGE if columns == 2 else style.COLUMN
     figure = style.figure(wide, (0.88 * wide / columns + 0.25) * len(shown))
@@ -110,9 +110,9 @@ def _numbered(axes: Any, size: tuple[int, ...], picked: list[list[int]]) -> None
         spine.set_visible(False)
 
 
-def attention_distance(found: Inspected) -> Any:
+def attention_distance(inspected: Inspected) -> Any:
     """Draw how far each head of each layer looks, one dot a head, and the mean over heads."""
-    shown = [one for one in found.numbers.models if one.attention]
+    shown = [one for one in inspected.numbers.models if one.attention]
     figure = style.figure(style.COLUMN if len(shown) == 1 else style.PAGE, 2.4)
     grid = figure.subplots(1, len(shown), sharey=True, squeeze=False)[0]
     for axes, one in zip(grid, shown, strict=True):
@@ -135,9 +135,9 @@ def attention_distance(found: Inspected) -> Any:
     return figure
 
 
-def norms(found: Inspected) -> Any:
+def norms(inspected: Inspected) -> Any:
     """Draw norms of patch tokens by layer, and their distribution after the last one."""
-    shown = _with(found, "norms")
+    shown = _with(inspected, "norms")
     figure = style.figure(style.PAGE, 2.3 * len(shown))
     for row, (one, own) in zip(figure.subplots(len(shown), 2, squeeze=False), shown, strict=True):
         data = one.norms
@@ -175,9 +175,9 @@ def _plainly(number: float) -> str:
 _KINDS = ("attention", "MLP", "norms", "other")
 
 
-def moved(found: Inspected) -> Any:
+def moved(inspected: Inspected) -> Any:
     """Draw how far each part of the second network lies from the first's."""
-    data = found.numbers.moved
+    data = inspected.numbers.moved
     assert data is not None
     figure = style.figure(style.COLUMN, 2.5)
     axes = figure.subplots()
@@ -192,7 +192,7 @@ def moved(found: Inspected) -> Any:
     axes.set_xticks(range(len(places)), [_short(name) for name in places], rotation=90)
     axes.set_ylim(bottom=0)
     axes.set_ylabel("|difference| / |before|")
-    first, second = (style.plain(one.title, 40) for one in found.numbers.models)
+    first, second = (style.plain(one.title, 40) for one in inspected.numbers.models)
     axes.set_title(f"what moved: {first}\n-> {second}")
     axes.legend(frameon=False)
     return figure
@@ -209,9 +209,9 @@ def _short(name: str) -> str:
     return names.get(name, name)
 
 
-def cka(found: Inspected) -> Any:
+def cka(inspected: Inspected) -> Any:
     """Draw the alignment of every layer of one network with every layer of the other."""
-    data = found.numbers.cka
+    data = inspected.numbers.cka
     assert data is not None
     figure = style.figure(style.COLUMN, 2.8)
     axes = figure.subplots()
@@ -220,7 +220,7 @@ def cka(found: Inspected) -> Any:
     for set_ticks, count in ((axes.set_yticks, values.shape[0]), (axes.set_xticks, values.shape[1])):
         step = -(-count // 12)
         set_ticks(range(0, count, step), range(1, count + 1, step))
-    first, second = (style.plain(one.title, 40) for one in found.numbers.models)
+    first, second = (style.plain(one.title, 40) for one in inspected.numbers.models)
     axes.set_ylabel(f"layer of {first}")
     axes.set_xlabel("\n".join(textwrap.wrap(f"layer of {second}", 44)))
     axes.set_title(f"linear CKA over {data.tokens:,} {data.of}")

@@ -17,9 +17,9 @@ NOT = (
 )
 
 
-def attention_maps(found: Inspected) -> Any:
+def attention_maps(inspected: Inspected) -> Any:
     """Draw under each image rollout, the last layer's attention and the class-specific map of each network."""
-    networks = list(zip(found.numbers.models, found.arrays, strict=True))
+    networks = list(zip(inspected.numbers.models, inspected.arrays, strict=True))
     marks = _numbers(networks)
     rows = [
         (one, own, key, mark)
@@ -102,9 +102,9 @@ def lit(image: NDArray[np.uint8], share: NDArray[np.float32]) -> NDArray[np.floa
     return out
 
 
-def feature_colours(found: Inspected) -> Any:
+def feature_colours(inspected: Inspected) -> Any:
     """Draw under each image its patch features as colours, of each network."""
-    networks = [pair for pair in zip(found.numbers.models, found.arrays, strict=True) if "features" in pair[1]]
+    networks = [pair for pair in zip(inspected.numbers.models, inspected.arrays, strict=True) if "features" in pair[1]]
     marks = _numbers(networks)
     captions = [
         f"{mark}{style.plain(one.title)}, {side(one.resolution)} px: {one.grid[0]}x{one.grid[1]} patch features of the "
