@@ -115,7 +115,7 @@ class Blocks:
 
 
 def _said(error: Exception) -> str:
-    """Return the one line of a compiler's error that says most."""
+    """Return the most informative line of a compiler's error."""
     cause: BaseException = error
     while cause.__cause__ is not None:
         cause = cause.__cause__
@@ -124,7 +124,7 @@ def _said(error: Exception) -> str:
 
 
 def _prepare() -> None:
-    """Keep what is compiled between processes, and more kinds of it than torch would."""
+    """Keep compiled code between processes, and of more kinds of block than torch does by itself."""
     from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 
     if os.environ.get(_FOLDER) in (None, default_cache_dir()):  # torch sets its own, below /tmp, as it is imported

@@ -47,14 +47,14 @@ def _kernels() -> None:
 
 
 class Kernels(TypedDict, total=False):
-    """What a result says of a card's kernels: attention that it may use, and whether float32 is rounded to TF32."""
+    """A card's kernels as results name them: those attention may use, and whether float32 is rounded to TF32."""
 
     attention: str
     tf32: bool
 
 
 def kernels(kind: str) -> Kernels:
-    """Return what a result says of a kind of device; nothing where torch has it its own way."""
+    """Return the kernels that results name for a kind of device; none where vitft leaves them to torch."""
     return {"attention": "flash, efficient, math", "tf32": False} if kind == "cuda" else {}
 
 

@@ -36,7 +36,7 @@ class VitftError(Exception):
         what: what is wrong.
         legal: what would be legal; the line begins with "Legal: ".
         action: what to do about it.
-        fact: what else is so, said as it stands.
+        fact: another fact, printed as it stands.
     """
 
     exit_code = 1

@@ -119,7 +119,7 @@ def within(seconds: float, call: Callable[[], T]) -> T | Exception | None:
 
 
 class _Stay(urllib.request.HTTPRedirectHandler):
-    """Take a redirect for an answer."""
+    """Return a redirect instead of following it."""
 
     def redirect_request(self, *_args: Any, **_kwargs: Any) -> None:
         return None

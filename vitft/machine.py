@@ -82,13 +82,13 @@ _SETTLED_NS = 2_000_000_000
 
 
 def identity(path: Path, now: int) -> tuple[bytes, bool]:
-    """Return what tells a file from another and from itself after a change: path, size, time, inode.
+    """Return a file's path, size, time and inode as bytes: others for another file, or after a change.
 
     Args:
         now: in ns, before the file is read.
 
     Returns:
-        That, and whether it can be trusted from now on. Raises OSError.
+        The bytes, and whether a later change of the file must change them. Raises OSError.
     """
     state = path.stat()
     text = f"{os.path.abspath(path)}\0{state.st_size}\0{state.st_mtime_ns}\0{state.st_ino}"  # noqa: PTH100  links stay

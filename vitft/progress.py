@@ -1,4 +1,4 @@
-"""What long work tells while it runs, and how it learns that it should stop."""
+"""Progress reports of long work, and the signal for it to stop."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from vitft.errors import REQUEUE, Interrupted
 class StepReport:
     """One finished update: `step` of `steps`, counted from 1; loss is the mean over the effective batch.
 
-    The speeds are those of this update. Where an update takes long it is told of while it goes on, too: `part` is the
+    The speeds are those of this update. A long update is reported while it goes on, too: `part` is the
     share of the next one that is done, and loss and grad_norm are those of the last whole one (NaN before it).
     """
 
@@ -44,8 +44,8 @@ class Hooks:
     Attributes:
         unit: (title, done, total) when a unit starts; done counts from 0.
         step: after each update.
-        phase: (what, done, total) of anything else that takes long: decoding, features, evaluation. Telling never
-            raises: a supervisor passes on what its workers tell, and must let them save first.
+        phase: (what, done, total) of anything else that takes long: decoding, features, evaluation. A report never
+            raises: a supervisor passes on its workers' reports, and must let them save first.
         note: something the user should know, in one line.
         signal: the number of the signal that asked to stop, `errors.REQUEUE`, or 0.
     """

@@ -86,13 +86,13 @@ class Recipe(BaseModel):
         return _validated(self.name, self._under(task, overrides, examples, pixels), overrides)
 
     def faults(self, task: str, overrides: Mapping[str, object]) -> list[str]:
-        """Return all that `resolve` would complain of, a line each."""
+        """Return the faults that `resolve` would raise, a line each."""
         return [text for _, text in recipe_faults.faults(self._under(task, overrides))]
 
     def _under(
         self, task: str, overrides: Mapping[str, object], examples: int = 0, pixels: int = 0
     ) -> dict[str, object]:
-        """Return the values of all keys that are said, with the user's on top."""
+        """Return the values of all keys that are set, with the user's on top."""
         for_task = {k: v for k, v in self.for_task.get(task, {}).items() if k != "sweep"}
         method = overrides.get("method", for_task.get("method", self.settings.get("method", "full")))
         for_method = {k: v for k, v in self.for_method.get(str(method), {}).items() if k != "sweep"}
@@ -207,7 +207,7 @@ def parse(data: dict[str, object], name: str, text: str = "") -> Recipe:
 
 
 def _sound(head: dict[str, object], problems: list[str]) -> Recipe:
-    """Build a recipe of what is sound in it, and add what is not to `problems`: the rest is to be looked at, too."""
+    """Build a recipe of its valid parts and add the faults of the others to `problems`, so that all are reported."""
     try:
         return Recipe.model_validate(head)
     except ValidationError as error:

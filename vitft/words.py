@@ -1,4 +1,4 @@
-"""How times, sizes, rates and causes are said, in notes, tables and errors alike."""
+"""Times, sizes, rates, seeds and causes in words, the same in notes, tables and errors."""
 
 from collections.abc import Iterable
 from datetime import timedelta
@@ -52,7 +52,7 @@ def seed_list(numbers: Iterable[int | str]) -> str:
 
 
 def of_seed(seed: int | None) -> str:
-    """Return ", seed 0" to stand behind a name; "" for what has no seed."""
+    """Return ", seed 0", which follows a name; "" for None."""
     return "" if seed is None else f", seed {seed}"
 
 

@@ -1,4 +1,4 @@
-"""What torchrun tells a process of itself and the others: the one place that reads its environment. No torch."""
+"""The environment variables by which torchrun describes its processes; they are read here alone. No torch."""
 
 import os
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from vitft.errors import UsageError
 
 @dataclass(frozen=True)
 class World:
-    """What torchrun tells a process of itself and the others.
+    """One of the processes that torchrun has started.
 
     Attributes:
         rank: from 0; size: of all machines together.

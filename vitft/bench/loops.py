@@ -193,7 +193,7 @@ class Timm:
 
 
 class _Timed(Images):
-    """Images that count the seconds in which somebody waits for a batch."""
+    """Images of a split, with a count of the seconds spent waiting for their batches."""
 
     waited = 0.0
 

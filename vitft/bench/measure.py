@@ -100,8 +100,8 @@ def measure(subject: Subject, model: str, against: Sequence[Other], plan: Plan, 
     )
 
 
-def shortly(job: Job, data: Sized, runtime: Runtime, hooks: Hooks) -> BenchResult:
-    """Measure vitft's own loop on a job's network and a few of its training images, drawn ones where they are not here.
+def measure_briefly(job: Job, data: Sized, runtime: Runtime, hooks: Hooks) -> BenchResult:
+    """Measure vitft's own loop on a job's network and a few of its training images; random ones where those are absent.
 
     Raises as `subject.opened`.
     """
@@ -117,10 +117,10 @@ _SHORT, _ANSWERED = 3, 64
 
 
 def products(device: torch.device, precision: str, shapes: Sequence[tuple[int, int, int]] = ()) -> float:
-    """Return the floating-point operations a second of products (M, K) x (K, N); of a large square one without shapes.
+    """Return the floating-point operations a second of matrix products (M, K) x (K, N), by default a large square one.
 
     Args:
-        shapes: (M, K, N) of products that are made one after the other.
+        shapes: (M, K, N) of each product.
     """
     side = _SQUARE.get(device.type, _LARGE)
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32

@@ -1,4 +1,4 @@
-"""What a measurement was asked for, decided without torch."""
+"""The options of a measurement, checked and resolved without torch."""
 
 from collections.abc import Mapping
 from pathlib import Path

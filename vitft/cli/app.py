@@ -25,7 +25,7 @@ class _ReaderGone(Exception):
 
 @contextmanager
 def _as_errors() -> Iterator[None]:
-    """Turn what may strike anywhere into errors of ours, before typer ends the program over it without a word."""
+    """Turn Ctrl-C, a closed pipe and a full disk into vitft's errors; typer would end the program without a message."""
     try:
         yield
     except KeyboardInterrupt:
@@ -91,7 +91,7 @@ def _named(group: Any, words: Sequence[str]) -> str:
 
 
 def _code(run: Callable[[], Any], verb: str) -> int:
-    """Run a verb and return its exit code; what went wrong is said."""
+    """Run a verb, print its error if it raises one, and return the exit code."""
     try:
         code = run()
     except VitftError as error:
@@ -114,7 +114,7 @@ def _code(run: Callable[[], Any], verb: str) -> int:
 
 
 def _open_streams() -> None:
-    """Live with a stdout that was closed (`>&-`), or whose encoding lacks a letter: it becomes a question mark."""
+    """Replace a closed stdout (`>&-`) by a sink; print "?" for a letter that the encoding lacks."""
     sys.stdout = sys.stdout or _nowhere()
     sys.stderr = sys.stderr or _nowhere()
     if isinstance(sys.stdout, io.TextIOWrapper):
@@ -222,7 +222,7 @@ def main() -> None:
 
 
 def _follow(here: "World") -> int:
-    """Work for process 0, which does the talking; return the exit code."""
+    """Compute this process's share for process 0, which alone prints; return the exit code."""
     from vitft.cli import signals
     from vitft.engines import together
 

@@ -10,7 +10,7 @@ from vitft.errors import UsageError
 
 @dataclass
 class Axes:
-    """What is the same for all runs, what differs between them, and what is wrong with it, a line each."""
+    """Keys with one value, keys with several, and the mistakes in both, a line each."""
 
     fixed: dict[str, object] = field(default_factory=dict)
     varied: dict[str, list[object]] = field(default_factory=dict)

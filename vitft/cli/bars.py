@@ -19,7 +19,7 @@ _READABLE = 30
 
 @contextmanager
 def bars(console: Console) -> Iterator[Hooks]:
-    """Show a line for the unit and one for what it is at, and take them away at the end."""
+    """Show a bar for the units and one for the current phase while the block runs."""
     with Progress(_Line(), console=console, transient=True) as progress:
         yield hooks(progress)
 

@@ -81,7 +81,7 @@ def check(
 
 
 def _end(checks: Sequence["Check"], errors: Sequence[VitftError]) -> None:
-    """Turn the outcomes into the exit code: a red number before a failed run; a void one is only said."""
+    """End with the exit code of the outcomes: of a red number, else of a failed run; void ones change nothing."""
     from vitft.results.checks import RED
 
     void = sum(one.outcome == "void" for one in checks)

@@ -25,14 +25,14 @@ _UNCUT = 10_000
 
 
 class _Console(Console):
-    """A console to which names of strangers do nothing: their letters that are none are shown as such."""
+    """A console that shows control characters of foreign names as visible signs."""
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         for segment in super().render(renderable, options):
             yield segment if segment.control else segment._replace(text=visible(segment.text))
 
     def on_broken_pipe(self) -> None:
-        """Let the command line end as in any pipe that is read no more; rich would end it with 1."""
+        """Leave a closed pipe to the command line; rich would end the program with 1."""
         raise
 
 
@@ -78,7 +78,7 @@ def _delivered() -> Iterator[None]:
 
 
 def silence(*streams: TextIO) -> None:
-    """Send what is still to be written to nowhere: Python would try it again at its end and complain."""
+    """Discard what streams still hold: Python would try to write it at its end, and complain."""
     with open(os.devnull, "w") as nowhere:  # noqa: PTH123
         for stream in streams:
             with suppress(OSError, ValueError):  # a stream of a test has no number
@@ -124,7 +124,7 @@ def note(text: str, *, uncut: bool = False) -> None:
 
 @contextmanager
 def display(quiet: bool = False) -> Iterator[Hooks]:
-    """Show what long work does: bars on a terminal, plain lines in a pipe. Signals are the caller's affair.
+    """Show progress: bars on a terminal, plain lines in a pipe. Signals are left to the caller.
 
     Args:
         quiet: show no progress, only what the user should know.

@@ -33,7 +33,7 @@ def _root() -> None:
 
 @dataclass(frozen=True)
 class Known:
-    """How the speed of the device is known; without any of them a block of the network is timed here."""
+    """Where the device's speed comes from; by default a block of the network is timed here."""
 
     profile: Annotated[
         Path | None,
@@ -48,7 +48,7 @@ class Known:
     quiet: o.QuietOption = False
 
     def speed(self, job: "Job", data: "Sized", runtime: "Runtime") -> "Speed | None":
-        """Return the speed, None where nothing is said of it. Raises UsageError; CheckpointError of a profile."""
+        """Return the speed, None where no option gives it. Raises UsageError; CheckpointError of a profile."""
         from vitft.errors import UsageError
         from vitft.training import speed
 
@@ -62,10 +62,10 @@ class Known:
             return speed.profiled(load(self.profile), "a profile")
         if not self.measure:
             return None
-        from vitft.bench.measure import shortly
+        from vitft.bench.measure import measure_briefly
 
         with console.display(self.quiet) as hooks:
-            return speed.profiled(shortly(job, data, runtime, hooks), "measured now, a few updates")
+            return speed.profiled(measure_briefly(job, data, runtime, hooks), "measured now, a few updates")
 
 
 @app.command("finetune")

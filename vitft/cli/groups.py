@@ -71,7 +71,7 @@ class Keys:
 
 @dataclass(frozen=True)
 class Computing:
-    """Where something would compute that is not run."""
+    """The device and the data of runs that are only estimated."""
 
     micro_batch: o.MicroBatchOption = 0
     precision: o.PrecisionOption = "auto"
@@ -107,13 +107,13 @@ class Running:
     quiet: o.QuietOption = False
 
     def how(self) -> "single.How":
-        """Return how a run goes about its folder."""
+        """Return how a run treats its folder."""
         from vitft.engines import single
 
         return single.How(self.resume == "auto", self.overwrite, console.note)
 
     def requeue(self) -> None:
-        """Take in when to stop and be queued again. Raises UsageError."""
+        """Set the time or signal to stop at and be queued again. Raises UsageError."""
         signals.requeue(self.max_time, self.requeue_signals)
 
     def runtime(self, save_weights: bool, val_every: int = 0, models: int = 1) -> "Runtime":
@@ -139,7 +139,7 @@ class Running:
 
 @dataclass(frozen=True)
 class Dispatched:
-    """Who runs a suite's units, and what of it is wanted."""
+    """Which engine runs a suite's units, which of its tasks, and how its table is printed."""
 
     engine: o.EngineOption = "local"
     devices: o.DevicesOption = ""

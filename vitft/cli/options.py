@@ -143,7 +143,7 @@ def overrides(settings: list[str] | None, resolution: str | None, **flags: str |
 
 
 def checked(models: Sequence[str], *devices: str) -> None:
-    """Raise what can be said of these names without torch.
+    """Check names of models and devices without importing torch.
 
     Raises:
         UnknownName, UsageError: neither a model nor a path, or no device (exit code 2).

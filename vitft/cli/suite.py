@@ -198,7 +198,7 @@ def _looked(data_dir: Path | None) -> str:
 
 
 def _told(prospect: "Prospect", how: "How") -> str:
-    """Say what a leg would do, and what it would cost."""
+    """Return what a leg would do and cost, as `--dry-run` prints it."""
     from vitft.engines.suite import of_shard
     from vitft.protocol.estimate import line
 

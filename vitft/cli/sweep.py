@@ -98,7 +98,7 @@ def sweep(
 
 
 def _dry(planned: "Planned", runtime: "Runtime", format: o.TableFormat) -> None:
-    """Print the grids and what they take."""
+    """Print the grids and their estimates."""
     from vitft.report import planned as report
 
     for line in planned.notes():

@@ -1,4 +1,4 @@
-"""What a worker tells while it runs units, as plain JSON, and how it is shown where units run side by side."""
+"""Messages of a worker as JSON, and how they are shown where units run side by side."""
 
 from collections.abc import Callable
 from typing import Any, Literal, Required, TypedDict
@@ -9,7 +9,7 @@ from vitft.progress import Hooks, StepReport
 
 
 class Event(TypedDict, total=False):
-    """One thing a worker tells.
+    """One message of a worker.
 
     Attributes:
         report: a `StepReport`, field by field.
@@ -47,7 +47,7 @@ def error_of(event: Event) -> VitftError:
 
 
 class Shown:
-    """Passes on what several workers tell: of each note the first, and the progress of one of them."""
+    """Shows the messages of several workers: each note once, and the progress of one of them."""
 
     def __init__(self, hooks: Hooks) -> None:
         self._hooks, self._noted = hooks, set[str]()

@@ -1,4 +1,4 @@
-"""What runs will take that nobody starts: their estimates, and what must be fetched for them first."""
+"""Estimates of runs without starting them, and the downloads they need first."""
 
 from collections.abc import Sequence
 from contextlib import suppress
@@ -110,7 +110,7 @@ def _weights(name: str) -> int:
 
 
 def _here(name: str) -> bool:
-    """Tell whether weights need not be fetched; of names that no alias stands for nothing is said."""
+    """Tell whether an alias's weights are on this machine; True for any other name, which is not looked up."""
     alias = MODELS.get(name)
     if alias is None or alias.file is not None:
         return True

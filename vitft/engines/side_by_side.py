@@ -1,4 +1,4 @@
-"""One task with one model or several side by side: planned, told, run one after the other. For finetune and sweep."""
+"""One task with one model or several: planned, described, run one after the other. For finetune and sweep."""
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -124,7 +124,7 @@ class Planned:
         return results
 
     def _openable(self) -> None:
-        """Raise now what the last of several models would raise when the others are trained."""
+        """Open all models before the first is trained, so that an error of the last does not come hours later."""
         if len({job.model for job in self.jobs}) < 2:
             return
         for job, folder in zip(self.jobs, self.folders, strict=True):

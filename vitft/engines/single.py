@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class How:
-    """How a run goes about its folder.
+    """How a run treats its folder.
 
     Attributes:
         resume, overwrite: see `results.folders.claim`.
-        note: told, a line each, what the user should know before anything runs.
+        note: called with each line that the user should read before anything runs.
     """
 
     resume: bool

@@ -1,4 +1,4 @@
-"""What stands around a run: cards and how they are joined, engines, what a queue has set. For `vitft doctor`."""
+"""The machine around a run: cards and their links, engines, the queue's settings. For `vitft doctor`."""
 
 import importlib.metadata
 import os
@@ -43,7 +43,7 @@ def engines() -> dict[str, str]:
 
 
 def compilers() -> str:
-    """Return what blocks would be compiled with, and where that is kept."""
+    """Return the compiler of blocks, and the folder of compiled code."""
     from vitft import compiling
 
     cpp = next((name for name in (os.environ.get("CXX", ""), "g++", "clang++") if name and shutil.which(name)), "")
@@ -58,7 +58,7 @@ def compilers() -> str:
 
 
 def would_use() -> str:
-    """Return what a run takes where nothing is said."""
+    """Return the device, precision and the like that a run takes by default."""
     from vitft import device
 
     found = device.pick("auto")

@@ -23,7 +23,7 @@ def end() -> bool:
 
 
 def follow(here: World, signal: Callable[[], int]) -> None:
-    """Take part in every unit that process 0 tells of, until it says that this was all, or a signal comes.
+    """Take part in every unit that process 0 announces, until it announces the end or a signal comes.
 
     Raises:
         PeerLost: another process is gone (exit code 1).

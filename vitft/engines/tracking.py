@@ -39,7 +39,7 @@ def check(to: Tracker | None) -> None:
 def tracked(hooks: Hooks, to: Tracker | None, folder: Path) -> Iterator[Hooks]:
     """Give hooks that also send each update to a tracker, one series a unit, and the final accuracy at the end.
 
-    A tracker that fails is told of once and then left alone: a run does not die of it.
+    A tracker that fails is noted once and then left out: the run goes on.
 
     Args:
         to: None gives the hooks as they are.
@@ -67,7 +67,7 @@ class _Tracking:
     broken: bool = field(default=False)
 
     def after(self, first: Callable[..., None], then: Callable[..., None]) -> Callable[..., None]:
-        """Return a callback that calls both; what the second raises is told of once."""
+        """Return a callback that calls both; an error of the second is noted once."""
 
         def both(*args: Any) -> None:
             first(*args)

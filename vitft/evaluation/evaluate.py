@@ -144,7 +144,7 @@ class Evaluation:
 
     @property
     def among_present(self) -> Metrics | None:
-        """The same answers where only classes that have images may be given; None where that is all classes, or one.
+        """Metrics of the best answers among the classes that have images; None where those are all classes, or one.
 
         So are ImageNet-A, -R and their likes counted in papers: 200 of the head's 1,000 classes.
         """
@@ -174,7 +174,7 @@ def evaluate(
         subject: see `subject`.
         batch_size: images a forward pass; 0 = by device. It does not change which images are counted.
         workers: threads that decode.
-        hooks: told of the progress.
+        hooks: called with the progress.
         keep: what becomes of the decoded pixels, see `images.cache`.
 
     Raises:

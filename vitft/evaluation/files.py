@@ -1,4 +1,4 @@
-"""Answer for single image files, whatever they are; a broken one is told and left out."""
+"""Answers for single image files of any format; broken ones are reported and left out."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ class Answer:
 def images(paths: Iterable[Path]) -> list[Path]:
     """Return the files to answer for: each file named, and what lies below each folder, sorted; none twice.
 
-    Text and what systems leave among images are passed over; a file of another kind is among them, so that it is told.
+    Text and what systems leave among images are passed over; any other file is returned, to be reported as broken.
 
     Raises:
         DataMissing: nothing at a path, or a folder without images.
@@ -64,7 +64,7 @@ def answers(
         names: of the network's outputs.
         top: classes to name for each image.
         batch_size: images a forward pass.
-        on_broken: told of each file that does not decode; the rest goes on.
+        on_broken: called with each file that does not decode; the others are answered.
         on_progress: called with the number of files done.
     """
     import numpy as np

@@ -1,4 +1,4 @@
-"""Say how sure a number is: one run, several seeds, two models on the same images."""
+"""The uncertainty of a number: of one run, of several seeds, of two models on the same images."""
 
 import math
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ def wilson(correct: int, n: int, confidence: float = 0.95) -> tuple[float, float
 
     Args:
         correct: images answered rightly, 0..n.
-        n: images asked, at least 1.
+        n: images answered, at least 1.
         confidence: in (0, 1).
 
     Returns:

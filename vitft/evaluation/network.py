@@ -108,7 +108,7 @@ def open_network(
 
     Raises:
         UsageError: a key that means nothing here, a bad value, or no such device.
-        CheckpointError: see `models.checkpoints.load`.
+        CheckpointError: see `models.loading.load`.
     """
     request.check(fixed, crop_pct)
     if isinstance(model, str) and (file := onnx_network.file_of(model)) is not None:
@@ -271,7 +271,7 @@ def refuse_zero_head(network: Network | Checkpoint, action: str = "Fine-tune it 
 
 
 def computed(network: Network) -> Computed:
-    """Return what a result says of how the network computes."""
+    """Return the fields of a result on how the network computes."""
     return Computed(
         device_kind=network.device.type,
         precision="bf16" if network.precision == "bf16" else "float32",

@@ -1,4 +1,4 @@
-"""Ask the network about every image exactly once, whatever the batch size."""
+"""Run a network over every image exactly once, whatever the batch size."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass

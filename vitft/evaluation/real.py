@@ -72,7 +72,7 @@ def of_validation(keys: Sequence[str], labels: NDArray[np.int64], num_classes: i
 
 
 def judged(metrics: Metrics, subset: Subset | None, answers: NDArray[np.int64]) -> Metrics:
-    """Return metrics with what the same (N,) answers are worth under the ReaL labels; without a subset as they are."""
+    """Return metrics with the accuracy of the same (N,) answers under the ReaL labels; without a subset unchanged."""
     if subset is None:
         return metrics
     right, n = subset.correct(answers)

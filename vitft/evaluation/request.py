@@ -1,4 +1,4 @@
-"""What may be asked of a network that is not trained, checked before torch is imported."""
+"""The options of a verb that trains nothing, checked without torch."""
 
 import re
 from collections.abc import Mapping

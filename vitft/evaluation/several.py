@@ -97,7 +97,7 @@ def _evaluated(
     hooks: Hooks,
     quiet: bool,
 ) -> ev.Evaluation:
-    """Evaluate one network of a model; `quiet` for the second seed on, which says what the first has said."""
+    """Evaluate one network of a model; `quiet` drops notes that the first seed's network has given already."""
     network = open_network(checkpoint, how.fixed, crop_pct=how.crop_pct, device=how.device, precision=how.precision)
     for note in () if quiet else network.info.notes:
         hooks.note(f"{name}: {note}")
@@ -109,7 +109,7 @@ def _evaluated(
 
 
 def _opened(models: Sequence[str], subject: ev.Subject, how: How) -> dict[str, Checkpoint]:
-    """Open several models and raise now what the last would raise when the others' results would be lost."""
+    """Open several models before the first is evaluated, so that an error of the last loses no result."""
     several = models if len(models) > 1 else ()
     opened = {name: loading.load(name, declared=Declared.within(how.fixed)) for name in several}
     for checkpoint in opened.values():

@@ -1,4 +1,4 @@
-"""What can be told of an export before torch is imported: whether there is a run, and where its files may go."""
+"""The options of an export, checked without torch: the run is finished, the folder free."""
 
 from pathlib import Path
 

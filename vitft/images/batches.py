@@ -36,7 +36,7 @@ class Images:
         pp: how; its random part is applied only where uniforms are given.
         device: where the batches are wanted.
         workers: threads that decode (Pillow and torch release the interpreter's lock while they do).
-        hooks: told of the decoding, which stops when they are asked to.
+        hooks: called with the progress of decoding, which stops where they have a signal.
         keep: what becomes of decoded pixels, see `cache.pixels`; the batches are the same bit by bit.
     """
 

@@ -28,7 +28,7 @@ def overlap(
 
 
 def among(images: Fingerprints, others: Fingerprints) -> NDArray[np.bool_]:
-    """Tell for each of some digests whether it is among others; memory is that of a few numbers an image."""
+    """Return for each digest whether it is among the others, with a few numbers of memory an image."""
     first, second = (np.ascontiguousarray(of[:, :8]).view(np.uint64)[:, 0] for of in (images, others))
     alike = np.isin(first, second)
     candidates = {row.tobytes() for row in others[np.isin(second, first[alike])]}

@@ -61,7 +61,7 @@ def limit(files: list[Entry] | None = None) -> int:
 
 
 def usage() -> str:
-    """Return what the cache takes and may take, in words; what is wrong with the variable where it is no size."""
+    """Return the cache's size and limit in words, or what is wrong with the variable that sets the limit."""
     files = entries()
     try:
         most = limit(files)
@@ -73,7 +73,7 @@ def usage() -> str:
 
 
 def _own() -> str:
-    """Return what the variable says, "" where it says nothing."""
+    """Return the variable's text, "" where it is not set."""
     return os.environ.get(VARIABLE, "").strip()
 
 

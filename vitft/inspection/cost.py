@@ -28,7 +28,7 @@ def cost(net: nn.Module, size: Size, device: torch.device) -> NetworkCost:
 
 
 def kept(net: nn.Module, images: Tensor) -> int:
-    """Return the bytes that one forward pass keeps for its backward pass, weights apart: each storage once."""
+    """Return the bytes that one forward pass keeps for its backward pass, without weights; each storage counts once."""
     weights = {tensor.untyped_storage().data_ptr() for tensor in (*net.parameters(), *net.buffers())}
     storages: dict[int, int] = {}
 

@@ -1,4 +1,4 @@
-"""Tell the architecture from the tensors of a file, and the timm tag it comes closest to."""
+"""The architecture that a file's tensors show, and the timm tag closest to it."""
 
 import re
 from collections.abc import Mapping
@@ -51,7 +51,7 @@ _ANOTHER = "For another architecture put the config.json of its hub page beside 
 
 @dataclass(frozen=True)
 class Inferred:
-    """What the tensors say.
+    """What the tensors show.
 
     Attributes:
         tag: the closest timm tag, e.g. "vit_tiny_patch16_224.augreg_in21k"; "" where none has this shape.
@@ -231,7 +231,7 @@ def _heads(state: State, width: int, known: int) -> tuple[int, tuple[str, ...]]:
 
 
 def _own(base: str, kwargs: Mapping[str, object]) -> tuple[float, str]:
-    """Return the epsilon and the activation that a timm function has of itself; what has no word in timm is ""."""
+    """Return a timm function's default epsilon and activation; "" for an activation that has no name in timm."""
     net = meta_network(base, **{**kwargs, "depth": 1})
     act = net.blocks[0].mlp.act
     word = next((word for word, kind in ACTIVATIONS.items() if type(act) is kind), "")

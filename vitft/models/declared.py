@@ -54,7 +54,7 @@ class Declared:
 
 
 def apply(checkpoint: Checkpoint, declared: Declared) -> Checkpoint:
-    """Return the checkpoint as the user says it is: their word stands before the file's, with a note.
+    """Return the checkpoint with the declared facts in place of the file's, and a note of them.
 
     Raises:
         UsageError: a ResNet has none of it. CheckpointError: the file has no such grid.

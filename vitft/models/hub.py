@@ -45,7 +45,7 @@ def timm_tag(name: str, model: str, *, weights: bool = True) -> Checkpoint:
 
     Args:
         name: timm's model name, with or without a tag.
-        asked: what the user wrote, for messages.
+        model: what the user wrote, for messages.
         weights: False for the architecture alone, which needs no network.
 
     Raises:

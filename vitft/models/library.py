@@ -44,8 +44,8 @@ def checkpoint(
         preprocessor: its preprocessor_config.json; empty where there is none.
         state: timm name -> tensor.
         file: the weights.
-        asked: what the user wrote, for messages.
-        said: what the user says of it.
+        model: what the user wrote, for messages.
+        declared: facts by the user's word.
 
     Raises:
         CheckpointError: a key that cannot be honoured, or tensors that do not fit the config.

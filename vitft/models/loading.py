@@ -37,7 +37,7 @@ def load(model: str, *, weights: bool = True, declared: Declared | None = None) 
     Args:
         model: an alias, timm:NAME, hf-hub:ORG/NAME, a file, or a folder; PATH::KEY for one of a file's networks.
         weights: False for the architecture alone; a hub name then needs no network.
-        said: what the user says of it that its tensors do not tell.
+        declared: facts by the user's word that its tensors do not show.
 
     Raises:
         UnknownName: neither an alias nor a file (exit code 2).
@@ -286,7 +286,7 @@ def _with_patch(checkpoint: Checkpoint, patch: int) -> Checkpoint:
 
 @contextlib.contextmanager
 def _telling(path: Path) -> Iterator[None]:
-    """Name the file in errors that come from its tensors alone."""
+    """Add the file's name to errors that come from its tensors."""
     try:
         yield
     except CheckpointError as error:

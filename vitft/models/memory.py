@@ -1,4 +1,4 @@
-"""What fits on a device: the bytes of a fit by a rule, and how many images a forward pass follow from them."""
+"""How much memory a fit takes, by a rule, and how many images a forward pass fit on a device."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -80,7 +80,7 @@ class Need:
 
 
 def need(shape: Shape, trained: int, settings: Settings, precision: str) -> Need:
-    """Return what a fit takes.
+    """Return the bytes that a fit needs.
 
     Args:
         trained: parameters that learn.

@@ -202,7 +202,7 @@ def _insert(net: nn.Module, settings: Settings, seed: int) -> None:
 
 
 def _heeded(owner: nn.Module, module: nn.Module) -> bool:
-    """Tell whether the layer's forward is called; EVA's attention, which reads weight and bias past it, is told to."""
+    """Tell whether a layer's forward is called; EVA's attention, which reads weight and bias, is made to call it."""
     if getattr(owner, "q_bias", None) is None or getattr(owner, "qkv", None) is not module:
         return True
     if hasattr(owner, "qkv_bias_separate"):

@@ -1,6 +1,6 @@
-"""What a model's name says before a tensor is read: a mistake in it, or all of an alias. Torch-free.
+"""Mistakes in a model's name, and the facts of an alias, without reading a tensor. Torch-free.
 
-Importing torch and timm takes seconds; a missing file or a misspelt name is told without.
+Importing torch and timm takes seconds; a missing file or a misspelt name needs neither.
 """
 
 import json
@@ -21,7 +21,7 @@ _FLEXI_PATCH = 16  # of the files; another one is made of it when the network is
 
 
 def check(model: str) -> None:
-    """Raise what `checkpoints.load` would raise of this name without opening anything.
+    """Raise what `loading.load` would raise of this name, without opening anything.
 
     Raises:
         UnknownName: neither an alias, nor a timm model, nor a file (exit code 2).
@@ -83,7 +83,7 @@ def _timm() -> tuple[list[str], str]:
 
 
 def alias_info(alias: ModelAlias) -> CheckpointInfo:
-    """Return what `checkpoints.load(name, weights=False)` says of an alias; a file of the package tells of itself."""
+    """Return what `loading.load(name, weights=False)` knows of an alias; a file of the package describes itself."""
     if alias.file is not None:
         with alias.file.open("rb") as weights:
             head = json.loads(weights.read(int.from_bytes(weights.read(8), "little")))

@@ -79,10 +79,10 @@ def read(config: Mapping[str, object], model_type: str, native: Size, model: str
     """Read a preprocessor_config.json, key by key.
 
     Args:
-        said: the file's keys; those with null count as absent.
+        config: the file's keys; those with null count as absent.
         model_type: of the config beside it; its own processor where the file names none.
         native: (height, width) that the network reads.
-        asked: what the user wrote, for messages.
+        model: what the user wrote, for messages.
 
     Raises:
         CheckpointError: a key that cannot be honoured (exit code 4).
@@ -159,7 +159,9 @@ def _geometry(
     shorter, size = _size(config.get("size", default.size), default.square, model)
     if default.crop_pct:
         if not shorter:
-            raise refused(model, FILE, "size", config["size"], "shortest_edge, or a number: a ConvNextImageProcessor's.")
+            raise refused(
+                model, FILE, "size", config["size"], "shortest_edge, or a number: a ConvNextImageProcessor's."
+            )
         for key, legal in (("do_resize", True), ("do_center_crop", False)):
             if flags[key] != legal:
                 raise refused(model, FILE, key, not legal, f"{_json(legal)}; its crop belongs to the resize.")
@@ -177,7 +179,7 @@ def _geometry(
     if out != native:
         if decisive in config:
             raise refused(model, FILE, decisive, side(out), f"{side(native)}, which the network reads.")
-        if "size" not in config or not flags["do_resize"]:  # what is not said is as large as the network needs
+        if "size" not in config or not flags["do_resize"]:  # what is not stated is as large as the network needs
             before = (before[0] * native[0] // out[0], before[1] * native[1] // out[1])
     return mode, before, native
 

@@ -140,7 +140,7 @@ def split_keys(
         split: "train", "val", "test", "train800", "val200" or "train800val200".
         source: the owner's files, or a prepared folder; without it keys come from the rule alone, else from data here.
         data_dir: as everywhere.
-        progress: told of everything that takes long.
+        progress: called with whatever takes long.
     """
     found = tasks.get(task)
     official_splits.slices(found, split)

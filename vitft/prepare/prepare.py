@@ -71,7 +71,7 @@ def prepare(
         output: folder to make; by default `machine.data()`/<task>.
         shots: "1000" keeps train800, val200 and test, "full" train and val as well.
         allow_partial: take a collection whose counts are not the official ones; it is stamped `partial`.
-        progress: told of everything that takes long.
+        progress: called with whatever takes long.
 
     Returns:
         (the folder, its manifest).

@@ -1,4 +1,4 @@
-"""What a number will not be, said before it is made: of all the training images, or of the paper's protocol."""
+"""Advice before a run whose number will be of few training images, or not of the paper's protocol."""
 
 from vitft import recipes
 from vitft.catalog import tasks
@@ -6,7 +6,7 @@ from vitft.protocol.units import Job
 
 
 def advice(job: Job) -> list[str]:
-    """Return a sentence or two for each thing that stands between a job and a published number."""
+    """Return advice, an entry each, on what makes a job's number no match for a published one."""
     found = []
     few = job.scheme.final_train.startswith("train800") and tasks.canonical(job.name)
     if few and not job.recipe.startswith("vtab-"):

@@ -1,4 +1,4 @@
-"""Tell a fit that diverged though every number stayed finite: no torch."""
+"""Recognise a fit that diverged though every loss stayed finite. No torch."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""What a run will take: images, operations, time on this device, memory, disk. One rule, told before anything runs."""
+"""What a run will take: images, operations, time on this device, memory, disk. One rule, before anything runs."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -127,7 +127,7 @@ def total(
 
 @dataclass(frozen=True)
 class _Work:
-    """What a job is made of.
+    """The fits and evaluations of a job, as an estimate counts them.
 
     Attributes:
         runs: settings of each fit, and images that it is evaluated on.
@@ -172,7 +172,7 @@ _LONG = 12 * 3600.0
 
 
 def in_lines(job: Job, data: Sized, cost: Estimate, info: CheckpointInfo | None = None) -> list[str]:
-    """Return an estimate in one line, and where it is long one with what would be cheaper; `info` as for `estimate`."""
+    """Return an estimate in one line, and for a long run a second one with cheaper ways; `info` as for `estimate`."""
     lines = [line(cost)] if cost.plan.fits else [line(cost), _TOO_LARGE]
     if cost.seconds < _LONG:
         return lines
@@ -201,7 +201,7 @@ _ON_TOP = "; decoding comes on top"
 
 
 def memory(plan: Plan) -> str:
-    """Return in words how a run fits its device."""
+    """Return a run's memory and whether that fits its device, in words."""
     again = ", activations computed again" * plan.checkpoint
     fits = "fits" if plan.fits else "DOES NOT FIT"
     return f"memory {size(plan.memory)} of {size(plan.room)} in micro-batches of {plan.micro_batch}{again}: {fits}"
@@ -214,7 +214,7 @@ def cheaper(
     others: Sequence[tuple[str, Settings]],
     info: CheckpointInfo | None = None,
 ) -> list[tuple[str, float]]:
-    """Return (what to give instead, seconds) of what would be cheaper than an estimate, the dearest first.
+    """Return (option, seconds) of ways that take less than half of an estimate, the longest first.
 
     Args:
         others: recipes' names, with their settings for this task.

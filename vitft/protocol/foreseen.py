@@ -1,4 +1,4 @@
-"""What runs will take that nobody starts, in numbers. No torch."""
+"""Estimates of runs that are not started, in numbers. No torch."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Download:
-    """What is not here yet: weights or data.
+    """Weights or data that must be fetched first.
 
     Attributes:
         size: bytes, as far as its owner says; None where nobody does.
@@ -23,7 +23,7 @@ class Download:
 
 @dataclass(frozen=True)
 class Foreseen:
-    """Runs that nobody starts.
+    """Estimates of runs that are not started.
 
     Attributes:
         title: of what.

@@ -43,7 +43,7 @@ def fit_unit(
 ) -> Fitted:
     """Fit a unit, as one with those like it that are not finished, where that can be done. Raises as `fit`.
 
-    A head that diverges is trained again by itself, which tells of it in its own words.
+    A head that diverges is trained again by itself, and its own error is raised.
 
     Args:
         folder: the unit's folder in its run folder.
@@ -113,7 +113,7 @@ def _own(unit: Unit) -> dict[str, float]:
 def evaluated(
     unit: Unit, net: nn.Module, batches: Batches, identity: tuple[object, ...], n: int, precision: str, warm: Warm
 ) -> tuple[nn.Module, Batches]:
-    """Return what is to be asked about a unit's evaluation: the network and its images, or its head and their features.
+    """Return the inputs of a unit's evaluation: the network and its images, or its head and their features.
 
     Features are computed once for all units that are like this one; in the same batches they give the same answers.
 

@@ -1,4 +1,4 @@
-"""What can be said of a grid of settings before anything of it runs. No torch."""
+"""Checks of a grid of settings before anything of it runs. No torch."""
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
@@ -41,7 +41,7 @@ def check(
 
     Args:
         unread: what is wrong with its text.
-        infos: opens the checkpoints; asked where a resolution has been set.
+        infos: opens the checkpoints; called where a resolution has been set.
 
     Raises:
         RecipeError: exit code 2.

@@ -1,7 +1,7 @@
 """The guard between a unit and its data: what a phase may not see cannot be opened.
 
 It promises that no image of test is seen before the training is over, and that test is opened once. Names, counts and
-labels of all splits are looked at before (see `look`), through `names_only`: images cannot be read through that.
+labels of all splits are looked at before (see `preflight`), through `names_only`: images cannot be read through that.
 """
 
 from dataclasses import replace

@@ -17,7 +17,7 @@ from vitft.protocol.units import Job, tune_units
 
 
 def check_splits(job: Job, source: Source) -> tuple[str, ...]:
-    """Check every split that the units of a job will open; return what the user should know, a line each.
+    """Check every split that the units of a job will open; return notes for the user, a line each.
 
     Raises:
         DataMissing: a split, or an image that a list names, is not there.

@@ -1,4 +1,4 @@
-"""What a result says of its protocol and of its data, beside the provenance of the split it was tested on."""
+"""The protocol and the data fields of a result, beside the provenance of the split it was tested on."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -63,7 +63,7 @@ def stamp(
     limited: bool,
     hooks: Hooks,
 ) -> DataStamp:
-    """Say what the data of a unit are, after its training is over.
+    """Return the data fields of a unit's result, after its training is over.
 
     Args:
         train: what was trained on; `whole`: the training split it was taken from.
@@ -92,7 +92,7 @@ def stamp(
 
 
 def remember(folder: Path, splits: tuple[Split, ...], hooks: Hooks) -> None:
-    """Keep what a tune unit has seen, for the final units: they may not open it. Once a split is enough."""
+    """Store digests of the images that a tune unit selected on, for the final units, which may not open that split."""
     for split in splits:
         file = task_folder(folder, split.task) / f"{SEEN}{slug(split.name)}"
         if not file.exists():
@@ -119,7 +119,7 @@ def classes(train: Split, held_out: Split) -> tuple[Split, tuple[str, ...]]:
 
 
 def protocol(unit: Unit, settings: Settings, gelu: str) -> UnitProtocol:
-    """Say by which protocol a unit was run: its id is what must be equal for numbers to be averaged."""
+    """Return the protocol of a unit; numbers are averaged only where its id is equal."""
     job = unit.job
     first = first_of(job.shots)
     words: dict[str, object] = {

@@ -1,9 +1,9 @@
-"""A run belongs to its data: what is stored is given out, or gone on with, over unchanged files only. No torch.
+"""A run belongs to its data: stored results are used only while the data's files are unchanged. No torch.
 
 A run keeps a listing of each task's files beside its units. Where it differs from what is there now:
 
 - nothing of the task is finished: the run goes on with the data as they are; a begun unit starts from its beginning
-  where the encoded bytes that it trained on are others (see `training.loop`);
+  where the encoded bytes that it trained on are others (see `training.saving`);
 - something is: it is refused, as a number must not be given for data that it was not measured on.
 """
 
@@ -25,7 +25,7 @@ def hold(folder: Path, source: Source, note: Callable[[str], None]) -> None:
     Args:
         folder: the run folder, held by this process.
         source: of the task's data.
-        note: told where an older vitft kept nothing to compare with.
+        note: called where an older vitft kept nothing to compare with.
 
     Raises:
         DataError: something is finished, and the files are not what they were (exit code 3).

@@ -1,4 +1,4 @@
-"""What is to be run: jobs as users ask for them, units as engines run them. No torch.
+"""Jobs as users request them, and their units as engines run them. No torch.
 
 A unit is (task, settings of one point of the sweep, phase, seed): one result file. A job is a plan of a few units:
 tune units that see train and val only, then, with the best point, final units that see test once at their end.

@@ -1,4 +1,4 @@
-"""`--val-every`: val beside the training of a unit, where it has one that it does not train on."""
+"""`--val-every`: accuracy on val while a unit trains, where it has a val that it does not train on."""
 
 from collections.abc import Callable
 
@@ -13,16 +13,16 @@ from vitft.training.watch import KEY, Watch
 
 
 def val(guard: Guard, train: Split, dev: Split | None) -> Split | None:
-    """Return what can be looked at beside the training: val, or dev while tuning; None where there is neither."""
+    """Return the split to evaluate while training: val, or dev while tuning; None where there is neither."""
     found = dev if dev is not None else guard.watch()
     return None if found is None else stamping.classes(train, found)[0]
 
 
 def watch(split: Split, every: int, answers: Callable[[int], Predictions], note: Callable[[str], None]) -> Watch:
-    """Return what looks at a split after every so many updates, and tells its accuracy and mean loss.
+    """Return a watch that measures accuracy and mean loss on a split every so many updates.
 
     Args:
-        answers: micro-batch -> what the network says of every image; raises Interrupted where a signal came.
+        answers: micro-batch -> the network's predictions for every image; raises Interrupted where a signal came.
     """
 
     def measure(step: int, micro_batch: int) -> dict[str, float]:

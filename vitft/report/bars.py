@@ -1,4 +1,4 @@
-"""The numbers of a summary as bars for a terminal: task after task, intervals drawn and told. No colour is needed."""
+"""The numbers of a summary as bars for a terminal: task after task, with their intervals. No colour is needed."""
 
 from vitft.report import summary_table
 from vitft.report.table import span

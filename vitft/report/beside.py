@@ -102,7 +102,7 @@ def _value(one: Published, column: SummaryColumn) -> float | None:
 
 
 def _differs(one: Published, measured: Sequence[SummaryRow], keys: set[str]) -> tuple[str, ...]:
-    """Name what no row measured here has in common with a published one, then what is known to differ besides."""
+    """Return in what a published row differs from every row measured here, then its own known differences."""
     near = [row for row in measured if any(row.cells[k].value is not None for k in keys if k in row.cells)]
     differences = []
     if one.weights and not any(row.what.timm_name in one.weights for row in near):
@@ -119,7 +119,7 @@ def _differs(one: Published, measured: Sequence[SummaryRow], keys: set[str]) -> 
 
 
 def _parts(near: Sequence[SummaryRow], keys: set[str]) -> list[str]:
-    """Say where fewer test images than the official ones were evaluated here: a published number is of all of them."""
+    """Note columns evaluated here on fewer test images than the official ones, of which a published number is."""
     differences = []
     for key in sorted(keys):
         whole = official.counts(key, "test")

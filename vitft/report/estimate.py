@@ -39,7 +39,7 @@ def table(jobs: Sequence[Job], estimates: Sequence[Estimate]) -> Table:
 
 
 def foreseen(runs: Foreseen) -> Table:
-    """Return the table of runs that nobody starts, with what must be fetched for them below it."""
+    """Return the table of runs that are only estimated, with the downloads they need below it."""
     made = _table(runs.title, [(model_title(model), recipe, found) for model, recipe, found in runs.rows], "time")
     hours = sum(found.seconds for _, _, found in runs.rows) / 3600
     total = f"{hours:.3g} device-hours in all. Micro-batch and memory are those of the device here."

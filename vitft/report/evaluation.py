@@ -98,7 +98,7 @@ def _right(correct: int | None, n: int | None) -> str:
 
 
 def footnotes(results: Sequence[EvalResult | FewshotResult]) -> list[str]:
-    """Say how the images were prepared, where they are from, and what was assumed of the checkpoint.
+    """Return footnotes: how the images were prepared, where they are from, what was assumed of the checkpoint.
 
     A user's own images are no part of anything official.
     """
@@ -127,7 +127,7 @@ def _seeds(result: EvalResult | FewshotResult) -> list[str]:
 
 
 def _among_present(result: EvalResult | FewshotResult) -> list[str]:
-    """Say what answers among the classes that have images would be worth; few-shot heads have no other classes."""
+    """Note the accuracy among the classes that have images; few-shot heads have no other classes."""
     found = result.among_present if isinstance(result, EvalResult) else None
     if found is None:
         return []
@@ -140,7 +140,7 @@ def _among_present(result: EvalResult | FewshotResult) -> list[str]:
 
 
 def _published(result: EvalResult) -> list[str]:
-    """Say what was published for the same weights on the whole of ImageNet; a part of it has nothing beside it."""
+    """Note what was published for the same weights on ImageNet; nothing for a part of it."""
     if result.stamp or result.task != "imagenet":
         return []
     name = result.checkpoint.timm_name

@@ -1,4 +1,4 @@
-"""What any result says of itself, key by key: its settings, its score on val, its number. No torch."""
+"""The facts of any result, key by key: its settings, its score on val, its number. No torch."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -159,7 +159,7 @@ def _of_fewshot(result: FewshotResult) -> Iterator[Fact]:
 
 
 def _asked(result: RunResult, settings: Settings, size: object) -> dict[str, Value]:
-    """Return what was asked for, every key of the recipe as it was run."""
+    """Return what was run: task, model and every key of the recipe."""
     train = result.protocol.train
     cells: dict[str, Value] = {"task": result.task, "model": model_title(result.model), "recipe": result.recipe}
     cells |= {key: choice.value(key, found) for key, found in dict(settings).items()}
@@ -186,7 +186,7 @@ def _score(one: Tuned, key: str) -> dict[str, Value]:
 
 
 def _run_stamps(result: UnitResult | EvalResult | FewshotResult) -> dict[str, Value]:
-    """Return what any result says of the images it was measured on, of its protocol and of the machine."""
+    """Return the facts of any result on its images, its protocol and the machine."""
     stamps: dict[str, Value] = {"split": result.provenance.split, "protocol": result.protocol.id}
     machine = {"device": result.env.device, "precision": result.settings.precision, "finished": result.env.finished}
     return {**stamps, **machine}

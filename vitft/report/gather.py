@@ -1,4 +1,4 @@
-"""Every result below some folders, whatever left it there. No torch."""
+"""All results below some folders, of any kind. No torch."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -38,7 +38,7 @@ def gather(places: Sequence[Path]) -> Gathered:
 
     Raises:
         DataMissing: there is no such folder, or no result below one (exit code 3).
-        CheckpointError: result files are damaged; all of them are told at once (exit code 4).
+        CheckpointError: result files are damaged; all of them are named at once (exit code 4).
     """
     numbers: list[Measured] = []
     damaged: list[CheckpointError] = []
@@ -80,7 +80,7 @@ def every_folder(places: Sequence[Path]) -> tuple[list[Path], list[Path]]:
 
 
 def no_results(places: Sequence[Path], unfinished: Sequence[Path], more: str = "") -> DataMissing:
-    """Return the error for folders that hold no result; `more` is said of them, too."""
+    """Return the error for folders that hold no result; `more` is a further line."""
     where = ", ".join(f"'{place}'" for place in places)
     begun = f"; unfinished: '{unfinished[0]}'" if unfinished else ""
     legal = "folders of 'vitft finetune', 'sweep', 'vtab', 'suite', and of 'eval' and 'fewshot' with --output."

@@ -75,7 +75,7 @@ def _placed(one: Measured, suite: Suite, own: Mapping[str, str]) -> Measured:
 
 
 def _fits(column: Column, one: Measured) -> bool:
-    """Tell whether a number is what a suite's document says of a column."""
+    """Tell whether a number was run as a suite's document states for a column."""
     if Path(column.task).name != one.task or column.real != (one.column == REAL):
         return False
     if column.run == "eval":

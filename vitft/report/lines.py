@@ -1,4 +1,4 @@
-"""Numbers into the rows of a table: only what is equal stands together, and what differs is named."""
+"""Numbers sorted into the rows of a table: only equal ones share a row, and what differs is named."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -120,7 +120,7 @@ def _by_seed(own: Mapping[int | None, Measured]) -> tuple[Measured, ...]:
 
 
 def _fields(line: Line, by: By) -> list[str]:
-    """Return the words that may tell rows apart, the one that they are ordered by first."""
+    """Return the fields that may distinguish rows, the one that they are ordered by first."""
     w = line.what
     size = f"{'/'.join(side(s) for s in w.resolutions)} px" if w.resolutions else ""
     examples = (

@@ -1,4 +1,4 @@
-"""The command that repeats a number, from what its folder says of it. No torch."""
+"""The command that repeats a number, from the files of its folder. No torch."""
 
 import json
 import shlex
@@ -20,7 +20,7 @@ _BIG_VISION = "squash-crop"
 
 
 def command(run: Mapping[str, Any], one: Measured, result: Result | None) -> str:
-    """Return the command that gives a number again; "" where its folder does not say enough.
+    """Return the command that repeats a number; "" where its folder lacks what that takes.
 
     Precision, micro-batch and device are left to the machine. A model that is a file is named without its folder.
 
@@ -85,7 +85,7 @@ def _few(result: FewshotResult) -> list[str]:
 
 
 def _looked(protocol: EvalProtocol) -> Iterator[str]:
-    """Yield how images were prepared, so far as the checkpoint's own way may be another."""
+    """Yield the options of image preparation that may differ from the checkpoint's own."""
     yield from ("-r", side(protocol.resolution), "--resize", protocol.resize)
     if protocol.crop_pct is not None and protocol.before is None:
         yield from ("--crop-pct", f"{protocol.crop_pct:.6g}")

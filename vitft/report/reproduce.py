@@ -50,7 +50,7 @@ def command(row: Published, model: str, task: str = "") -> str:
 
 
 def as_json(row: Published, model: str) -> dict[str, object]:
-    """Return a row as JSON has it, with the command that reproduces it ("" where there is none)."""
+    """Return a row as JSON-able data, with the command that reproduces it ("" where there is none)."""
     return {
         "title": row.title,
         "tasks": dict(row.tasks),

@@ -1,4 +1,4 @@
-"""The tables of `vitft runs`: what tells runs apart and what they found, and how far the units of one are."""
+"""The tables of `vitft runs`: settings and numbers of all runs, and the progress of one run's units."""
 
 from collections.abc import Sequence
 from dataclasses import asdict

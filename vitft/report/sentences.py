@@ -1,4 +1,4 @@
-"""What a result's provenance says of its data, in the words of a footnote."""
+"""Sentences that several tables print below their numbers."""
 
 from vitft.catalog.shots import first_in
 from vitft.data import labels
@@ -7,11 +7,11 @@ from vitft.results.schema import Comparison
 from vitft.words import of_seed
 
 OVER_SEEDS = ("95 %: of the mean, Student's t over the seeds.", "95 %: Wilson; over several seeds Student's t.")
-"""What is said of intervals over seeds: where all are, and where some are of one seed."""
+"""The note on intervals over seeds: where all are, and where some are of one seed."""
 
 
 def of_data(p: Provenance) -> list[str]:
-    """Return a line for too few training images, for test images seen before, for classes absent from a split.
+    """Return footnotes on the data: too few training images, test images seen in training, absent classes.
 
     Results of earlier versions say nothing of these.
     """
@@ -28,7 +28,7 @@ def of_data(p: Provenance) -> list[str]:
 
 
 def paired_line(pair: Comparison, a: str, b: str) -> str:
-    """Say in a line how two models compare on the same images; `a` and `b` name them."""
+    """Return a line on how two models, called `a` and `b`, compare on the same images."""
     low, high = pair.ci95
     return (
         f"{a} - {b}{of_seed(pair.seed)}: {100 * pair.difference:+.1f} points "

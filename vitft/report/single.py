@@ -52,7 +52,7 @@ def run_of(model: str) -> RunResult | None:
 def model_titles(models: Sequence[str]) -> list[str]:
     """Return short names that tell models apart, for narrow columns: a run's title, else the last part of a path.
 
-    Runs that would be called alike are told by pixels, method and seed; whole paths come last.
+    Runs of equal titles are distinguished by pixels, method and seed, at last by whole paths.
     """
     short = [Path(name).name if run_of(name) is None else model_title(name) for name in models]
     for part in (_pixels, _method, _seed):
@@ -164,7 +164,7 @@ def _published(results: Sequence[RunResult]) -> list[catalog.Published]:
 
 
 def footnotes(result: RunResult) -> list[str]:
-    """Return what must be said beside a result's number: of its data, and what went wrong."""
+    """Return the footnotes of a result's number: on its data, and its warnings."""
     p = result.provenance
     lines = []
     if choice.on_test(result):

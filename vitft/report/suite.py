@@ -1,4 +1,4 @@
-"""What came of a suite, derived from its results: means, holes, footnotes; `suite.json`, and what its table shows."""
+"""The summary of a suite, derived from its results: means, holes, footnotes; as `suite.json` holds it."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -173,7 +173,7 @@ def _protocol(result: Measured) -> dict[str, Any]:
 
 
 def footnotes(tasks: Mapping[str, SuiteTask]) -> dict[str, tuple[str, ...]]:
-    """Return column -> what must be said beside its number; "" -> what holds for all of them."""
+    """Return column -> footnotes of its number; "" -> those of all of them."""
     own = {key: [*_of_split(key, entry), *entry.warnings] for key, entry in tasks.items()}
     common = [line for line in next(iter(own.values()), []) if len(own) > 1 and all(line in x for x in own.values())]
     # What vitft found out itself stands beside each number, in the formats without notes too.
@@ -185,7 +185,7 @@ def footnotes(tasks: Mapping[str, SuiteTask]) -> dict[str, tuple[str, ...]]:
 
 
 def _of_split(key: str, entry: SuiteTask) -> list[str]:
-    """Say what is not official about the data of a column; a data set of the user's own is no part of anything."""
+    """Return what is not official about a column's data; nothing for a data set of the user's own."""
     p, known = entry.provenance, by_name(entry.task or key)
     lines = [] if p.reference or (known is None and not p.why) else [own_split.footnote(p.why)]
     count = known.count("test") if known else entry.n
@@ -268,7 +268,7 @@ def _over_seeds(suite: Suite, values: Mapping[str, Sequence[float]], seeds: Sequ
 
 
 def _common_notes(results: Sequence[Measured]) -> tuple[str, ...]:
-    """Return what every task's network was noted for: which of a file's weights it has, above all."""
+    """Return the notes that all tasks' checkpoints share, such as which of a file's weights were taken."""
     first = results[0].checkpoint.notes if results else ()
     return tuple(note for note in first if all(note in r.checkpoint.notes for r in results))
 

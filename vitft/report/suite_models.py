@@ -65,7 +65,7 @@ def _of_column(model: str, column: Column, result: Result, place: Path) -> Itera
 
 
 def _with_notes(suite: Suite, row: SummaryRow, numbers: Sequence[measured.Measured]) -> SummaryRow:
-    """Return a row that says at the mean of a group what is to be said of its columns, where these are not shown."""
+    """Return a row with the notes of columns that are not shown moved to their group's mean."""
     by_column: dict[str, list[str]] = {}
     for one in numbers:
         by_column.setdefault(one.column, []).extend(one.notes)

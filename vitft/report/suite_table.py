@@ -121,7 +121,7 @@ def _interval(data: SuiteResult) -> list[Row]:
 
 
 def published_cells(suite: Suite, row: PublishedRow) -> dict[str, float]:
-    """Return what published rows say of a suite's columns: a number stands where the number of examples is the same."""
+    """Return the cells of published rows in a suite's columns, where the number of examples is the same."""
     cells: dict[str, float | None] = {}
     for one in row.rows:
         for column in suite.columns:
@@ -169,7 +169,7 @@ def _notes(suite: Suite, data: SuiteResult) -> tuple[str, ...]:
 
 
 def parts_told(suite: Suite) -> list[str]:
-    """Say which columns were made how, where the suite has several kinds."""
+    """Return the columns of each part, a line each, where a suite has several parts."""
     parts = suite.parts()
     if len(parts) < 2:
         return []

@@ -160,7 +160,7 @@ def _mean_of(values: Sequence[float | None]) -> float | None:
 def _notes(
     lines: Sequence[Line], rows: Sequence[SummaryRow], columns: Sequence[SummaryColumn], marks: Marks
 ) -> list[str]:
-    """Say what holds for the whole table: what intervals and marks mean, what was not compared, and why."""
+    """Return the notes of the whole table: what intervals and marks mean, and what was not compared."""
     out = []
     titles = {c.key: c.title for c in columns}
     if marks.compared:

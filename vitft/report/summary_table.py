@@ -43,7 +43,7 @@ _LEAST = "'least' is the smallest difference from the highest other row that the
 
 
 def _explained(summary: Summary) -> list[str]:
-    """Say what the rows and columns are that only the whole table has."""
+    """Return the notes on rows and columns that only the detailed table has."""
     notes = []
     if any(cell.least is not None for row in summary.rows for cell in row.cells.values()):
         notes.append(_LEAST)
@@ -141,7 +141,7 @@ def _known(rows: Sequence[SummaryRow], key: str) -> bool:
 
 
 def _shared(rows: Sequence[SummaryRow], varying: Sequence[str]) -> str:
-    """Say what all rows have in common."""
+    """Return what all rows have in common, in words."""
     if not rows:
         return ""
     what = _described(rows[0].what)

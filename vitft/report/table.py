@@ -50,7 +50,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """Columns, rows, and what must be said with them.
+    """Columns, rows, footnotes and notes.
 
     Attributes:
         caption: what was measured, with which model and recipe.

@@ -56,7 +56,7 @@ class CheckpointInfo:
         architecture: the timm function and its arguments.
         channels: of the images the patches are made of; vitft's own images have 3.
         part: place of the network among those of its file, e.g. "model.teacher.backbone"; "" where it is all there is.
-        assumed: what the file does not say: fields above that were taken from the timm tag, and num_heads, norm_eps,
+        assumed: what the file does not state: fields above that were taken from the timm tag, and num_heads, norm_eps,
             activation, pool and grid of the architecture; of an evaluation, by what its classes were matched.
         notes: what a reader should know, e.g. "position embeddings 14x14 -> 24x24 (bilinear)".
     """

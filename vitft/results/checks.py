@@ -77,7 +77,7 @@ class Entry(_Part):
     flags: tuple[Flags, ...]
 
     def differs(self, other: "Entry") -> str:
-        """Say what makes two entries no comparison; "" where nothing does."""
+        """Return why two entries cannot be compared; "" where they can."""
         names = {
             "split_digest": "test images or labels", "keys_digest": "names of the test images", "n": "test images",
             "protocol": "protocol", "device_kind": "device", "precision": "precision",

@@ -1,4 +1,4 @@
-"""What a sweep's choice was made on, and between what: in the words of a note or a footnote. No torch."""
+"""Words for a sweep's choice: the images it was made on, and the points it was made between. No torch."""
 
 from collections.abc import Mapping, Sequence
 
@@ -11,7 +11,7 @@ _NAMED = 5
 
 
 def made_on(selection: str, dev_fraction: float) -> str:
-    """Name the images of a choice, of `protocol.selection`: "val", or "dev (10 % of train)"; "" where it says none."""
+    """Return the images of a choice by `protocol.selection`: "val", or "dev (10 % of train)"; "" without a choice."""
     split = selection.split(",")[0]
     if split == "none":
         return ""
@@ -19,7 +19,7 @@ def made_on(selection: str, dev_fraction: float) -> str:
 
 
 def on_test(result: UnitResult) -> bool:
-    """Tell whether a result was chosen by its number on the very split that it is a number of."""
+    """Tell whether a result was selected on the split that its number is of."""
     return result.phase == "final" and result.protocol.selection.split(",")[0] == result.provenance.split
 
 

@@ -118,7 +118,7 @@ def claim(folder: Path, identity: Mapping[str, object], *, overwrite: bool, resu
 
 
 def _today(known: Mapping[str, object]) -> dict[str, object]:
-    """Return what an earlier vitft has written as this one would: a setting that came since had its default."""
+    """Return an earlier vitft's run.json in today's form: settings that are newer take their defaults."""
     out = {**known, "schema_version": SCHEMA_VERSION}
     settings = known.get("settings")
     if isinstance(settings, dict):
@@ -128,7 +128,7 @@ def _today(known: Mapping[str, object]) -> dict[str, object]:
 
 
 def _known(path: Path, overwrite: bool) -> dict[str, object] | None:
-    """Read run.json; a damaged one is nobody's where the run starts anew."""
+    """Read run.json; an empty one for a damaged one where the run starts anew."""
     try:
         known = read_json(path)
         if known is None or "kind" in known:
@@ -170,7 +170,7 @@ def lock(
     Args:
         shards: hold the places of all shards in it, too.
         wait: seconds to wait for the folder itself.
-        on_shards: told once that shards are at work, whose end is then waited for; None = that is refused.
+        on_shards: called once where shards are at work, whose end is then waited for; None = that is refused.
 
     Raises:
         UsageError: the folder is a file, or another process works there (exit code 2).

@@ -212,7 +212,7 @@ def at_work(folder: Path) -> bool:
 
 
 def clean(folder: Path, *, weights: bool, dry: bool = False) -> tuple[list[str], int]:
-    """Delete saved states, logs and what a write left behind, and, where told to, networks.
+    """Delete saved states, logs and what a write left behind; networks too, where that is wanted.
 
     Args:
         dry: delete nothing, and return what would be.

@@ -53,14 +53,14 @@ def parse(value: Mapping[str, object], kind: type[T], where: str, action: str | 
 
 
 def parse_any(value: Mapping[str, object], where: str, fit: type[F]) -> F | EvalResult | FewshotResult:
-    """Turn a JSON object into the result it says it is; a fine-tune's into a `fit`, a unit's or a run's. As `parse`."""
+    """Turn a JSON object into a result of its kind; a fine-tune's into `fit`, UnitResult or RunResult. As `parse`."""
     if value.get("kind") == "eval":
         return parse(value, EvalResult, where)
     return parse(value, FewshotResult, where) if value.get("kind") == "fewshot" else parse(value, fit, where)
 
 
 def faults_in(error: ValidationError) -> str:
-    """Say what is wrong with a JSON object, its fields named."""
+    """Return what is wrong with a JSON object, with the names of its fields."""
     errors = error.errors(include_url=False)
     absent = [".".join(map(str, e["loc"])) for e in errors if e["type"] == "missing"]
     if absent:

@@ -1,4 +1,4 @@
-"""The tables of a suite's document, and what is wrong with their keys in words. No torch."""
+"""The tables of a suite's document, and the faults of their keys in words. No torch."""
 
 import itertools
 from collections.abc import Mapping
@@ -95,7 +95,7 @@ def _with_tables(group: dict[str, Any]) -> dict[str, Any]:
 
 
 def sound(data: Mapping[str, Any], problems: list[str]) -> Document | None:
-    """Return the document without what is wrong with its keys, and add that to `problems`.
+    """Return the document without its faulty keys, and add their faults to `problems`.
 
     What is wrong is left out, and the rest looked at, too; None where nothing can be made of the rest.
     """

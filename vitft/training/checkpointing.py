@@ -8,7 +8,7 @@ from vitft.progress import Hooks
 
 
 def begin(net: nn.Module, forced: bool, hooks: Hooks) -> bool:
-    """Let a network keep only the inputs of its blocks; False where it cannot, which is told.
+    """Let a network keep only the inputs of its blocks; False where it cannot, with a note.
 
     It is timm's own, torch's way without reentry: the gradients are the same. Batch normalisation would count its
     statistics twice.

@@ -36,8 +36,8 @@ class Compute:
         state_seconds: least time between two saved states.
         group: the processes that share each effective batch; each reads the images of its share.
         parallel: "ddp" (each process holds the network), "fsdp" (a part of it) or "auto".
-        watch: looks at held-out images beside the training of one process; None = nobody looks.
-        blocks: of the network, compiled or not; None = nobody has asked.
+        watch: evaluates held-out images while one process trains; None = none.
+        blocks: of the network, compiled or not; None = not to be checked.
         checkpoint: activations computed again in the backward pass, one block at a time; see `models.memory.plan`.
     """
 

@@ -39,7 +39,7 @@ class Speed:
 
 
 def assumed(flops_per_s: float, device: str) -> Speed:
-    """Return a speed that nobody has measured, and that says so."""
+    """Return a speed that is assumed, not measured, and says so."""
     return Speed(flops_per_s, device, f"assumed: {rate(flops_per_s)}")
 
 
@@ -74,7 +74,7 @@ def measured(width: int, tokens: int, device: torch.device, precision: str) -> S
 
 
 def measured_apart(width: int, tokens: int, device: torch.device, precision: str) -> Speed:
-    """Return `measured` of a process of its own: nothing of the device stays taken by this one."""
+    """Return `measured` from a process of its own, so that this one holds no memory of the device."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         return pool.submit(measured, width, tokens, device, precision).result()
 

@@ -66,7 +66,7 @@ class Fit:
         """Accumulate the gradient of the mean loss over the effective batch, clipped.
 
         Args:
-            tell: called after each micro-batch with the images of the effective batch that are done.
+            show: called after each micro-batch with the images of the effective batch that are done.
 
         Returns:
             (2,) float64 on the device: that loss, and the gradient's norm. Whoever reads them waits for all that was
@@ -192,7 +192,7 @@ class Fit:
         self.step += 1
 
     def read(self, step: int, loss: float) -> None:
-        """Take in the loss of an update, in their order."""
+        """Record the loss of an update; updates come in order."""
         self.first_loss = loss if step == 1 else self.first_loss
         self.last_loss = loss
 

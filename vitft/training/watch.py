@@ -1,4 +1,4 @@
-"""A look at held-out images while a fit runs. Nothing of the fit depends on it."""
+"""Evaluation of held-out images while a fit runs. Nothing of the fit depends on it."""
 
 import time
 from collections.abc import Callable
@@ -14,10 +14,10 @@ KEY = "val_top1"
 
 @dataclass(frozen=True)
 class Watch:
-    """When to look, and how.
+    """When held-out images are evaluated, and how.
 
     Attributes:
-        every: updates from one look to the next; there is one after the last update in any case.
+        every: updates between two evaluations; one more comes after the last update.
         measure: (step, micro-batch) -> what goes into that step's line, KEY among it. Raises Interrupted.
     """
 
@@ -25,11 +25,11 @@ class Watch:
     measure: Callable[[int, int], dict[str, float]]
 
     def due(self, run: Fit) -> bool:
-        """Tell whether there is to be a look after the update that was made last."""
+        """Tell whether an evaluation is due after the last update."""
         return run.step > 0 and (run.step % self.every == 0 or run.step == run.settings.steps)
 
     def look(self, run: Fit, micro_batch: int, metrics: Metrics) -> float:
-        """Look, unless it was done before a stop; return the seconds it took. Raises Stopped."""
+        """Evaluate, unless that was done before a stop; return the seconds it took. Raises Stopped."""
         if KEY in metrics.last:
             return 0.0
         began = time.monotonic()

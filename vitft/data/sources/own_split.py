@@ -50,7 +50,7 @@ class Stamp:
 
 
 def name_of(folder: Path, files: Sequence[Path]) -> str:
-    """Name the split of a folder by its stamp; "" where it has none. Lists changed since are told of."""
+    """Return the name of a folder's split by its stamp, "" where it has none; lists changed since are noted."""
     try:
         found = Stamp(**json.loads((folder / STAMP).read_text(encoding="utf-8")))
         said = found.title

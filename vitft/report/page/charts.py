@@ -1,4 +1,4 @@
-"""Where the marks of a chart lie, for the template to draw: plain numbers in the units of its view box."""
+"""Positions of a chart's marks for the template to draw, in the units of its view box."""
 
 import json
 import math

@@ -81,7 +81,7 @@ def page(
 
 
 def _effects(summary: Summary, numbers: Sequence[Measured], columns: Sequence[SummaryColumn] | None) -> list[Shown]:
-    """Return the views that these results can answer, unless one of them is the table itself."""
+    """Return the views that these results have rows for, unless the table itself is one."""
     found = []
     for view, title in _EFFECTS if not summary.view else ():
         try:

@@ -78,7 +78,7 @@ class Part:
 
 @dataclass
 class Room:
-    """What is left of the budget for pictures; those of a run stand once, with its first number."""
+    """The rest of the budget for pictures; a run's pictures stand once, with its first number."""
 
     left: int = BUDGET
     shown: set[Path] = field(default_factory=set)
