@@ -18,12 +18,17 @@ if TYPE_CHECKING:
 
 
 def emit(
-    results: "Sequence[RunResult]", folders: Sequence[Path], table: "Callable[..., Table]", format: TableFormat
+    results: "Sequence[RunResult]",
+    folders: Sequence[Path],
+    table: "Callable[..., Table]",
+    format: TableFormat,
+    more: str = "",
 ) -> None:
-    """Print the results of one task, several models compared on the same images.
+    """Print the results of one task, several models compared on the same images, and what each folder is good for.
 
     Args:
         table: results and their comparisons (`compared`) -> the table.
+        more: a further line on each folder, with {} for its name.
     """
     from vitft.evaluation.stored import comparisons
     from vitft.report import single
@@ -37,10 +42,15 @@ def emit(
     for note in notes:
         console.note(note)
     console.emit_table(payload, table(results, compared=compared), format)
+    for folder in folders if format != "json" else ():
+        console.note(f"Run folder: {folder}", uncut=True)
+        if more:
+            console.note(more.format(shlex.quote(str(folder))), uncut=True)
+        _next_steps(folder)
 
 
-def next_steps(folder: Path) -> None:
-    """Say in two lines what can be done with a finished run, and how timm loads it."""
+def _next_steps(folder: Path) -> None:
+    """Print in two lines what can be done with a finished run, and how timm loads it."""
     from vitft.results.files import WEIGHTS, read_json
 
     run = shlex.quote(str(folder))

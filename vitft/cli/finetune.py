@@ -88,9 +88,6 @@ def finetune(
         return
     results = planned.run(runtime, running.how(), partial(_watched, running.quiet, track))
     after.emit(results, planned.folders, single.table, format)
-    for folder in planned.folders if format != "json" else ():
-        console.note(f"Run folder: {folder}", uncut=True)
-        after.next_steps(folder)
     held = [r for r in results if not (compare_scratch and r.protocol.from_scratch)]
     o.hold_to(min_top1, [(r.model, r.metrics.top1) for r in held])
 

@@ -1,6 +1,5 @@
 """`vitft sweep`: a grid of settings in one command, compared on val; the best one is tested."""
 
-import shlex
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -64,18 +63,18 @@ def sweep(
     loaded = recipes.load(recipe)
     models = o.models(model, running.device)
     flags = {"lr": lr, "resolution": resolution, "method": method, "steps": steps, "batch_size": batch_size}
-    asked = axes.parse(set_ or (), flags)
+    values = axes.parse(set_ or (), flags)
     opened = side_by_side.Models()
-    infos = partial(opened.infos, models, asked.fixed)
-    for line in grid.check(loaded, task, asked.fixed, asked.varied, asked.faults, infos):
+    infos = partial(opened.infos, models, values.fixed)
+    for line in grid.check(loaded, task, values.fixed, values.varied, values.faults, infos):
         console.note(f"Note: {line}.")
     planned = side_by_side.plan(
         task,
         models,
         opened,
         recipe=loaded,
-        overrides=asked.fixed,
-        axes=asked.varied,
+        overrides=values.fixed,
+        axes=values.varied,
         from_scratch=from_scratch,
         data_dir=running.data_dir,
         output=running.output,
@@ -90,11 +89,8 @@ def sweep(
         _dry(planned, runtime, format)
         return
     results = planned.run(runtime, running.how(), lambda _folder: signals.watched(running.quiet))
-    after.emit(results, planned.folders, report.table, format)
-    for folder in planned.folders if format != "json" else ():
-        console.note(f"Run folder: {folder}", uncut=True)
-        console.note(f"Table: vitft runs table {shlex.quote(str(folder))} --format latex", uncut=True)
-        after.next_steps(folder)
+    more = "Table: vitft runs table {} --format latex"
+    after.emit(results, planned.folders, report.table, format, more)
 
 
 def _dry(planned: "Planned", runtime: "Runtime", format: o.TableFormat) -> None:

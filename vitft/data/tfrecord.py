@@ -32,7 +32,7 @@ def records(file: BinaryIO, label: str, check: bool = True) -> Iterator[bytes]:
     """
     number = 0
     while head := file.read(12):
-        if len(head) < 12 or struct.unpack("<I", head[8:])[0] != masked_crc32c(head[:8]):
+        if not intact(head[:8], head[8:]):
             raise _damaged(label, number, "its length has a wrong checksum" if len(head) == 12 else "it is cut short")
         length = struct.unpack("<Q", head[:8])[0]
         if length > _LARGEST:
@@ -40,10 +40,15 @@ def records(file: BinaryIO, label: str, check: bool = True) -> Iterator[bytes]:
         data, tail = file.read(length), file.read(4)
         if len(data) < length or len(tail) < 4:
             raise _damaged(label, number, "it is cut short")
-        if check and struct.unpack("<I", tail)[0] != masked_crc32c(data):
+        if check and not intact(data, tail):
             raise _damaged(label, number, "its bytes have a wrong checksum")
         yield data
         number += 1
+
+
+def intact(data: bytes, checksum: bytes) -> bool:
+    """Tell whether bytes have the checksum, 4 bytes, that a file stores behind them."""
+    return len(checksum) == 4 and struct.unpack("<I", checksum)[0] == masked_crc32c(data)
 
 
 def example(data: bytes, label: str) -> dict[str, Feature]:

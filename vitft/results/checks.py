@@ -9,10 +9,10 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from vitft.results.files import damaged, write_json
-from vitft.results.parts import Interval, Share
+from vitft.results.parts import Interval, Part, Share
 from vitft.results.reading import load
 from vitft.results.schema import to_json
 
@@ -21,11 +21,7 @@ RED = ("regressed", "outside")
 """What ends a check with exit code 5: fallen, or (of an expectation) further above it than it tolerates."""
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class Check(_Part):
+class Check(Part):
     """One number of a recipe against what it should be.
 
     `outcome` is "void" where data, protocol or device are others than those of the number to compare with, and
@@ -53,14 +49,14 @@ class Check(_Part):
     folder: str = ""
 
 
-class Flags(_Part):
+class Flags(Part):
     """Which test images one seed answered rightly: bits in the order of the split, deflated, in base64."""
 
     seed: int
     correct: str
 
 
-class Entry(_Part):
+class Entry(Part):
     """A recipe's answers on one task, over its seeds, and what must be equal for others to be compared with them."""
 
     recipe: str
@@ -90,14 +86,14 @@ class Entry(_Part):
         return np.stack([unpacked(one.correct, self.n) for one in self.flags])
 
 
-class Stored(_Part):
+class Stored(Part):
     """The baseline that holds, and the oldest one, to which slow drift shows."""
 
     current: Entry
     oldest: Entry
 
 
-class Baseline(_Part):
+class Baseline(Part):
     """What `--update` writes: one entry a recipe and task."""
 
     schema_version: Literal[2] = 2

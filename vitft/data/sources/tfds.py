@@ -287,7 +287,7 @@ def _scan(shard: Path, n: int) -> list[tuple[Path, int, int]]:
         at = 0
         while at < size:
             head = file.read(12)
-            if len(head) < 12 or struct.unpack("<I", head[8:])[0] != tfrecord.masked_crc32c(head[:8]):
+            if not tfrecord.intact(head[:8], head[8:]):
                 raise EOFError(f"record {len(places)}")
             length = struct.unpack("<Q", head[:8])[0]
             places.append((shard, at + 12, length))
@@ -302,6 +302,6 @@ def _record(shard: Path, offset: int, length: int) -> bytes:
     with reading(str(shard)), shard.open("rb") as file:
         file.seek(offset)
         data, tail = file.read(length), file.read(4)
-    if len(tail) < 4 or struct.unpack("<I", tail)[0] != tfrecord.masked_crc32c(data):
+    if not tfrecord.intact(data, tail):
         raise DataDamaged(f"'{shard}' is damaged at byte {offset:,}.", "a whole TFRecord file.", _AGAIN)
     return data

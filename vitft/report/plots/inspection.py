@@ -2,6 +2,7 @@
 
 import textwrap
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,24 +20,19 @@ _TILES = 7
 
 def draw(folder: Path, inspected: Inspected) -> dict[str, tuple[str, ...]]:
     """Write every picture that there is something for; return name -> files."""
-    pictures: dict[str, Callable[[], Any]] = {}
-    if any("filters" in own for own in inspected.arrays):
-        pictures["filters"] = lambda: filters(inspected)
-    if any("before" in own for own in inspected.arrays):
-        pictures["positions"] = lambda: positions(inspected)
-    if any(one.attention for one in inspected.numbers.models):
-        pictures["attention-distance"] = lambda: attention_distance(inspected)
-    if any({"rollout", "class"} & set(own) for own in inspected.arrays):
-        pictures["attention-maps"] = lambda: attention_maps(inspected)
-    if any(one.norms for one in inspected.numbers.models):
-        pictures["norms"] = lambda: norms(inspected)
-    if any("features" in own for own in inspected.arrays):
-        pictures["features"] = lambda: feature_colours(inspected)
-    if inspected.numbers.moved is not None:
-        pictures["moved"] = lambda: moved(inspected)
-    if inspected.numbers.cka is not None:
-        pictures["cka"] = lambda: cka(inspected)
-    return {name: style.write(folder, name, one) for name, one in pictures.items()}
+    numbers, arrays = inspected.numbers, set().union(*inspected.arrays)
+    pictures: dict[str, tuple[object, Callable[[Inspected], Any]]] = {
+        "filters": ("filters" in arrays, filters),
+        "positions": ("before" in arrays, positions),
+        "attention-distance": (any(one.attention for one in numbers.models), attention_distance),
+        "attention-maps": (arrays & {"rollout", "class"}, attention_maps),
+        "norms": (any(one.norms for one in numbers.models), norms),
+        "features": ("features" in arrays, feature_colours),
+        "moved": (numbers.moved, moved),
+        "cka": (numbers.cka, cka),
+    }
+    there = {name: picture for name, (data, picture) in pictures.items() if data}
+    return {name: style.write(folder, name, partial(picture, inspected)) for name, picture in there.items()}
 
 
 def _with(inspected: Inspected, key: str) -> list[tuple[Looked, Arrays]]:
