@@ -94,9 +94,6 @@ def run(leg: Leg, planned: Planned, how: How) -> dict[str, str]:
         return {}  # nothing of it is this shard's
     others = [] if how.shard else [leg.name(leg.suite.column(key)) for key in planning.results(leg)]
     planning.hold(leg, dict.fromkeys([*names, *others]), note)
-    if how.shard and not names:
-        note(f"Shard {how.shard} has no task of {leg.suite.name} to do: there are fewer than shards.")
-        return {}
     left = planning.unfinished(leg, planned.missing)
     if not left:
         note("Finished before: these are the stored results; nothing was run or looked at again.")
