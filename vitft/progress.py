@@ -1,7 +1,7 @@
 """Progress reports of long work, and the signal for it to stop."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from vitft.errors import REQUEUE, Interrupted
 
@@ -60,6 +60,18 @@ class Hooks:
         """Raise Interrupted (exit code 130 or 143) when a signal has come; callers save their state first."""
         if signum := self.signal():
             raise interrupted(signum)
+
+
+def noting_once(hooks: Hooks) -> Hooks:
+    """Return hooks that pass each note on once, as a note on a checkpoint comes again with every unit."""
+    noted: set[str] = set()
+
+    def note(text: str) -> None:
+        if text not in noted:
+            noted.add(text)
+            hooks.note(text)
+
+    return replace(hooks, note=note)
 
 
 def interrupted(signum: int) -> Interrupted:

@@ -12,7 +12,7 @@ from scipy import stats
 from tests import drawn_results as drawn
 from vitft.engines import inline
 from vitft.errors import DataError
-from vitft.progress import Hooks
+from vitft.progress import Hooks, noting_once
 from vitft.protocol.units import Job, Point, Scheme, Unit
 from vitft.results.parts import Overlap
 from vitft.results.reading import parse
@@ -97,7 +97,7 @@ def test_a_units_file_is_shown_without_a_second_copy_where_that_can_be(tmp_path:
 
 def test_a_note_is_told_once_a_run() -> None:
     told: list[str] = []
-    hooks = inline._said_once(Hooks(note=told.append))
+    hooks = noting_once(Hooks(note=told.append))
     for text in ("a", "b", "a"):
         hooks.note(text)
     assert told == ["a", "b"]

@@ -5,7 +5,7 @@ from typing import Any, Literal, Required, TypedDict
 
 from vitft import errors
 from vitft.errors import VitftError
-from vitft.progress import Hooks, StepReport
+from vitft.progress import Hooks, StepReport, noting_once
 
 
 class Event(TypedDict, total=False):
@@ -50,16 +50,14 @@ class Shown:
     """Shows the messages of several workers: each note once, and the progress of one of them."""
 
     def __init__(self, hooks: Hooks) -> None:
-        self._hooks, self._noted = hooks, set[str]()
+        self._hooks = noting_once(hooks)
 
     def show(self, event: Event, *, first: bool) -> None:
-        """Show a note that is new, and, where it is of the `first` one at work, progress."""
+        """Show a note, and, where it is of the `first` one at work, progress."""
         match event["event"]:
             case "step" if first:
                 self._hooks.step(StepReport(**event["report"]))
             case "phase" if first:
                 self._hooks.phase(event["what"], event["done"], event["total"])
-            case "note" if event["text"] not in self._noted:
-                # What is said of a checkpoint is said once, not once a unit.
-                self._noted.add(event["text"])
+            case "note":
                 self._hooks.note(event["text"])

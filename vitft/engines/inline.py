@@ -3,7 +3,6 @@
 import os
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 
@@ -13,7 +12,7 @@ from vitft.engines.plan import Plan
 from vitft.errors import DataError, Interrupted, NonFiniteLoss, PeerLost, UsageError, VitftError
 from vitft.evaluation.intervals import clipped, t_interval
 from vitft.evaluation.seeds import over_seeds
-from vitft.progress import Hooks
+from vitft.progress import Hooks, noting_once
 from vitft.protocol import unchanged
 from vitft.protocol.jobs import Runtime
 from vitft.protocol.run import run_unit
@@ -38,7 +37,7 @@ def run_job(
         Any VitftError of a unit; finished units stay, and the same call goes on from there. Of a grid, a point whose
         training diverges is out of the choice instead.
     """
-    hooks = _said_once(hooks or Hooks())
+    hooks = noting_once(hooks or Hooks())
     unchanged.hold(folder, source, hooks.note)
     plan, warm = Plan((job,), folder), warm or Warm(source=source, group=together.group())
     while ready := plan.ready():
@@ -62,18 +61,6 @@ def run_job(
     result = summary(finals, [plan.needed(unit) for unit in finals], scored, lost)
     write_json(folder / RESULT, to_json(result))
     return result
-
-
-def _said_once(hooks: Hooks) -> Hooks:
-    """Return the same hooks for notes that are told once a run: what is said of a checkpoint holds for all units."""
-    shown_notes: set[str] = set()
-
-    def note(text: str) -> None:
-        if text not in shown_notes:
-            shown_notes.add(text)
-            hooks.note(text)
-
-    return replace(hooks, note=note)
 
 
 def _spared(unit: Unit) -> bool:
