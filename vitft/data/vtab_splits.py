@@ -1,6 +1,6 @@
 """VTAB's splits where a data set has others: cut out of its owner's raw splits, or the first N of the 1,000."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -8,7 +8,7 @@ import numpy as np
 from vitft.catalog import tasks
 from vitft.catalog.shots import split_name
 from vitft.data import official_splits, portions, reader
-from vitft.data.split import Around, Opened, Provenance, Sized, Source, Split
+from vitft.data.split import Around, Opened, Sized, Source, Split
 from vitft.errors import DataDamaged, DataError, DataMissing
 
 _RAW = {"train": "train", "validation": "val", "test": "test"}
@@ -68,12 +68,11 @@ class OfRaw(Around):
             keys,
             np.asarray([raw.labels[i] for raw, i in chosen], dtype=np.int64),
             reader.taken([(raw.reader, i) for raw, i in chosen]),
-            Provenance(
-                stamp.source,
-                stamp.reference and not task.non_reference,
-                stamp.why or task.non_reference,
-                "full",
-                stamp.revision,
+            replace(
+                stamp,
+                reference=stamp.reference and not task.non_reference,
+                why=stamp.why or task.non_reference,
+                completeness="full",
             ),
         )
 

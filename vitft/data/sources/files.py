@@ -146,9 +146,18 @@ def read_text(file: Path) -> str:
         raise DataDamaged(f"'{file}' cannot be read ({error.strerror}).") from None
 
 
+def numbered_lines(path: Path) -> list[tuple[int, str]]:
+    """Return (number from 1, line without spaces around it) of a text file's lines that are not empty.
+
+    Raises as `read_text`.
+    """
+    lines = enumerate(map(str.strip, read_text(path).splitlines()), 1)
+    return [(number, line) for number, line in lines if line]
+
+
 def filled_lines(file: Path) -> list[str]:
     """Return the lines of a text file that are not empty, without the spaces around them. Raises as `read_text`."""
-    return [line.strip() for line in read_text(file).splitlines() if line.strip()]
+    return [line for _, line in numbered_lines(file)]
 
 
 def printable(path: str | Path) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from vitft.data.sources.files import LEGAL, images_below, is_image, printable
 from vitft.data.sources.own_split import command
-from vitft.data.sources.rows import NAMES, of_files
+from vitft.data.sources.rows import NAMES, by_split, of_files
 from vitft.data.split import Split
 from vitft.errors import DataDamaged, DataMissing, some
 
@@ -109,19 +109,7 @@ class ImageFolder:
 
 def split_folders(path: Path) -> dict[str, Path]:
     """Map "train", "val", "test" to the folders of that meaning. Raises DataDamaged where two mean the same."""
-    found: dict[str, Path] = {}
-    for folder in _folders(path):
-        name = NAMES.get(folder.name.lower())
-        if name is None:
-            continue
-        if name in found:
-            raise DataDamaged(
-                f"'{path}' holds both '{found[name].name}' and '{folder.name}', which mean the same split.",
-                _LEGAL,
-                "Remove or rename one.",
-            )
-        found[name] = folder
-    return found
+    return by_split(_folders(path), _LEGAL)
 
 
 def _class_folders(path: Path) -> dict[str, Path]:

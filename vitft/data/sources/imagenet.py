@@ -13,7 +13,7 @@ import os
 import re
 import tarfile
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -25,7 +25,7 @@ from vitft.data import lists
 from vitft.data import official as counts
 from vitft.data.reader import Reader
 from vitft.data.sources import parquet
-from vitft.data.sources.files import images_below, is_debris, is_image, read_text, reader, refuse
+from vitft.data.sources.files import images_below, is_debris, is_image, numbered_lines, read_text, reader, refuse
 from vitft.data.split import Provenance, Split
 from vitft.errors import DataDamaged, DataMissing
 
@@ -281,15 +281,13 @@ def _listed_files(path: Path, file: Path) -> tuple[list[str], list[int], Reader]
     present = set(_listed(root))
     names: list[str] = []
     labels: list[int] = []
-    for number, line in enumerate(read_text(file).splitlines(), 1):
-        if not line.strip():
-            continue
-        name, _, word = line.replace("\\", "/").strip().rpartition(" ")
+    for number, line in numbered_lines(file):
+        name, _, word = line.replace("\\", "/").rpartition(" ")
         name = name.strip().rpartition("/")[2]
         label = index.get(word, int(word) if word.isascii() and word.isdigit() else -1)
         if not name or not 0 <= label < len(index):
             raise DataDamaged(
-                f"'{file}', line {number}: '{line.strip()[:120]}' cannot be used.",
+                f"'{file}', line {number}: '{line[:120]}' cannot be used.",
                 "NAME LABEL, the label from 0 to 999 in the order of the sorted identifiers, or an identifier.",
             )
         if name not in present:
@@ -339,12 +337,6 @@ def _renamed(split: Split, names: tuple[str, ...]) -> Split:
     if split.num_classes != len(names):
         raise DataDamaged(f"The tables of '{split.task}' have {split.num_classes} classes; ImageNet has 1,000.")
     keys = [official_name(key) for key in split.keys] if split.name == "test" else list(split.keys)
-    stamp = split.provenance
-    stamp = Provenance(
-        f"imagenet ({stamp.source})",
-        stamp.reference,
-        stamp.why,
-        counts.completeness("imagenet", split.name, len(split)),
-        stamp.revision,
-    )
+    completeness = counts.completeness("imagenet", split.name, len(split))
+    stamp = replace(split.provenance, source=f"imagenet ({split.provenance.source})", completeness=completeness)
     return Split(split.task, split.name, names, keys, split.labels, split.read, stamp)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from vitft.data.sources.columns import stated_names
-from vitft.data.sources.files import below, printable, read_text, refuse
+from vitft.data.sources.files import below, numbered_lines, printable, read_text, refuse
 from vitft.data.sources.image_folder import split_folders
 from vitft.data.sources.rows import NAMES, Label, Row, Rows, number_or_name, relative
 from vitft.errors import DataDamaged
@@ -172,12 +172,11 @@ def _read(table: Path) -> Iterator[dict[str, object]]:
         case ".csv":
             yield from _csv(table)
         case ".jsonl":
-            for number, line in enumerate(read_text(table).splitlines(), 1):
-                if line.strip():
-                    try:
-                        yield dict(json.loads(line))
-                    except (ValueError, TypeError):
-                        raise DataDamaged(f"'{table}', line {number}: no JSON object.", _LEGAL) from None
+            for number, line in numbered_lines(table):
+                try:
+                    yield dict(json.loads(line))
+                except (ValueError, TypeError):
+                    raise DataDamaged(f"'{table}', line {number}: no JSON object.", _LEGAL) from None
         case _:
             yield from _parquet(table)
 

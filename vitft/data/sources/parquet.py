@@ -19,13 +19,12 @@ from vitft.data.reader import Reader
 from vitft.data.sources.columns import Columns, find_columns
 from vitft.data.sources.files import read_file
 from vitft.data.sources.own_split import unchecked
+from vitft.data.sources.rows import NAMES
 from vitft.data.sources.tables import Table, open_table
 from vitft.data.split import Provenance, Split
 from vitft.errors import DataDamaged, DataMissing, some
 
 SUFFIXES = (".parquet", ".arrow")
-_WORDS = {"train": "train", "training": "train", "validation": "val", "valid": "val", "val": "val", "dev": "val"}
-_WORDS |= {"test": "test", "testing": "test", "eval": "test", "evaluation": "test"}
 SHARD = re.compile(r"-(\d+)-of-(\d+)(?:-[0-9a-f]{16})?$")
 _PART = re.compile(r"[-_. ]*(part|shard)?[-_. ]*\d*$")
 _LEGAL = "train*.parquet, validation*.parquet, test*.parquet (or .arrow), or folders of those names."
@@ -186,8 +185,8 @@ def _keys(table: Table, columns: Columns) -> tuple[list[str], bool]:
 def split_of(stem: str) -> str | None:
     """Return the split that a file or folder name speaks of: its first word that is one."""
     for word in re.split(r"[^a-z]+", stem.lower()):
-        if word in _WORDS:
-            return _WORDS[word]
+        if word in NAMES:
+            return NAMES[word]
     return None
 
 
@@ -202,7 +201,7 @@ def _layout(path: Path) -> dict[str, list[Path]]:
         raise DataMissing(f"Folder '{path}' cannot be read ({error.strerror}).") from None
     by_split: dict[str, list[Path]] = defaultdict(list)
     for name, folder in inside.items():
-        split = _WORDS.get(name.lower())
+        split = NAMES.get(name.lower())
         if split and (files := _tables_in(folder)):
             by_split[split] += files
     if by_split:
@@ -250,7 +249,7 @@ def _names_files(file: Path) -> bool:
 def _one(files: list[Path], split: str) -> list[Path]:
     """Return the files of a split, parts of one table. Raises DataDamaged where two tables mean the split."""
     first = {_PART.sub("", SHARD.sub("", file.stem.lower())): file.name for file in reversed(files)}
-    if len(first) > 1 and files[0].parent.name.lower() not in _WORDS and all(split_of(f.stem) for f in files):
+    if len(first) > 1 and files[0].parent.name.lower() not in NAMES and all(split_of(f.stem) for f in files):
         one, other = sorted(first.values())[:2]
         raise DataDamaged(
             f"'{files[0].parent}' holds both '{one}' and '{other}', which mean the same split, {split}.",

@@ -2,7 +2,7 @@
 
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -34,6 +34,23 @@ NAMES = {
     "evaluation": "test",
 }
 """What folders and lists of each split are called, in lower case."""
+
+
+def by_split(paths: Iterable[Path], legal: str) -> dict[str, Path]:
+    """Map "train", "val", "test" to the folder or list of that meaning; others are left out.
+
+    Raises:
+        DataDamaged: two mean the same split (exit code 3).
+    """
+    found: dict[str, Path] = {}
+    for path in paths:
+        name = NAMES.get((path.name if path.is_dir() else path.stem).lower())
+        if name in found:
+            both = f"'{path.parent}' holds both '{found[name].name}' and '{path.name}'"
+            raise DataDamaged(f"{both}, which mean the same split.", legal, "Remove or rename one.")
+        if name is not None:
+            found[name] = path
+    return found
 
 
 @dataclass(frozen=True)

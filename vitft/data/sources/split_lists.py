@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from vitft.data.sources import image_folder, own_split
-from vitft.data.sources.files import below, is_image, read_text
-from vitft.data.sources.rows import NAMES, Row, Rows, number_or_name, relative
+from vitft.data.sources.files import below, is_image, numbered_lines
+from vitft.data.sources.rows import NAMES, Row, Rows, by_split, number_or_name, relative
 from vitft.errors import DataDamaged, DataMissing
 
 _LINE = re.compile(r"(?P<path>.*\S)[\s,;]+(?P<label>[^\s,;]+)$")
@@ -41,19 +41,8 @@ def build(path: Path, task: str) -> Rows:
 
 def _lists(path: Path) -> dict[str, Path]:
     """Return split -> its list. Raises DataDamaged where two mean one split."""
-    found: dict[str, Path] = {}
-    for file in sorted(path.glob("*.[tT][xX][tT]")):
-        name = NAMES.get(file.stem.lower())
-        if name is None or not file.is_file():
-            continue
-        if name in found:
-            raise DataDamaged(
-                f"'{path}' holds both '{found[name].name}' and '{file.name}', which mean the same split.",
-                "one list for each of train, val and test.",
-                "Remove or rename one.",
-            )
-        found[name] = file
-    return found
+    files = [file for file in sorted(path.glob("*.[tT][xX][tT]")) if file.is_file()]
+    return by_split(files, "one list for each of train, val and test.")
 
 
 def _base(path: Path, file: str) -> str | None:
@@ -75,13 +64,9 @@ def _last(file: str) -> str:
     return file.replace("\\", "/").rpartition("/")[2]
 
 
-def _lines(file: Path) -> list[tuple[int, str]]:
-    return [(number, line.strip()) for number, line in enumerate(read_text(file).splitlines(), 1) if line.strip()]
-
-
 def _names_image(path: Path, file: Path) -> bool:
     try:
-        lines = _lines(file)
+        lines = numbered_lines(file)
         name = relative(_split_line(path, lines[0][1])[0], str(file)) if lines else ""
     except DataDamaged:
         return False
@@ -107,7 +92,7 @@ def _parsed(path: Path, file: Path) -> list[tuple[str, str]]:
     """Return (path below the folder, label) of each line."""
     rows: list[tuple[str, str]] = []
     base: str | None = None
-    for number, line in _lines(file):
+    for number, line in numbered_lines(file):
         where = f"'{file}', line {number}"
         word, label = _split_line(path, line)
         name = relative(word, where)

@@ -13,7 +13,7 @@ from vitft.catalog import tasks
 from vitft.data import labels as label_names
 from vitft.data import official
 from vitft.data.reader import Digests
-from vitft.data.sources.files import filled_lines, read_text, reader, refuse_listed
+from vitft.data.sources.files import filled_lines, numbered_lines, read_text, reader, refuse_listed
 from vitft.data.split import Provenance, Split
 from vitft.errors import DataDamaged, DataMissing
 from vitft.results.parts import Completeness
@@ -188,10 +188,7 @@ class VtabFolder:
 
 def _parse(file: Path) -> list[tuple[str, int]]:
     lines: list[tuple[str, int]] = []
-    for number, raw in enumerate(read_text(file).splitlines(), 1):
-        line = raw.strip()
-        if not line:
-            continue
+    for number, line in numbered_lines(file):
         path, _, label = line.rpartition(" " if " " in line else "\t")
         path = path.rstrip().replace("\\", "/").removeprefix("./")
         outside = path.startswith("/") or (".." in path and ".." in path.split("/"))
