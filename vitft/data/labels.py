@@ -55,6 +55,11 @@ def class_names(task: str) -> tuple[str, ...]:
     return _NAMES.get(found.name) or tuple(str(label) for label in range(found.num_classes))
 
 
+def index(task: str) -> dict[str, int]:
+    """Return class name -> label of a task (canonical name or alias)."""
+    return {name: label for label, name in enumerate(class_names(task))}
+
+
 def by_name(split: Split, class_names: tuple[str, ...], whose: str) -> Split:
     """Return a split whose labels are positions in `class_names`: classes are the same where their names are.
 

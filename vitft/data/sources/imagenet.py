@@ -21,6 +21,7 @@ from typing import Literal
 import numpy as np
 
 from vitft.catalog import tasks
+from vitft.data import labels as label_names
 from vitft.data import lists
 from vitft.data import official as counts
 from vitft.data.reader import Reader
@@ -231,7 +232,7 @@ def _images_of_list(path: Path, file: Path) -> Path | None:
 
 
 def _class_files(root: Path) -> tuple[list[str], list[int], Reader]:
-    index = {wnid: label for label, wnid in enumerate(lists.names("imagenet"))}
+    index = label_names.index("imagenet")
     files: list[str] = []
     labels: list[int] = []
     for wnid in _wnids(root):
@@ -250,7 +251,7 @@ def _numbered_files(root: Path, strict: bool) -> tuple[list[str], list[int], Rea
 
 def _solved_files(root: Path, file: Path) -> tuple[list[str], list[int], Reader]:
     """Label images by rows of "ILSVRC2012_val_00048981,n03995372 85 1 499 272 ...": the number, the class, boxes."""
-    index = {wnid: label for label, wnid in enumerate(lists.names("imagenet"))}
+    index = label_names.index("imagenet")
     known: dict[str, int] = {}
     for number, line in enumerate(read_text(file).splitlines(), 1):
         name, _, boxes = line.strip().partition(",")
@@ -277,7 +278,7 @@ def _numbered(root: Path, strict: bool) -> list[str]:
 
 def _listed_files(path: Path, file: Path) -> tuple[list[str], list[int], Reader]:
     root = _images_of_list(path, file) or path
-    index = {wnid: label for label, wnid in enumerate(lists.names("imagenet"))}
+    index = label_names.index("imagenet")
     present = set(_listed(root))
     names: list[str] = []
     labels: list[int] = []

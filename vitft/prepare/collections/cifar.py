@@ -8,7 +8,7 @@ import numpy as np
 from vitft.data.encode import png
 from vitft.data.sources.cifar_archive import FORMS, picture, rows_of
 from vitft.prepare.archives import Tree
-from vitft.prepare.collections.raw import Collection, File, Raw
+from vitft.prepare.collections.raw import Collection, File, Raw, row_numbers
 
 
 def _open(task: str, tree: Tree) -> Raw:
@@ -27,9 +27,8 @@ def _open(task: str, tree: Tree) -> Raw:
         for row in rows:
             yield int(row), png(picture(images[raw_split][row]))
 
-    keys = {raw_split: [str(i) for i in range(len(found))] for raw_split, found in labels.items()}
     notes = ("the rows of the python archive are taken to be in the order of the binary one",) if pickled else ()
-    return Raw(keys, {task: labels}, read, drawn=True, notes=notes)
+    return Raw(row_numbers(labels), {task: labels}, read, drawn=True, notes=notes)
 
 
 CIFAR100 = Collection(

@@ -31,7 +31,7 @@ def _class_files(tree: Tree, task: str) -> dict[str, dict[str, str]]:
 
 def _one_split(task: str, tree: Tree) -> Raw:
     """Everything is "train"; the key is `<class>_<file>` (TFDS 4.2.0 and later, see vtab facts)."""
-    index = {name: label for label, name in enumerate(label_names.class_names(task))}
+    index = label_names.index(task)
     listed = [
         Listed(f"{folder}_{file}", path, (index[folder],))
         for folder, files in sorted(_class_files(tree, task).items())
@@ -42,7 +42,7 @@ def _one_split(task: str, tree: Tree) -> Raw:
 
 def _open_dtd(tree: Tree) -> Raw:
     """Fold 1 of 10."""
-    index = {name: label for label, name in enumerate(label_names.class_names("dtd"))}
+    index = label_names.index("dtd")
     files = {"/".join(path.split("/")[-2:]): path for path in reversed(tree.matching(r"[^/]+/[^/]+\.jpg$"))}
     listed: dict[str, Sequence[Listed]] = {}
     for raw_split, name in (("train", "train1.txt"), ("validation", "val1.txt"), ("test", "test1.txt")):
@@ -57,7 +57,7 @@ def _open_caltech(tree: Tree) -> Raw:
     What is no .jpg stands in the draw and is left out after it. A folder in which no class has 30 images, and which
     lacks classes, is an excerpt: half of each class is train then.
     """
-    index = {name: label for label, name in enumerate(label_names.class_names("caltech101"))}
+    index = label_names.index("caltech101")
     classes = _caltech_files(tree, set(index))
     excerpt = len(classes) < len(index) and max(map(len, classes.values())) < _DRAWN
     random = np.random.RandomState(_SEED)

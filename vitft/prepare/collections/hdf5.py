@@ -12,7 +12,7 @@ from vitft.data import label_rules
 from vitft.data.encode import png
 from vitft.data.reading import reading
 from vitft.prepare.archives import Tree
-from vitft.prepare.collections.raw import Collection, File, Raw, unexpected
+from vitft.prepare.collections.raw import Collection, File, Raw, row_numbers, unexpected
 
 _PCAM = (("train", "train"), ("validation", "valid"), ("test", "test"))
 _DSPRITES = "dsprites_ndarray_co1sh3sc6or40x32y32_64x64.hdf5"
@@ -57,7 +57,7 @@ def _open_dsprites(tree: Tree) -> Raw:
                 yield row, png(image if image.max() > 1 else image * np.uint8(255))
 
     return Raw(
-        {"train": [str(i) for i in range(len(latents))]},
+        row_numbers({"train": latents}),
         {
             "dsprites_location": {"train": label_rules.dsprites_location(latents[:, 4])},
             "dsprites_orientation": {"train": label_rules.dsprites_orientation(latents[:, 3])},

@@ -18,7 +18,7 @@ def _open_sun(tree: Tree) -> Raw:
     """Three lists name the images; those beside the archive win over the package's. One image is left out by name."""
     opencv.library()
     listing = lists.sun397()
-    index = {name: label for label, name in enumerate(label_names.class_names("sun397"))}
+    index = label_names.index("sun397")
     names: Mapping[str, Sequence[str]] = {
         raw_split: tree.read(found).decode("utf-8-sig").split() if (found := tree.find(file)) else listing[raw_split]
         for raw_split, file in _SUN_LISTS.items()

@@ -1,6 +1,6 @@
 """What a collection is: the files its owner publishes, and how keys, labels and encoded images are read from them."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, field
 from urllib.parse import unquote, urlsplit
 
@@ -107,6 +107,11 @@ class Collection:
 def unexpected(label: str, found: str, legal: str) -> DataDamaged:
     """Return the error for an owner's file that holds something else than it should."""
     return DataDamaged(f"'{label}' holds {found}.", f"{legal}.", "Fetch the file again.")
+
+
+def row_numbers(rows: Mapping[str, Sized]) -> dict[str, list[str]]:
+    """Return the keys of splits whose examples are called by their row, from 0."""
+    return {raw_split: [str(i) for i in range(len(found))] for raw_split, found in rows.items()}
 
 
 @dataclass(frozen=True)

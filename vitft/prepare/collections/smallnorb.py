@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from vitft.data import label_rules
 from vitft.data.encode import png
 from vitft.prepare.archives import Tree
-from vitft.prepare.collections.raw import Collection, File, Raw, unexpected
+from vitft.prepare.collections.raw import Collection, File, Raw, row_numbers, unexpected
 
 _TYPES: dict[int, np.dtype[Any]] = {0x1E3D4C55: np.dtype("u1"), 0x1E3D4C54: np.dtype("<i4")}
 _STEMS = {
@@ -45,7 +45,7 @@ def _open(tree: Tree) -> Raw:
                     yield row, png(left)
 
     return Raw(
-        {raw_split: [str(i) for i in range(len(found))] for raw_split, found in info.items()},
+        row_numbers(info),
         {
             "smallnorb_azimuth": {
                 raw_split: label_rules.smallnorb_azimuth(found[:, 2]) for raw_split, found in info.items()

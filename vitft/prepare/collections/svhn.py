@@ -11,7 +11,7 @@ from vitft.data.encode import png
 from vitft.data.reading import reading
 from vitft.errors import DataDamaged
 from vitft.prepare.archives import Tree
-from vitft.prepare.collections.raw import Collection, File, Raw, unexpected
+from vitft.prepare.collections.raw import Collection, File, Raw, row_numbers, unexpected
 
 _FILES = {"train": "train_32x32.mat", "test": "test_32x32.mat"}
 
@@ -29,8 +29,7 @@ def _open(tree: Tree) -> Raw:
         for row in rows:
             yield int(row), png(images[..., row])
 
-    keys = {raw_split: [str(i) for i in range(len(found))] for raw_split, found in labels.items()}
-    return Raw(keys, {"svhn": labels}, read, drawn=True)
+    return Raw(row_numbers(labels), {"svhn": labels}, read, drawn=True)
 
 
 def load(tree: Tree, name: str, variable: str) -> NDArray[Any]:
