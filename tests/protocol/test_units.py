@@ -8,7 +8,7 @@ import pytest
 
 from vitft.errors import DataMissing, RecipeError
 from vitft.protocol.advice import advice
-from vitft.protocol.jobs import Runtime, told_watch
+from vitft.protocol.jobs import Runtime, watch_note
 from vitft.protocol.units import (
     DEV,
     Job,
@@ -192,9 +192,9 @@ def test_what_val_every_cannot_look_at_is_said_before() -> None:
         "no val accuracy is written"
     )
     asked = Runtime(val_every=2)
-    assert told_watch(job(), asked) == f"{line}." and told_watch(job(), Runtime()) == ""
-    assert told_watch(job(sweep={"lr": [0.1, 0.2]}), asked) == f"{line}; the runs that are compared have it."
-    assert told_watch(job(scheme=Scheme("train", "val", "train", "test")), asked) == ""
+    assert watch_note(job(), asked) == f"{line}." and watch_note(job(), Runtime()) == ""
+    assert watch_note(job(sweep={"lr": [0.1, 0.2]}), asked) == f"{line}; the runs that are compared have it."
+    assert watch_note(job(scheme=Scheme("train", "val", "train", "test")), asked) == ""
 
 
 FEW = Scheme("train800", "val200", "train800val200", "test")
