@@ -46,7 +46,7 @@ class _Compiler:
         try:
             compiled: Callable[..., Any] = lookup_backend(BACKEND)(graph, inputs, **how)
         except Exception as error:  # of any of the compilers below it
-            self.failed, self.why = self.failed + 1, _said(error)
+            self.failed, self.why = self.failed + 1, _reason(error)
 
             def plainly(*args: Any) -> Any:
                 self.plain += 1
@@ -114,7 +114,7 @@ class Blocks:
         return self.why
 
 
-def _said(error: Exception) -> str:
+def _reason(error: Exception) -> str:
     """Return the most informative line of a compiler's error."""
     cause: BaseException = error
     while cause.__cause__ is not None:

@@ -6,7 +6,7 @@ import torch
 
 from tests.weights import drawn
 from vitft.inspection import embeddings, features
-from vitft.inspection.cost import cost, kept
+from vitft.inspection.cost import activation_bytes, cost
 from vitft.inspection.moved import moved
 
 
@@ -122,5 +122,7 @@ def test_cost_counts_parameters_operations_and_what_training_keeps():
     assert told.weights_mib == pytest.approx(4 * told.parameters / 2**20, abs=0.01)
     # A linear layer keeps its input, a square its own: 4 bytes a number, each storage once.
     linear = torch.nn.Sequential(torch.nn.Linear(10, 20), torch.nn.ReLU(), torch.nn.Linear(20, 1))
-    assert kept(linear, torch.zeros(1, 10)) == 4 * (10 + 20)
-    assert kept(net, torch.zeros(2, 3, 32, 32)) == pytest.approx(2 * kept(net, torch.zeros(1, 3, 32, 32)), rel=0.02)
+    assert activation_bytes(linear, torch.zeros(1, 10)) == 4 * (10 + 20)
+    assert activation_bytes(net, torch.zeros(2, 3, 32, 32)) == pytest.approx(
+        2 * activation_bytes(net, torch.zeros(1, 3, 32, 32)), rel=0.02
+    )

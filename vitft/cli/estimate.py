@@ -170,14 +170,14 @@ def suite(
     tasks = measured(runs)
     found = forecast(tasks, devices=gpus, models=models, seeds=seeds)
     payload = asdict(found) | {"bound": found.bound, "tasks": {t.task: _payload(t) for t in tasks}}
-    console.emit(payload, _told(found, tasks, models, seeds), format)
+    console.emit(payload, _lines(found, tasks, models, seeds), format)
 
 
 def _payload(task: "Measured") -> dict[str, float]:
     return {"tune_s": task.tune, "points": task.points, "final_s": task.final}
 
 
-def _told(found: "Forecast", tasks: "Sequence[Measured]", models: int, seeds: int) -> str:
+def _lines(found: "Forecast", tasks: "Sequence[Measured]", models: int, seeds: int) -> str:
     slow = sorted(tasks, key=lambda task: -task.final)[:3]
     return "\n".join(
         [

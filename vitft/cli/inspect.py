@@ -81,7 +81,7 @@ def inspect(
         found = Inspected(found.numbers.model_copy(update={"pictures": pictures}), found.arrays)
         save(folder, found)
     payload = found.numbers.model_dump(mode="json", exclude_none=True) | {"folder": str(folder)}
-    console.emit(payload, _told(found.numbers, bool(images)), format)
+    console.emit(payload, _text(found.numbers, bool(images)), format)
     console.note(f"Pictures and numbers: {folder}")
 
 
@@ -117,7 +117,7 @@ def _folder(models: list[str], inspection: "Inspection") -> Path:
     return runs_root() / "inspect" / names
 
 
-def _told(inspection: "Inspection", images: bool) -> str:
+def _text(inspection: "Inspection", images: bool) -> str:
     lines = []
     for one in inspection.models:
         lines += _of_one(one)

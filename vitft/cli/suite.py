@@ -69,7 +69,7 @@ def execute(request: "SuiteRequest", how: "How", shown: Dispatched) -> None:
         suite_run.check_models([one.leg for one in plans], how)
         payloads = [suite_plan.described(one, how) for one in plans]
         payload = payloads[0] if len(plans) == 1 else {"suite": request.suite.name, "legs": payloads}
-        text = [f"{one.leg.model}: " * (len(plans) > 1) + _told(one, how) for one in plans]
+        text = [f"{one.leg.model}: " * (len(plans) > 1) + _described(one, how) for one in plans]
         console.emit(payload, "\n".join([ready, *text]), "json" if shown.format == "json" else "text")
         return
     _refuse_holes(request, plans, ready, shown.allow_missing)
@@ -197,7 +197,7 @@ def _looked(data_dir: Path | None) -> str:
     return f"Looked in {', '.join(places)} and the hub's cache."
 
 
-def _told(prospect: "Prospect", how: "How") -> str:
+def _described(prospect: "Prospect", how: "How") -> str:
     """Return what a leg would do and cost, as `--dry-run` prints it."""
     from vitft.engines.suite import of_shard
     from vitft.protocol.estimate import line

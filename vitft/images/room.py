@@ -50,7 +50,7 @@ def limit(files: list[Entry] | None = None) -> int:
     Raises:
         UsageError: the variable holds no size (exit code 2).
     """
-    text = _own()
+    text = _variable()
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(%|[a-zA-Z]*)", text or f"{100 * SHARE}%")
     n, unit = (float(match[1]), match[2].lower()) if match else (math.inf, "%")
     if unit in _UNITS:
@@ -67,12 +67,12 @@ def usage() -> str:
         most = limit(files)
     except UsageError as error:
         return f"not a size: {error.lines[0]} {error.lines[1]}"
-    own = _own()
+    own = _variable()
     how = f"{VARIABLE}={own}" if own else f"{SHARE:.0%} of what it leaves free; {VARIABLE} sets it"
     return f"{size(_taken(files))} of at most {size(most)} ({how})"
 
 
-def _own() -> str:
+def _variable() -> str:
     """Return the variable's text, "" where it is not set."""
     return os.environ.get(VARIABLE, "").strip()
 

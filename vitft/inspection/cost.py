@@ -22,12 +22,12 @@ def cost(net: nn.Module, size: Size, device: torch.device) -> NetworkCost:
         head_parameters=sum(n for name, n in counts.items() if name in heads),
         macs_per_image=macs(net, size),
         weights_mib=round(4 * sum(counts.values()) / _MIB, 2),
-        activations_mib=round(kept(net, torch.zeros(1, 3, *size, device=device)) / _MIB, 2),
+        activations_mib=round(activation_bytes(net, torch.zeros(1, 3, *size, device=device)) / _MIB, 2),
         device=device.type,
     )
 
 
-def kept(net: nn.Module, images: Tensor) -> int:
+def activation_bytes(net: nn.Module, images: Tensor) -> int:
     """Return the bytes that one forward pass keeps for its backward pass, without weights; each storage counts once."""
     weights = {tensor.untyped_storage().data_ptr() for tensor in (*net.parameters(), *net.buffers())}
     storages: dict[int, int] = {}

@@ -163,7 +163,7 @@ def _transformer(
     tag = closest_tag(names, hint, classes_in(state), native, half)
     base = tag.split(".")[0] if tag else generic
     pre_logits = state["pre_logits.weight"].shape[0] if "pre_logits.weight" in state else 0
-    norm_eps, activation = _own(base, kwargs)
+    norm_eps, activation = _defaults(base, kwargs)
     if pre_norm and not tag:  # CLIP's
         norm_eps, activation = 1e-5, "quick_gelu" if quick else activation
     assumed += ("norm_eps", "activation", *["pool"] * (kwargs.get("global_pool") == "token"))
@@ -230,7 +230,7 @@ def _heads(state: State, width: int, known: int) -> tuple[int, tuple[str, ...]]:
     return _HEADS.get(width, max(1, width // 64)), ("num_heads",)
 
 
-def _own(base: str, kwargs: Mapping[str, object]) -> tuple[float, str]:
+def _defaults(base: str, kwargs: Mapping[str, object]) -> tuple[float, str]:
     """Return a timm function's default epsilon and activation; "" for an activation that has no name in timm."""
     net = meta_network(base, **{**kwargs, "depth": 1})
     act = net.blocks[0].mlp.act

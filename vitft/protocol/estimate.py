@@ -119,7 +119,7 @@ def total(
         + forward / (speed.forward_per_s or speed.flops_per_s)
         + (decoded / speed.decoded_per_s if speed.decoded_per_s else 0.0),
         plan=max((_plan(work, runtime) for work in works), key=lambda plan: (not plan.fits, plan.memory)),
-        disk=sum(_kept(work, runtime) for work in works)
+        disk=sum(_stored_bytes(work, runtime) for work in works)
         + min(limit(), sum(_pixels(work, info, runtime) for work in works)),
         speed=speed,
     )
@@ -270,7 +270,7 @@ def _plan(work: _Work, runtime: Runtime) -> Plan:
     )
 
 
-def _kept(work: _Work, runtime: Runtime) -> int:
+def _stored_bytes(work: _Work, runtime: Runtime) -> int:
     """Return the bytes of weights and of the state that a run folder takes."""
     settings, net = work.largest, work.net
     kept = 4 * net.shape.parameters * len(work.job.seeds) * runtime.save_weights

@@ -123,7 +123,7 @@ def _trained(
 
         compute = replace(compute, watch=val_curve.watch(val, runtime.val_every, answers_of_val, hooks.note))
     fitted = frozen.fit_unit(unit, built.net, images, settings, folder, compute, hooks, warm)
-    begun = _kept(begun, fitted, compute)
+    begun = _computed(begun, fitted, compute)
 
     with fitted.state if group.first else nullcontext():
         guard.trained()
@@ -153,7 +153,7 @@ def _compute(runtime: Runtime, begun: Computed, group: Group, blocks: compiling.
     )
 
 
-def _kept(begun: Computed, fitted: Fitted, compute: Compute) -> Computed:
+def _computed(begun: Computed, fitted: Fitted, compute: Compute) -> Computed:
     """Return how a fit computed in the end."""
     why = compute.blocks.eager() if compute.blocks is not None else ""
     return begun.model_copy(

@@ -21,7 +21,7 @@ from vitft.settings import Settings
 _FIRST = ("method", "lr", "resolution")
 _REST = tuple(key for key in Settings.model_fields if key not in _FIRST)
 ASKED = ("task", "model", "recipe", *_FIRST, *_REST, "per_class", "limit", "from_scratch", "seeds")
-"""What was asked for, in the order of the columns."""
+"""What was cells for, in the order of the columns."""
 
 MEASURED = ("val", "val_ci95", "val_n", "top1", "ci95", "n", "chosen")
 STAMPS = ("split", "selection", "protocol", "train_n", "device", "precision", "finished", "folder")
@@ -78,7 +78,7 @@ def _of_run(result: RunResult) -> Fact:
     on_test = choice.on_test(result)
     scored = None if on_test else next((one for one in result.tuned if one.point == result.point), None)
     cells = {
-        **_asked(result, result.recipe_settings, result.protocol.resolution),
+        **_settings(result, result.recipe_settings, result.protocol.resolution),
         **(_score(scored, "val") if scored is not None else {}),
         **_measured(result.metrics),
         **_stamps(result),
@@ -97,13 +97,13 @@ def _of_sweep(result: RunResult, folder: Path) -> Iterator[Fact]:
             continue
         unit = of_units.get(str(one.point))
         settings = unit.recipe_settings if unit else result.recipe_settings.model_copy(update=dict(one.point))
-        asked = _asked(result, settings, unit.protocol.resolution if unit else settings.resolution)
+        cells = _settings(result, settings, unit.protocol.resolution if unit else settings.resolution)
         score = _score(one, "top1" if on_test else "val")
         stamps = _stamps(unit or result) if on_test else {**_shared(result), "protocol": (unit or result).protocol.id}
-        yield Fact({**asked, **score, **stamps}, val_notes=one.warnings[:1], where=_where(result))
+        yield Fact({**cells, **score, **stamps}, val_notes=one.warnings[:1], where=_where(result))
     for gone in {str(one.point): one for one in result.lost}.values():
         settings = result.recipe_settings.model_copy(update=dict(gone.point))
-        cells = {**_asked(result, settings, settings.resolution), "val": HOLE, **_shared(result)}
+        cells = {**_settings(result, settings, settings.resolution), "val": HOLE, **_shared(result)}
         yield Fact(cells, val_notes=(f"seed {gone.seed}: {gone.why}",), where=_where(result))
 
 
@@ -158,7 +158,7 @@ def _of_fewshot(result: FewshotResult) -> Iterator[Fact]:
         yield Fact(cells, result.provenance.split_digest, result.stamps)
 
 
-def _asked(result: RunResult, settings: Settings, size: object) -> dict[str, Value]:
+def _settings(result: RunResult, settings: Settings, size: object) -> dict[str, Value]:
     """Return what was run: task, model and every key of the recipe."""
     train = result.protocol.train
     cells: dict[str, Value] = {"task": result.task, "model": model_title(result.model), "recipe": result.recipe}

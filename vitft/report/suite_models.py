@@ -7,7 +7,7 @@ from pathlib import Path
 from vitft.catalog.published import UNRELEASED
 from vitft.report import measured
 from vitft.report.layout import REAL
-from vitft.report.suite_table import PublishedRow, folded, parts_told, published_cells, suite_columns
+from vitft.report.suite_table import PublishedRow, folded, part_lines, published_cells, suite_columns
 from vitft.report.summary import summarise
 from vitft.results.schema import Measured as Result
 from vitft.results.summary import Cell, Summary, SummaryRow
@@ -44,7 +44,7 @@ def models(
     of_model = [[one for one in numbers if dict(one.row)["model"] == model] for model in results]
     own = [_with_notes(suite, row, of) for row, of in zip(made.rows, filter(None, of_model), strict=True)]
     rows = [_published(suite, row, {c.key for c in columns}) for row in published]
-    notes = (*made.notes, *parts_told(suite))
+    notes = (*made.notes, *part_lines(suite))
     return made.model_copy(
         update={
             "title": f"{suite.title}: top-1 in percent",

@@ -165,10 +165,10 @@ def _notes(suite: Suite, data: SuiteResult) -> tuple[str, ...]:
         lines.append(
             "Mean of tasks weighs every task alike, mean of groups every group; papers print one or the other."
         )
-    return (*lines, *parts_told(suite))
+    return (*lines, *part_lines(suite))
 
 
-def parts_told(suite: Suite) -> list[str]:
+def part_lines(suite: Suite) -> list[str]:
     """Return the columns of each part, a line each, where a suite has several parts."""
     parts = suite.parts()
     if len(parts) < 2:

@@ -149,10 +149,10 @@ def _part(run: Mapping[str, object], key: str) -> dict[str, object]:
 
 
 def _settings(values: Mapping[str, object]) -> dict[str, str]:
-    return {key: _said(value) for key in TELLING if (value := values.get(key)) not in (None, False)}
+    return {key: _as_text(value) for key in TELLING if (value := values.get(key)) not in (None, False)}
 
 
-def _said(value: object) -> str:
+def _as_text(value: object) -> str:
     if isinstance(value, list):
         return "x".join(dict.fromkeys(map(str, value)))
     return "yes" if value is True else f"{value:g}" if isinstance(value, float) else str(value)

@@ -105,7 +105,7 @@ def sound(data: Mapping[str, Any], problems: list[str]) -> Document | None:
     except ValidationError as error:
         wrong = error.errors()
     for item in wrong:
-        problems.append(_told(item["loc"], item["type"], item["msg"], item["input"], data))
+        problems.append(_fault(item["loc"], item["type"], item["msg"], item["input"], data))
     # Without what makes it one, an entry goes as a whole; the last of a list first, so that numbers keep their meaning.
     places = {w["loc"][:-1] if w["loc"][-1] in _MAKING and len(w["loc"]) > 1 else w["loc"] for w in wrong}
     for place in sorted(places, key=lambda place: [str(step).rjust(9) for step in place], reverse=True):
@@ -136,7 +136,7 @@ _TABLES: dict[tuple[str, int], type[BaseModel]] = {
 }
 
 
-def _told(where: tuple[int | str, ...], kind: str, message: str, value: Any, data: Mapping[str, Any]) -> str:
+def _fault(where: tuple[int | str, ...], kind: str, message: str, value: Any, data: Mapping[str, Any]) -> str:
     """Say what is wrong with one key, and where it stands in words."""
     place, key = _place(where, data), str(where[-1])
     if kind == "extra_forbidden":
