@@ -77,7 +77,7 @@ def _card(name: str, local_rank: int) -> str:
 
 
 def name(kind: str) -> str:
-    """Return what a result calls a device: the card's own name, else "cpu" or "mps"."""
+    """Return a device's name in results: the card's own, else "cpu" or "mps"."""
     return torch.cuda.get_device_name() if kind == "cuda" else kind
 
 

@@ -82,11 +82,11 @@ class Group:
         """Put the sum over all processes in place of each tensor."""
 
     def from_first(self, value: T) -> T:
-        """Return what process 0 gives."""
+        """Return process 0's value."""
         return value
 
     def all(self, value: T) -> list[T]:
-        """Return what each process gives."""
+        """Return each process's value, in their order."""
         return [value]
 
     def tell(self, message: Order | None) -> None:
@@ -220,7 +220,7 @@ class Processes(Group):
 
     @contextmanager
     def _alive(self) -> Iterator[None]:
-        """Say in our words that another process is gone; the connections to it say so first."""
+        """Raise PeerLost where torch's connections report that another process is gone."""
         try:
             yield
         except RuntimeError as error:

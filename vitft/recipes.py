@@ -113,7 +113,7 @@ class Recipe(BaseModel):
         return digest({**{key: value for key, value in document.items() if key not in later}, "overrides": overrides})
 
     def sweep_for(self, task: str, settings: Settings, overrides: Mapping[str, object]) -> dict[str, list[Scalar]]:
-        """Return what is tuned on val; a key the user has fixed is no longer swept."""
+        """Return the swept values of each key, tuned on val; a key that the user has fixed is not swept."""
         own = (self.for_task.get(task, {}), self.for_method.get(settings.method, {}))
         sweep = self.sweep | _lists(own[0].get("sweep")) | _lists(own[1].get("sweep"))
         # Only numbers are swept, as `parse` has seen to.

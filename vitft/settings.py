@@ -229,7 +229,7 @@ def checked(values: Mapping[str, object]) -> Settings:
 
 
 def contradictions(values: Mapping[str, Any]) -> list[tuple[tuple[str, ...], str]]:
-    """Return what does not go together in settings whose values are legal each by itself.
+    """Return the contradictions between settings whose values are legal each by itself.
 
     Args:
         values: of every key, as a recipe or a `Settings` holds them.

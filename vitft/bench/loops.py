@@ -38,7 +38,7 @@ class Loop(Protocol):
         ...
 
     def evaluate(self, images: int) -> float:
-        """Answer so many images and return the seconds that took."""
+        """Evaluate so many images and return the seconds that took."""
         ...
 
 

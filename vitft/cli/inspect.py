@@ -86,7 +86,7 @@ def inspect(
 
 
 def _words(what: str, images: bool, models: int) -> tuple[str, ...]:
-    """Return what to look at. Raises UsageError for what does not exist, or for what images or a second model lack."""
+    """Return the words of `--what`. Raises UsageError for unknown ones, and where images or a second model are absent."""
     from vitft.errors import UnknownName, UsageError
     from vitft.results.inspection import OF_IMAGES, OF_TWO, WHAT
 

@@ -128,12 +128,12 @@ def untrained(train: Sequence[Split], test: Split) -> tuple[str, ...]:
 
 
 def absent_note(names: Sequence[str]) -> str:
-    """Say which classes have no test image; empty where each has one."""
+    """Return the note on classes without a test image; empty where each has one."""
     return f"{_classes(names)}: no test image" if names else ""
 
 
 def untrained_note(names: Sequence[str]) -> str:
-    """Say of which classes test has images that nothing was trained on; empty where there are none."""
+    """Return the note on classes that have test images and no training image; empty where there are none."""
     return f"{_classes(names)}: no training image, so that its test images count as wrong" if names else ""
 
 

@@ -65,7 +65,7 @@ def of(source: Source) -> Listing:
 
 
 def difference(then: Mapping[str, list[Any]], now: Mapping[str, list[Any]]) -> Difference:
-    """Return what differs between two listings.
+    """Return the differences between two listings.
 
     Files that took one another's names (two class folders swapped) may agree in size and time: they are told by their
     inodes. Those alone prove nothing, as some file systems give them anew, so a folder must have changed, too.

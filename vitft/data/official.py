@@ -49,7 +49,7 @@ def completeness(task: str, split: str, n: int) -> Completeness:
 
 
 def shortfall(task: str, split: str, n: int) -> str:
-    """Say how far `n` is from the official count; empty when it is one, or when there is none."""
+    """Return the words for how far `n` is from the official count; empty where it is one, or where there is none."""
     official = counts(task, split)
     return "" if not official or n in official else f"{split} has {n:,} of the official {official[0]:,} images"
 

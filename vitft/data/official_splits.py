@@ -151,7 +151,7 @@ class Described(TypedDict):
 
 
 def describe(task: str, split: str, keys: Sequence[str]) -> Described:
-    """Return what `vitft data splits` prints as JSON."""
+    """Return the JSON of `vitft data splits`."""
     found = tasks.get(task)
     return {
         "task": found.name,

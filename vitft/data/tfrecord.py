@@ -178,7 +178,7 @@ def _table() -> NDArray[np.uint32]:
 
 @cache
 def _shift() -> tuple[list[int], list[int], list[int], list[int]]:
-    """Return what 64 zero bytes make of each byte of the register."""
+    """Return the effect of 64 zero bytes on each byte of the register."""
     table = _table()
     columns = []
     for position in range(4):

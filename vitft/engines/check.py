@@ -43,7 +43,7 @@ def _of(expect: Expect) -> dict[str, object]:
 
 
 def written(base: Check, result: RunResult, folder: str) -> Check:
-    """Return what stands in the table for a number that a baseline was made of."""
+    """Return the check that reports a number written into a baseline."""
     return _measured(base, result, folder).model_copy(update={"outcome": "written", "against": "baseline"})
 
 
@@ -81,7 +81,7 @@ def judged(checks: Sequence[Check]) -> list[Check]:
 
 
 def entry(base: Check, result: RunResult, folder: Path) -> Entry:
-    """Return what a finished run answered, as a baseline keeps it.
+    """Return a finished run's answers as the entry of a baseline.
 
     Raises:
         DataDamaged: its predictions are missing or damaged (exit code 3).
@@ -131,14 +131,14 @@ def seeds_of(result: RunResult) -> tuple[int, ...]:
 
 
 def elsewhere(wanted: str, kind: str, name: str) -> str:
-    """Say that an expectation is of another device than this one; "" where it is not."""
+    """Return the words that an expectation is of another device than this one; "" where it is not."""
     if not wanted or wanted.lower() in (kind.lower(), name.lower()):
         return ""
     return f"expected on {wanted}, this is {name or kind}"
 
 
 def _other(expect: Expect, result: RunResult) -> str:
-    """Say in what a run is another measurement than the expected one."""
+    """Return why a run is another measurement than the expected one; "" where it is the same."""
     facts = [elsewhere(expect.device, result.settings.device_kind, result.env.device)]
     if expect.n is not None and expect.n != result.metrics.n:
         facts.append(f"expected of {expect.n} images, these are {result.metrics.n}")

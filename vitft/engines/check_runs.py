@@ -231,7 +231,7 @@ def _below(output: Path | None, run: RecipeRun) -> Path | None:
 
 
 def _void_here(expect: Expect, device: str) -> str:
-    """Say that an expectation is of a device other than the one asked for, before anything is run."""
+    """Return why an expectation cannot be met on the requested device, before anything is run; "" where it can."""
     if not expect.device:
         return ""
     from vitft import device as devices

@@ -43,7 +43,7 @@ class Pool(Protocol):
         """Begin a unit, or queue it."""
 
     def wait(self) -> Sequence[End]:
-        """Return what has ended, after a moment at most."""
+        """Return the units that have ended, after a moment at most."""
 
     def stop(self) -> None:
         """Let every unit save its state and end."""

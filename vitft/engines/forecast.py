@@ -64,7 +64,7 @@ class Forecast:
 
 
 def measured(folders: Sequence[Path]) -> list[Measured]:
-    """Return what the finished units below run folders took, by task.
+    """Return the seconds of the finished units below run folders, by task.
 
     Raises:
         UsageError: none of them is finished, or a task has no final unit (exit code 2).

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def of_task(planned: Planned, runtime: Runtime, speed: "Speed | None") -> Foreseen:
-    """Return what a fine-tune takes. Raises as `Planned.estimates`."""
+    """Return the estimate of a fine-tune. Raises as `Planned.estimates`."""
     found = planned.estimates(runtime, speed)
     rows = tuple((job.model, job.recipe, of) for job, of in zip(planned.jobs, found, strict=True))
     known = isinstance(planned.data, Counts)
@@ -53,7 +53,7 @@ def _nothing() -> DataError:
 
 
 def of_suite(prospects: Sequence[Prospect], runtime: Runtime, speed: "Speed | None") -> Foreseen:
-    """Return what the fits of a suite take; official counts stand for data that is not here.
+    """Return the estimate of a suite's fits; official counts stand for data that is not here.
 
     Raises as `estimate.total`; DataError: of no task the settings are known.
     """
@@ -98,7 +98,7 @@ def _official(leg: Leg, name: str) -> tuple[Job, Counts]:
 
 
 def _downloads(models: Sequence[str], absent: Sequence[Row]) -> tuple[Download, ...]:
-    """Return what must be fetched: each file of weights and each owner's archive once."""
+    """Return the downloads: each file of weights and each owner's archive once."""
     found = {name: Download(name, _weights(name), f"vitft models fetch {name}") for name in models if not _here(name)}
     shared = {tasks.get(row.task).collection: row for row in absent}
     data = (Download(row.task, row.size, row.where) for row in shared.values() if row.status != "damaged")

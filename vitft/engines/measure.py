@@ -57,7 +57,7 @@ def measure(
 
 
 def _evaluated(leg: Leg, name: str, network: Network, source: Source, runtime: Runtime, hooks: Hooks) -> None:
-    """Answer for every test image once; top-1 and ReaL are of the same answers."""
+    """Evaluate every test image once; top-1 and ReaL are of the same answers."""
     with_real = any(c.real for c in _columns(leg, name))
     subject = evaluate.subject(source, with_real=with_real, limit=None, complete=False)
     found = evaluate.evaluate(network, subject, workers=runtime.workers or machine.cores(), hooks=hooks)

@@ -139,7 +139,7 @@ class Plan:
         return done, total
 
     def begun(self) -> tuple[float, float]:
-        """Return what `eta` counts from: now."""
+        """Return the arguments of `eta` for a start at this moment."""
         return time.monotonic(), self.work()[0]
 
     def eta(self, began: float, before: float) -> float | None:

@@ -40,7 +40,7 @@ class Models:
         self._opened: dict[tuple[object, ...], Checkpoint] = {}
 
     def infos(self, models: Sequence[str], fixed: Mapping[str, object]) -> list[CheckpointInfo]:
-        """Return what checkpoints say of themselves; an alias's is known without its file.
+        """Return the facts of checkpoints; an alias's are known without its file.
 
         Args:
             fixed: a recipe's keys that the user has set.
@@ -90,7 +90,7 @@ class Planned:
     models: Models = field(default_factory=Models)
 
     def notes(self) -> list[str]:
-        """Return what the user should know of the data, after a look at the names and labels of all its splits."""
+        """Return notes on the data, after a check of the names and labels of all its splits."""
         data = self.data
         if isinstance(data, Counts):
             counts = ", ".join(f"{split} {data.count(split):,}" for split in data.splits)
@@ -98,7 +98,7 @@ class Planned:
         return list(dict.fromkeys(line for job in self.jobs for line in check_splits(job, data)))
 
     def estimates(self, runtime: Runtime, speed: "Speed | None" = None) -> "list[Estimate]":
-        """Return what each job takes, at a speed where it is known. Raises as `estimate`."""
+        """Return the estimate of each job, at a speed where it is known. Raises as `estimate`."""
         from vitft.protocol.estimate import estimate
 
         infos = [self.models.open(job.model, job.settings).info for job in self.jobs]

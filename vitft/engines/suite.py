@@ -69,7 +69,7 @@ class Leg:
         return self._names[column.task]
 
     def options(self, column: Column) -> MakeOptions:
-        """Return what a column's job is planned with, besides its task and data."""
+        """Return the arguments that a column's job is planned with, besides its task."""
         return {
             "model": self.model,
             "recipe": self.trained,
@@ -97,7 +97,7 @@ class Leg:
         return found
 
     def identity(self) -> dict[str, Any]:
-        """Return what must be equal for the same folder to be gone on with; more tasks or seeds only add units."""
+        """Return all that must be equal to continue in the same folder; more tasks or seeds only add units."""
         sha256, first = model_sha256(self.model), self.part.first
         shots = None if first.shots is None else number(first.shots)
         run = {"run": first.run, "recipe": self.part.name} if self.recipe is None else {}
@@ -155,7 +155,7 @@ class SuiteRequest:
         seeds: tuple[int, ...],
         output: Path | None = None,
     ) -> "SuiteRequest":
-        """Return what a user asks for; `tasks` names columns and groups with commas, "" = all of them.
+        """Return a checked request; `tasks` names columns and groups with commas, "" = all of them.
 
         Raises:
             UnknownName, UsageError: no such task (exit code 2). DataMissing: no such folder (exit code 3).

@@ -35,7 +35,7 @@ class Prospect:
         return [job for job in self.planned.jobs if job.name in names]
 
     def estimate(self, how: How) -> "Estimate | None":
-        """Return what it would take; None of a leg that trains nothing, or of data that is not here."""
+        """Return its estimate; None for a leg that trains nothing, or for data that is not here."""
         return suite_run.estimate(self.mine(how), self.planned, how)
 
 

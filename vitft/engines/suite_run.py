@@ -122,7 +122,7 @@ def run(leg: Leg, planned: Planned, how: How) -> dict[str, str]:
 
 
 def estimate(jobs: Sequence[Job], planned: Planned, how: How, *, apart: bool = False) -> "Estimate | None":
-    """Return what jobs of a plan take on the first device, one after the other; None of no jobs.
+    """Return the estimate of a plan's jobs on the first device, one after the other; None without jobs.
 
     Raises as `protocol.estimate.total`, which `apart` is of.
     """

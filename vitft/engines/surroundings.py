@@ -66,7 +66,7 @@ def would_use() -> str:
 
 
 def slurm(environment: Mapping[str, str], cards: int) -> str:
-    """Return what Slurm gives this process, with a warning where its neighbours are given the same cards.
+    """Return this process's share of a Slurm job, with a warning where its neighbours have the same cards.
 
     Args:
         cards: that this process sees.

@@ -43,7 +43,7 @@ class _Command(TypedDict, total=False):
 
 
 def serve(commands: IO[str], events: IO[str]) -> None:
-    """Answer commands until their end, a signal, or a unit that was interrupted."""
+    """Run the units of the commands until these end, a signal comes, or a unit is interrupted."""
     stop = Stop()
     inbox: queue.SimpleQueue[_Command | None] = queue.SimpleQueue()
 

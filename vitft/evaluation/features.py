@@ -76,7 +76,7 @@ def extract(
 
 
 def before_head(net: Any, images: Tensor) -> Tensor:
-    """Return what a network's classifier reads of (B, 3, H, W) images, (B, D)."""
+    """Return a network's features (B, D) of images (B, 3, H, W): the input of its classifier."""
     features: Tensor = net.forward_head(net.forward_features(images), pre_logits=True)
     return features.flatten(1)
 

@@ -101,7 +101,7 @@ def _below(folder: Path) -> list[Path]:
 
 
 def read(path: Path) -> bytes:
-    """Return what a file holds. Raises DataMissing where it cannot be read."""
+    """Return a file's bytes. Raises DataMissing where it cannot be read."""
     try:
         return path.read_bytes()
     except OSError as error:

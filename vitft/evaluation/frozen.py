@@ -144,7 +144,7 @@ def _features(network: Network, split: Split, batch_size: int, workers: int, hoo
 
 
 def _stamps(rows: Sequence[FewshotRow], data: Examples) -> list[str]:
-    """Return what a reader must know before comparing these numbers, one line each."""
+    """Return the stamps of a result, which a reader must know before comparing it, a line each."""
     pool, lines = data.pool, []
     if data.big_vision and not data.stands_in:
         owner = next(iter(official.counts(pool.task, "train")), 0)

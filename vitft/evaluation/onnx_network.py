@@ -34,7 +34,7 @@ class Record:
     class_names: tuple[str, ...] = ()
 
     def to_json(self) -> str:
-        """Return what `read` takes; where the weights once lay is nobody's business."""
+        """Return the record as `read` takes it, without the path of the original weights."""
         info = replace(self.checkpoint, path="", name=PurePath(self.checkpoint.name).name)
         value = {"checkpoint": info.to_dict(), "preprocess": asdict(self.preprocess)}
         return json.dumps(value | {"class_names": list(self.class_names)})

@@ -178,7 +178,7 @@ def _agreement(numbers: NDArray[np.int64], labels: NDArray[np.int64], sets: Sets
 
 
 def _diagnosis(numbers: NDArray[np.int64], labels: NDArray[np.int64], sets: Sets) -> str:
-    """Say which mistake explains the labels: the first alternative under which 80 % agree."""
+    """Return the mistake that explains the labels: the first alternative under which 80 % agree."""
     order = np.argsort(numbers)
 
     def shifted(step: int) -> float:

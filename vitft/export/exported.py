@@ -99,7 +99,7 @@ def _timm(network: Network, folder: Path, to: To) -> tuple[tuple[str, ...], tupl
 
 
 def _by_timm(folder: Path, images: Tensor) -> Tensor:
-    """Answer with nothing but timm and the files."""
+    """Return the logits that timm computes from the files alone."""
     import timm
     from timm.models import load_checkpoint
 

@@ -69,7 +69,7 @@ def decoded(split: Split, i: int) -> NDArray[np.uint8]:
 
 
 def _existing(split: Split, pp: Preprocess, shape: stored.Shape, hooks: Hooks) -> Stored | None:
-    """Return what was decoded before; images are read for it only where something of that size is there."""
+    """Return pixels that were decoded before; images are read for it only where a file of that size is there."""
     if not fingerprints.recall(split):
         size = stored.size(shape)
         if not any(entry.size == size and entry.path.suffix == ".npy" for entry in room.entries()):

@@ -61,7 +61,7 @@ def recall(split: Split) -> bool:
 
 
 def take_in(split: Split, i: int, encoded: bytes) -> None:
-    """Take in the digest of an image that was read for something else; `recall` comes first."""
+    """Record the digest of an image that was read for another purpose; call `recall` first."""
     if _KEPT not in vars(split) and not (images := _of(split)).known(i):
         images.learn(i, fingerprint(encoded))
 

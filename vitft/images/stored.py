@@ -70,7 +70,7 @@ class Stored:
 
 
 def header(shape: Shape) -> bytes:
-    """Return what stands before the pixels in a file: that of NumPy's format."""
+    """Return the header of a file of pixels, in NumPy's format."""
     stream = io.BytesIO()
     npy.write_array_header_1_0(stream, {"descr": "|u1", "fortran_order": False, "shape": shape})
     return stream.getvalue()
@@ -82,7 +82,7 @@ def size(shape: Shape) -> int:
 
 
 def opened(path: Path, shape: Shape) -> Stored | None:
-    """Return what a file holds; None where it is absent, or not one of this shape, whole."""
+    """Return a file's pixels; None where it is absent, cut short or of another shape."""
     try:
         file = path.open("rb")
         begin = header(shape)

@@ -47,7 +47,7 @@ def similarity(embedding: NDArray[np.float32], grid: Size) -> NDArray[np.float64
 
 
 def rows_and_columns(alike: NDArray[np.float64]) -> Alike | None:
-    """Say how much rows and columns show in (rows, columns, rows, columns); None for a grid of one row or column.
+    """Return how much a similarity (rows, columns, rows, columns) shows rows and columns; None for one row or column.
 
     `share` is that of the positions which are on average more like their own row, and more like their own column, than
     like positions that are in neither.

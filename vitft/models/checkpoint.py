@@ -50,7 +50,7 @@ def assumptions(info: CheckpointInfo) -> str:
 
 
 def remarks(info: CheckpointInfo) -> list[str]:
-    """Return what a reader should know of an opened checkpoint, a line each: its notes, and what was assumed."""
+    """Return remarks on an opened checkpoint, a line each: its notes, and what was assumed."""
     return [line for line in (*info.notes, assumptions(info)) if line]
 
 

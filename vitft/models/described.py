@@ -42,7 +42,7 @@ class Described:
 
 
 def alias_row(alias: ModelAlias) -> dict[str, object]:
-    """Return what `vitft models ls` says of a model."""
+    """Return a model's row in `vitft models ls`."""
     return {key: getattr(alias, key) for key in ALIAS_KEYS}
 
 

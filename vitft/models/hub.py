@@ -196,7 +196,7 @@ def _configured(
 
 
 def _prepares(own: Mapping[str, Any], model: str) -> dict[str, Any]:
-    """Return what a timm config says of its images, mean and std for each channel.
+    """Return a timm config's facts on images, mean and std for each channel.
 
     Raises CheckpointError for what vitft's evaluation would do otherwise, by its key.
     """

@@ -1,4 +1,4 @@
-"""Say what a file is by its first bytes, whatever its name: a kind of checkpoint, or what a failed download left."""
+"""The kind of a file by its first bytes, whatever its name: a checkpoint's, or what a failed download left."""
 
 import struct
 import zipfile
@@ -84,7 +84,7 @@ def _cut(path: Path, size: int, why: str) -> CheckpointError:
 
 
 def _what(path: Path, head: bytes, tail: bytes) -> tuple[str, str]:
-    """Return what a file is and what to do about it."""
+    """Return the description of a file that is no checkpoint, and the advice."""
     start = head.lstrip(b"\xef\xbb\xbf \t\r\n")
     low = start[:64].lower()
     if not head.strip(b"\x00"):
@@ -109,7 +109,7 @@ def _what(path: Path, head: bytes, tail: bytes) -> tuple[str, str]:
 
 
 def _foreign(path: Path, head: bytes, tail: bytes) -> tuple[str, str] | None:
-    """Return what a binary file of other programs is and what to do about it; None where that is not known."""
+    """Return the description of another program's binary file, and the advice; None where it is not known."""
     for magic, what in _OTHERS:
         if head.startswith(magic) or tail[-len(magic) :] == magic:
             return what, _CONVERT

@@ -47,7 +47,7 @@ _RECORD_NAMES = frozenset(
 
 
 def read(path: Path) -> Any:
-    """Return what the file holds: containers, tensors on the CPU, and stand-ins for the rest.
+    """Return the file's content: containers, tensors on the CPU, and stand-ins for the rest.
 
     Raises:
         CheckpointUnsafe: it is a program or a whole network, or it asks to call what no record needs; named, not run.

@@ -66,7 +66,7 @@ def resize_patch(weight: Tensor, target: Size) -> Tensor:
 
 
 def describe(source: Size, target: Size, mode: Mode) -> str:
-    """Say what was resized: 'position embeddings 14x14 -> 24x24 (bilinear)'; empty where nothing was."""
+    """Return a note on what was resized: 'position embeddings 14x14 -> 24x24 (bilinear)'; empty where nothing was."""
     if source == target:
         return ""
     return f"position embeddings {source[0]}x{source[1]} -> {target[0]}x{target[1]} ({mode})"

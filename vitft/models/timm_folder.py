@@ -25,7 +25,7 @@ _GELUS = {"GELU": "gelu", "GELUTanh": "gelu_tanh"}
 
 
 def config(net: nn.Module, info: CheckpointInfo, pp: Preprocess, class_names: Sequence[str]) -> dict[str, object]:
-    """Return what config.json holds for a network and the images it was evaluated on.
+    """Return the content of config.json for a network and its evaluation's preprocessing.
 
     What timm's own transform does otherwise than the run is named at "vitft" / "differs", which timm does not read.
 
@@ -92,7 +92,7 @@ def _candidates(info: CheckpointInfo) -> Iterator[dict[str, object]]:
 
 
 def _described(net: nn.Module) -> dict[str, str]:
-    """Return what tells networks of one timm function apart: shapes of tensors, epsilons, activations."""
+    """Return the facts by which networks of one timm function differ: shapes of tensors, epsilons, activations."""
     shapes = {name: tensor.shape for name, tensor in net.state_dict().items() if ".lora_" not in name}
     facts = {name: "x".join(map(str, shape)) for name, shape in shapes.items()}
     facts["dynamic_img_size"] = str(getattr(net, "dynamic_img_size", None))

@@ -168,7 +168,7 @@ def labelled(root: Path, pattern: re.Pattern[str] | None) -> tuple[list[Row], st
 
 
 def _beside(root: Path) -> tuple[list[Row], str, list[str]] | None:
-    """Return what a table or a list beside the images says; None where there is none."""
+    """Return the rows of a table or a list beside the images; None where there is none."""
     for build, detect in ((metadata.build, metadata.detect), (split_lists.build, split_lists.detect)):
         if detect(root):
             source = build(root, root.name)

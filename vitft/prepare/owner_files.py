@@ -79,7 +79,7 @@ def official_sizes(task: Task) -> dict[str, int]:
 
 
 def shortfall(task: Task, raw: Raw) -> str:
-    """Say how a collection differs from the official one; empty when its counts and its keys are right."""
+    """Return how a collection differs from the official one; empty where its counts and its keys are right."""
     short = official.raw_shortfall(task, {raw_split: len(keys) for raw_split, keys in raw.keys.items()})
     if short:
         raw_split, why = short

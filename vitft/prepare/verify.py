@@ -119,7 +119,7 @@ def _whole(checked: Checked, seen: Mapping[str, list[_Image]]) -> Checked:
 
 
 def report(task: str, checked: list[Checked]) -> dict[str, object]:
-    """Return what `vitft data verify --format json` prints."""
+    """Return the JSON of `vitft data verify`."""
     return {"task": task, "ok": not any(c.faults for c in checked), "splits": [asdict(c) for c in checked]}
 
 

@@ -56,7 +56,7 @@ class Guard:
         self.opened: list[str] = []
 
     def trained(self) -> None:
-        """Say that the fit is over: from now on the evaluation split may be opened."""
+        """Mark the fit as over: from now on the evaluation split may be opened."""
         self._trained = True
 
     def watch(self) -> Split | None:

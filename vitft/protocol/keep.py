@@ -16,7 +16,7 @@ _LITTLE = 1 << 30
 
 
 def trained_keep(unit: Unit, pp: Preprocess, examples: int) -> Keep:
-    """Return what becomes of the pixels of a training split: kept where each image is looked at twice, or few are.
+    """Return whether decoded training pixels are kept: where each image is read twice, or images are few.
 
     Args:
         pp: how they are prepared.
@@ -30,7 +30,7 @@ def trained_keep(unit: Unit, pp: Preprocess, examples: int) -> Keep:
 
 
 def evaluated_keep(unit: Unit, runtime: Runtime) -> Keep:
-    """Return what becomes of the pixels of an evaluation: kept where other seeds, settings or models ask for them.
+    """Return whether decoded pixels of an evaluation are kept: where other seeds, settings or models read them, too.
 
     They push nothing out of the cache.
     """

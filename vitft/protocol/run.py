@@ -167,7 +167,7 @@ def _computed(begun: Computed, fitted: Fitted, compute: Compute) -> Computed:
 
 
 def _val(unit: Unit, runtime: Runtime, guard: Guard, train: Split, dev: Split | None, group: Group) -> Split | None:
-    """Return what is looked at beside the training. Raises UsageError where several processes share it."""
+    """Return the split for `--val-every`. Raises UsageError where several processes share the unit."""
     if not runtime.val_every:
         return None
     if group.size > 1:
@@ -200,7 +200,7 @@ def _save(folder: Path, done: "_Done", weights: bool, hooks: Hooks) -> None:
 
 
 def _training_split(unit: Unit, guard: Guard) -> tuple[Split, Split | None]:
-    """Return what the phase trains on and, where val is cut from it, the dev split."""
+    """Return the phase's training split and, where val is cut from it, the dev split."""
     job, settings, scheme = unit.job, unit.settings, unit.scheme
     dev = None
     split = guard.open(scheme.tune_train if unit.phase == "tune" else scheme.final_train)

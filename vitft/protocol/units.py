@@ -101,7 +101,7 @@ class Job:
     on: Literal["val", "test"] = "val"
 
     def identity(self) -> dict[str, object]:
-        """Return what decides the numbers, for the run folder."""
+        """Return all that decides the numbers, as run.json holds it."""
         fields = {k: v for k, v in _plain(self).items() if k not in ("scheme", *_OF_GRID)}
         kind = {"kind": "sweep", "on": self.on} if self.grid else {"kind": "finetune"}
         return {**kind, **fields, "model": model_label(self.model, self.model_sha256)}
@@ -114,7 +114,7 @@ class Job:
 
 
 def model_label(model: str, sha256: str) -> str:
-    """Return what a run calls its model: its name; of a file (which has a digest) the name without its folder."""
+    """Return a model's name in results; of a file (which has a digest) without its folder."""
     name, word = places.split(model)
     if word.startswith("base="):
         word = ""  # the digest is of both
@@ -122,7 +122,7 @@ def model_label(model: str, sha256: str) -> str:
 
 
 def short_label(model: str, sha256: str) -> str:
-    """Return what a run folder is called by its model: the name, without the suffix where it is a file."""
+    """Return a model's name in the path of a run folder: without the suffix where it is a file."""
     return Path(model_label(model, sha256)).stem if sha256 and model not in MODELS else model
 
 
@@ -234,7 +234,7 @@ TUNE_SEED = 0
 
 
 def points(job: Job) -> list[Point]:
-    """Return what there is to choose from, one point where that is nothing."""
+    """Return the points to choose from; a single one where nothing is chosen."""
     if job.grid:
         return list(job.grid)
     products = [dict(zip(job.sweep, values, strict=True)) for values in itertools.product(*job.sweep.values())]
@@ -287,7 +287,7 @@ def counts(job: Job) -> tuple[int, int]:
 
 
 def fits(job: Job) -> list[tuple[Settings, str]]:
-    """Return what will be trained, each with the split it ends on; what a choice will train is taken at its largest."""
+    """Return (settings, evaluated split) of every fit; the largest point stands for one that is yet to be chosen."""
     if job.on == "test":
         finals = [point.settings for point in points(job)]
     elif job.grid:

@@ -72,12 +72,12 @@ Key = tuple[object, ...]
 
 
 def key(one: Measured) -> Key:
-    """Return what tells a number from all others, those of the same file too."""
+    """Return a key that no other number has, even of the same file."""
     return one.file, one.column, one.row, one.seed
 
 
 def labels(numbers: Iterable[Measured], by: By = "model") -> dict[Key, str]:
-    """Return what the row of each number is called; a number that no row shows is not in it."""
+    """Return the label of each number's row; numbers that no row shows are left out."""
     rows = lines(numbers, by)
     name(rows, by)
     return {key(one): row.label for row in rows for one in row.numbers}

@@ -269,7 +269,7 @@ def _pretraining(model: str, timm_name: str, from_scratch: bool) -> str:
 
 
 def _examples(p: Provenance, per_class: int | None, limit: int | None) -> str:
-    """Say how many training examples a task had."""
+    """Return the number of a task's training examples in words."""
     if per_class is not None:
         return f"{per_class:,} a class"
     if limit is not None:

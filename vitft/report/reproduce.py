@@ -64,7 +64,7 @@ def as_json(row: Published, model: str) -> dict[str, object]:
 
 
 def lines(rows: tuple[Published, ...], model: str, width: int) -> list[str]:
-    """Return what `vitft models show` says of a model's published numbers, folded to a width."""
+    """Return the lines of `vitft models show` on a model's published numbers, folded to a width."""
     out, without = [], []
     for row in rows:
         how = command(row, model)

@@ -40,7 +40,7 @@ def summarise(
     seeds: Sequence[int] | None = None,
     failed: Mapping[str, str] | None = None,
 ) -> SuiteResult:
-    """Return what `suite.json` holds; a mean over a hole is absent, never a mean over what happens to be there.
+    """Return the content of `suite.json`; a mean over a hole is absent, never a mean over the rest.
 
     Args:
         suite: its columns, groups and means.
@@ -155,7 +155,7 @@ def _weights(results: Sequence[Measured]) -> SuiteCheckpoint:
 
 
 def _shared(parts: Sequence[Sequence[Measured]]) -> SuiteProtocol:
-    """Return what the protocols of all columns share, with the id of all of them where it is one."""
+    """Return the fields that the protocols of all columns share, with their id where that is one."""
     if len(parts) > 1:
         return SuiteProtocol(id=digest({"parts": [_shared([part]).id for part in parts]}))
     results = parts[0] if parts else ()

@@ -73,7 +73,7 @@ def _cell(column: str, i: int, j: int, rows: Sequence[Line], value: float, marks
 
 
 def _basis(line: Line) -> tuple[object, ...]:
-    """Return what rows share that differ in their weights only."""
+    """Return the fields that rows share which differ in their weights only."""
     return line.what.architecture, tuple(pair for pair in line.first.row if pair[0] not in _OF_WEIGHTS)
 
 

@@ -134,7 +134,7 @@ def packed(correct: ArrayLike) -> str:
 
 
 def unpacked(text: str, n: int) -> NDArray[np.bool_]:
-    """Return what `packed` took. Raises CheckpointError where it holds no n flags."""
+    """Return the (n,) flags that `packed` took. Raises CheckpointError where the text holds no n flags."""
     try:
         bits = np.frombuffer(zlib.decompress(base64.b64decode(text, validate=True)), dtype=np.uint8)
     except (ValueError, zlib.error) as error:

@@ -87,7 +87,7 @@ def runs(root: Path) -> list[Run]:
 
 
 def run(folder: Path) -> Run:
-    """Return what a run is and what it found.
+    """Return a run's facts and its number.
 
     Raises:
         UsageError: it is no run folder (exit code 2). CheckpointError: one of its files is damaged (exit code 4).

@@ -137,7 +137,7 @@ _TABLES: dict[tuple[str, int], type[BaseModel]] = {
 
 
 def _fault(where: tuple[int | str, ...], kind: str, message: str, value: Any, data: Mapping[str, Any]) -> str:
-    """Say what is wrong with one key, and where it stands in words."""
+    """Return the fault of one key and its place, in words."""
     place, key = _place(where, data), str(where[-1])
     if kind == "extra_forbidden":
         table = _TABLES.get((str(where[0]), len(where)), Document)

@@ -76,7 +76,7 @@ def spread(
 
 
 def last_of(net: nn.Module, last: bool) -> None:
-    """Say whether the gradient of the next forward pass is the last of an update: they are summed once."""
+    """Set whether the next forward pass is the last of an update; gradients are summed after that one."""
     net.set_requires_gradient_sync(last)  # type: ignore[operator]
 
 
@@ -99,7 +99,7 @@ def in_parts(tensor: Tensor) -> bool:
 
 
 def local(tensor: Tensor) -> Tensor:
-    """Return what this process holds of a tensor: what is done number by number is done on that."""
+    """Return this process's part of a tensor, for operations that work number by number."""
     return tensor.to_local() if in_parts(tensor) else tensor  # type: ignore[attr-defined]
 
 

@@ -15,7 +15,7 @@ from vitft.training.update import Fit
 
 
 def same_images(images: Images, group: Group, hooks: Hooks) -> str:
-    """Return what tells this training set from another: another image under the same name is another one.
+    """Return a digest of the training set: it changes with any image, even under the same name.
 
     Raises:
         DataError: another process sees other images.

@@ -259,7 +259,7 @@ def _optimizer(groups: ParameterGroups, settings: Settings, fused: bool) -> torc
 
 
 def _buffers(net: nn.Module) -> list[Tensor]:
-    """Return what a forward pass in training changes: the running statistics of batch normalisation."""
+    """Return the buffers that a forward pass in training changes: running statistics of batch normalisation."""
     norms = [m for m in net.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     return [buffer for norm in norms for buffer in norm.buffers()]
 

@@ -217,7 +217,7 @@ def _prepared(repo: Repo, commit: str) -> Path:
 
 
 def _no_network() -> str:
-    """Say which environment variable forbids the network, "" where none does."""
+    """Return the environment variable that forbids the network, "" where none does."""
     name = hub.offline("HF_DATASETS_OFFLINE")
     return f"{name} forbids the network" if name else ""
 

@@ -61,12 +61,12 @@ def name_of(folder: Path, files: Sequence[Path]) -> str:
 
 
 def unchecked(task: str, what: str) -> str:
-    """Say why examples are not known to be the official ones; a user's own data has no official ones."""
+    """Return why examples are not known to be the official ones; a user's own data has no official ones."""
     return f"a {what}'s membership is not checked" if tasks.canonical(task) else OWN
 
 
 def footnote(why: str) -> str:
-    """Return what a footnote says of examples that are not those of the official split."""
+    """Return the footnote for examples that are not those of the official split."""
     if why.startswith(OWN):
         return why
     return "not the reference split" + (f": {why}" if why else "")

@@ -67,7 +67,7 @@ class Parquet:
 
     @cached_property
     def _unread(self) -> str:
-        """Say which tables beside those of splits no split holds; empty where there are none."""
+        """The note on tables that belong to no split; empty where there are none."""
         read = {file for files in self._files.values() for file in files}
         if self.take or self.path.is_file():
             return ""

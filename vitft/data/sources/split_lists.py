@@ -46,7 +46,7 @@ def _lists(path: Path) -> dict[str, Path]:
 
 
 def _base(path: Path, file: str) -> str | None:
-    """Return what stands before the paths of a list, "" or "images/"; None where neither leads to a file."""
+    """Return the folder that a list's paths are relative to, "" or "images/"; None where neither leads to a file."""
     return next((base for base in ("", "images/") if (path / base / file).is_file()), None)
 
 
@@ -113,7 +113,7 @@ def _parent(path: Path, file: str) -> str:
 
 
 def _unread(path: Path) -> str:
-    """Say which lists of images, and how many images, no split holds."""
+    """Return the note on lists, and on images, that belong to no split."""
     ours = set(_lists(path).values())
     others = [f.name for f in sorted(path.glob("*.[tT][xX][tT]")) if f not in ours and _names_image(path, f)]
     remarks = [f"lists not read: {', '.join(others)}"] if others else []

@@ -235,7 +235,7 @@ def _tables(files: list[Path]) -> tuple[list[tuple[str, Any, int, int]], list[in
 
 
 def _file(places: list[tuple[str, Any, int, int]], rows: NDArray[np.int64]) -> Callable[[int], tuple[Path, int]] | None:
-    """Return what tells in which shard, and where there, an image lies; None where a table may not hold all."""
+    """Return a function from an image to its shard and place there; None where a table may not hold all images."""
     if not places or places[0][3] >= 0:
         return lambda i: (places[rows[i]][1], places[rows[i]][2])
     table = places[0][1]

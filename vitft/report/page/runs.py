@@ -84,7 +84,7 @@ class Room:
     shown: set[Path] = field(default_factory=set)
 
     def take(self, root: Path) -> tuple[list[tuple[str, str]], int]:
-        """Return what `vitft inspect` left in a run, as (name, data address), and how many more did not fit."""
+        """Return the pictures of `vitft inspect` in a run, as (name, data address), and how many more did not fit."""
         if root in self.shown:
             return [], 0
         self.shown.add(root)
@@ -181,7 +181,7 @@ def _json(file: Path) -> dict[str, object]:
 
 
 def _result(folder: Path) -> Result | None:
-    """Return what the file of a number holds, whatever was run; None for what is no one number's file."""
+    """Return the result that a number's file holds, of any kind; None for a file of several numbers."""
     file = folder / RESULT
     value, where = _json(file), f"'{file}'"
     one = value.get("kind") in ("eval", "fewshot") or (value.get("kind") == "finetune" and "unit" not in value)

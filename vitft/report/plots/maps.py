@@ -72,7 +72,7 @@ def _under_images(
 
 
 def _numbers(networks: Sequence[object]) -> list[str]:
-    """Return what tells networks apart beside their rows, where their names would not fit: "(1) ", "(2) "."""
+    """Return marks of networks, "(1) ", "(2) ", for rows beside which their names would not fit."""
     return [f"({i}) " * (len(networks) > 1) for i in range(1, len(networks) + 1)]
 
 
