@@ -86,7 +86,7 @@ def inspect(
 
 
 def _words(what: str, images: bool, models: int) -> tuple[str, ...]:
-    """Return the words of `--what`. Raises UsageError for unknown ones, and where images or a second model are absent."""
+    """Return the words of `--what`. Raises UsageError for unknown ones, or without the images or model they need."""
     from vitft.errors import UnknownName, UsageError
     from vitft.results.inspection import OF_IMAGES, OF_TWO, WHAT
 
