@@ -93,7 +93,9 @@ def test_each_key_of_a_few_shot_result_is_what_it_says(tmp_path):
     assert got["protocol"] == {"id": digest(what), **{k: v for k, v in what.items() if v is not None}}
     weights = hashlib.sha256((run / "weights.safetensors").read_bytes()).hexdigest()
     where = {k: v for k, v in dataclasses.asdict(test.provenance).items() if v is not None}
+    files = b"".join(hashlib.blake2b(test.read(i), digest_size=16).digest() for i in range(len(test)))
     assert got["provenance"] == {
+        "images_digest": hashlib.sha256(files).hexdigest(),
         **where, "decoder": "Pillow", "split": "test", "split_digest": test.digest, "train_split": "train",
         "train_digest": train.digest, "overlap": {"n": 0, "splits": {}}, "classes_without_test": [],
         "classes_without_train": [],
@@ -224,7 +226,7 @@ def test_models_are_compared_seed_by_seed_or_one_with_every_seed():
 
 
 def stored_run(
-    folder: Path, seeds_of: dict[int, tuple[bool, ...]], digest_: str = "same"
+    folder: Path, seeds_of: dict[int, tuple[bool, ...]], digest_: str = "same", images: str | None = None
 ) -> tuple[str, RunResult, Path]:
     """A run's folder with nothing but predictions of four images, right or wrong, and a result that names them."""
     units = {seed: f"t/final-x-seed{seed}" for seed in seeds_of}
@@ -238,7 +240,8 @@ def stored_run(
     several = len(seeds_of) > 1
     fields: dict[str, Any] = {
         "seed": next(iter(seeds_of)),
-        "provenance": Provenance(source="drawn", split_digest=digest_),
+        "task": "photos",
+        "provenance": Provenance(source="drawn", split_digest=digest_, images_digest=images),
         "seeds": {str(s): Metrics(top1=0.5, n=4, ci95=(0, 1)) for s in seeds_of} if several else None,
         "units": tuple(units.values()) if several else None,
     }
@@ -263,6 +266,12 @@ def test_stored_runs_are_compared_seed_by_seed_where_they_answered_the_same_imag
         "a and one have no stored predictions of the same seed: they are not compared in pairs.",
         "other and one were tested on different images: they are not compared in pairs.",
     ]
+    # Two folders of one's own may hold other images under the same names; those of a known task are known by theirs.
+    mine, yours = (stored_run(tmp_path / n, {7: (True,) * 4}, images=n) for n in ("mine", "yours"))
+    assert stored.comparisons([mine, yours])[1] == [
+        "mine and yours were tested on different images: they are not compared in pairs."
+    ]
+    assert mine[1].provenance.tested("cifar10") == yours[1].provenance.tested("cifar10") == "same"
     (one[2] / "predictions.parquet").unlink()
     assert "no stored predictions" in stored.comparisons([one, two])[1][0]
     assert stored.comparisons([a]) == ([], [])

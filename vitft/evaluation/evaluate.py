@@ -18,6 +18,7 @@ from vitft.evaluation.network import Network, computed, head_fits, order_assumed
 from vitft.evaluation.predict import Predictions, predict
 from vitft.images.batches import eval_batches
 from vitft.images.cache import Keep
+from vitft.images.fingerprints import encoded_digest
 from vitft.models.memory import evaluation_batch
 from vitft.progress import Hooks
 from vitft.recipes import digest
@@ -223,6 +224,7 @@ def result(done: Evaluation, *, per_class: bool = False, with_confusion: bool = 
             **{**asdict(stamp), "completeness": "partial" if done.subject.stamp else stamp.completeness},
             split=split.name,
             split_digest=split.digest,
+            images_digest=encoded_digest(split),
             classes_without_test=done.subject.classes_without_test,
             checkpoint_sha256=network.info.sha256,
             path=done.subject.path or None,

@@ -14,7 +14,7 @@ from vitft.data.vtab_splits import val_is_train
 from vitft.evaluation import features, fewshot, knn, ridge
 from vitft.evaluation.network import Network, computed
 from vitft.images.batches import eval_batches
-from vitft.images.fingerprints import fingerprints
+from vitft.images.fingerprints import encoded_digest, fingerprints
 from vitft.images.overlap import overlap
 from vitft.models.memory import evaluation_batch
 from vitft.progress import Hooks
@@ -103,6 +103,7 @@ def run(
             **asdict(test.provenance),
             split=test.name,
             split_digest=test.digest,
+            images_digest=encoded_digest(test, hooks),
             train_split=pool.name,
             train_digest=pool.digest,
             overlap=overlap(test, seen, {}, hooks),

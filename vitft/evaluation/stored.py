@@ -27,7 +27,7 @@ def comparisons(runs: Sequence[Named]) -> tuple[list[Comparison], list[str]]:
     found: list[Comparison] = []
     notes: list[str] = []
     for (a, first, one), (b, second, other) in combinations(runs, 2):
-        if first.provenance.split_digest != second.provenance.split_digest:
+        if first.provenance.tested(first.task) != second.provenance.tested(second.task):
             notes.append(f"{a} and {b} were tested on different images: they are not compared in pairs.")
             continue
         files, others = dict(_files(first, one)), dict(_files(second, other))

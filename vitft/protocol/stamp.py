@@ -29,7 +29,7 @@ class DataStamp:
     """The fields of `provenance` that vitft finds out itself.
 
     Attributes:
-        split, split_digest: what was evaluated.
+        split, split_digest, images_digest: what was evaluated.
         split_completeness: of that split alone.
         train_split, train_n, train_digest: what was trained on, after `--per-class` and `--limit`.
         train_whole: examples of the training split before those.
@@ -42,6 +42,7 @@ class DataStamp:
 
     split: str
     split_digest: str
+    images_digest: str
     split_completeness: Completeness
     train_split: str
     train_n: int
@@ -78,6 +79,7 @@ def stamp(
     return DataStamp(
         split=held_out.name,
         split_digest=held_out.digest,
+        images_digest=fingerprints.encoded_digest(held_out, hooks),
         split_completeness=tested,
         train_split=train.name,
         train_n=len(train),

@@ -83,7 +83,7 @@ def _of_run(result: RunResult) -> Fact:
         **_measured(result.metrics),
         **_stamps(result),
     }
-    return Fact(cells, result.provenance.split_digest, tuple(footnotes(result)), where=_where(result))
+    return Fact(cells, result.provenance.tested(result.task), tuple(footnotes(result)), where=_where(result))
 
 
 def _of_sweep(result: RunResult, folder: Path) -> Iterator[Fact]:
@@ -125,7 +125,7 @@ def _of_suite(result: SuiteResult) -> Iterator[Fact]:
             "split": entry.provenance.split,
             "protocol": entry.protocol_id,
         }
-        yield Fact(cells, entry.provenance.split_digest, entry.warnings)
+        yield Fact(cells, entry.provenance.tested(entry.task or task), entry.warnings)
 
 
 def _of_eval(result: EvalResult) -> Fact:
@@ -138,7 +138,7 @@ def _of_eval(result: EvalResult) -> Fact:
         **_measured(result.metrics),
         **_run_stamps(result),
     }
-    return Fact(cells, result.provenance.split_digest, (result.stamp,) if result.stamp else ())
+    return Fact(cells, result.provenance.tested(result.task), (result.stamp,) if result.stamp else ())
 
 
 def _of_fewshot(result: FewshotResult) -> Iterator[Fact]:
@@ -155,7 +155,7 @@ def _of_fewshot(result: FewshotResult) -> Iterator[Fact]:
             "n": row.n,
             **_run_stamps(result),
         }
-        yield Fact(cells, result.provenance.split_digest, result.stamps)
+        yield Fact(cells, result.provenance.tested(result.task), result.stamps)
 
 
 def _settings(result: RunResult, settings: Settings, size: object) -> dict[str, Value]:

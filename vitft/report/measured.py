@@ -168,7 +168,7 @@ def _number(
         row=tuple(row.items()),
         what=what,
         protocol=result.protocol.id,
-        split_digest=result.provenance.split_digest,
+        split_digest=result.provenance.tested(result.task),
         finished=result.env.finished,
         **own,
     )
@@ -224,7 +224,7 @@ def of_suite(result: SuiteResult) -> Iterator[Measured]:
                 row=tuple(row.items()),
                 what=what,
                 protocol=entry.protocol_id,
-                split_digest=entry.provenance.split_digest,
+                split_digest=entry.provenance.tested(task),
                 notes=(*_notes(entry.provenance, task), *entry.warnings),
             )
 

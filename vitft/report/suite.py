@@ -281,7 +281,7 @@ def _one_protocol(results: Sequence[Measured]) -> None:
     seen: dict[str, Measured] = {}
     for result in results:
         other = seen.setdefault(result.task, result)
-        digests = [r.provenance.split_digest[:12] for r in (other, result)]
+        digests = [r.provenance.tested(r.task)[:12] for r in (other, result)]
         _alike("test images", digests[0], digests[1], other.task, result.task)
         _alike("protocol", other.protocol.id, result.protocol.id, result.task, result.task)
 

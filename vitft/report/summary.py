@@ -163,7 +163,7 @@ def _notes(
     """Return the notes of the whole table: what intervals and marks mean, and what was not compared."""
     out = []
     titles = {c.key: c.title for c in columns}
-    if marks.compared:
+    if marks.tests:
         kinds = ["exact McNemar"] * any(t.test.startswith("exact") for t in marks.tests)
         kinds += ["a t-test over images and seeds"] * any(t.test.startswith("t-test") for t in marks.tests)
         pairs = "1 pair" if marks.compared == 1 else f"all {marks.compared:,} pairs"

@@ -1,5 +1,6 @@
 """What result files are made of: metrics, protocols, provenance, cost. No torch."""
 
+import hashlib
 from datetime import UTC, datetime
 from platform import python_version
 from typing import Annotated, Literal
@@ -7,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from vitft import __version__
+from vitft.catalog.tasks import canonical
 from vitft.results.checkpoint import Size
 from vitft.settings import CropMode
 
@@ -109,6 +111,9 @@ class Provenance(Part):
     revision: str = ""
     split: str = "test"
     split_digest: str = Field(description="sha256 over keys and labels of the evaluated examples, in their order")
+    images_digest: str | None = Field(
+        None, description="sha256 over digests of the evaluated image files; absent before 0.3"
+    )
     split_completeness: Completeness | None = None
     train_split: str | None = None
     train_n: int | None = None
@@ -121,6 +126,16 @@ class Provenance(Part):
     decoder: str = "Pillow"
     checkpoint_sha256: str = ""
     path: str | None = Field(None, description="where the data were, of an evaluation; of a run run.json says it")
+
+    def tested(self, task: str) -> str:
+        """Return what is equal for results on the same images with the same labels.
+
+        Names tell them for a task that has official ones. A user's own are known by their content, too: two folders
+        called photos, or one whose images were changed, hold other images under the same names.
+        """
+        if not self.images_digest or canonical(task):
+            return self.split_digest
+        return hashlib.sha256((self.split_digest + self.images_digest).encode()).hexdigest()
 
 
 class Computed(Part):
