@@ -15,6 +15,7 @@ from vitft.protocol.units import (
     Point,
     Scheme,
     Unit,
+    alike,
     at_point,
     by_point,
     counts,
@@ -184,6 +185,24 @@ def test_which_splits_a_plan_opens_and_what_names_its_folder() -> None:
     assert {key: identity[key] for key in ("task", "name", "recipe", "recipe_digest", "seeds", "shots", "limit")} == {
         "task": "/d/t", "name": "t", "recipe": "r", "recipe_digest": "d", "seeds": (4, 7), "shots": "", "limit": None,
     }  # fmt: skip
+
+
+def test_units_are_alike_that_train_on_the_same_images_and_differ_in_lr_and_weight_decay_alone() -> None:
+    varied = grid({"lr": 0.1, "weight_decay": 0.0}, {"lr": 0.2, "weight_decay": 0.3}, {"lr": 0.1, "steps": 5})
+
+    def of(unit: Unit) -> list[tuple[float, float, int, int]]:
+        return [(u.settings.lr, u.settings.weight_decay, u.settings.steps, u.seed) for u in alike(unit)]
+
+    one, other, _ = (point.settings for point in varied)
+    on_test = [(s.lr, s.weight_decay, s.steps, seed) for s in (one, other) for seed in (4, 7)]
+    assert of(final_units(job(grid=varied, on="test"), [])[0]) == on_test
+    assert of(tune_units(job(grid=varied))[0]) == on_test
+    for own in ({"from_scratch": True}, {"per_class": 3}):  # the seed draws the network, or the images
+        assert of(tune_units(job(grid=varied, **own))[1]) == on_test[1::2]
+    swept = tune_units(job(sweep={"lr": [0.1, 0.2], "weight_decay": [0.0, 0.3], "momentum": [0.5, 0.6]}))
+    assert of(swept[0]) == [(lr, decay, 100, 0) for lr in (0.1, 0.2) for decay in (0.0, 0.3)]
+    assert of(Unit(job(), "final", 7, Settings(lr=0.3), {})) == [(0.3, 0.0, 500, 4), (0.3, 0.0, 500, 7)]
+    assert scheme(("train", "val", "test"), "t") == Scheme("train", "val", "train", "test")
 
 
 def test_what_val_every_cannot_look_at_is_said_before() -> None:

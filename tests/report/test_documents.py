@@ -1,15 +1,25 @@
 """What suites and their tables say, recomputed: every key, not some of them."""
 
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from tests import typed
 from tests.protocol.test_documents import digest, student
-from tests.report.test_report import _result, _summarise, _table
+from tests.report.test_measured import ASKED, SHARED
+from tests.report.test_report import PLAIN, _result, _summarise, _table
 from vitft.catalog.tasks import TASKS
+from vitft.errors import UsageError
 from vitft.report import suite_table
+from vitft.report.suite import summarise
+from vitft.results.parts import Metrics
+from vitft.results.reading import parse
+from vitft.results.schema import EvalResult, FewshotResult, to_json
 from vitft.suites.document import load as suite_of
+from vitft.suites.suite import Column, Group, Mean, Suite
 
 
 def suite_results(seeds: tuple[int, ...]) -> list[dict[str, Any]]:
@@ -221,3 +231,147 @@ def test_a_group_has_its_mean_where_it_is_asked_for_or_stands_for_its_columns(me
     suite = SimpleNamespace(groups={"g": ("a", "b")}, counted=lambda name: ("a", "b"), group_list=[group], means=())
     assert _means(suite, {"a": 0.2, "b": 0.4})["groups"] == ({"g": pytest.approx(0.3)} if there else {})  # type: ignore[arg-type]
     assert _means(suite, {"a": 0.2})["groups"] == {}  # type: ignore[arg-type]
+
+
+OWN = {"source": "x", "reference": False, "completeness": "full", "split_digest": "d"}
+
+
+def mixed() -> tuple[Suite, dict[str, list[Any]]]:
+    """Return a suite of four parts, and results of it: two trainings, an evaluation with ReaL, and few-shot."""
+    columns = (
+        Column("dtd", "DTD", "a", "dtd", recipe="ra"), Column("mine", "Mine", "a", "/x/birds", recipe="ra"),
+        Column("k", "K", "b", "cifar100", recipe="rb", shots="1000"), Column("in", "IN", "b", "imagenet", run="eval"),
+        Column("real", "R", "b", "imagenet", run="eval", real=True),
+        Column("few", "F", "c", "cifar10", run="fewshot", per_class=5),
+    )  # fmt: skip
+    groups = (Group("a", True, True), Group("b", True, True), Group("c", False, True))
+    means = (Mean("mean_of_tasks", "t", ("dtd", "mine", "k", "in", "few"), "tasks"),
+             Mean("mean_of_groups", "g", ("a", "b"), "groups"), Mean("own", "o", ("dtd", "few"), "tasks"))  # fmt: skip
+
+    def trained(task: str, top1: float, seed: int, **more: Any) -> Any:
+        n = 20
+        result = _result("dtd", top1, seed) | {"task": task, "provenance": PLAIN, "metrics": {
+            "top1": top1, "n": n, "correct": round(n * top1), "ci95": [0.1, 0.9]}}  # fmt: skip
+        return typed.result(result | more)
+
+    both = {"top1": 0.4, "n": 50, "ci95": [0.3, 0.5], "real_top1": 0.5, "real_n": 40, "real_ci95": [0.4, 0.6]}
+    every: dict[str, Any] = {**SHARED, "model": "vit-l16"}
+    every["checkpoint"] = every["checkpoint"] | {"sha256": "s", "notes": ["EMA"]}
+    evaluated = every | {
+        "kind": "eval", "stamp": "subset", "timing": {"evaluate_s": 1}, "protocol": ASKED, "metrics": both,
+    }  # fmt: skip
+    usual = {"correct": [1, 2, 3], "seeds": [0, 1, 2], "top1": 0.5, "n": 30, "ci95": [0.2, 0.8], "interval": "t",
+             "examples": 5}  # fmt: skip
+    rows = [usual | {"per_class": k, "values": own} for k, own in ((10, [0.9, 0.9, 0.9]), (5, [0.2, 0.3, 0.7]))]
+    few = every | {
+        "task": "cifar10", "kind": "fewshot", "classifier": "ridge", "rows": rows, "stamps": ["few"],
+        "protocol": ASKED | {"classifier": "ridge", "pool": "train", "id": "f"},
+    }  # fmt: skip
+    a = {"recipe": "ra", "checkpoint": {"sha256": "s", "notes": ["EMA", "other"]}}
+    b = a | {"recipe": "rb", "protocol": {"id": "pb", "recipe": "rb", "resolution": "224"}}
+    in_tests = {"overlap": {"n": 3, "splits": {"train": 3}}}
+    results: dict[str, list[Any]] = {
+        "dtd": [trained("dtd", 0.5, 9, **a, point={"lr": 0.1}, warnings=["w"]), trained("dtd", 0.7, 4, **a),
+                trained("dtd", 1.0, 7, **a, phase="tune"),
+                trained("dtd", 0.3, 2, **a, provenance=PLAIN | in_tests)],
+        "mine": [trained("birds", v, s, **a, provenance=OWN) for v, s in ((0.6, 4), (0.8, 9))],
+        "k": [trained("cifar100", v, s, **b) for v, s in ((0.25, 4), (0.35, 9))],
+        "in": [parse(evaluated, EvalResult, "x")],
+        "few": [parse(few, FewshotResult, "x")],
+    }  # fmt: skip
+    results["real"] = results["in"]
+    return Suite("s", "S", columns, groups, means), results
+
+
+def of(suite: Suite, results: dict[str, list[Any]], **more: Any) -> dict[str, Any]:
+    placed = {key: {Path(str(i)): one for i, one in enumerate(own)} for key, own in results.items()}
+    return to_json(summarise(suite, placed, **more))
+
+
+def test_a_suite_of_trainings_evaluations_and_few_shot_is_each_of_them_in_its_place():
+    suite, results = mixed()
+    found = of(suite, results, seeds=(9, 4))
+    tasks: Any = found["tasks"]
+    tops = {key: tasks[key]["top1"] for key in tasks}
+    assert tops == {
+        "dtd": pytest.approx(0.6), "mine": pytest.approx(0.7), "k": pytest.approx(0.3), "in": 0.4, "real": 0.5,
+        "few": pytest.approx(0.4),
+    }  # fmt: skip
+    assert {key: (one["n"], one["seeds"], one["protocol_id"], one.get("run"), one.get("task"), one.get("recipe"),
+                  one.get("labels"), one["warnings"]) for key, one in tasks.items()} == {
+        "dtd": (20, {"9": 0.5, "4": 0.7}, "0123abcd", None, None, "ra", None, ["w"]),
+        "mine": (20, {"4": 0.6, "9": 0.8}, "0123abcd", None, "birds", "ra", None, []),
+        "k": (20, {"4": 0.25, "9": 0.35}, "pb", None, "cifar100", "rb", None, []),
+        "in": (50, {}, "q", "eval", "imagenet", None, None, ["subset"]),
+        "real": (40, {}, "q", "eval", "imagenet", None, "real", ["subset"]),
+        "few": (30, {"0": 0.2, "1": 0.3, "2": 0.7}, "f", "fewshot", "cifar10", None, None, ["few"]),
+    }  # fmt: skip
+    assert [key for key in tasks if tasks[key].get("point")] == ["dtd"] and tasks["dtd"]["point"] == {"lr": 0.1}
+    assert tasks["dtd"]["provenance"]["overlap"]["n"] == 3
+    of_values = {"dtd": [0.5, 0.7], "mine": [0.6, 0.8], "k": [0.25, 0.35], "few": [0.2, 0.3, 0.7]}
+    for key, one in tasks.items():
+        own = of_values.get(key)
+        assert one.get("ci95") == {"in": [0.3, 0.5], "real": [0.4, 0.6]}.get(key)
+        assert one.get("ci95_over_seeds") == (pytest.approx(student(own)) if own else None)
+    a, b, everything = (0.6 + 0.7) / 2, (0.3 + 0.4) / 2, (0.6 + 0.7 + 0.3 + 0.4 + 0.4) / 5
+    assert found["groups"] == {"a": pytest.approx(a), "b": pytest.approx(b)}
+    assert found["mean_of_tasks"] == pytest.approx(everything) and found["mean_of_groups"] == pytest.approx((a + b) / 2)
+    assert found["means"] == {"own": pytest.approx(0.5)} and found["complete"] and found["missing"] == {}
+    # What has seeds of its own, or none, is its mean for each of the suite's.
+    by_seed = {
+        "a": [(0.5 + 0.8) / 2, (0.7 + 0.6) / 2], "b": [(0.35 + 0.4) / 2, (0.25 + 0.4) / 2],
+        "own": [(0.5 + 0.4) / 2, (0.7 + 0.4) / 2],
+        "mean_of_tasks": [(0.5 + 0.8 + 0.35 + 0.4 + 0.4) / 5, (0.7 + 0.6 + 0.25 + 0.4 + 0.4) / 5],
+    }  # fmt: skip
+    by_seed["mean_of_groups"] = [(x + y) / 2 for x, y in zip(by_seed["a"], by_seed["b"], strict=True)]
+    over: Any = found["over_seeds"]
+    assert over.keys() == by_seed.keys() and found["seeds"] == [4, 9]
+    for name, (nine, four) in by_seed.items():
+        assert over[name]["seeds"] == {"4": pytest.approx(four), "9": pytest.approx(nine)}
+        assert over[name]["ci95"] == pytest.approx(student([four, nine]))
+    assert (found["model"], found["recipe"], found["method"], found.get("shots")) == ("vit-l16", "ra, rb", "full", None)
+    assert found["checkpoint"]["notes"] == ["EMA"] and found["checkpoint"]["sha256"] == "s"
+    seen = "3 images of test were trained or selected on, too, byte for byte: 3 in train"
+    assert found["footnotes"] == {
+        "": [], "dtd": ["20 test images, officially 1,880", "w", seen], "k": ["20 test images, officially 10,000"],
+        "in": ["50 test images, officially 50,000", "subset"], "real": ["subset"],
+        "few": ["30 test images, officially 10,000", "few"],
+    }  # fmt: skip
+
+
+def test_a_suite_without_a_seed_or_without_labels_has_a_hole_that_says_why():
+    suite, results = mixed()
+    every = of(suite, results)  # seeds that any has: of dtd 2, too
+    assert every["seeds"] == [2, 4, 9] and every["missing"] == {"mine": "not run", "k": "not run"}
+    assert not every["complete"] and "mean_of_tasks" not in every and every["over_seeds"].keys() == {"own"}
+    bare = results["in"][0].model_copy(update={"metrics": Metrics(top1=0.4, n=50, ci95=(0.3, 0.5))})
+    results |= {"in": [bare], "real": [bare]}
+    without = of(suite, results, seeds=(4,), failed={"k": "lost"})
+    why = "no ReaL labels: the test images do not have the official file names"
+    assert without["missing"] == {"real": why} and without["seeds"] == [4] and "over_seeds" not in without
+    assert without["tasks"]["dtd"]["seeds"] == {"4": 0.7} and without["tasks"]["dtd"]["ci95"] == [0.1, 0.9]
+    assert of(suite, results, seeds=(4,), failed={"real": "x"})["missing"] == {"real": "x"}
+    only = of(suite.only(["in", "few"]), results)
+    assert (only["seeds"], only.get("recipe"), only.get("method"), only["model"]) == ([], None, None, "vit-l16")
+    assert "over_seeds" not in only and only["missing"] == {}
+
+
+@pytest.mark.parametrize(
+    ("key", "change", "what"),
+    [
+        ("in", {"model": "other"}, "model"), ("few", {"checkpoint": {"sha256": "t"}}, "model"),
+        ("mine", {"method": "bias"}, "method"), ("mine", {"protocol": {"recipe_digest": "z"}}, "protocol"),
+        ("dtd", {"provenance": {"split_digest": "e"}}, "test images"), ("dtd", {"protocol": {"id": "z"}}, "protocol"),
+    ],
+)  # fmt: skip
+def test_parts_of_one_suite_are_of_one_model_and_each_of_one_protocol(key, change, what):
+    suite, results = mixed()
+    last = results[key][-1]
+    ((field, value),) = change.items()
+    now = getattr(last, field)
+    changed = now.model_copy(update=value) if hasattr(now, "model_copy") else value
+    if field == "checkpoint":
+        changed = replace(now, **value)
+    results[key] = [*results[key][:-1], last.model_copy(update={field: changed})]
+    with pytest.raises(UsageError, match=f"Results of unlike {what} do not belong in one table"):
+        of(suite, results)
