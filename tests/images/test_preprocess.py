@@ -80,3 +80,24 @@ def test_one_kernel_normalises_as_three_steps_do():
     for found in (in_one(pixels, torch.tensor(pp.mean), torch.tensor(pp.std)), normalise(pixels, pp)):
         assert found.is_contiguous() and found.dtype == torch.float32
         np.testing.assert_allclose(found.permute(0, 2, 3, 1), expected, atol=2e-6)
+
+
+@pytest.mark.parametrize(
+    ("shape", "size", "rows", "columns"),
+    [
+        ((3, 4), (6, 5), (2, 5, 0, 3), (1, 5, 0, 4)),  # of an odd number of missing pixels one more is before
+        ((3, 4), (4, 8), (1, 4, 0, 3), (2, 6, 0, 4)),
+        ((7, 4), (4, 6), (0, 4, 1, 5), (1, 5, 0, 4)),  # cut and enlarged
+        ((8, 9), (4, 4), (0, 4, 2, 6), (0, 4, 2, 6)),
+        ((4, 6), (4, 6), (0, 4, 0, 4), (0, 6, 0, 6)),
+    ],
+)
+def test_what_is_cut_from_an_image_that_is_smaller_stands_on_black(shape, size, rows, columns):
+    """As the transformers library's center_crop: rows and columns of the result, and of the image there."""
+    image = np.random.default_rng(0).integers(1, 256, (*shape, 3), dtype=np.uint8)
+    expected = np.zeros((*size, 3), np.uint8)
+    (a, b, c, d), (e, f, g, h) = rows, columns
+    expected[a:b, e:f] = image[c:d, g:h]
+    for before, mode in ((size, "none"), (shape, "squash"), (shape, "center")):
+        pp = Preprocess(size, resize="checkpoint", crop_mode=mode, before=before)
+        assert np.array_equal(deterministic(image, pp), expected)

@@ -4,6 +4,7 @@ The networks have no storage, so a gigantic one costs as little as a tiny one.
 """
 
 import re
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from timm.layers.mlp import SwiGLUPacked
 
 from vitft.errors import CheckpointError
 from vitft.models import tags
-from vitft.models.architecture import infer, meta_network
+from vitft.models.architecture import geometry, infer, meta_network
 from vitft.models.renaming import timm_names
 
 VITS = [
@@ -56,7 +57,7 @@ def test_a_transformer_is_built_again_from_its_tensors(name):
     kinds = [type(m).__name__ for m in net.modules() if not isinstance(m, torch.nn.Identity)]
     assert [type(m).__name__ for m in made.modules() if not isinstance(m, torch.nn.Identity)] == kinds
     assert found.tag.split(".")[0] == name and found.tag in timm.list_pretrained()
-    assert found.grid == net.patch_embed.grid_size
+    assert found.grid == net.patch_embed.grid_size and found.channels == 3
     act = net.blocks[0].mlp.act
     word = {"GELU": "gelu", "GELUTanh": "gelu_tanh", "QuickGELU": "quick_gelu", "SiLU": "silu"}[type(act).__name__]
     tanh = getattr(act, "approximate", "") == "tanh"
@@ -254,3 +255,80 @@ def test_heads_that_no_tensor_tells_are_the_usual_ones_of_a_width(width, heads):
     assert _heads({}, width, 0) == (heads, ("num_heads",)) and _heads({}, width, 4) == (4, ())
     norm = {"blocks.0.attn.q_norm.weight": torch.zeros(width // 2)}
     assert _heads(norm, width, 0) == (2, ())
+
+
+SMALL = {"img_size": 64, "patch_size": 16, "embed_dim": 128, "depth": 1, "num_heads": 2, "num_classes": 7}
+TOLD = ("num_heads", "norm_eps", "activation", "pool", "grid")
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "how", "assumed", "said"),
+    [
+        ({}, {}, TOLD, (1e-6, "gelu")),
+        ({}, {"half": True}, (), (1e-6, "gelu")),
+        ({}, {"num_heads": 4}, TOLD[1:], (1e-6, "gelu")),
+        ({}, {"grid": (2, 8)}, TOLD[:-1], (1e-6, "gelu")),
+        ({"class_token": False, "global_pool": "avg"}, {}, (*TOLD[:3], "grid"), (1e-6, "gelu")),
+        ({"pre_norm": True}, {}, TOLD, (1e-5, "gelu")),
+        ({"pre_norm": True}, {"hint": "ViT-OpenAI.bin"}, TOLD, (1e-5, "quick_gelu")),
+        ({"pre_norm": True}, {"hint": "a_QuickGELU"}, TOLD, (1e-5, "quick_gelu")),
+        ({}, {"hint": "openai"}, TOLD, (1e-6, "gelu")),
+    ],
+)
+def test_what_no_tensor_tells_is_assumed_and_said_to_be(kwargs, how, assumed, said):
+    for channels in (3, 1):
+        net = meta_network("vit_tiny_patch16_224", **SMALL, in_chans=channels, **kwargs)
+        found = infer(net.state_dict(), **how)
+        assert (found.assumed, found.channels, found.patch) == (assumed, channels, (16, 16))
+        assert (found.architecture.norm_eps, found.architecture.activation) == said
+        assert found.grid == how.get("grid", (4, 4))
+
+
+@pytest.mark.parametrize("name", ["vit_tiny_r_s16_p8_224", "resnetv2_50x1_bit"])
+def test_the_channels_of_images_are_those_of_the_first_convolution(name):
+    net = meta_network(name, in_chans=5)
+    assert infer(net.state_dict(), stages=stages_of(net) if "vit" in name else None).channels == 5
+
+
+@pytest.mark.parametrize("name", ["deit3_base_patch16_384", "deit3_base_patch16_224"])
+def test_a_nameless_file_has_the_tag_of_its_resolution(name):
+    net = meta_network(name)
+    assert infer(net.state_dict(), stages=stages_of(net)).tag.split(".")[0] == name
+
+
+@pytest.mark.parametrize(
+    ("tokens", "prefix", "bare", "registers", "said", "expected"),
+    [
+        (10, 1, None, False, None, ((3, 3), False)),
+        (9, 1, None, False, None, ((3, 3), True)),  # the class token has no position
+        (9, 5, None, False, None, ((2, 2), False)),
+        (9, 5, None, True, None, ((3, 3), True)),  # registers usually have none
+        (14, 5, None, True, None, ((3, 3), False)),
+        (9, 5, False, True, None, ((2, 2), False)),
+        (9, 5, True, False, None, ((3, 3), True)),
+        (9, 0, None, False, None, ((3, 3), False)),
+        (11, 1, None, False, (2, 5), ((2, 5), False)),
+        (10, 1, None, False, (5, 2), ((5, 2), True)),
+        (1, 1, None, False, None, ((1, 1), True)),
+        (5, 5, None, True, None, None),
+        (10, 1, None, False, (2, 4), None),
+        (9, 0, True, False, (9, 2), None),
+    ],
+)
+def test_position_embeddings_are_prefix_tokens_and_a_grid(tokens, prefix, bare, registers, said, expected):
+    from vitft.models.architecture import _grid
+
+    if expected is None:
+        with pytest.raises(CheckpointError, match=f"Its {tokens} position embeddings"):
+            _grid(tokens, prefix, bare, registers, said)
+    else:
+        assert _grid(tokens, prefix, bare, registers, said) == expected
+
+
+def test_patch_grid_and_the_pixels_that_are_used():
+    def of(**embed: Any) -> Any:
+        return geometry(SimpleNamespace(patch_embed=SimpleNamespace(**embed)), (65, 97))
+
+    assert of(grid_size=(3, 5), patch_size=(8, 16)) == ((8, 16), (3, 5), (24, 80))
+    assert of(grid_size=(3, 5), patch_size=(1, 2), feature_ratio=(8, 16)) == ((8, 32), (3, 5), (65, 97))
+    assert of() == geometry(SimpleNamespace(), (65, 97)) == ((32, 32), (3, 4), (65, 97))

@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -348,3 +349,19 @@ def test_a_profile_is_a_speed_and_vtab_needs_no_data_for_its_estimate(tmp_path):
     assert vtab("--assume", "1", "--measure").exit_code == 2 and vtab("--profile", str(tmp_path / "no")).exit_code == 4
     profile.write_text("{}")
     assert vtab("--profile", str(profile)).exit_code == 4
+
+
+def test_a_profile_is_the_speed_of_its_products_and_of_its_evaluation():
+    def loop(name: str, images_per_s: float | None) -> SimpleNamespace:
+        return SimpleNamespace(name=name, evaluate=images_per_s and SimpleNamespace(images_per_s=images_per_s))
+
+    def of(device: str, images_per_s: float | None, decoded: float | None) -> speed.Speed:
+        loops = (loop("bare", 9.0), loop("vitft", images_per_s))
+        return speed.profiled(SimpleNamespace(
+            loops=loops, macs_per_image=5.0, resolution=(32, 48), model="m", products=SimpleNamespace(train=3e12),
+            env=SimpleNamespace(device=device), decoded_per_s=decoded,
+        ), "a profile")  # type: ignore[arg-type]  # fmt: skip
+
+    told = "a profile of m at 32x48: 3 TFLOP/s"
+    assert of("cpu", 7.0, 11.0) == speed.Speed(3e12, "cpu", told, 70.0, 11.0)
+    assert of("NVIDIA", None, None) == speed.Speed(3e12, "NVIDIA", told, 0.0, 0.0)
