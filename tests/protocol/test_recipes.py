@@ -1,5 +1,7 @@
 """Recipes as documents: strict, all errors at once, and each shipped one sound."""
 
+import hashlib
+import json
 import pickle
 from pathlib import Path
 
@@ -156,7 +158,10 @@ def test_the_digest_changes_with_any_value_or_override():
 
 def test_overrides_are_toml_values_or_bare_words():
     assert recipes.parse_override("warmup_steps=10") == ("warmup_steps", 10)
-    assert recipes.parse_override("resize=squash") == ("resize", "squash")
+    assert recipes.parse_override("resize=squash") == recipes.parse_override(" resize = squash ") == (
+        "resize", "squash",
+    )  # fmt: skip
+    assert recipes.parse_override(" lr = 0.5 ") == ("lr", 0.5)
     for word in ("q,v", '["q", "v"]'):
         key, value = recipes.parse_override(f"lora_targets={word}")
         assert recipes.load("vtab-peft").resolve("", {key: value}).lora_targets == ("q", "v")
@@ -291,6 +296,9 @@ def test_two_faults_of_different_kinds_are_both_told(data, told):
         ({"for": {"digits": 3, "cifar10": {"lr": -2}}}, ("for.digits: ", "for.cifar10.lr: ")),
         ({"expect": 3, "lr": -1}, ("expect.0: ", "lr: ")),
         ({"source": 3, "method": {"linear": {"lr": -1}}}, ("source: ", "method.linear.lr: ")),
+        ({"size": {"9": 3, "8": {"lr": -1}}, "pixels": {"7": 3}}, ("size.9: ", "size.8.lr: ", "pixels.7: ")),
+        ({"method": {"bias": 3, "full": {"lr": -1}}, "sweep": {"lr": 3}}, ("method.bias: ", "method.full.lr: ")),
+        ({"method": {"bias": {"sweep": 3}}, "pixels": 3}, ("method.bias.sweep: a table, not 3", "pixels: a table")),
     ],
 )  # fmt: skip
 def test_what_is_no_table_does_not_hide_what_else_is_wrong(data, told):
@@ -298,3 +306,71 @@ def test_what_is_no_table_does_not_hide_what_else_is_wrong(data, told):
         recipes.parse(data, "mine")
     for part in told:
         assert part in str(caught.value), (part, str(caught.value))
+    assert not any(f"for_{table}" in str(caught.value) for table in ("task", "method", "size", "pixels"))
+
+
+def test_the_method_is_a_word_or_the_table_of_what_each_varies():
+    said = {"lr": 0.1, "method": "linear"}
+    assert recipes.parse(said, "mine").resolve().method == "linear" and said == {"lr": 0.1, "method": "linear"}
+    tables = {"full": {"lr": 0.2, "sweep": {"lr": [0.2, 0.4]}}, "bias": {"lr": 0.3}}
+    own = {"lr": 0.1, "default_method": "bias", "method": tables, "sweep": {"steps": [5, 6]},
+           "for": {"dtd": {"method": "full"}, "svhn": {"sweep": {"lr": [0.7, 0.8]}, "momentum": 0.5}}}  # fmt: skip
+    recipe = recipes.parse(own, "mine")
+    assert (recipe.resolve().method, recipe.resolve().lr) == ("bias", 0.3)
+    assert recipes.parse({"method": tables}, "mine").resolve().method == "full"
+    full, svhn = recipe.resolve("dtd"), recipe.resolve("svhn", {"method": "full"})
+    assert (full.method, full.lr) == ("full", 0.2) and (svhn.lr, svhn.momentum) == (0.2, 0.5)
+    assert recipe.sweep_for("dtd", full, {}) == {"steps": [5, 6], "lr": [0.2, 0.4]}
+    assert recipe.sweep_for("svhn", recipe.resolve("svhn"), {"steps": 7}) == {"lr": [0.7, 0.8]}
+    assert recipe.sweep_for("svhn", svhn, {}) == {"steps": [5, 6], "lr": [0.2, 0.4]}  # the method's comes last
+    assert recipe.faults("dtd", {}) == [] and recipe.faults("dtd", {"lr": -1.0})[0].startswith("lr: ")
+
+
+@pytest.mark.parametrize(
+    ("key", "legal", "not_legal"),
+    [("value", (0, 1, 0.5), (-0.01, 1.01)), ("tolerance", (0.001, 1), (0, 1.01)), ("n", (1, 7), (0,))],
+)
+def test_what_a_recipe_expects_is_a_share_within_shares_of_some_images(key, legal, not_legal):
+    usual = {"task": "dtd", "value": 0.5, "tolerance": 0.1, "source": "s"}
+    for value in legal:
+        (found,) = recipes.parse({"expect": usual | {key: value}}, "mine").expect
+        assert getattr(found, key) == value
+    for value in not_legal:
+        with pytest.raises(RecipeError, match=rf"expect\.0\.{key}: "):
+            recipes.parse({"expect": [usual | {key: value}]}, "mine")
+    (found,) = recipes.parse({"expect": usual}, "mine").expect
+    assert (found.model, found.metric, found.device, found.n, found.protocol, found.split_digest) == (
+        "", "top1", "", None, "", "",
+    )  # fmt: skip
+
+
+def test_a_recipes_digest_is_of_what_decides_a_number_and_as_versions_before_had_it():
+    own = {"lr": 0.1, "sweep": {"lr": [0.1, 0.2]}, "for": {"dtd": {"lr": 0.3}}, "size": {"9": {"steps": 5}}}
+    document = {
+        "name": "mine", "settings": {"lr": 0.1}, "sweep": {"lr": [0.1, 0.2]}, "for_task": {"dtd": {"lr": 0.3}},
+        "for_method": {}, "for_size": {"9": {"steps": 5}}, "overrides": {"steps": 3},
+    }  # fmt: skip
+    pixels = {"9": {"flip": False}}
+
+    def eight(document: dict[str, object]) -> str:
+        return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()[:8]
+
+    said = {"title": "t", "source": "s", "expect": {"task": "dtd", "value": 0, "tolerance": 1, "source": "s"}}
+    for more in ({}, said):
+        assert recipes.parse(own | more, "mine", "# text").digest({"steps": 3}) == eight(document)
+    assert recipes.parse(own | {"pixels": pixels}, "mine").digest({"steps": 3}) == eight(
+        document | {"for_pixels": pixels}
+    )
+    assert recipes.digest({"b": 1, "a": 2}) == recipes.digest({"a": 2, "b": 1}) == eight({"a": 2, "b": 1})
+    assert recipes.digest(Settings()) == eight(Settings().model_dump(mode="json"))
+
+
+def test_a_toml_file_is_a_path_with_or_without_a_folder(tmp_path, monkeypatch):
+    (tmp_path / "own.toml").write_text("lr = 0.7\n")
+    (tmp_path / "plain").write_text("lr = 0.8\n")
+    monkeypatch.chdir(tmp_path)
+    assert [recipes.load(name).resolve().lr for name in ("own.toml", "./own.toml", "./plain")] == [0.7, 0.7, 0.8]
+    assert (recipes.load("own.toml").name, recipes.load("own.toml").text) == ("own", "lr = 0.7\n")
+    assert recipes.load().name == "quick"
+    with pytest.raises(UnknownName):
+        recipes.load("plain")
