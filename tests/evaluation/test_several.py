@@ -33,8 +33,8 @@ def test_models_are_evaluated_one_after_the_other_and_say_what_they_are(alone, m
         seen["open"].append((checkpoint, fixed, how))
         return Opened(info, SimpleNamespace(to=seen["moved"].append))
 
-    def loading(path: str, said: Any) -> str:
-        seen["load"].append((path, said))
+    def loading(path: str, declared: Any) -> str:
+        seen["load"].append((path, declared))
         return f"opened {path}"
 
     def counting(found: Any, **how: Any) -> str:
@@ -57,7 +57,7 @@ def test_models_are_evaluated_one_after_the_other_and_say_what_they_are(alone, m
     told = seen["told"]
     found = list(several.evaluate_all(models, subject, how, Hooks(note=told.append)))
     paths = ["p"] if alone else ["p3", "p4", "p"]
-    said = several.Said.within({"num_heads": 2})
+    said = several.Declared.within({"num_heads": 2})
     assert seen["load"] == ([] if alone else [(path, said) for path in paths])
     assert seen["fit"] == ([] if alone else [(f"opened {path}", "split") for path in paths])
     way = {"crop_pct": 0.5, "device": "cpu", "precision": "bf16"}
