@@ -34,6 +34,7 @@ from tests.weights import (
     under,
 )
 from vitft.errors import CheckpointError, CheckpointUnsafe
+from vitft.models import loading
 from vitft.models.build import build
 from vitft.protocol.jobs import model_sha256
 from vitft.settings import Settings
@@ -388,3 +389,21 @@ def test_the_content_tells_the_kind_and_not_the_suffix(tmp_path):
 def test_a_network_of_the_transformers_library_with_its_head_beside_it(tmp_path, version):
     torch.save({"state_dict": under("wrapped.", hf_names(a, version=version))}, tmp_path / "x.pth")
     is_network(tmp_path / "x.pth", A)
+
+
+@pytest.mark.parametrize("name", ["vit_small_patch16_rope_ape_224", "vit_base_patch16_rpn_224"])
+def test_a_file_called_by_a_network_of_other_blocks_is_refused_as_its_tensors_do_not_tell(tmp_path, name):
+    path = tmp_path / f"{name}.some_in1k.pth"
+    torch.save(timm.create_model(name, depth=1, num_classes=5, img_size=32).state_dict(), path)
+    refused(path, f"timm's '{name}'")
+    plain = timm.create_model("vit_tiny_patch16_224", depth=1, num_classes=5, img_size=32)
+    for stem in ("vit_tiny_patch16_224", "my_deit_small_patch16_224_run3"):  # its own name, and one of equal blocks
+        torch.save(plain.state_dict(), tmp_path / f"{stem}.pth")
+        assert loading.load(str(tmp_path / f"{stem}.pth")).info.num_classes == 5
+
+
+def test_quantised_weights_are_refused(tmp_path):
+    state = timm.create_model("vit_tiny_patch16_224", depth=1, num_classes=5, img_size=32).state_dict()
+    state["blocks.0.mlp.fc1.weight"] = (100 * state["blocks.0.mlp.fc1.weight"]).to(torch.int8)
+    torch.save(state, tmp_path / "net.pth")
+    refused(tmp_path / "net.pth", "quantised weights: 'blocks.0.mlp.fc1.weight' is of int8")

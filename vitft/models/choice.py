@@ -86,6 +86,15 @@ def choose(tree: Any, path: Path, word: str = "", expected: Sequence[str] = ()) 
             f"Its own keys: {_keys(tree)}.",
         )
     best = left[0]
+    whole = [
+        name for name, t in best.state.items() if name.endswith((".weight", ".bias")) and not t.is_floating_point()
+    ]
+    if whole:
+        raise CheckpointError(
+            f"'{path}' holds quantised weights: '{whole[0]}' is of {str(best.state[whole[0]].dtype)[6:]}.",
+            "weights in floating point.",
+            "Save the network before it is quantised, or dequantised.",
+        )
     if len(found) == 1 or not why:
         return best
     others = [one.part for one in found if one is not best]

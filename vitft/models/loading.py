@@ -22,8 +22,8 @@ from vitft import machine
 from vitft.catalog.models import MODELS
 from vitft.catalog.stamps import MEAN_STD, Triple
 from vitft.errors import CheckpointError, rebuilt
-from vitft.models import adapters, files, hub, kinds, methods, names, npz, places
-from vitft.models.architecture import Inferred, classes_in, infer
+from vitft.models import adapters, files, hub, kinds, methods, names, npz, places, tags
+from vitft.models.architecture import Inferred, classes_in, infer, meta_network
 from vitft.models.checkpoint import Checkpoint, crop_mode
 from vitft.models.declared import Declared, apply
 from vitft.models.renaming import heads_of_layout, timm_names
@@ -195,9 +195,31 @@ def _named(path: Path, kind: str, declared: Declared | None, word: str) -> Check
         if heads and state.get("norm.weight", torch.empty(0)).numel() % heads:
             heads = 0  # not one of the layout's own sizes
         grid = declared.grid if declared is not None else None
-        opened = _stamped(path, kind, state, infer(state, hint=path.stem, num_heads=heads, grid=grid))
+        inferred = infer(state, hint=path.stem, num_heads=heads, grid=grid)
+        _of_other_blocks(path.stem, inferred)
+        opened = _stamped(path, kind, state, inferred)
     notes = (*chosen.notes, *hub.unread(path.parent))
     return replace(opened, info=replace(opened.info, part=chosen.part).with_notes(*notes))
+
+
+def _of_other_blocks(stem: str, inferred: Inferred) -> None:
+    """Refuse a file that is called by a model of timm's whose blocks have the same tensors and compute otherwise.
+
+    Rotary positions beside learned ones, or norms behind the layers, are in no tensor. Raises CheckpointError.
+    """
+    name = tags.named(stem)
+    if not name or inferred.tag.startswith(name) or inferred.architecture.name.startswith("resnetv2"):
+        return
+    try:
+        theirs, ours = (meta_network(one, depth=1).blocks[0] for one in (name, inferred.architecture.name))
+    except (TypeError, AttributeError, RuntimeError, ValueError, AssertionError):
+        return  # no transformer of one depth: its name is a part of another word
+    if type(theirs) is not type(ours):
+        raise CheckpointError(
+            f"It is called by timm's '{name}', whose {type(theirs).__name__} computes otherwise than its tensors tell.",
+            "a config.json beside it that names the network, or another file name.",
+            f'Put config.json beside it: {{"architecture": "{name}", "num_classes": K}}',
+        )
 
 
 def _whole(path: Path, word: str) -> None:

@@ -11,6 +11,11 @@ _SYNONYMS = {"i21k": "in21k", "imagenet21k": "in21k", "imagenet2012": "in1k", "i
 _DEFAULT_ORDER = ("augreg_in21k", "augreg_", "orig_", "fb_", "goog_", "lvd", "openai", "v2_webli")
 
 
+def named(hint: str) -> str:
+    """Return timm's model that a file is called by, the longest of the names in its own; "" where there is none."""
+    return max((name for name in timm.list_models() if name in hint.lower()), key=len, default="")
+
+
 def closest_tag(patterns: list[str], hint: str, classes: int, native: Size | None, half: bool) -> str:
     """Return the timm tag of these names that fits best: words of the file's name, head size, resolution."""
     tags = timm.list_pretrained()
