@@ -14,7 +14,7 @@ from scipy import special, stats
 
 from tests.report.test_report import _result, _summarise
 from vitft.catalog.tasks import VTAB
-from vitft.evaluation import fewshot, intervals, metrics, predictions, real
+from vitft.evaluation import contrasts, fewshot, intervals, metrics, predictions, real, significance
 from vitft.suites.document import load as suite_of
 
 accuracies = st.lists(st.floats(0, 1), min_size=2, max_size=6)
@@ -172,3 +172,14 @@ def test_means_of_a_suite_weigh_tasks_or_groups_alike_and_their_intervals_are_ov
         entry = data["tasks"][name]
         assert entry["top1"] == pytest.approx(row.mean())
         assert entry["ci95_over_seeds"] == pytest.approx(stats.t.interval(0.95, 2, row.mean(), stats.sem(row)))
+
+
+def test_an_image_is_right_or_not_whatever_number_says_so():
+    rng = np.random.default_rng(4)
+    old, new = rng.random((3, 60)) < 0.7, rng.random((4, 60)) < 0.5
+    marks_old, marks_new = (rng.integers(2, 9, flags.shape) * flags for flags in (old, new))
+    for function in (significance.compare, significance.seeds, contrasts.contrast):
+        assert function(marks_old, marks_new) == function(old, new)
+    for function in (significance.images, intervals.paired):
+        assert function(marks_old[0], marks_new[0].tolist()) == function(old[0], new[0])
+    assert significance.image_noise(marks_old) == significance.image_noise(old)
