@@ -263,4 +263,4 @@ def test_files_that_answer_otherwise_are_refused(run, tmp_path, monkeypatch):
     monkeypatch.setattr(timm.models, "load_checkpoint", other)
     done = vitft("export", run, "-o", tmp_path / "x")
     assert done.exit_code == 1 and "answers otherwise" in done.stderr
-    assert module.apart(torch.tensor([[1.0, 100.0]]), torch.tensor([[2.0, 100.0]])) == pytest.approx(0.01)
+    assert module.logit_difference(torch.tensor([[1.0, 100.0]]), torch.tensor([[2.0, 100.0]])) == pytest.approx(0.01)

@@ -62,7 +62,7 @@ def export(run: Path, to: To, folder: Path, hooks: Hooks, *, overwrite: bool = F
         written, difference = to_onnx.write(network, folder, images, wanted)
     else:
         written, differs = _timm(network, folder, to)
-        difference = apart(_by_timm(folder, images), wanted)
+        difference = logit_difference(_by_timm(folder, images), wanted)
         if difference > TOLERANCE[to]:
             raise VitftError(
                 f"timm's network answers otherwise than the run: logits {difference:.1e} apart.",
@@ -80,7 +80,7 @@ def probe(network: Network) -> Tensor:
     return torch.randn(3, 3, *network.info.resolution, generator=generator)
 
 
-def apart(logits: Tensor, expected: Tensor) -> float:
+def logit_difference(logits: Tensor, expected: Tensor) -> float:
     """Return the largest difference of logits, over the largest of them where that is above 1."""
     return float((logits - expected).abs().max() / max(1.0, float(expected.abs().max())))
 

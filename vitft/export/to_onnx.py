@@ -45,7 +45,7 @@ def write(network: Network, folder: Path, images: Tensor, expected: Tensor) -> t
         expected: the network's own logits of them, (3, K).
 
     Returns:
-        Names of files, and the largest difference of logits (see `exported.apart`).
+        Names of files, and the largest difference of logits (see `exported.logit_difference`).
 
     Raises:
         VitftError: neither way gives a file that answers as the network does.

@@ -167,8 +167,8 @@ def _folder(path: Path, declared: Declared | None, word: str) -> Checkpoint:
 
 
 def _npz(path: Path, word: str) -> Checkpoint:
-    _whole(path, word)
-    with _telling(path):
+    _refuse_key(path, word)
+    with _with_file_name(path):
         found = npz.translate(files.read_npz(path))
         stages = found.stages if found.kind == "hybrid" else None
         inferred = infer(
@@ -189,7 +189,7 @@ def _named(path: Path, kind: str, declared: Declared | None, word: str) -> Check
     chosen = files.read_network(path, word)
     if adapters.is_adapter(chosen.state):
         raise adapters.alone(path)
-    with _telling(path):
+    with _with_file_name(path):
         state = timm_names(chosen.state)
         heads = heads_of_layout([f"{chosen.part}."])
         if heads and state.get("norm.weight", torch.empty(0)).numel() % heads:
@@ -222,7 +222,8 @@ def _of_other_blocks(stem: str, inferred: Inferred) -> None:
         )
 
 
-def _whole(path: Path, word: str) -> None:
+def _refuse_key(path: Path, word: str) -> None:
+    """Refuse PATH::KEY for a file that holds one network."""
     if word:
         raise CheckpointError(
             f"'{path}' holds one network, so '{word}' names nothing in it.", f"{path}.", "Leave '::' out."
@@ -271,7 +272,7 @@ def _triple(values: Sequence[float]) -> Triple:
 
 def _recorded(path: Path, record: Mapping[str, Any], word: str) -> Checkpoint:
     """Open what `save_weights` wrote: nothing is inferred, nothing assumed anew."""
-    _whole(path, word)
+    _refuse_key(path, word)
     state: Mapping[str, Tensor] = files.read_safetensors(path)
     try:
         info = CheckpointInfo.from_dict(record["model"])
@@ -307,7 +308,7 @@ def _with_patch(checkpoint: Checkpoint, patch: int) -> Checkpoint:
 
 
 @contextlib.contextmanager
-def _telling(path: Path) -> Iterator[None]:
+def _with_file_name(path: Path) -> Iterator[None]:
     """Add the file's name to errors that come from its tensors."""
     try:
         yield

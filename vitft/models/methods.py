@@ -187,7 +187,7 @@ def _insert(net: nn.Module, settings: Settings, seed: int) -> None:
         inside = re.search(r"(?:^|\.)blocks\.\d+\.(.+)$", name)
         meant = {t for t in settings.lora_targets if inside and re.fullmatch(_LORA_LAYERS[t], inside[1])}
         owner = net.get_submodule(name.rpartition(".")[0])
-        if not meant or type(module) is not nn.Linear or not _heeded(owner, module):
+        if not meant or type(module) is not nn.Linear or not _forward_is_called(owner, module):
             continue
         missing -= meant
         fused = name.endswith(".qkv") and "qkv" not in meant
@@ -201,7 +201,7 @@ def _insert(net: nn.Module, settings: Settings, seed: int) -> None:
         )
 
 
-def _heeded(owner: nn.Module, module: nn.Module) -> bool:
+def _forward_is_called(owner: nn.Module, module: nn.Module) -> bool:
     """Tell whether a layer's forward is called; EVA's attention, which reads weight and bias, is made to call it."""
     if getattr(owner, "q_bias", None) is None or getattr(owner, "qkv", None) is not module:
         return True

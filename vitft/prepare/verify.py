@@ -69,8 +69,8 @@ def verify(source: Source, progress: Progress = silent) -> list[Checked]:
     """Check every split of a source; a split that is only the other two joined is checked as those."""
     seen: dict[str, list[_Image]] = {name: [] for name in source.splits}
     checked = [_check(source, name, progress, seen[name]) for name in source.splits if not _is_joined(source, name)]
-    checked = [_apart(c, seen, source.task) for c in checked]
-    return [_whole(c, seen) if c.split in _JOINED else c for c in checked]
+    checked = [_with_twins(c, seen, source.task) for c in checked]
+    return [_with_joined(c, seen) if c.split in _JOINED else c for c in checked]
 
 
 def _is_joined(source: Source, name: str) -> bool:
@@ -79,7 +79,7 @@ def _is_joined(source: Source, name: str) -> bool:
     return parts <= set(source.splits) and not (isinstance(source, VtabFolder) and source.lists(name))
 
 
-def _apart(checked: Checked, seen: Mapping[str, list[_Image]], task: str) -> Checked:
+def _with_twins(checked: Checked, seen: Mapping[str, list[_Image]], task: str) -> Checked:
     """Compare an evaluation split with all that is trained or selected on."""
     name = checked.split
     counts, faults = {}, []
@@ -98,7 +98,7 @@ def _apart(checked: Checked, seen: Mapping[str, list[_Image]], task: str) -> Che
     return replace(checked, also_in=counts, faults=(*checked.faults, *faults))
 
 
-def _whole(checked: Checked, seen: Mapping[str, list[_Image]]) -> Checked:
+def _with_joined(checked: Checked, seen: Mapping[str, list[_Image]]) -> Checked:
     """Hold a list of train800val200 against train800 and val200: the same examples with the same labels.
 
     They are the same by their keys, or, where each list has its own folder of images, by their bytes.
