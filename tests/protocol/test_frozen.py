@@ -233,7 +233,7 @@ def test_heads_are_trained_as_one_by_one_process_that_does_nothing_else():
     group = SimpleNamespace(size=2)
     ways = [(Compute(), Warm()), (Compute(), Warm(alone=False)), (Compute(group=group), Warm())]  # type: ignore[arg-type]
     ways.append((Compute(watch=SimpleNamespace()), Warm()))  # type: ignore[arg-type]
-    assert [frozen._plain(*way) for way in ways] == [True, False, False, False]
+    assert [frozen._trains_alone(*way) for way in ways] == [True, False, False, False]
 
 
 def test_features_are_kept_where_they_serve_several_units_and_are_not_too_many(tmp_path, monkeypatch):

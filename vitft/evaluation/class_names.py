@@ -22,7 +22,7 @@ def translated(names: tuple[str, ...], classes: tuple[str, ...]) -> tuple[str, .
             owner.setdefault(word, set()).add(name)
     out = []
     for i, name in enumerate(names):
-        word = _plain(name)
+        word = _normal_form(name)
         if i < len(classes) and word in meant[i]:  # two cranes, two maillots: the place decides
             out.append(classes[i])
         else:
@@ -38,10 +38,11 @@ def translated(names: tuple[str, ...], classes: tuple[str, ...]) -> tuple[str, .
 def _words(name: str) -> set[str]:
     """Return the spellings that mean a class: its name, and a WordNet id's description and first word."""
     description = _wordnet().get(name, "")
-    return {_plain(name)} | ({_plain(description), _plain(description.split(",")[0])} if description else set())
+    spellings = [name, description, description.split(",")[0]] if description else [name]
+    return set(map(_normal_form, spellings))
 
 
-def _plain(name: str) -> str:
+def _normal_form(name: str) -> str:
     return re.sub(r"[\s_-]+", " ", name).strip().casefold()
 
 

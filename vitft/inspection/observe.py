@@ -58,19 +58,19 @@ def observe(net: Any, batches: Iterable[Tensor], n: int, tokens: Tokens) -> Obse
         with torch.inference_mode(), attending.recorded(net, maps.add), _outputs(net, after):
             features = net.forward_features(batch)
             if getattr(net, "num_classes", 0):
-                found.logits.append(_plain(net.forward_head(features)))
+                found.logits.append(_numpy(net.forward_head(features)))
         if maps.distance:
-            found.distance.append(_plain(torch.stack(maps.distance, 1)))
+            found.distance.append(_numpy(torch.stack(maps.distance, 1)))
             room = SHOWN_IMAGES - sum(map(len, found.rollout))
             if room > 0 and maps.rollout is not None and maps.last is not None:
-                found.rollout.append(_plain(attending.read(maps.rollout[:room], tokens)))
-                found.last.append(_plain(attending.read(maps.last[:room], tokens)))
+                found.rollout.append(_numpy(attending.read(maps.rollout[:room], tokens)))
+                found.last.append(_numpy(attending.read(maps.last[:room], tokens)))
         layers = [_patches(after[i], tokens) for i in sorted(after)]
         if maps.distance or all(layer.shape[1] == tokens.count - tokens.prefix for layer in layers):
-            found.norms.append(_plain(torch.stack([layer.norm(dim=-1) for layer in layers], 1)))
-        found.layers.append([_plain(_some(layer, each)) for layer in layers])
+            found.norms.append(_numpy(torch.stack([layer.norm(dim=-1) for layer in layers], 1)))
+        found.layers.append([_numpy(_some(layer, each)) for layer in layers])
         grid = _patches(features, tokens)
-        found.features.append(_plain(grid).reshape(len(batch), *tokens.grid, -1))
+        found.features.append(_numpy(grid).reshape(len(batch), *tokens.grid, -1))
     return found
 
 
@@ -116,5 +116,5 @@ def _some(layer: Tensor, each: int) -> Tensor:
     return layer[:, chosen].flatten(0, 1)
 
 
-def _plain(tensor: Tensor) -> NDArray[np.float32]:
+def _numpy(tensor: Tensor) -> NDArray[np.float32]:
     return tensor.float().cpu().numpy()

@@ -66,10 +66,10 @@ def unknown(model: str) -> UnknownName:
 
 
 def _alike(model: str) -> list[str]:
-    return [name for name in MODELS if _plain(name) == _plain(model)]
+    return [name for name in MODELS if _letters(name) == _letters(model)]
 
 
-def _plain(name: str) -> str:
+def _letters(name: str) -> str:
     return "".join(letter for letter in name.lower() if letter.isalnum())
 
 

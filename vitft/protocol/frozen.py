@@ -49,7 +49,7 @@ def fit_unit(
         folder: the unit's folder in its run folder.
     """
     if folder not in warm.heads:
-        run = folder.parents[2] if _plain(compute, warm) else None
+        run = folder.parents[2] if _trains_alone(compute, warm) else None
         warm.heads = _together(unit, net, images, settings, run, compute, hooks) if run else {}
     done = warm.heads.pop(folder, None)
     if done is None:
@@ -69,7 +69,7 @@ def fit_unit(
     )  # fmt: skip
 
 
-def _plain(compute: Compute, warm: Warm) -> bool:
+def _trains_alone(compute: Compute, warm: Warm) -> bool:
     """Tell whether nothing but training is wanted of a fit, by this process alone."""
     return warm.alone and compute.group.size == 1 and compute.watch is None
 

@@ -102,7 +102,7 @@ class Job:
 
     def identity(self) -> dict[str, object]:
         """Return all that decides the numbers, as run.json holds it."""
-        fields = {k: v for k, v in _plain(self).items() if k not in ("scheme", *_OF_GRID)}
+        fields = {k: v for k, v in _as_json(self).items() if k not in ("scheme", *_OF_GRID)}
         kind = {"kind": "sweep", "on": self.on} if self.grid else {"kind": "finetune"}
         return {**kind, **fields, "model": model_label(self.model, self.model_sha256)}
 
@@ -155,7 +155,7 @@ class Unit:
     def id(self) -> str:
         """A folder name that is the same in every process: `<task>/<phase>-<digest>-seed<n>`."""
         what = {
-            "job": {k: v for k, v in _plain(self.job).items() if k not in (*_NOT_IN_ID, *_OF_GRID)},
+            "job": {k: v for k, v in _as_json(self.job).items() if k not in (*_NOT_IN_ID, *_OF_GRID)},
             "phase": self.phase,
             "settings": self.settings.model_dump(mode="json"),
             "scheme": asdict(self.scheme),
@@ -181,7 +181,7 @@ class Unit:
 _UNIT = TypeAdapter(Unit)
 
 
-def _plain(job: Job) -> dict[str, object]:
+def _as_json(job: Job) -> dict[str, object]:
     """Return a job as JSON has it."""
     seen = job.seen.model_dump() if job.seen else {}
     return {**asdict(replace(job, grid=())), "settings": job.settings.model_dump(mode="json"), "seen": seen}

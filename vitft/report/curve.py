@@ -76,14 +76,14 @@ def full(curves: Sequence[Curve]) -> Table:
     kinds = {"step": "count", "val_n": "count", "val_top1": "percent"}
     columns = [Column("unit", "unit"), *(Column(key, key, kinds.get(key, "text")) for key in _KEYS)]  # type: ignore[arg-type]
     rows = [
-        Row({"unit": curve.name, **{key: _plain(key, value) for key, value in line.items()}})
+        Row({"unit": curve.name, **{key: _exact(key, value) for key, value in line.items()}})
         for curve in curves
         for line in curve.lines
     ]
     return Table("every update", tuple(columns), tuple(rows))
 
 
-def _plain(key: str, value: float) -> Value:
+def _exact(key: str, value: float) -> Value:
     return value if key in ("step", "val_n", "val_top1") else repr(value)
 
 

@@ -152,7 +152,7 @@ def _over(ground: Plane, distance: Plane, size: float, paint: Plane) -> Plane:
     return ground * (1 - alpha) + paint * alpha
 
 
-def _plain(colour: Plane) -> Plane:
+def _filled(colour: Plane) -> Plane:
     return np.broadcast_to(colour, (*_X.shape, 3)).copy()
 
 
@@ -227,7 +227,7 @@ def _texture(kind: int, u: Plane) -> Plane:
 
 def _count(kind: int, u: Plane) -> Plane:
     stain = np.array([0.93, 0.80, 0.88]) - 0.12 * u[0:3]
-    ground: Plane = _plain(stain) - 0.004 * np.hypot(_X - 32 * u[3], _Y - 32 * u[4])[..., None]
+    ground: Plane = _filled(stain) - 0.004 * np.hypot(_X - 32 * u[3], _Y - 32 * u[4])[..., None]
     for i in range(5):  # debris: pale specks that are no cells
         c = u[6 + 4 * i :]
         ground = _over(ground, np.hypot(_X - 32 * c[0], _Y - 32 * c[1]) - 0.5 - c[2], 1.0, stain * (0.7 + 0.2 * c[3]))
@@ -258,7 +258,7 @@ def _location(kind: int, u: Plane) -> Plane:
     ground, paint = _sprite(u)
     x, y = _frame(4 + 3 * (kind + 0.1 + 0.8 * u[10]), 7 + 18 * u[11], 3.2 + 2.4 * u[12], 2 * np.pi * u[13])
     outline = (np.hypot(x, 1.6 * y) - 1, _outline("square", x, y), _outline("triangle", x, y))[int(3 * u[14])]
-    return _over(_plain(ground), outline, 4.0, paint)
+    return _over(_filled(ground), outline, 4.0, paint)
 
 
 def _orientation(kind: int, u: Plane) -> Plane:
@@ -269,7 +269,7 @@ def _orientation(kind: int, u: Plane) -> Plane:
     arrow = np.maximum(-x - 0.8, 0.45 * (x - 1) + np.abs(y))
     kite = np.maximum(0.9 * np.abs(y) + 0.35 * (x - 1), 0.9 * np.abs(y) - 0.9 * (x + 0.75))
     pin = np.minimum(np.hypot(x - 0.5, y) - 0.45, np.maximum(np.abs(y) - 0.16, np.abs(x) - 0.9))
-    return _over(_plain(ground), (arrow, kite, pin)[int(3 * u[14])], 6.0, paint)
+    return _over(_filled(ground), (arrow, kite, pin)[int(3 * u[14])], 6.0, paint)
 
 
 _PAINT: dict[str, Callable[[int, Plane], Plane]] = {

@@ -145,7 +145,7 @@ def norms(inspected: Inspected) -> Any:
         )
         row[0].plot(numbers, [layer.median for layer in data.layers], color=style.COLOURS[0], label="median")
         row[0].plot(numbers, [layer.largest for layer in data.layers], color=style.COLOURS[1], ls="--", label="largest")
-        style.logarithmic(row[0].yaxis, _plainly)
+        style.logarithmic(row[0].yaxis, _with_commas)
         row[0].set_xlabel("layer")
         row[0].set_ylabel("norm of patch tokens")
         row[0].legend(frameon=False)
@@ -154,7 +154,7 @@ def norms(inspected: Inspected) -> Any:
         values = np.maximum(own["norms"].ravel(), 1e-6)
         row[1].hist(values, bins=np.geomspace(values.min(), values.max() * 1.001, 60), color=style.COLOURS[0])
         for axis in (row[1].xaxis, row[1].yaxis):
-            style.logarithmic(axis, _plainly)
+            style.logarithmic(axis, _with_commas)
         row[1].set_xlabel("norm of patch tokens")
         row[1].set_ylabel("tokens")
         row[1].set_title(
@@ -164,7 +164,7 @@ def norms(inspected: Inspected) -> Any:
     return figure
 
 
-def _plainly(number: float) -> str:
+def _with_commas(number: float) -> str:
     return f"{number:,g}"
 
 
