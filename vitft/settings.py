@@ -237,20 +237,20 @@ def contradictions(values: Mapping[str, Any]) -> list[tuple[tuple[str, ...], str
     Returns:
         The keys that contradict each other, and a line about it.
     """
-    found: list[tuple[tuple[str, ...], str]] = []
+    faults: list[tuple[tuple[str, ...], str]] = []
     if values["schedule"] == "staircase" and not values["decay_steps"]:
-        found.append((("schedule", "decay_steps"), "schedule 'staircase' needs decay_steps, e.g. [300, 600, 900]"))
+        faults.append((("schedule", "decay_steps"), "schedule 'staircase' needs decay_steps, e.g. [300, 600, 900]"))
     resolution, crop_from = values["resolution"], values["crop_from"]
     if values["crop"] == "random" and not isinstance(resolution, str):
         side = resolution if isinstance(resolution, int) else max(resolution)
         if 0 < crop_from < side:
             fault = f"crop_from {crop_from} is smaller than the resolution {side}"
-            found.append((("crop", "resolution", "crop_from"), fault))
+            faults.append((("crop", "resolution", "crop_from"), fault))
     warmup, steps = values["warmup_steps"], values["steps"]
     if warmup >= steps:
         fault = f"warmup_steps {warmup} is not below steps {steps}: the learning rate would never reach its peak"
-        found.append((("warmup_steps", "steps"), fault))
-    return found
+        faults.append((("warmup_steps", "steps"), fault))
+    return faults
 
 
 def legal(field: FieldInfo) -> str:

@@ -36,11 +36,11 @@ def of_paper(model: str, side: int) -> float | None:
     Args:
         model: as papers write it, e.g. "ViT-L/16".
     """
-    found = re.fullmatch(r"ViT-(\w+)/(\d+)", model)
-    if found is None or found[1] not in _SIZES:
+    match = re.fullmatch(r"ViT-(\w+)/(\d+)", model)
+    if match is None or match[1] not in _SIZES:
         return None
-    depth, width, hidden = _SIZES[found[1]]
-    patch = int(found[2])
+    depth, width, hidden = _SIZES[match[1]]
+    patch = int(match[2])
     patches = (side // patch) ** 2
     return vit_macs(
         depth=depth, width=width, hidden=hidden, tokens=patches + 1, patches=patches, patch_inputs=3 * patch**2

@@ -38,9 +38,9 @@ def pretraining(timm_name: str, from_scratch: bool = False) -> str:
 
 
 def _data(part: str) -> str:
-    found = next((name for word, name in _SOURCES if word in part), "")
-    if not found and re.search(r"(^|_)in1k(_|$)", part):
+    source = next((name for word, name in _SOURCES if word in part), "")
+    if not source and re.search(r"(^|_)in1k(_|$)", part):
         return "ImageNet-1k"
-    if not found and part in _NO_LABELS:
+    if not source and part in _NO_LABELS:
         return "ImageNet-1k, no labels"
-    return found
+    return source

@@ -115,7 +115,7 @@ def for_result(
     """
     name = model.removeprefix("timm:")
     shots = _shots(recipe) if shots is None else shots
-    found = [
+    matching = [
         row
         for row in rows()
         if task in row.tasks
@@ -124,7 +124,7 @@ def for_result(
         and row.shots == shots
         and (row.method == method or not recipe)
     ]
-    return tuple(_at(row, resolution, task) for row in found)
+    return tuple(_at(row, resolution, task) for row in matching)
 
 
 # Where a suite's own weights have no published row, these are the rows a reader looks for all the same.
@@ -156,15 +156,15 @@ def for_suite(
         shots: 1000, or 0 for all training data.
     """
     name = model.removeprefix("timm:")
-    found = []
+    beside = []
     for row in rows():
         suitable = row.group in _SUITE_GROUPS.get(recipe, ()) and row.shots == shots
         if not suitable or not (len(row.tasks) == len(VTAB) or row.mean_of_tasks):
             continue
         if row.method != method or (row.group == "vtab-resnet" and "Sup-100%" not in row.title):
             continue
-        found.append(_at(_beside(row, name), resolution))
-    return tuple(found)
+        beside.append(_at(_beside(row, name), resolution))
+    return tuple(beside)
 
 
 def by_keys(
@@ -179,11 +179,11 @@ def by_keys(
     """
     name = model.removeprefix("timm:")
     changed = tuple(f"{key} {value}" for key, value in (overrides or {}).items())
-    found = []
+    named = []
     for row in (row for key in keys for row in rows() if row.key == key):
         task = next((t.removesuffix("_real") for t in row.tasks if t.removesuffix("_real") in resolutions), "")
-        found.append(_at(_beside(row, name, changed), resolutions.get(task), task))
-    return tuple(found)
+        named.append(_at(_beside(row, name, changed), resolutions.get(task), task))
+    return tuple(named)
 
 
 def _shots(recipe: str) -> int:

@@ -43,5 +43,5 @@ def split_name(n: int) -> str:
 
 def first_in(name: str | None) -> int | None:
     """Return N of a split's name, None where it is no such split."""
-    found = re.fullmatch(r"train800val200\[:(\d+)\]", name or "")
-    return int(found[1]) if found else None
+    match = re.fullmatch(r"train800val200\[:(\d+)\]", name or "")
+    return int(match[1]) if match else None

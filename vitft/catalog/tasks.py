@@ -262,11 +262,11 @@ def canonical(name: str) -> str | None:
 
 def get(name: str) -> Task:
     """Return the task called `name`, by its canonical name or any alias. Raises UnknownName with the nearest name."""
-    found = canonical(name)
-    if found is None:
+    known = canonical(name)
+    if known is None:
         legal = dict.fromkeys((*(task.name for task in TASKS), *_names()))
         raise UnknownName("task", name, legal, "Run 'vitft data ls' to list them.")
-    return next(task for task in TASKS if task.name == found)
+    return next(task for task in TASKS if task.name == known)
 
 
 def by_name(name: str) -> Task | None:

@@ -168,9 +168,9 @@ def suite(
     from vitft.engines.forecast import forecast, measured
 
     tasks = measured(runs)
-    found = forecast(tasks, devices=gpus, models=models, seeds=seeds)
-    payload = asdict(found) | {"bound": found.bound, "tasks": {t.task: _payload(t) for t in tasks}}
-    console.emit(payload, _lines(found, tasks, models, seeds), format)
+    forecasted = forecast(tasks, devices=gpus, models=models, seeds=seeds)
+    payload = asdict(forecasted) | {"bound": forecasted.bound, "tasks": {t.task: _payload(t) for t in tasks}}
+    console.emit(payload, _lines(forecasted, tasks, models, seeds), format)
 
 
 def _payload(task: "Measured") -> dict[str, float]:

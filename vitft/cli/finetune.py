@@ -107,9 +107,9 @@ def _dry(planned: "Planned", runtime: "Runtime", format: o.TableFormat) -> None:
 
     for line in planned.notes():
         console.note(f"Note: {line}.")
-    found = planned.estimates(runtime)
-    console.emit_table(report.payload(planned.jobs, planned.folders, found), report.table(planned.jobs, found), format)
-    for job, of, folder in zip(planned.jobs, found, planned.folders, strict=True):
+    costs = planned.estimates(runtime)
+    console.emit_table(report.payload(planned.jobs, planned.folders, costs), report.table(planned.jobs, costs), format)
+    for job, of, folder in zip(planned.jobs, costs, planned.folders, strict=True):
         for line in in_lines(job, planned.data, of)[1:]:
             console.note(line)
         console.note(f"It would go to {folder}", uncut=True)

@@ -74,14 +74,14 @@ def inspect(
             tuple(models), titles, paths, words, fixed, target=target, crop_pct=opening.crop_pct, batch_size=batch_size,
             device=opening.device,
         )  # fmt: skip
-        found = inspect(request, hooks)
-        folder = output or _folder(models, found.numbers)
+        inspected = inspect(request, hooks)
+        folder = output or _folder(models, inspected.numbers)
         hooks.note(f"drawing into {folder}")
-        pictures = draw(folder, found)
-        found = Inspected(found.numbers.model_copy(update={"pictures": pictures}), found.arrays)
-        save(folder, found)
-    payload = found.numbers.model_dump(mode="json", exclude_none=True) | {"folder": str(folder)}
-    console.emit(payload, _text(found.numbers, bool(images)), format)
+        pictures = draw(folder, inspected)
+        inspected = Inspected(inspected.numbers.model_copy(update={"pictures": pictures}), inspected.arrays)
+        save(folder, inspected)
+    payload = inspected.numbers.model_dump(mode="json", exclude_none=True) | {"folder": str(folder)}
+    console.emit(payload, _text(inspected.numbers, bool(images)), format)
     console.note(f"Pictures and numbers: {folder}")
 
 

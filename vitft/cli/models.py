@@ -60,9 +60,9 @@ def show(model: ModelArgument, format: FormatOption = "text") -> None:
     from vitft.models.described import describe
     from vitft.report import reproduce
 
-    found = describe(model)
-    payload = found.to_dict() | {"published": [reproduce.as_json(row, model) for row in found.published]}
-    console.emit(payload, "" if format == "json" else _lines(found), format)
+    described = describe(model)
+    payload = described.to_dict() | {"published": [reproduce.as_json(row, model) for row in described.published]}
+    console.emit(payload, "" if format == "json" else _lines(described), format)
 
 
 @app.command("fetch")

@@ -43,22 +43,22 @@ def report(
 
         style.check(plots, "--plots")
     published = beside.rows(listed(compare))
-    found = gather.gather(folders)
-    for folder in found.unfinished:
+    gathered = gather.gather(folders)
+    for folder in gathered.unfinished:
         console.note(f"Unfinished, not in the table: '{folder}'.")
-    suite = in_suites.document_of(found.numbers)
-    columns = suite_columns(suite, {one.column for one in found.numbers}) if suite else None
-    made = summary.summarise(found.numbers, columns, by, view=view or "")
+    suite = in_suites.document_of(gathered.numbers)
+    columns = suite_columns(suite, {one.column for one in gathered.numbers}) if suite else None
+    made = summary.summarise(gathered.numbers, columns, by, view=view or "")
     made = beside.add(made, published) if published else made
     if plots is not None:
         from vitft.report.plots.results import draw
 
-        drawn = draw(plots, made, found.numbers)
+        drawn = draw(plots, made, gathered.numbers)
         console.note(f"Pictures in {plots}: {', '.join(drawn)}")
     if format == "html":
         from vitft.report.page.page import page
 
-        console.write(page(made, found.numbers, columns, found.unfinished))
+        console.write(page(made, gathered.numbers, columns, gathered.unfinished))
         return
     if format == "bars":
         from vitft.report.bars import bars

@@ -120,11 +120,11 @@ def _report(request: "SuiteRequest", outcomes: "Sequence[Outcome]", shard: str, 
 
     whole: list[SuiteResult] = []
     payloads: list[dict[str, object]] = []
-    found = {
+    by_model = {
         model: {k: r for one in outcomes if one.leg.model == model for k, r in one.results.items()}
         for model in request.models
     }
-    for model, results in found.items():
+    for model, results in by_model.items():
         own = [one for one in outcomes if one.leg.model == model]
         for one in own:
             part = request.suite.only(c.key for c in one.leg.part.columns)
@@ -145,7 +145,7 @@ def _report(request: "SuiteRequest", outcomes: "Sequence[Outcome]", shard: str, 
         console.emit_table(payloads[0], suite_table.table(request.suite, whole[0], published, request.keys), format)
     elif any(data.tasks for data in whole):
         holes = {key: text for one in outcomes for key, text in one.why.items()}
-        made = suite_models.models(request.suite, found, holes, request.keys, published)
+        made = suite_models.models(request.suite, by_model, holes, request.keys, published)
         payload: dict[str, object] = {"results": payloads, "summary": to_json(made)}
         console.emit_table(payload, summary_table.table(made), format)
     failed = [(name, text) for one in outcomes for name, text in one.failed.items()]

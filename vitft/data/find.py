@@ -247,10 +247,10 @@ def _named(task: Task, data_dir: Path | None, shots: Shots | None) -> Source:
     places = ([f"'{data_dir}' (--data-dir)"] if data_dir else []) + [f"'{root}' (VITFT_DATA)"]
     repo = hub.REPOS.get(task.name)
     if repo and data_dir is None and shots is None:
-        found = hub.find(repo, task.name)
-        if not isinstance(found, str):
-            return found
-        places.append(found)
+        source = hub.find(repo, task.name)
+        if not isinstance(source, str):
+            return source
+        places.append(source)
     command = prepare or (repo.command if repo else "")
     raise DataMissing(
         f"No data for '{task.name}'; looked in {', '.join(places)}.",

@@ -49,10 +49,10 @@ def class_names(task: str) -> tuple[str, ...]:
 
     ImageNet's are WordNet identifiers.
     """
-    found = tasks.get(task)
-    if found.name in _LISTED:
-        return lists.names(found.name)
-    return _NAMES.get(found.name) or tuple(str(label) for label in range(found.num_classes))
+    known = tasks.get(task)
+    if known.name in _LISTED:
+        return lists.names(known.name)
+    return _NAMES.get(known.name) or tuple(str(label) for label in range(known.num_classes))
 
 
 def index(task: str) -> dict[str, int]:

@@ -109,20 +109,20 @@ def split_keys(task: str, split: str, keys_by_raw_split: Mapping[str, Sequence[s
         UnknownName, UsageError: no such task or split (exit code 2).
         DataError: the keys are known from the data only (exit code 3).
     """
-    found = tasks.get(task)
+    known = tasks.get(task)
     sizes = {raw_split: len(keys) for raw_split, keys in keys_by_raw_split.items()} if keys_by_raw_split else None
     chosen: list[str] = []
-    for piece in slices(found, split, sizes):
+    for piece in slices(known, split, sizes):
         if keys_by_raw_split and piece.raw_split in keys_by_raw_split:
             ordered = _sorted_keys(keys_by_raw_split[piece.raw_split], piece.raw_split)
-        elif keys_by_raw_split or found.collection not in _ENUMERABLE:
+        elif keys_by_raw_split or known.collection not in _ENUMERABLE:
             raise DataError(
-                f"The keys of '{found.name}' are known from its data only.",
+                f"The keys of '{known.name}' are known from its data only.",
                 "--source DIR naming the raw data, or prepared data.",
-                f"Run 'vitft data splits {found.name} --split {split} --source DIR'.",
+                f"Run 'vitft data splits {known.name} --split {split} --source DIR'.",
             )
         else:
-            ordered = _enumerated(found.collection, piece.raw_split)
+            ordered = _enumerated(known.collection, piece.raw_split)
         chosen += ordered[piece.start : piece.stop]
     return chosen
 
@@ -152,13 +152,13 @@ class Described(TypedDict):
 
 def describe(task: str, split: str, keys: Sequence[str]) -> Described:
     """Return the JSON of `vitft data splits`."""
-    found = tasks.get(task)
+    known = tasks.get(task)
     return {
-        "task": found.name,
+        "task": known.name,
         "split": split,
         "n": len(keys),
         "sha256": keys_digest(keys),
-        "reference": not found.non_reference,
-        "why": found.non_reference,
+        "reference": not known.non_reference,
+        "why": known.non_reference,
         "keys": list(keys),
     }

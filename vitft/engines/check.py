@@ -61,8 +61,8 @@ def against(base: Check, result: RunResult, new: Entry, stored: Stored, margin: 
         if why := entry.differs(new):
             checks.append(measured.model_copy(update={**before, "outcome": "void", "why": why}))
             continue
-        found = significance.compare(entry.correct(), new.correct(), margin)
-        facts = {"drop": found.drop, "p": found.p, "test": found.test, "tolerance": found.least, "outcome": "held"}
+        drop = significance.compare(entry.correct(), new.correct(), margin)
+        facts = {"drop": drop.drop, "p": drop.p, "test": drop.test, "tolerance": drop.least, "outcome": "held"}
         checks.append(measured.model_copy(update={**before, **facts}))
     return checks
 

@@ -84,9 +84,9 @@ def runs_to_make(names: Sequence[str], model: str, tasks: Sequence[str], stored:
         expects = [e for e in one.expect if not tasks or e.task in tasks]
         pairs: list[tuple[str, str, tuple[Expect, ...]]]
         pairs = [(e.task, model or e.model or DEFAULT, (e,)) for e in expects]
-        found = {e.task for e in expects}
+        expected = {e.task for e in expects}
         wanted = tasks or ([] if one.expect else before)
-        pairs += [(t, model or before.get(t) or DEFAULT, ()) for t in dict.fromkeys(wanted) if t not in found]
+        pairs += [(t, model or before.get(t) or DEFAULT, ()) for t in dict.fromkeys(wanted) if t not in expected]
         if names and not pairs:
             raise UsageError(
                 f"Recipe '{one.name}' expects no number.",
@@ -103,14 +103,14 @@ def runs_to_make(names: Sequence[str], model: str, tasks: Sequence[str], stored:
 
 def stored_in(path: Path, update: bool) -> Baseline:
     """Read the baseline; a new one begins empty with --update. Raises UsageError where there is none."""
-    found = load_baseline(path)
-    if found is None and not update:
+    baseline = load_baseline(path)
+    if baseline is None and not update:
         raise UsageError(
             f"No baseline '{baseline_file(path)}'.",
             "a file that --update wrote.",
             "Write it: the same with --update.",
         )
-    return found or Baseline()
+    return baseline or Baseline()
 
 
 def expectations(runs: Sequence[RecipeRun], how: How, seeds: tuple[int, ...]) -> Outcomes:
@@ -192,17 +192,17 @@ def _run(runs: Sequence[RecipeRun], how: How, seeds: Callable[[RecipeRun], tuple
     for one, job in zip(runs, jobs, strict=True):
         began = time.monotonic()
         folder = _below(how.output, one) if len(runs) > 1 else how.output
-        found: list[Check] = []
+        checks: list[Check] = []
         try:
             for check in judge(one, partial(_result, job, how, folder)):
-                found.append(check)  # those before an error are kept
+                checks.append(check)  # those before an error are kept
         except Interrupted:
             raise
         except VitftError as error:
             done.errors.append(error)
-            found.append(one.base.model_copy(update={"why": " ".join(error.lines)}))
-        seconds = (time.monotonic() - began) / max(1, len(found))
-        done.checks += [check.model_copy(update={"seconds": seconds}) for check in found]
+            checks.append(one.base.model_copy(update={"why": " ".join(error.lines)}))
+        seconds = (time.monotonic() - began) / max(1, len(checks))
+        done.checks += [check.model_copy(update={"seconds": seconds}) for check in checks]
     return done
 
 

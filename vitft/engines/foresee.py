@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 def of_task(planned: Planned, runtime: Runtime, speed: "Speed | None") -> Foreseen:
     """Return the estimate of a fine-tune. Raises as `Planned.estimates`."""
-    found = planned.estimates(runtime, speed)
-    rows = tuple((job.model, job.recipe, of) for job, of in zip(planned.jobs, found, strict=True))
+    estimates = planned.estimates(runtime, speed)
+    rows = tuple((job.model, job.recipe, of) for job, of in zip(planned.jobs, estimates, strict=True))
     known = isinstance(planned.data, Counts)
     absent = inventory(None, (planned.data.task,)) if known else []
     models = [job.model for job in planned.jobs if not job.from_scratch]
@@ -99,10 +99,12 @@ def _official(leg: Leg, name: str) -> tuple[Job, Counts]:
 
 def _downloads(models: Sequence[str], absent: Sequence[Row]) -> tuple[Download, ...]:
     """Return the downloads: each file of weights and each owner's archive once."""
-    found = {name: Download(name, _weights(name), f"vitft models fetch {name}") for name in models if not _here(name)}
+    downloads = {
+        name: Download(name, _weights(name), f"vitft models fetch {name}") for name in models if not _here(name)
+    }
     shared = {tasks.get(row.task).collection: row for row in absent}
     data = (Download(row.task, row.size, row.where) for row in shared.values() if row.status != "damaged")
-    return (*found.values(), *data)
+    return (*downloads.values(), *data)
 
 
 def _weights(name: str) -> int:

@@ -60,11 +60,11 @@ def _evaluated(leg: Leg, name: str, network: Network, source: Source, runtime: R
     """Evaluate every test image once; top-1 and ReaL are of the same answers."""
     with_real = any(c.real for c in _columns(leg, name))
     subject = evaluate.subject(source, with_real=with_real, limit=None, complete=False)
-    found = evaluate.evaluate(network, subject, workers=runtime.workers or machine.cores(), hooks=hooks)
-    file, split = planning.measurement(leg, name), found.subject.split
-    answers = found.predictions.logits
+    evaluation = evaluate.evaluate(network, subject, workers=runtime.workers or machine.cores(), hooks=hooks)
+    file, split = planning.measurement(leg, name), evaluation.subject.split
+    answers = evaluation.predictions.logits
     predictions.save(_beside(file), split.keys, split.labels, answers, split.class_names)
-    write_json(file, to_json(evaluate.result(found)))
+    write_json(file, to_json(evaluate.result(evaluation)))
 
 
 def _classified(leg: Leg, name: str, network: Network, source: Source, runtime: Runtime, hooks: Hooks) -> None:

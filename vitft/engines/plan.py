@@ -35,17 +35,17 @@ class Plan:
 
     def result(self, unit: Unit) -> UnitResult | None:
         if unit.id not in self._finished:
-            found = finished_unit(self.folder, unit.id)
-            if found is None:
+            result = finished_unit(self.folder, unit.id)
+            if result is None:
                 return None
-            self._finished[unit.id] = found
+            self._finished[unit.id] = result
         return self._finished[unit.id]
 
     def needed(self, unit: Unit) -> UnitResult:
         """Return the result of a finished unit."""
-        found = self.result(unit)
-        assert found is not None, unit.id
-        return found
+        result = self.result(unit)
+        assert result is not None, unit.id
+        return result
 
     def lost(self, unit: Unit) -> Lost | None:
         """Return why a unit of a grid came to nothing, None where it did not."""

@@ -58,17 +58,17 @@ class Models:
 
         which = _which(model, settings)
         if which not in self._opened:
-            found = loading.load(model, weights=False, declared=Declared.of(settings))
-            kept = [*self._opened.values(), found]
+            checkpoint = loading.load(model, weights=False, declared=Declared.of(settings))
+            kept = [*self._opened.values(), checkpoint]
             small = sum(tensor.nbytes for one in kept for tensor in one.state.values()) <= _KEPT
-            self._opened[which] = found if small else replace(found, state={})
+            self._opened[which] = checkpoint if small else replace(checkpoint, state={})
         return self._opened[which]
 
     def take(self, job: Job, *, again: bool) -> "Checkpoint | None":
         """Return a job's checkpoint where it is open with all that the job needs, and forget it unless `again`."""
         which = _which(job.model, job.settings)
-        found = self._opened.get(which) if again else self._opened.pop(which, None)
-        return found if found is not None and (found.state or job.from_scratch) else None
+        checkpoint = self._opened.get(which) if again else self._opened.pop(which, None)
+        return checkpoint if checkpoint is not None and (checkpoint.state or job.from_scratch) else None
 
 
 def _which(model: str, settings: Settings) -> tuple[object, ...]:

@@ -316,17 +316,17 @@ def results(leg: Leg) -> dict[str, dict[Path, Measured]]:
     Raises:
         CheckpointError: a result is damaged (exit code 4).
     """
-    found: dict[str, dict[Path, Measured]] = {}
+    by_column: dict[str, dict[Path, Measured]] = {}
     if leg.recipe is not None:
         units = {p: r for p, r in collect(leg.folder()).items() if r.phase == "final" and r.seed in leg.seeds}
         for column in leg.part.columns:
-            found[column.key] = {place: r for place, r in units.items() if r.task == leg.name(column)}
+            by_column[column.key] = {place: r for place, r in units.items() if r.task == leg.name(column)}
     else:
         stored = {name: _stored(leg, name) for name in leg.tasks(leg.part.columns)}
         for column in leg.part.columns:
             one, place = stored[leg.name(column)], measurement(leg, leg.name(column)).parent
-            found[column.key] = {} if one is None else {place: one}
-    return {key: own for key, own in found.items() if own}
+            by_column[column.key] = {} if one is None else {place: one}
+    return {key: own for key, own in by_column.items() if own}
 
 
 def _stored(leg: Leg, name: str) -> EvalResult | FewshotResult | None:
@@ -336,11 +336,11 @@ def _stored(leg: Leg, name: str) -> EvalResult | FewshotResult | None:
 
 def unfinished(leg: Leg, missing: Mapping[str, str]) -> list[str]:
     """Return the data sets of a leg that have data and not yet all of their results."""
-    found = results(leg)
+    by_column = results(leg)
 
     def whole(column: Column) -> bool:
-        have = {r.seed for r in found.get(column.key, {}).values() if isinstance(r, UnitResult)}
-        return have >= {*leg.seeds} if leg.recipe else column.key in found
+        have = {r.seed for r in by_column.get(column.key, {}).values() if isinstance(r, UnitResult)}
+        return have >= {*leg.seeds} if leg.recipe else column.key in by_column
 
     left = (leg.name(c) for c in leg.columns if not whole(c))
     return [name for name in dict.fromkeys(left) if name not in missing]

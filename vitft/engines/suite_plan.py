@@ -43,13 +43,13 @@ def prospects(request: SuiteRequest, how: How, *, anew: bool) -> list[Prospect]:
     """Return every leg with its plan; what is finished is not planned again, unless `anew`."""
     legs = request.legs()
     planning.shard((), how.shard or "1/1")  # a wrong one is told before anything is looked at
-    found = []
+    plans = []
     for leg in legs:
         rows, missing = planning.availability(leg)
         again = not anew and not how.overwrite and how.resume and not planning.unfinished(leg, missing)
         planned = Planned((), missing) if again else planning.plan(leg, missing)
-        found.append(Prospect(leg, rows, frozenset(missing), planned))
-    return found
+        plans.append(Prospect(leg, rows, frozenset(missing), planned))
+    return plans
 
 
 def described(prospect: Prospect, how: How) -> dict[str, object]:

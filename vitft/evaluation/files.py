@@ -30,18 +30,18 @@ def images(paths: Iterable[Path]) -> list[Path]:
     Raises:
         DataMissing: nothing at a path, or a folder without images.
     """
-    found: dict[Path, None] = {}
+    files: dict[Path, None] = {}
     for path in paths:
         if path.is_dir():
             inside = _below(path)
             if not inside:
                 raise DataMissing(f"Folder '{path}' holds no image.", LEGAL)
-            found.update(dict.fromkeys(inside))
+            files.update(dict.fromkeys(inside))
         elif path.exists():
-            found[path] = None
+            files[path] = None
         else:
             raise DataMissing(f"There is no image '{path}'.", "image files, or folders of them.")
-    return list(found)
+    return list(files)
 
 
 def answers(

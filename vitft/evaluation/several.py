@@ -103,9 +103,9 @@ def _evaluated(
         hooks.note(f"{name}: {note}")
     info = replace(network.info, name=name if seed is not None else network.info.name)
     network = replace(network, info=info.with_notes(choice))
-    found = ev.evaluate(network, subject, batch_size=how.batch_size, workers=how.workers, hooks=hooks, keep=how.keep)
+    done = ev.evaluate(network, subject, batch_size=how.batch_size, workers=how.workers, hooks=hooks, keep=how.keep)
     network.net.to("cpu")  # the next one may need the room
-    return found
+    return done
 
 
 def _opened(models: Sequence[str], subject: ev.Subject, how: How) -> dict[str, Checkpoint]:

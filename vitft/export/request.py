@@ -19,10 +19,10 @@ def finished(run: Path) -> RunResult:
             "the folder of a run that was made with --save-weights.",
             "Run 'vitft runs ls' to list the runs.",
         )
-    found = load(owner / RESULT, RunResult)
-    if found is None:
+    result = load(owner / RESULT, RunResult)
+    if result is None:
         raise CheckpointError(f"The run '{run}' is not finished.", "a finished run.", "Run its command again.")
-    return found
+    return result
 
 
 def free(folder: Path, overwrite: bool) -> None:

@@ -135,8 +135,8 @@ def _difference(file: Path, images: Tensor, expected: Tensor) -> float:
     scale = max(1.0, float(expected.abs().max()))
     worst = 0.0
     for n in _BATCHES:
-        found = session.run([OUTPUT], {INPUT: images[:n].numpy()})[0]
-        worst = max(worst, float(np.abs(found - expected[:n].numpy()).max()) / scale)
+        logits = session.run([OUTPUT], {INPUT: images[:n].numpy()})[0]
+        worst = max(worst, float(np.abs(logits - expected[:n].numpy()).max()) / scale)
     return worst
 
 

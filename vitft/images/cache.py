@@ -49,8 +49,8 @@ def pixels(
     if pp.stored_size is None or len(split) == 0 or keep == "never":
         return None
     shape = (len(split), *pp.stored_size, 3)
-    if (found := _existing(split, pp, shape, hooks)) is not None or keep == "no":
-        return found
+    if (existing := _existing(split, pp, shape, hooks)) is not None or keep == "no":
+        return existing
 
     def waiting(first: bool) -> None:
         hooks.stop_if_asked()
@@ -58,8 +58,8 @@ def pixels(
             hooks.note(f"Another vitft decodes {split.task} {split.name} for this machine: waiting for its end.")
 
     with machine.turn(_folder() / f"{_turn(split, pp)}.lock", waiting):
-        found = _existing(split, pp, shape, hooks)
-        return found if found is not None else _made(split, pp, workers, hooks, keep)
+        existing = _existing(split, pp, shape, hooks)
+        return existing if existing is not None else _made(split, pp, workers, hooks, keep)
 
 
 def decoded(split: Split, i: int) -> NDArray[np.uint8]:

@@ -22,9 +22,9 @@ _PARTS = (
 def part_of(name: str) -> str:
     """Return the part of a network that a tensor belongs to; blocks count from 1, as layers on pictures do."""
     for pattern, part in _PARTS:
-        found = re.fullmatch(pattern, name)
-        if found:
-            return part.format(*(int(n) + 1 for n in found.groups()))
+        match = re.fullmatch(pattern, name)
+        if match:
+            return part.format(*(int(n) + 1 for n in match.groups()))
     return "final norm and pooling"
 
 

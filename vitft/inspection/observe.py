@@ -50,7 +50,7 @@ def observe(net: Any, batches: Iterable[Tensor], n: int, tokens: Tokens) -> Obse
         n: images, all in all.
         tokens: how its tokens lie.
     """
-    found = Observed()
+    observed = Observed()
     each = max(1, -(-_TOKENS // n))  # tokens of an image, rounded up: the same ones for every network of this grid
     for batch in batches:
         maps = _Maps(tokens)
@@ -58,20 +58,20 @@ def observe(net: Any, batches: Iterable[Tensor], n: int, tokens: Tokens) -> Obse
         with torch.inference_mode(), attending.recorded(net, maps.add), _outputs(net, after):
             features = net.forward_features(batch)
             if getattr(net, "num_classes", 0):
-                found.logits.append(_numpy(net.forward_head(features)))
+                observed.logits.append(_numpy(net.forward_head(features)))
         if maps.distance:
-            found.distance.append(_numpy(torch.stack(maps.distance, 1)))
-            room = SHOWN_IMAGES - sum(map(len, found.rollout))
+            observed.distance.append(_numpy(torch.stack(maps.distance, 1)))
+            room = SHOWN_IMAGES - sum(map(len, observed.rollout))
             if room > 0 and maps.rollout is not None and maps.last is not None:
-                found.rollout.append(_numpy(attending.read(maps.rollout[:room], tokens)))
-                found.last.append(_numpy(attending.read(maps.last[:room], tokens)))
+                observed.rollout.append(_numpy(attending.read(maps.rollout[:room], tokens)))
+                observed.last.append(_numpy(attending.read(maps.last[:room], tokens)))
         layers = [_patches(after[i], tokens) for i in sorted(after)]
         if maps.distance or all(layer.shape[1] == tokens.count - tokens.prefix for layer in layers):
-            found.norms.append(_numpy(torch.stack([layer.norm(dim=-1) for layer in layers], 1)))
-        found.layers.append([_numpy(_some(layer, each)) for layer in layers])
+            observed.norms.append(_numpy(torch.stack([layer.norm(dim=-1) for layer in layers], 1)))
+        observed.layers.append([_numpy(_some(layer, each)) for layer in layers])
         grid = _patches(features, tokens)
-        found.features.append(_numpy(grid).reshape(len(batch), *tokens.grid, -1))
-    return found
+        observed.features.append(_numpy(grid).reshape(len(batch), *tokens.grid, -1))
+    return observed
 
 
 class _Maps:

@@ -11,9 +11,9 @@ def locate(repository_id: str, names: tuple[str, ...], model: str) -> Path:
 
     Raises CheckpointError, within three seconds where the hub cannot be reached.
     """
-    found = cached(repository_id, names)
-    if found is not None:
-        return found
+    file = cached(repository_id, names)
+    if file is not None:
+        return file
     page, _, revision = repository_id.partition("@")
     looked = f"Looked in: {', '.join(str(place) for place in hub.caches())}; and at {hub.endpoint()}."
     fetch = f"On a machine with a network run 'vitft models fetch {model}', and copy the folder it names here."
@@ -53,7 +53,7 @@ def cached(repository_id: str, names: tuple[str, ...]) -> Path | None:
     page, _, revision = repository_id.partition("@")
     for place in hub.caches():
         for name in names:
-            found = try_to_load_from_cache(page, name, cache_dir=place, revision=revision or None)
-            if isinstance(found, str):
-                return Path(found)
+            file = try_to_load_from_cache(page, name, cache_dir=place, revision=revision or None)
+            if isinstance(file, str):
+                return Path(file)
     return None

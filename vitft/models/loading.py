@@ -169,17 +169,17 @@ def _folder(path: Path, declared: Declared | None, word: str) -> Checkpoint:
 def _npz(path: Path, word: str) -> Checkpoint:
     _refuse_key(path, word)
     with _with_file_name(path):
-        found = npz.translate(files.read_npz(path))
-        stages = found.stages if found.kind == "hybrid" else None
+        translated = npz.translate(files.read_npz(path))
+        stages = translated.stages if translated.kind == "hybrid" else None
         inferred = infer(
-            found.state,
+            translated.state,
             hint=path.stem,
-            num_heads=found.num_heads,
-            no_embed_class=found.no_embed_class,
+            num_heads=translated.num_heads,
+            no_embed_class=translated.no_embed_class,
             stages=stages,
             half=True,
         )
-        return _stamped(path, "npz", found.state, inferred)
+        return _stamped(path, "npz", translated.state, inferred)
 
 
 def _named(path: Path, kind: str, declared: Declared | None, word: str) -> Checkpoint:

@@ -115,9 +115,9 @@ def classifiers(net: Any) -> tuple[nn.Module, ...]:
 
 def blocks_of(net: nn.Module) -> list[nn.Module]:
     """Return a network's blocks, first to last; a ResNet's stages; none where it has neither."""
-    found = getattr(net, "blocks", None)
-    found = found if found is not None else getattr(net, "stages", None)
-    return list(found.children()) if isinstance(found, nn.Module) else []
+    blocks = getattr(net, "blocks", None)
+    blocks = blocks if blocks is not None else getattr(net, "stages", None)
+    return list(blocks.children()) if isinstance(blocks, nn.Module) else []
 
 
 def head_names(net: nn.Module) -> frozenset[str]:
@@ -163,9 +163,9 @@ def parameter_groups(net: nn.Module, settings: Settings) -> ParameterGroups:
 
 def _layer(name: str, layers: int) -> int:
     """Return 0 for embeddings and stems, 1.. for blocks or stages, layers + 1 for what follows them."""
-    found = re.match(r"(?:blocks|stages)\.(\d+)\.", name)
-    if found:
-        return int(found[1]) + 1
+    match = re.match(r"(?:blocks|stages)\.(\d+)\.", name)
+    if match:
+        return int(match[1]) + 1
     early = ("patch_embed", "stem", "norm_pre", *_TOKENS[:4])
     return 0 if layers and name.startswith(early) else layers + 1
 

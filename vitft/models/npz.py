@@ -110,9 +110,9 @@ def _blocks(z: Arrays) -> Iterator[Arrays]:
         for i in range(depths.pop()):
             yield {name: array[i] for name, array in stacked.items()}
         return
-    found = {int(m[1]) for name in z if (m := re.match(r"Transformer/encoderblock_(\d+)/", name))}
-    for i in range(max(found, default=-1) + 1):
-        if i not in found:
+    numbers = {int(m[1]) for name in z if (m := re.match(r"Transformer/encoderblock_(\d+)/", name))}
+    for i in range(max(numbers, default=-1) + 1):
+        if i not in numbers:
             raise KeyError(f"Transformer/encoderblock_{i}/...")
         yield _under(z, f"Transformer/encoderblock_{i}/")
 

@@ -38,8 +38,8 @@ class Tree:
 
     def matching(self, pattern: str) -> list[str]:
         """Return the paths in which the regular expression `pattern` is found, sorted."""
-        found = re.compile(pattern)
-        return sorted(name for name in self.sizes if found.search(name))
+        expression = re.compile(pattern)
+        return sorted(name for name in self.sizes if expression.search(name))
 
     def find(self, suffix: str) -> str | None:
         """Return the shortest path that is `suffix` or ends with '/' + `suffix`."""

@@ -80,15 +80,16 @@ def _absent(task: Task) -> Row:
     """Return the row of a task that is not here, from what its owner publishes."""
     from vitft.prepare import collections
 
-    found = next((c for c in collections.COLLECTIONS if c.name == task.collection), None)
-    if found is None:
+    collection = next((c for c in collections.COLLECTIONS if c.name == task.collection), None)
+    if collection is None:
         repo = hub.REPOS[task.name]
         # ImageNet's owner and the hub both want an account that accepted the terms.
         return Row(task.name, task.title, "manual", repo.command, None)
-    size = found.size or None
-    if found.automatic:
+    size = collection.size or None
+    if collection.automatic:
         return Row(task.name, task.title, "downloadable", f"vitft data prepare {task.name}", size)
-    return Row(task.name, task.title, "manual", f"vitft data prepare {task.name} --source DIR ({found.page})", None)
+    where = f"vitft data prepare {task.name} --source DIR ({collection.page})"
+    return Row(task.name, task.title, "manual", where, None)
 
 
 def _size(place: Path) -> int | None:

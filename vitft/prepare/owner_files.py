@@ -142,22 +142,22 @@ def split_keys(
         data_dir: as everywhere.
         progress: called with whatever takes long.
     """
-    found = tasks.get(task)
-    official_splits.slices(found, split)
+    known = tasks.get(task)
+    official_splits.slices(known, split)
     if source is not None and not prepared.detect(source) and not tfds.detect(source):
-        collection = collections.of_task(found.name)
+        collection = collections.of_task(known.name)
         with TemporaryDirectory(prefix="vitft-") as work:
-            folder = located(collection, found, source.expanduser())
+            folder = located(collection, known, source.expanduser())
             raw, _, _ = opened(collection, folder, Path(work), True, progress)
         sized = {raw_split: list(keys) for raw_split, keys in raw.keys.items()}
-        return official_splits.split_keys(task, split, sized), shortfall(found, raw) or found.non_reference
+        return official_splits.split_keys(task, split, sized), shortfall(known, raw) or known.non_reference
     if source is None and data_dir is None:
         try:
-            return official_splits.split_keys(task, split), found.non_reference
+            return official_splits.split_keys(task, split), known.non_reference
         except DataError as error:  # known from the data only: perhaps they are here
-            if not any(split in here.splits for _, here in find.local(found, None)):
+            if not any(split in here.splits for _, here in find.local(known, None)):
                 raise error from None
-    data = find.at(source, found) if source is not None else find.find(task, data_dir)
+    data = find.at(source, known) if source is not None else find.find(task, data_dir)
     opened_split = data.open(split)
     stamp = opened_split.provenance
     return list(opened_split.keys), "" if stamp.reference else stamp.why or "its source does not say so"

@@ -81,9 +81,9 @@ def prepare(
         DataMissing, DataDamaged: a file is absent or not what its owner publishes (exit code 3).
         DiskFull: no room (exit code 1).
     """
-    found = tasks.get(task)
-    collection = collections.of_task(found.name)
-    out = (output or machine.data() / found.name).expanduser()
+    known = tasks.get(task)
+    collection = collections.of_task(known.name)
+    out = (output or machine.data() / known.name).expanduser()
     kept = _complete(out, shots, allow_partial)
     if kept is not None:
         return out, kept
@@ -92,12 +92,12 @@ def prepare(
         with _alone(folder, collection, progress):
             download.fetch_all(collection, folder, progress)
     else:
-        folder = located(collection, found, source.expanduser())
+        folder = located(collection, known, source.expanduser())
     hidden = out.parent / f".{out.name}.preparing"
     with _alone(out, collection, progress), _workplace(hidden):
         if (kept := _complete(out, shots, allow_partial)) is not None:  # meanwhile
             return out, kept
-        manifest = _build(found, folder, hidden, shots, allow_partial, progress)
+        manifest = _build(known, folder, hidden, shots, allow_partial, progress)
         if out.exists():
             out.rename(hidden / "old")
         (hidden / "build").rename(out)
@@ -209,7 +209,7 @@ def select(task: Task, raw: Raw, shots: Shots, incomplete: bool = False) -> dict
                 "Fetch the owner's files again.",
             )
         order[raw_split] = official_splits.hash_order(list(keys), raw_split)
-    found = {}
+    selected = {}
     for name in _STORED[shots]:
         if name not in task.splits:
             continue
@@ -218,12 +218,12 @@ def select(task: Task, raw: Raw, shots: Shots, incomplete: bool = False) -> dict
             for piece in official_splits.slices(task, name, {raw_split: len(o) for raw_split, o in order.items()})
             for row in order[piece.raw_split][piece.start : piece.stop]
         ]
-        found[name] = Selected(
+        selected[name] = Selected(
             tuple(rows),
             tuple(raw.keys[raw_split][row] for raw_split, row in rows),
             np.array([raw.labels[task.name][raw_split][row] for raw_split, row in rows], np.int64),
         )
-    return found
+    return selected
 
 
 def gather(

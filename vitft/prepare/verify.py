@@ -130,8 +130,8 @@ def _check(source: Source, name: str, progress: Progress, images: list[_Image]) 
     except DataError as error:
         return Checked(name, 0, counts, "", False, "", "", "", (f"{name}: {error.lines[0]}",))
     faults = [*_file(source, name), *_labels(split), *_membership(split), *_images(split, progress, images)]
-    found = split.provenance
-    if found.completeness == "full" and counts and len(split) not in counts:
+    stamp = split.provenance
+    if stamp.completeness == "full" and counts and len(split) not in counts:
         faults.insert(0, f"{name} claims to be full with {len(split):,} images; the official split has {counts[0]:,}")
     if len(faults) > _SHOWN:
         faults = [*faults[:_SHOWN], f"{name}: {len(faults) - _SHOWN:,} more"]
@@ -139,10 +139,10 @@ def _check(source: Source, name: str, progress: Progress, images: list[_Image]) 
         name,
         len(split),
         counts,
-        found.completeness,
-        found.reference,
-        found.why,
-        found.source,
+        stamp.completeness,
+        stamp.reference,
+        stamp.why,
+        stamp.source,
         split.digest,
         tuple(faults),
     )

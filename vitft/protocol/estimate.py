@@ -229,13 +229,13 @@ def cheaper(
         other.append((f"-r {side(info.native)}", smaller, cost.units))
     if own.method != "linear":
         other.append(("--method linear", own.model_copy(update={"method": "linear", "crop": "none"}), cost.units))
-    found = []
+    options = []
     for words, settings, times in other:
         net = counted(info, settings.size, classes)
         computed = train * settings.fixed_views
         flops = times * train_flops(settings, net.macs, computed) + 2 * net.macs * cost.test_images
-        found.append((words, flops / cost.speed.flops_per_s))
-    return sorted(((words, s) for words, s in found if s < cost.seconds / 2), key=lambda pair: -pair[1])
+        options.append((words, flops / cost.speed.flops_per_s))
+    return sorted(((words, s) for words, s in options if s < cost.seconds / 2), key=lambda pair: -pair[1])
 
 
 def _info(job: Job) -> CheckpointInfo:

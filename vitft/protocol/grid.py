@@ -76,12 +76,12 @@ def too_small(info: CheckpointInfo, values: Sequence[object]) -> list[str]:
 
 def uneven(info: CheckpointInfo, values: Sequence[object]) -> list[str]:
     """Return a line for each resolution of which a network leaves pixels out, as they make no whole patch."""
-    found = []
+    lines = []
     for height, width in sizes(values) if info.grid else []:
         used = (height - height % info.patch[0], width - width % info.patch[1])
         if used != (height, width):
-            found.append(f"{side((height, width))} px is no multiple of {side(info.patch)}: {side(used)} px are used")
-    return found
+            lines.append(f"{side((height, width))} px is no multiple of {side(info.patch)}: {side(used)} px are used")
+    return lines
 
 
 def length(job: Job, data: Sized, name: str) -> int:

@@ -208,12 +208,12 @@ class _Document:
 
 def _values(grid: Sequence[Point]) -> dict[str, list[Any]]:
     """Return key -> the different values it has in a grid, in their order."""
-    found: dict[str, list[Any]] = {}
+    values: dict[str, list[Any]] = {}
     for point in grid:
         for key, value in point.values.items():
-            if value not in found.setdefault(key, []):
-                found[key].append(value)
-    return found
+            if value not in values.setdefault(key, []):
+                values[key].append(value)
+    return values
 
 
 def source_of(job: Job) -> Source:

@@ -323,5 +323,5 @@ def _result(done: _Done, data: DataStamp, timing: Timing) -> UnitResult:
 def _metrics(split: Split, answers: Predictions) -> Metrics:
     """Count the right answers; for ImageNet's validation images under the ReaL labels, too: it is the same network."""
     n, correct = len(split), int((answers.answers == split.labels).sum())
-    found = Metrics(top1=correct / n, correct=correct, n=n, ci95=wilson(correct, n))
-    return real.judged(found, real.of_validation(split.keys, split.labels, split.num_classes), answers.answers)
+    metrics = Metrics(top1=correct / n, correct=correct, n=n, ci95=wilson(correct, n))
+    return real.judged(metrics, real.of_validation(split.keys, split.labels, split.num_classes), answers.answers)

@@ -320,14 +320,14 @@ def by_point(results: Sequence[UnitResult]) -> list[list[UnitResult]]:
     def same(a: UnitResult, b: UnitResult) -> bool:
         return (a.point, a.recipe_settings) == (b.point, b.recipe_settings)
 
-    found: list[list[UnitResult]] = []
+    groups: list[list[UnitResult]] = []
     for result in results:
-        of_point = next((group for group in found if same(group[0], result)), None)
+        of_point = next((group for group in groups if same(group[0], result)), None)
         if of_point is None:
-            found.append([result])
+            groups.append([result])
         else:
             of_point.append(result)
-    return found
+    return groups
 
 
 def select(scored: Sequence[UnitResult]) -> UnitResult:

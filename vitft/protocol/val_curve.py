@@ -14,8 +14,8 @@ from vitft.training.watch import KEY, Watch
 
 def val(guard: Guard, train: Split, dev: Split | None) -> Split | None:
     """Return the split to evaluate while training: val, or dev while tuning; None where there is neither."""
-    found = dev if dev is not None else guard.watch()
-    return None if found is None else stamping.classes(train, found)[0]
+    split = dev if dev is not None else guard.watch()
+    return None if split is None else stamping.classes(train, split)[0]
 
 
 def watch(split: Split, every: int, answers: Callable[[int], Predictions], note: Callable[[str], None]) -> Watch:
@@ -26,9 +26,9 @@ def watch(split: Split, every: int, answers: Callable[[int], Predictions], note:
     """
 
     def measure(step: int, micro_batch: int) -> dict[str, float]:
-        found = answers(micro_batch)
-        top1 = float((found.answers == split.labels).mean())
-        loss = F.cross_entropy(torch.from_numpy(found.logits).double(), torch.from_numpy(split.labels))
+        predictions = answers(micro_batch)
+        top1 = float((predictions.answers == split.labels).mean())
+        loss = F.cross_entropy(torch.from_numpy(predictions.logits).double(), torch.from_numpy(split.labels))
         note(f"step {step}: {100 * top1:.1f} on {split.name} (n {len(split):,})")
         return {KEY: top1, "val_loss": float(loss), "val_n": len(split)}
 

@@ -12,8 +12,8 @@ from vitft.results.checks import RED, Check
 
 def counts(checks: Sequence[Check]) -> str:
     """Return e.g. "2 held, 1 void"."""
-    found = Counter(check.outcome for check in checks)
-    return ", ".join(f"{n} {outcome}" for outcome, n in found.items()) or "nothing to check"
+    outcomes = Counter(check.outcome for check in checks)
+    return ", ".join(f"{n} {outcome}" for outcome, n in outcomes.items()) or "nothing to check"
 
 
 def table(checks: Sequence[Check], notes: Sequence[str] = ()) -> Table:
@@ -60,12 +60,12 @@ def table(checks: Sequence[Check], notes: Sequence[str] = ()) -> Table:
 def junit(checks: Sequence[Check]) -> bytes:
     """Return the checks as JUnit XML: a red one is a failure, a void one skipped, one without a number an error."""
     kinds = {"void": "skipped", "errored": "error", **dict.fromkeys(RED, "failure")}
-    found = Counter(kinds.get(check.outcome, "") for check in checks)
+    counted = Counter(kinds.get(check.outcome, "") for check in checks)
     totals = {
         "tests": str(len(checks)),
-        "failures": str(found["failure"]),
-        "errors": str(found["error"]),
-        "skipped": str(found["skipped"]),
+        "failures": str(counted["failure"]),
+        "errors": str(counted["error"]),
+        "skipped": str(counted["skipped"]),
         "time": f"{sum(check.seconds for check in checks):.3f}",
     }
     root = ET.Element("testsuites", totals)

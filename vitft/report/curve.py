@@ -40,18 +40,18 @@ def read(folder: Path) -> list[Curve]:
         return [_curve(folder)]
     result = load(folder / RESULT, RunResult) if (folder / "units").is_dir() else None
     units = [] if result is None else [unit_folder(folder, unit) for unit in result.units or (result.unit or "",)]
-    found = [unit for unit in units if (unit / UPDATES).is_file()] or sorted(
+    folders = [unit for unit in units if (unit / UPDATES).is_file()] or sorted(
         p.parent for p in folder.glob(f"*/*/*/{UPDATES}")
     )
-    if not found:
+    if not folders:
         raise UsageError(
             f"'{folder}' holds no {UPDATES}.",
             "a run folder of 'vitft finetune' or 'sweep', or a unit's.",
             "Run 'vitft runs ls' to list the runs.",
         )
-    if result is None and len(found) > 1:
-        raise UsageError(f"'{folder}' has several units.", f"one of {some([*map(str, found)], 3)}.")
-    return [_curve(unit) for unit in found]
+    if result is None and len(folders) > 1:
+        raise UsageError(f"'{folder}' has several units.", f"one of {some([*map(str, folders)], 3)}.")
+    return [_curve(unit) for unit in folders]
 
 
 def _curve(folder: Path) -> Curve:

@@ -128,14 +128,14 @@ def _seeds(result: EvalResult | FewshotResult) -> list[str]:
 
 def _among_present(result: EvalResult | FewshotResult) -> list[str]:
     """Note the accuracy among the classes that have images; few-shot heads have no other classes."""
-    found = result.among_present if isinstance(result, EvalResult) else None
-    if found is None:
+    among = result.among_present if isinstance(result, EvalResult) else None
+    if among is None:
         return []
     k = result.num_classes
     return [
         f"{model_title(result.model)}: an answer is any of the {k:,} classes; among the "
         f"{k - len(result.provenance.classes_without_test):,} that have images, as papers count on ImageNet-A and -R: "
-        f"{percent(found.top1)} {span(found.ci95)} ({_right(found.correct, found.n)})"
+        f"{percent(among.top1)} {span(among.ci95)} ({_right(among.correct, among.n)})"
     ]
 
 

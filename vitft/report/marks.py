@@ -95,13 +95,13 @@ def of_means(out: Marks, columns: Sequence[SummaryColumn], values: Sequence[dict
         if len(here := having[column.key]) < 2:
             continue
         best = max(here, key=lambda i: values[i][column.key])
-        found = {}
+        flags = {}
         for i in here:
             if i != best:
                 interval = over_tasks(_gaps(column, values[best], values[i]))
                 shown = interval is not None and interval[0] > 0
-                found[i] = adjusted[column.key, min(best, i), max(best, i)] if shown else 1.0
-        _mark(out, column.key, best, list(found), found)
+                flags[i] = adjusted[column.key, min(best, i), max(best, i)] if shown else 1.0
+        _mark(out, column.key, best, list(flags), flags)
 
 
 def _gaps(column: SummaryColumn, a: Mapping[str, float], b: Mapping[str, float]) -> list[list[float]]:

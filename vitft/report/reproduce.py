@@ -103,11 +103,11 @@ def _folded(text: str, width: int, indent: str = "    ") -> list[str]:
 def of_task(task: str) -> list[tuple[Published, str]]:
     """Return (row, alias of its weights) of what vitft can reproduce on a task, the highest number first."""
     aliases = {alias.timm: alias.name for alias in reversed(MODELS.values()) if alias.timm}
-    found = [
+    rows = [
         (row, aliases[tag]) for row in published.rows() if task in row.tasks for tag in row.weights if tag in aliases
     ]
-    found = [(row, model) for row, model in found if command(row, model, task)]
-    return sorted(found, key=lambda pair: -pair[0].tasks[task])
+    rows = [(row, model) for row, model in rows if command(row, model, task)]
+    return sorted(rows, key=lambda pair: -pair[0].tasks[task])
 
 
 def table(task: str) -> Table:

@@ -86,12 +86,12 @@ def table(found: Found, wanted: Sequence[str] = ()) -> Table:
 
 def differing(rows: Sequence[Fact]) -> list[str]:
     """Return the keys of what was asked for that have several values, but for those that follow from the steps."""
-    found = [key for key in ASKED if len({_value(row, key) for row in rows if key in row.cells}) > 1]
+    keys = [key for key in ASKED if len({_value(row, key) for row in rows if key in row.cells}) > 1]
     steps = {_value(row, "steps") for row in rows}
     for key in _FOLLOWS_STEPS:
-        if key in found and len({(_value(row, "steps"), _value(row, key)) for row in rows}) == len(steps):
-            found.remove(key)
-    return found or ["task", "model"]
+        if key in keys and len({(_value(row, "steps"), _value(row, key)) for row in rows}) == len(steps):
+            keys.remove(key)
+    return keys or ["task", "model"]
 
 
 def _value(row: Fact, key: str) -> str:

@@ -110,11 +110,11 @@ def _head(column: Column) -> list[str]:
     if len(title) <= 7 or column.kind in ("prose", "path"):
         return [title]
     if " " in title:
-        ends = [found.start() for found in re.finditer(" ", title)]
+        ends = [match.start() for match in re.finditer(" ", title)]
         cut = min(ends, key=lambda end: max(end, len(title) - end - 1))
         return [title[:cut], title[cut + 1 :]]
-    found = re.fullmatch(r"(.+-)(.+)", title)
-    return list(found.groups()) if found else [title]
+    match = re.fullmatch(r"(.+-)(.+)", title)
+    return list(match.groups()) if match else [title]
 
 
 def _aligned(cell: str, column: Column, width: int) -> str:

@@ -78,10 +78,10 @@ def _basis(line: Line) -> tuple[object, ...]:
 
 
 def _groups(rows: Sequence[Line]) -> list[list[Line]]:
-    found: dict[tuple[object, ...], list[Line]] = {}
+    groups: dict[tuple[object, ...], list[Line]] = {}
     for line in rows:
-        found.setdefault(_basis(line), []).append(line)
-    return list(found.values())
+        groups.setdefault(_basis(line), []).append(line)
+    return list(groups.values())
 
 
 def _pretraining(rows: Sequence[Line]) -> Arranged:

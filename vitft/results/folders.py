@@ -261,5 +261,5 @@ def collect(folder: Path) -> dict[Path, UnitResult]:
         CheckpointError: one of them is damaged (exit code 4).
     """
     files = sorted((folder / "units").glob(f"**/{RESULT}"))
-    found = {path.parent: load(path, UnitResult) for path in files}
-    return {place: result for place, result in found.items() if result is not None}
+    results = {path.parent: load(path, UnitResult) for path in files}
+    return {place: result for place, result in results.items() if result is not None}

@@ -244,8 +244,8 @@ def worst_overlap(finals: Sequence[UnitResult]) -> Overlap | None:
 
     The draws of `--per-class` may meet test images in one seed and not in another.
     """
-    found = [r.provenance.overlap for r in finals if r.provenance.overlap is not None]
-    return max(found, key=lambda overlap: overlap.n, default=None)
+    overlaps = [r.provenance.overlap for r in finals if r.provenance.overlap is not None]
+    return max(overlaps, key=lambda overlap: overlap.n, default=None)
 
 
 Measured = UnitResult | EvalResult | FewshotResult

@@ -149,13 +149,13 @@ def _recipe(word: str, path: Path | None, where: str, problems: list[str]) -> st
         problems.append(f"{where}no recipe: name one here, for its group or for the suite")
         return ""
     own = recipes.is_path(word)
-    found = str((path.parent / Path(word).expanduser()).resolve()) if own and path else word
+    task = str((path.parent / Path(word).expanduser()).resolve()) if own and path else word
     try:
-        recipes.load(found)
+        recipes.load(task)
     except VitftError as error:
-        absent = own and not Path(found).is_file()
+        absent = own and not Path(task).is_file()
         problems.append(f"no recipe file '{word}'" if absent else uncapitalised(error.lines[0].rstrip(".")))
-    return found
+    return task
 
 
 def _faults(suite: Suite, document: Document) -> Iterator[str]:

@@ -159,11 +159,11 @@ class Suite:
 
     def parts(self) -> tuple[Part, ...]:
         """Return the columns by what a run folder holds, in the order of the table."""
-        found: dict[tuple[str, ...], list[Column]] = {}
+        parts: dict[tuple[str, ...], list[Column]] = {}
         for c in self.columns:
             kind = (c.recipe, c.shots or "") if c.run == "finetune" else (c.classifier, c.protocol) * (c.run != "eval")
-            found.setdefault((c.run, *kind), []).append(c)
-        return tuple(Part(_part_name(kind, list(found)), tuple(columns)) for kind, columns in found.items())
+            parts.setdefault((c.run, *kind), []).append(c)
+        return tuple(Part(_part_name(kind, list(parts)), tuple(columns)) for kind, columns in parts.items())
 
     def only(self, keys: Iterable[str]) -> "Suite":
         """Return the suite of some of its columns, with the groups and means that lie whole in them."""

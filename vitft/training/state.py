@@ -130,12 +130,12 @@ class _Digested(io.RawIOBase):
 
 
 def _digest(file: IO[bytes], size: int) -> bytes:
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     file.seek(0)
     while size > 0 and (data := file.read(min(size, 1 << 20))):
-        found.update(data)
+        digest.update(data)
         size -= len(data)
-    return found.digest()
+    return digest.digest()
 
 
 class Metrics:

@@ -150,7 +150,7 @@ def batch(data: bytes, label: str) -> tuple[NDArray[np.uint8], NDArray[np.int64]
         DataDamaged: not such a file, or one that would have to run code.
     """
     try:
-        found = _Unpickler(io.BytesIO(data), encoding="bytes").load()
+        content = _Unpickler(io.BytesIO(data), encoding="bytes").load()
     except _ForbiddenError as error:
         raise DataDamaged(
             f"'{label}' would run '{error}' when read; nothing was run.",
@@ -159,9 +159,9 @@ def batch(data: bytes, label: str) -> tuple[NDArray[np.uint8], NDArray[np.int64]
         ) from None
     except Exception as error:  # a damaged pickle raises almost anything
         raise _damaged(label, f"{type(error).__name__}: {error}") from None
-    if not isinstance(found, dict):
+    if not isinstance(content, dict):
         raise _damaged(label, "it is no dictionary")
-    entries = {key.decode(errors="replace") if isinstance(key, bytes) else key: value for key, value in found.items()}
+    entries = {key.decode(errors="replace") if isinstance(key, bytes) else key: value for key, value in content.items()}
     images, labels = entries.get("data"), entries.get("fine_labels", entries.get("labels"))
     if not isinstance(images, np.ndarray) or images.dtype != np.uint8 or images.ndim != 2 or images.shape[1] != _PIXELS:
         raise _damaged(label, "it has no array 'data' of rows of 3,072 bytes")

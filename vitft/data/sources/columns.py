@@ -49,12 +49,12 @@ def find_columns(schema: pa.Schema, file: Path) -> Columns:
 
 
 def _only(what: str, legal: tuple[str, ...], schema: pa.Schema, file: Path) -> str:
-    found = [name for name in legal if name in schema.names]
-    if len(found) == 1:
-        return found[0]
-    if found:
+    present = [name for name in legal if name in schema.names]
+    if len(present) == 1:
+        return present[0]
+    if present:
         raise DataDamaged(
-            f"'{file}' has several {what} columns: {', '.join(found)}.",
+            f"'{file}' has several {what} columns: {', '.join(present)}.",
             f"exactly one of {', '.join(legal)}.",
             "Remove or rename the others.",
         )

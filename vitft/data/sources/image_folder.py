@@ -93,15 +93,15 @@ class ImageFolder:
         for label, name in enumerate(names):
             if name not in folders:  # no image of it in this split; train has
                 continue
-            found = images_below(folders[name])
-            if not found:
+            images = images_below(folders[name])
+            if not images:
                 raise DataDamaged(
                     f"Class folder '{folders[name]}' holds no image.",
                     LEGAL,
                     "Add images, or remove the folder from every split.",
                 )
-            files += (f"{folders[name].name}/{file}" for file in found)
-            labels += [label] * len(found)
+            files += (f"{folders[name].name}/{file}" for file in images)
+            labels += [label] * len(images)
         lists = [f.name for f in sorted(self.path.glob("*.[tT][xX][tT]")) if f.stem.lower() in NAMES]
         note = f"; lists beside the folders are not read: {', '.join(lists)}" if lists else ""
         return of_files(root, files, self.task, split, names, labels, "image folder", note)

@@ -48,10 +48,10 @@ def detect(path: Path) -> bool:
 
     A folder of a few ImageNet classes with a train folder is somebody's own task of those classes.
     """
-    found = _locate(path)
-    if found is None:
+    located = _locate(path)
+    if located is None:
         return False
-    form, place = found
+    form, place = located
     if form == "classes":
         theirs = not (path / "train").is_dir() or path.name == "CLS-LOC"
         return theirs or len(_wnids(place)) == len(lists.names("imagenet"))
@@ -65,10 +65,10 @@ def holds(path: Path) -> bool:
 
 def official(path: Path) -> bool:
     """Tell by their names whether they are ImageNet's own images; ImageNet-A, -R and -Sketch have its class folders."""
-    found = _locate(path)
-    if found is None or found[0] != "classes" or (_kaggle(path) / "train").is_dir():
+    located = _locate(path)
+    if located is None or located[0] != "classes" or (_kaggle(path) / "train").is_dir():
         return True
-    first = (name for wnid in _wnids(found[1]) for name in images_below(found[1] / wnid)[:1])
+    first = (name for wnid in _wnids(located[1]) for name in images_below(located[1] / wnid)[:1])
     return _VAL.search(next(first, "")) is not None
 
 
@@ -86,10 +86,10 @@ class ImageNet:
 
     @cached_property
     def _place(self) -> tuple[Form, Path]:
-        found = _locate(self.path)
-        if found is None:
+        located = _locate(self.path)
+        if located is None:
             raise DataMissing(f"'{self.path}' holds no ImageNet validation images.", _LEGAL)
-        return found
+        return located
 
     @cached_property
     def _tables(self) -> parquet.Parquet:
@@ -236,11 +236,11 @@ def _class_files(root: Path) -> tuple[list[str], list[int], Reader]:
     files: list[str] = []
     labels: list[int] = []
     for wnid in _wnids(root):
-        found = images_below(root / wnid)
-        if not found:
+        images = images_below(root / wnid)
+        if not images:
             raise DataDamaged(f"Class folder '{root / wnid}' holds no image.", _LEGAL)
-        files += (f"{wnid}/{name}" for name in found)
-        labels += [index[wnid]] * len(found)
+        files += (f"{wnid}/{name}" for name in images)
+        labels += [index[wnid]] * len(images)
     return files, labels, reader(root, files)
 
 

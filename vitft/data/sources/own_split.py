@@ -52,12 +52,12 @@ class Stamp:
 def name_of(folder: Path, files: Sequence[Path]) -> str:
     """Return the name of a folder's split by its stamp, "" where it has none; lists changed since are noted."""
     try:
-        found = Stamp(**json.loads((folder / STAMP).read_text(encoding="utf-8")))
-        said = found.title
+        stamp = Stamp(**json.loads((folder / STAMP).read_text(encoding="utf-8")))
+        said = stamp.title
         now = {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
     except (OSError, ValueError, TypeError):
         return ""
-    return said if now == found.lists else f"{OWN} (its lists were changed after 'vitft data split')"
+    return said if now == stamp.lists else f"{OWN} (its lists were changed after 'vitft data split')"
 
 
 def unchecked(task: str, what: str) -> str:

@@ -160,7 +160,7 @@ class Parquet:
 
         n = len(keys)
         why = (official.shortfall(self.task, split, n) or unchecked(self.task, "table")) + self._unread
-        found = f"image '{columns.image}', label '{columns.label}', key {'path' if by_path else 'row'}"
+        how = f"image '{columns.image}', label '{columns.label}', key {'path' if by_path else 'row'}"
         return Split(
             self.task,
             split,
@@ -168,7 +168,7 @@ class Parquet:
             keys,
             labels,
             Reader(read, file=table.place if table.holds(columns.image) else None),
-            Provenance(f"{self.kind} ({found})", False, why, official.completeness(self.task, split, n), self.revision),
+            Provenance(f"{self.kind} ({how})", False, why, official.completeness(self.task, split, n), self.revision),
             exif=not official.counts(self.task, split),
         )
 

@@ -99,9 +99,9 @@ def detect(path: Path) -> bool:
 
 def _directory(path: Path) -> Path | None:
     for pattern in ("dataset_info.json", "*/dataset_info.json", "*/*/dataset_info.json"):
-        found = [file.parent for file in path.glob(pattern) if (file.parent / "features.json").is_file()]
-        if found:
-            return found[0] if len(found) == 1 else None
+        folders = [file.parent for file in path.glob(pattern) if (file.parent / "features.json").is_file()]
+        if folders:
+            return folders[0] if len(folders) == 1 else None
     return None
 
 

@@ -31,12 +31,12 @@ def of_task(task: str) -> Collection:
         UnknownName: no such task (exit code 2).
         UsageError: the task is not built from an owner's files (ImageNet, digits, the drawn ones).
     """
-    found = tasks.get(task)
+    known = tasks.get(task)
     for collection in COLLECTIONS:
-        if collection.name == found.collection:
+        if collection.name == known.collection:
             return collection
     raise UsageError(
-        f"Task '{found.name}' cannot be prepared.",
+        f"Task '{known.name}' cannot be prepared.",
         ", ".join(t.name for t in tasks.TASKS if any(c.name == t.collection for c in COLLECTIONS)) + ".",
         "Give its folder with --data-dir instead.",
     )

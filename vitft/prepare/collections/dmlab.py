@@ -49,12 +49,12 @@ def _open(tree: Tree) -> Raw:
 def _examples(file: BinaryIO, label: str, check: bool) -> Iterator[tuple[str, int, bytes]]:
     """Yield (key, label, JPEG); checksums of the bytes are compared in the first pass only."""
     for data in tfrecord.records(file, label, check):
-        found = tfrecord.example(data, label)
+        example = tfrecord.example(data, label)
         try:
-            key, number, image = found["filename"][0], found["label"][0], found["image"][0]
+            key, number, image = example["filename"][0], example["label"][0], example["image"][0]
         except (KeyError, IndexError):
             raise DataDamaged(
-                f"'{label}' holds an example with {sorted(found)}.",
+                f"'{label}' holds an example with {sorted(example)}.",
                 "filename, label and image.",
                 "Fetch dmlab.tar.gz again.",
             ) from None

@@ -107,12 +107,12 @@ def learning(
     numbers: Sequence[Measured], rows_of: Mapping[Key, str]
 ) -> list[tuple[str, Sequence[tuple[float, float]]]]:
     """Return (name, (update, loss)) of the first fits that stand in the table."""
-    found: list[tuple[str, Sequence[tuple[float, float]]]] = []
+    curves: list[tuple[str, Sequence[tuple[float, float]]]] = []
     for one in numbers:
         rows = () if one.tuning else charts.learning(Path(one.file) / UPDATES).losses
         if rows:
-            found.append((f"{rows_of.get(key(one), one.what.model)}, {one.column}{of_seed(one.seed)}", rows))
-    return found[:_CURVES]
+            curves.append((f"{rows_of.get(key(one), one.what.model)}, {one.column}{of_seed(one.seed)}", rows))
+    return curves[:_CURVES]
 
 
 def learning_curves(curves: Sequence[tuple[str, Sequence[tuple[float, float]]]]) -> Any:
