@@ -157,6 +157,9 @@ def test_a_page_is_of_the_network_that_its_model_args_build(tmp_path):
     args = {"img_size": 64, "depth": 2}
     info = loading.load(page(tmp_path / "one", net, pretrained_cfg={**STAMP, "mean": 0.5}, model_args=args)).info
     assert info.native == (64, 64) and info.mean == (0.5, 0.5, 0.5)
+    smaller = loading.load(page(tmp_path / "three", net, pretrained_cfg=STAMP, model_args={"depth": 2})).info
+    tokens = net.pos_embed.shape[1]  # type: ignore[union-attr]
+    assert f"the file has {tokens} position embeddings, its config's size asks for 101" in " ".join(smaller.notes)
     with pytest.raises(CheckpointError, match="says global_pool 'avg'"):
         loading.load(page(tmp_path / "two", net, pretrained_cfg=STAMP, model_args=args, global_pool="avg"))
 

@@ -300,7 +300,12 @@ def _fitted(base: str, cfg: Any, args: Mapping[str, Any], file: Path | None, wor
     overlay = {"state_dict": dict(chosen.state), "custom_load": False}
     with torch.random.fork_rng(devices=[]):
         net = timm.create_model(base, pretrained=True, pretrained_cfg=cfg, pretrained_cfg_overlay=overlay, **args)
-    return net, replace(chosen, state=dict(net.state_dict()))
+    state, notes = dict(net.state_dict()), chosen.notes
+    stored, built = (of.get("pos_embed") for of in (timm_names(chosen.state), state))
+    if stored is not None and built is not None and stored.shape != built.shape:
+        said = f"{stored.shape[1]} position embeddings, its config's size asks for {built.shape[1]}"
+        notes += (f"the file has {said}: timm resized them",)
+    return net, replace(chosen, state=state, notes=notes)
 
 
 def _shapes(state: Mapping[str, Tensor]) -> dict[str, torch.Size]:
