@@ -2,13 +2,21 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
-from vitft.errors import DiskFull, OutOfMemory
-from vitft.group import ALONE
-from vitft.training import fit, saving, state
+from vitft.errors import DiskFull, OutOfMemory, UsageError
+from vitft.evaluation import predict
+from vitft.group import ALONE, Group
+from vitft.models.memory import Plan
+from vitft.settings import Settings
+from vitft.training import fit, parallel, saving, state
+from vitft.training.update import Fit
 
 
 def stored(payload: bytes) -> bytes:
@@ -52,8 +60,6 @@ def test_a_state_runs_nothing_that_is_in_it(tmp_path, capsys):
 
 
 def test_the_blocks_that_lie_in_parts_are_a_vits_or_a_resnets_stages():
-    from types import SimpleNamespace
-
     from torch import nn
 
     from vitft.models import methods
@@ -162,3 +168,109 @@ def test_a_process_that_is_not_the_first_writes_nothing(tmp_path):
         fitted = fit.fit(net, images(drawn(), s), groups(net), s, seed=1, folder=folder, compute=compute)
         fitted.state.wait()
         assert {file.name for file in folder.iterdir()} == names and fitted.steps == 2
+
+
+# --- several processes, played by one --------------------------------------------------------------------------------
+
+
+class Played(Group):
+    """A process of several, whose others add what stands in `others`, one list a sum, and send what `first` holds."""
+
+    def __init__(self, rank: int, size: int, others: list[list[Any]] | None = None, first: Any = None) -> None:
+        self.rank, self.size, self.others, self.given = rank, size, others or [], first
+        self.summed: list[list[list[float]]] = []
+
+    def sum(self, tensors: Sequence[torch.Tensor]) -> None:
+        self.summed.append([tensor.tolist() for tensor in tensors])
+        for tensor, other in zip(tensors, self.others.pop(0), strict=True):
+            tensor += torch.as_tensor(other)
+
+    def all(self, value: Any) -> list[Any]:
+        return [value, *self.others.pop(0)]
+
+    def from_first(self, value: Any) -> Any:
+        return self.given
+
+
+def test_weights_lie_in_parts_where_that_is_asked_for_or_a_card_is_too_small(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (1, 1000))
+    monkeypatch.setattr(torch.cpu, "current_stream", lambda: SimpleNamespace(record_event=None))
+    cpu, card = torch.device("cpu"), torch.device("cuda")
+
+    def chosen(mode: str, device: torch.device = card, size: int = 2, fixed: int = 601, **keys: Any) -> bool:
+        return parallel.choose(mode, Plan(1, False, fixed, 0, 0), Settings(**keys), device, Played(0, size))
+
+    assert chosen("auto") and not chosen("auto", fixed=600) and not chosen("auto", cpu) and not chosen("auto", size=1)
+    assert not chosen("ddp") and not chosen("auto", method="linear") and not chosen("fsdp", method="linear")
+    assert chosen("fsdp", fixed=1) and chosen("fsdp", cpu, fixed=1)
+    for device in (cpu, card):
+        with pytest.raises(UsageError, match="shares a network between processes"):
+            chosen("fsdp", device, size=1)
+    monkeypatch.setattr(torch.cpu, "current_stream", object)
+    assert chosen("fsdp")
+    with pytest.raises(UsageError, match="has no FSDP on CPUs"):
+        chosen("fsdp", cpu)
+    assert (parallel.micro_batch(5), parallel.micro_batch(0)) == (5, parallel._MICRO)
+
+
+@pytest.mark.parametrize(
+    ("rank", "size", "in_parts", "expected"),
+    [
+        (0, 2, False, [(0, 2), (2, 4)]), (1, 2, False, [(4, 6), (6, 7)]), (1, 2, True, [(4, 6), (6, 7)]),
+        (0, 3, False, [(0, 3), (3, 4)]), (1, 3, False, [(4, 7)]), (0, 3, True, [(0, 3), (3, 4)]),
+        (1, 3, True, [(4, 7), (7, 8)]), (1, 4, True, [(4, 7)]), (0, 9, True, [(0, 4)]),
+    ],
+)  # fmt: skip
+def test_each_process_has_its_part_of_a_batch_and_as_many_passes_as_the_others(rank, size, in_parts, expected):
+    """Seven images in two processes: four and three."""
+    made: Any = SimpleNamespace(settings=Settings(batch_size=7), group=Played(rank, 2), in_parts=in_parts)
+    assert [(part.start, part.stop) for part in Fit._parts(made, size)] == expected
+
+
+def test_gradients_are_summed_of_what_any_process_knows_and_statistics_are_the_first_ones():
+    def made(group: Group, batch_size: int = 8, in_parts: bool = False, buffers: bool = True) -> Any:
+        parameters = [torch.zeros(2, requires_grad=True) for _ in range(3)]
+        parameters[0].grad = torch.tensor([1.0, 2.0])
+        held = [torch.tensor([5.0])] if buffers else []
+        return SimpleNamespace(
+            group=group,
+            parameters=parameters,
+            buffers=held,
+            in_parts=in_parts,
+            settings=Settings(batch_size=batch_size),
+        )
+
+    def grads(of: Any) -> list[list[float] | None]:
+        return [None if p.grad is None else p.grad.tolist() for p in of.parameters]
+
+    total = torch.tensor(0.5)
+    alone = made(Played(0, 1))
+    Fit._sum(alone, total)
+    assert grads(alone) == [[1, 2], None, None] and total == 0.5 and not alone.group.summed
+    usual = made(Played(1, 2, [[[10.0, 20.0]], [0.25]], [torch.tensor([7.0])]))
+    Fit._sum(usual, total)
+    assert grads(usual) == [[11, 22], None, None] and total == 0.75 and usual.buffers[0].tolist() == [7]
+    # Fewer images than processes: who has none learns from the others which parameters have a gradient.
+    few = made(Played(1, 9, [[[0, 1, 0]], [[10.0, 20.0], [3.0, 4.0]], [0.25]]), 8, buffers=False)
+    Fit._sum(few, total)
+    assert grads(few) == [[11, 22], [3, 4], None] and total == 1.0 and few.group.summed[0] == [[1, 0, 0]]
+    as_many = made(Played(1, 8, [[[10.0, 20.0]], [0.25]]), 8, buffers=False)
+    Fit._sum(as_many, total)
+    assert grads(as_many) == [[11, 22], None, None] and as_many.buffers == []
+    parts = made(Played(0, 2, [[0.25]]), in_parts=True, buffers=False)
+    Fit._sum(parts, total)
+    assert grads(parts) == [[1, 2], None, None] and total == 1.5
+
+
+def test_answers_of_all_processes_stand_in_their_rows():
+    own, others = np.zeros((4, 3), np.float32), np.zeros((4, 3), np.float32)
+    own[:2], others[2:] = 1.5, 2.5
+    for out in (own.copy(), None):
+        came = np.array([1, 1, 0, 0]) if out is not None else np.zeros(4, np.int64)
+        theirs = np.array([0, 0, 1, 1])
+        found = predict._joined(out, came, Played(0, 2, [[3], [others, theirs]]))
+        assert found is not None and found.dtype == np.float32
+        assert np.array_equal(found, others + (0 if out is None else own))
+        assert came.tolist() == ([1, 1, 1, 1] if out is not None else [0, 0, 1, 1])
+    assert predict._joined(None, np.zeros(4, np.int64), Played(0, 2, [[None]])) is None
+    assert predict._joined(own, np.zeros(4, np.int64), Played(0, 1, [[]])) is own
