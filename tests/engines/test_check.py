@@ -82,6 +82,9 @@ def test_another_measurement_is_void_whatever_its_number(tmp_path: Path, said: d
     found = check.expected(BASE, expect, run(tmp_path, right(28)), "f")
     assert (found.outcome, found.why, found.got) == ("void" if why else "held", why, 0.7)
     assert (found.expected, found.tolerance, found.source) == (0.7, 0.01, "s")
+    if "split_digest" in said and why:
+        long = run(tmp_path, right(28), provenance={"split_digest": "0123456789abcdef"})
+        assert check.expected(BASE, expect, long, "f").why == "expected of the test split x, this is 0123456789ab"
 
 
 @pytest.mark.parametrize(
@@ -136,6 +139,8 @@ def test_a_drop_is_red_where_it_is_significant_over_all_and_larger_than_the_marg
     assert found[1] == given[1] and check.judged([]) == []
     assert check.judged([one(0.05, 0.5)])[0].outcome == "held"
     assert check.judged([one(0.0, -0.5)])[0].outcome == "held"
+    for p, drop, least, outcome in ((0.0, 0.5, 0.0, "regressed"), (0.0, 0.0, 0.0, "held"), (0.0, 0.0, 0.5, "held")):
+        assert check.judged([one(p, drop, least)])[0].outcome == outcome
 
 
 def stored(folder: Path, right: np.ndarray) -> None:

@@ -14,7 +14,18 @@ from scipy import special, stats
 
 from tests.report.test_report import _result, _summarise
 from vitft.catalog.tasks import VTAB
-from vitft.evaluation import contrasts, fewshot, intervals, metrics, predictions, real, significance
+from vitft.evaluation import (
+    contrasts,
+    fewshot,
+    intervals,
+    knn,
+    metrics,
+    predictions,
+    probe,
+    real,
+    ridge,
+    significance,
+)
 from vitft.suites.document import load as suite_of
 
 accuracies = st.lists(st.floats(0, 1), min_size=2, max_size=6)
@@ -183,3 +194,18 @@ def test_an_image_is_right_or_not_whatever_number_says_so():
     for function in (significance.images, intervals.paired):
         assert function(marks_old[0], marks_new[0].tolist()) == function(old[0], new[0])
     assert significance.image_noise(marks_old) == significance.image_noise(old)
+
+
+def test_classifiers_compute_in_float64_whatever_holds_the_features():
+    rng = np.random.default_rng(2)
+    single = (1000 + rng.normal(size=(24, 5))).astype(np.float32)
+    labels = np.arange(24) % 3
+    few, asked, double = single[:20], single[20:], single.astype(np.float64)
+
+    def answers(features: np.ndarray, queries: np.ndarray) -> list[np.ndarray]:
+        own, linear = ridge.fit(features, labels[:20], 3), probe.fit(features, labels[:20], 0)
+        return [own.scores(queries), own.weights, knn.votes(features, labels[:20], queries, 3, 4), linear.weights,
+                linear.answers(queries), np.asarray(linear.strength)]  # fmt: skip
+
+    for one, other in zip(answers(few, asked), answers(double[:20], double[20:]), strict=True):
+        assert one.dtype == other.dtype and one.dtype in (np.float64, np.int64) and np.array_equal(one, other)

@@ -179,3 +179,19 @@ def test_preprocessing_by_default_and_the_shape_before_a_crop():
     assert Preprocess((32, 64), crop_from=96).enlarged == (48, 96)
     assert Preprocess((32, 64), crop_from=64).enlarged == (32, 64) == Preprocess((32, 64), crop_from=1).enlarged
     assert Preprocess((64, 32), crop_from=96).enlarged == (96, 48)
+    assert [Preprocess(size, crop_from=61).enlarged for size in ((26, 40), (40, 26))] == [(40, 61), (61, 40)]
+    drawn = Settings(resolution=64, crop="random", crop_from=96, flip=True)
+    assert Preprocess((32, 64), "checkpoint").augmented(drawn) == Preprocess(
+        (32, 64), "checkpoint", crop="random", crop_from=96, flip=True
+    )
+
+
+@pytest.mark.parametrize(
+    ("keys", "views"),
+    [
+        ({"method": "linear", "flip": False}, 1), ({"method": "linear", "flip": True}, 2), ({"method": "full"}, 0),
+        ({"method": "linear", "crop": "random"}, 0), ({"method": "linear", "mixup": 0.1}, 0),
+    ],
+)  # fmt: skip
+def test_a_frozen_network_sees_one_view_of_an_image_or_two(keys: Any, views: int):
+    assert Settings(**keys).fixed_views == views

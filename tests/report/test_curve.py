@@ -1,9 +1,13 @@
 """A learning curve as a table: means over updates and seeds, the last look at val, bars in proportion."""
 
+import json
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
+from tests import drawn_results as drawn
 from vitft.report.curve import Curve, full, read, table
 from vitft.report.table import Column
 
@@ -80,3 +84,43 @@ def test_a_line_that_lacks_a_key_is_damaged_and_one_being_written_is_not(tmp_pat
     (folder / "metrics.jsonl").write_text("{")
     with pytest.raises(UsageError, match="no update yet"):
         read(folder)
+
+
+def test_the_curves_of_a_run_are_those_of_its_final_units(tmp_path: Path) -> None:
+    from vitft.errors import UsageError
+
+    def unit(root: Path, place: str, seed: int) -> dict[str, Any]:
+        made = drawn.unit(root, "dtd", np.arange(4) < 2, seed=seed, place=place, predictions=False)
+        line = {"step": 1, "loss": float(seed), "lr": 0.1}
+        (root / f"units/dtd/{place}-seed{seed}/metrics.jsonl").write_text(json.dumps(line) + "\n")
+        return made
+
+    run, one = tmp_path / "run", tmp_path / "one"
+    made = next(iter([unit(run, "final-p", seed) for seed in (5, 4)]))
+    unit(run, "tune-p", 7)
+
+    def found(folder: Path) -> list[tuple[str, float]]:
+        return [(curve.name, curve.lines[0]["loss"]) for curve in read(folder)]
+
+    with pytest.raises(UsageError, match="has several units"):
+        found(run)
+    units = [f"dtd/final-p-seed{seed}" for seed in (5, 4)]
+    usual = {"unit": units[0], "seeds": {"5": made["metrics"], "4": made["metrics"]}}
+    for more, expected in (({"units": units}, [5, 4]), ({"units": units[:1]}, [5]), ({}, [5])):
+        (run / "result.json").write_text(json.dumps(made | usual | more))
+        assert found(run) == [(f"seed {seed}", float(seed)) for seed in expected]
+    assert found(run / "units" / units[1]) == [("seed 4", 4.0)]
+    for name in units:  # gone: what else is there
+        (run / "units" / name / "metrics.jsonl").unlink()
+    unit(run, "tune-p", 6)
+    assert found(run) == [("seed 6", 6.0), ("seed 7", 7.0)]
+    unit(one, "final-p", 3)
+    assert found(one) == [("seed 3", 3.0)]  # not finished yet
+    with pytest.raises(UsageError, match=r"holds no metrics\.jsonl"):
+        found(tmp_path)
+
+
+def test_an_accuracy_is_of_whole_images() -> None:
+    line = {"step": 1, "loss": 1.0, "lr": 0.1, "val_top1": 0.29, "val_n": 100}
+    (row,) = table([Curve("a", Path(), (line,))], 9, bars=False).rows
+    assert row.cells["val_ci95"] == pytest.approx((0.2101484, 0.3853889))  # of 29 in 100, by statsmodels
