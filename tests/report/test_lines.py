@@ -37,6 +37,9 @@ def test_of_two_results_of_one_seed_the_later_stays_and_unlike_ones_are_rows_of_
     )
     (row,) = lines([number(seed=None, top1=0.1), number(seed=None, top1=0.2)])
     assert row.notes == ("dtd: of several results the latest is shown",)
+    for digests, words in (("ab", ", trained on other examples"), (("a", ""), ""), ("aa", "")):
+        (row,) = lines([number(trained=digest) for digest in digests])
+        assert row.notes == (f"dtd, seed 0: of several results the latest is shown{words}",)
     (row,) = lines([number(seed=s) for s in (3, 0, None, 1)])
     assert [one.seed for one in row.of["dtd"]] == [None, 0, 1, 3] and row.notes == ()
     unlike = [number(), number(protocol="q"), number(split_digest="e"), number(n=11, correct=7)]

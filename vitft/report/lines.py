@@ -97,7 +97,8 @@ def _variants(numbers: Sequence[Measured]) -> list[Line]:
         by_seed = kept.setdefault(one.column, {}).setdefault((one.protocol, one.split_digest, one.n), {})
         other = by_seed.get(one.seed)
         if other is not None:
-            notes.append(f"{one.task}{of_seed(one.seed)}: of several results the latest is shown")
+            unlike = ", trained on other examples" * (len({other.trained, one.trained} - {""}) > 1)
+            notes.append(f"{one.task}{of_seed(one.seed)}: of several results the latest is shown{unlike}")
         if other is None or other.finished <= one.finished:
             by_seed[one.seed] = one
     out = []

@@ -38,6 +38,7 @@ class Measured:
         given: an interval that the result itself holds, where `correct` is not known.
         tuning: it is a tune unit: no number for the table, but a cost.
         finished: when, as an ISO date.
+        trained: digest of the names and labels that it was trained on; "" where it was not, or nobody knows.
     """
 
     column: str
@@ -60,6 +61,7 @@ class Measured:
     finished: str = ""
     notes: tuple[str, ...] = ()
     file: str = ""
+    trained: str = ""
 
 
 def of_unit(result: UnitResult, folder: Path | None = None) -> Measured:
@@ -170,6 +172,7 @@ def _number(
         protocol=result.protocol.id,
         split_digest=result.provenance.tested(result.task),
         finished=result.env.finished,
+        trained=result.provenance.train_digest or "",
         **own,
     )
 
