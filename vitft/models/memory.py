@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from vitft import device as devices
 from vitft import machine
 from vitft.settings import Checkpointing, Settings
 
@@ -124,6 +125,7 @@ def room(device: torch.device) -> int:
     if device.type == "cuda":
         own = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + own
+    devices.forget()  # else what the last fit left counts as taken
     return machine.memory()
 
 
