@@ -9,6 +9,8 @@ import pytest
 from PIL import Image
 
 from tests.command import vitft
+from tests.forked_workers import forking
+from vitft.engines import local
 from vitft.report.gather import gather
 from vitft.report.lines import labels
 from vitft.report.page import runs
@@ -51,7 +53,8 @@ def told(folder: Path) -> list[tuple[str, float]]:
     ],
     ids=lambda args: args[0],
 )  # fmt: skip
-def test_it_gives_the_number_again(photos, tmp_path, args):
+def test_it_gives_the_number_again(photos, tmp_path, monkeypatch, args):
+    monkeypatch.setattr(local, "start_process", forking())
     vitft(*[photos if arg == "PHOTOS" else arg for arg in args], "-o", tmp_path / "first")
     found = told(tmp_path / "first")
     commands = {command for command, _ in found}
