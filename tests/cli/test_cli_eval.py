@@ -473,14 +473,16 @@ def test_a_run_with_several_seeds_is_evaluated_with_all_of_them_or_says_which(fo
     shown = run(*command)
     assert "all 3 seeds" in " ".join(shown.stderr.split()) and "mean over seeds" in " ".join(shown.stdout.split())
 
-    against = json.loads(run("eval", tmp_path / "run", tmp_path / "run/weights.safetensors", folder,
-                             "--device", "cpu", "--format", "json").stdout)  # fmt: skip
+    both = run("eval", tmp_path / "run", tmp_path / "run/weights.safetensors", folder,
+               "--device", "cpu", "--format", "json")  # fmt: skip
+    assert "seed 0 alone of the run's seeds 0, 1, 2: the file that was named" in " ".join(both.stderr.split())
+    against = json.loads(both.stdout)
     assert [pair["seed"] for pair in against["paired"]] == [0, 1, 2]
     assert against["paired"][0]["difference"] == 0  # the run folder's own file is that of the first seed
 
     (tmp_path / "run/units" / trained["units"][1] / "weights.safetensors").unlink()
     found = run(*command, "--format", "json")
-    words = "seed 0 alone of the run's seeds 0, 1, 2"
+    words = "seed 0 alone of the run's seeds 0, 1, 2: the weights of the others are not all here"
     assert words in " ".join(found.stderr.split())
     alone = json.loads(found.stdout)
     assert alone["metrics"]["top1"] == top1[0] and "seeds" not in alone

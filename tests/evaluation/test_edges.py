@@ -586,3 +586,63 @@ def test_several_models_are_opened_as_one_is(monkeypatch):
     with pytest.raises(CheckpointError, match="enough"):
         several._evaluated("m", None, "m", "", None, how, Hooks(), False)  # type: ignore[arg-type]
     assert seen == [("m", {"resolution": 64}, {"crop_pct": 0.5, "device": "cpu", "precision": "bf16"})]
+
+
+def test_imagenet_is_its_name_or_its_classes_and_its_files():
+    from vitft.evaluation.evaluate import is_imagenet
+
+    def split(task: str, classes: int, keys: list[str]) -> Split:
+        names = tuple(map(str, range(classes)))
+        return dataclasses.replace(rows(2, [0, 1]), task=task, keys=keys, class_names=names)
+
+    val, other = ["ILSVRC2012_val_00000001.JPEG", "ILSVRC2012_val_00000002.JPEG"], ["a", "b"]
+    for task, classes, keys, yes in (
+        ("imagenet", 2, other, True), ("t", 1000, val, True), ("t", 1000, other, False), ("t", 10, val, False),
+    ):  # fmt: skip
+        assert is_imagenet(split(task, classes, keys)) is yes, (task, classes)
+
+
+def test_pixels_are_resampled_as_the_way_of_resizing_has_it_or_as_the_checkpoint_says():
+    from vitft.evaluation.network import settings_for
+    from vitft.models import loading
+
+    info = loading.load("vit-mini").info
+    for said, resize, expected in (
+        ("bilinear", "checkpoint", "bilinear"), ("bicubic", "checkpoint", "bicubic"), ("", "checkpoint", "bicubic"),
+        ("bicubic", "squash", "bilinear"), ("bilinear", "squash", "bilinear"),
+    ):  # fmt: skip
+        own = dataclasses.replace(info, kind="hub", interpolation=said)
+        assert settings_for(own, {"resize": resize}).interpolation == expected
+        assert settings_for(own, {"resize": resize, "interpolation": "bicubic"}).interpolation == "bicubic"
+
+
+def test_images_are_numbered_from_one_and_those_that_nobody_judged_count_for_nothing():
+    sets = [frozenset({0}), frozenset({1, 2}), frozenset()]
+    agreed = real._agreement(np.array([0, 1, 2, 3, 4]), np.array([0, 0, 2, 5, 1]), sets)
+    assert agreed == (1.0, 2)
+    assert real._agreement(np.array([1, 2]), np.array([3, 2]), sets) == (0.5, 2)
+
+
+def test_rows_of_other_processes_are_joined_to_ones_own_and_to_none():
+    from vitft.evaluation import predict as module
+
+    class Two:
+        size = 2
+
+        def __init__(self, widths: list[int | None], other: np.ndarray, seen: list[int]) -> None:
+            self.widths, self.other, self.seen = widths, other, seen
+
+        def all(self, own: int | None) -> list[int | None]:
+            return [own, *self.widths]
+
+        def sum(self, tensors: list[torch.Tensor]) -> None:
+            tensors[0] += torch.from_numpy(self.other)
+            tensors[1] += torch.tensor(self.seen)
+
+    theirs = np.array([[0, 0], [3, 4]], dtype=np.float32)
+    for own, mine in ((None, [0, 0]), (np.array([[1, 2], [0, 0]], dtype=np.float32), [1, 0])):
+        seen = np.array(mine)
+        found = module._joined(own, seen, Two([2], theirs, [0, 1]))  # type: ignore[arg-type]
+        assert found is not None and found.tolist() == [[1, 2] if own is not None else [0, 0], [3, 4]]
+        assert seen.tolist() == [mine[0], 1]
+    assert module._joined(None, np.zeros(2, int), Two([None], theirs, [0, 0])) is None  # type: ignore[arg-type]

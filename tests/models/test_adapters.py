@@ -1,6 +1,7 @@
 """LoRA adapters of the peft library; the expected network adds B A x beside each layer and merges nothing."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -194,6 +195,11 @@ def test_a_base_is_what_the_user_says_or_lies_beside_or_the_config_names(tmp_pat
         adapters.merged(adapter(tmp_path / "adapter", factors, **config), word, lambda m: seen.append(m) or own)
         return seen[0]
 
+    for named in ((), tuple("abcde")):
+        found = adapters.merged(
+            adapter(tmp_path / "adapter", factors), "base=x", lambda m, named=named: replace(own, class_names=named)
+        )
+        assert found.class_names == named, "the head is the base's own, and so are its classes"
     assert asked("base=other", base_model_name_or_path="x/y") == "other"
     assert asked("base=its/place", base_model_name_or_path="x/y") == "its/place"
     assert asked(base_model_name_or_path="google/vit") == "hf-hub:google/vit"

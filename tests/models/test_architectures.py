@@ -131,6 +131,18 @@ def test_rotary_positions_are_refused_as_no_tensor_describes_them(name):
     assert len(caught.value.lines) == 3
 
 
+def test_words_and_pixels_choose_among_networks_of_the_same_tensors():
+    clip = meta_network("vit_base_patch16_clip_224").state_dict()
+    for hint, quick in (("ViT-B-16-openai", True), ("b16-QuickGELU", True), ("laion2b", False)):
+        found = infer(clip, hint=hint)
+        assert ("quickgelu" in found.tag) is quick and (found.architecture.activation == "quick_gelu") is quick
+    for name in ("vit_base_patch16_224", "vit_base_patch16_384"):
+        assert infer(meta_network(name).state_dict(), hint="").tag.startswith(name)
+    tiny = meta_network("vit_tiny_patch16_224", depth=1).state_dict()
+    two = infer({**tiny, "pre_logits.weight": torch.empty(10, 192, device="meta")}, hint="")
+    assert (two.architecture.pre_logits, infer(tiny, hint="").architecture.pre_logits) == (10, 0)
+
+
 def test_what_the_caller_knows_is_not_told_from_the_tensors():
     net = meta_network("vit_tiny_patch16_224", embed_dim=192, num_heads=6, depth=2, num_classes=0)
     found = infer(net.state_dict(), num_heads=6)

@@ -153,6 +153,9 @@ def test_a_network_says_which_pixels_it_uses_and_how_many_patches_they_are(size,
     info = build("timm:test_vit", 2, Settings(resolution=size), from_scratch=True).info
     assert (info.resolution, info.used, info.grid, info.patch) == ((size,) * 2, (used,) * 2, (grid,) * 2, (16, 16))
     assert any(f"{used} pixels used" in note for note in info.notes) == (used != size)
+    oblong = build("timm:test_vit", 2, Settings(resolution=(size + 16, size)), from_scratch=True).info
+    tiles = f"resolution {size + 16}x{size} is {grid + 1}x{grid} patches of 16: {used + 16}x{used} pixels used"
+    assert (tiles in oblong.notes) == (used != size)
 
 
 def test_an_activation_that_no_word_stands_for_is_refused():
@@ -164,6 +167,14 @@ def test_an_activation_that_no_word_stands_for_is_refused():
         lambda: models._create(strange, 2, Settings(resolution=32), 0, drawn=True), "'laplace' is not known",
         kind=CheckpointError,
     )  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["float16", "float32", "float64"])
+def test_floats_of_any_width_in_an_npz_become_float32(kind):
+    from vitft.models import npz
+
+    found = npz._tensor(np.array([[0.5, -2.0]], dtype=kind))
+    assert found.dtype == torch.float32 and found.tolist() == [[0.5, -2.0]]
 
 
 def test_arrays_of_an_npz_that_are_none_of_its_kind_are_named():
@@ -241,3 +252,27 @@ def test_a_network_is_tried_once_where_it_may_not_run_at_a_size_and_keeps_what_n
         Architecture("vit_tiny_patch16_224", {"depth": 1}), 2, Settings(resolution=32), 0, drawn=False
     )
     assert {parameter.device.type for parameter in plain.parameters()} == {"meta"}
+
+
+def test_a_patch_embedding_of_other_pixels_is_resized_as_timm_does(tmp_path):
+    import timm
+    from timm.layers.patch_embed import resample_patch_embed
+
+    from vitft.models import loading
+
+    shape = {"img_size": 32, "embed_dim": 64, "depth": 1, "num_heads": 1}
+    net = timm.create_model("vit_tiny_patch16_224", patch_size=16, **shape)
+    torch.save(net.state_dict(), tmp_path / "a.pth")
+    opened = loading.load(str(tmp_path / "a.pth"))
+    kernel = net.patch_embed.proj.weight.detach()
+    for patch in ((16, 16), (8, 8), (8, 16)):
+        arch = opened.info.architecture
+        arch = dataclasses.replace(arch, kwargs={**arch.kwargs, "patch_size": patch})
+        info = dataclasses.replace(opened.info, architecture=arch)
+        built = build(dataclasses.replace(opened, info=info), 2, Settings(resolution=32))
+        same = patch == (16, 16)
+        theirs = (
+            kernel if same else resample_patch_embed(kernel, list(patch), interpolation="bilinear", antialias=False)
+        )
+        torch.testing.assert_close(built.net.patch_embed.proj.weight.detach(), theirs, atol=1e-4, rtol=0)
+        assert any("pseudo-inverse" in note for note in built.info.notes) is not same

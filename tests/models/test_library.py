@@ -276,6 +276,9 @@ def test_an_oblong_network(tmp_path: Path) -> None:
         torch.testing.assert_close(network.net(images), net(images), atol=1e-5, rtol=1e-5)
     assert deterministic(PHOTOS[0], network.preprocess).shape == (16, 64, 3)
     refused(made(tmp_path / "net", {}, net, image_size=[32, 64]), "no grid of 4x8")
+    net = drawn(img_size=(24, 64), patch_size=(8, 16))
+    info = loading.load(str(made(tmp_path / "bars", {}, net, image_size=[24, 64], patch_size=[8, 16]))).info
+    assert (info.grid, info.native, info.patch) == ((3, 4), (24, 64), (8, 16))
 
 
 def test_a_distilled_deit_with_one_classifier_reads_its_class_token(tmp_path: Path) -> None:

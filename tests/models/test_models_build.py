@@ -72,6 +72,9 @@ def test_weights_come_from_the_seed_and_leave_the_callers_state_alone():
     again = build("timm:test_vit", 3, AT32, from_scratch=True, seed=1).net.state_dict()
     other = build("timm:test_vit", 3, AT32, from_scratch=True, seed=2).net.state_dict()
     assert all(torch.equal(first[name], again[name]) for name in first)
+    unsaid, zero = (build("timm:test_vit", 3, AT32, from_scratch=True, **said) for said in ({}, {"seed": 0}))
+    assert "random weights (seed 0)" in unsaid.info.notes and unsaid.info == zero.info
+    assert all(torch.equal(a, b) for a, b in zip(unsaid.net.parameters(), zero.net.parameters(), strict=True))
     assert not torch.equal(first["blocks.0.mlp.fc1.weight"], other["blocks.0.mlp.fc1.weight"])
 
 

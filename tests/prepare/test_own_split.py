@@ -102,6 +102,10 @@ def test_val_is_cut_from_what_test_leaves_and_train_keeps_one(tmp_path: Path) ->
     assert found["test"] == {"Great Dane": 2, "beagle_dog": 1, "pug": 1}
     assert found["val"] == {"Great Dane": 1, "beagle_dog": 1}
     assert found["train"] == {"Great Dane": 7, "beagle_dog": 3, "pug": 1}
+    for left, taken in (([[1, 2, 3], [4, 5]], [4, 5]), ([[1, 2], [3, 4, 5]], [1, 2])):  # each more than is wanted
+        assert own_split._take(left, 1, keep=1) == taken and len(left) == 1
+    assert own_split._within(["train/a.png", "images/b.png"]) == ""
+    assert own_split._within(["train/images/a.png", "train/images/b.png"]) == "train/images/"
 
 
 @pytest.mark.parametrize("seed", range(20))

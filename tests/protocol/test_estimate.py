@@ -258,8 +258,9 @@ def test_a_speed_is_operations_of_whole_passes_by_seconds(monkeypatch, tokens, a
 def test_a_pass_is_timed_in_the_precision_asked_for(precision, kind):
     layer, seen = torch.nn.Linear(3, 3), []
     layer.register_forward_hook(lambda module, args, out: seen.append(out.dtype))
+    layer.weight.register_hook(lambda gradient: seen.append(gradient.dtype))
     speed._pass(layer, torch.ones(2, 3), precision)
-    assert seen == [kind] and layer.weight.grad is None
+    assert seen == [kind, torch.float32] and layer.weight.grad is None, "forwards and backwards, the weight's own kind"
 
 
 def test_what_has_no_closed_form_is_counted_as_it_is():

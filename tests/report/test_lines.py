@@ -98,6 +98,9 @@ def test_rows_that_nothing_tells_apart_are_numbered_and_what_differs_comes_befor
     assert named(number(), number(settings_="o", settings={"lr": 0.2})) == [
         ("m", ()), ("m, lr 0.2", ("lr 0.2, not 0.1",)),
     ]  # fmt: skip
+    # against the first of those that are called alike, not the latest
+    each = [number(settings_=str(i), settings={"a": a, "b": b}) for i, (a, b) in enumerate(((1, 1), (2, 1), (1, 2)))]
+    assert [label for label, _ in named(*each)] == ["m", "m, a 2", "m, b 2"]
     assert named(number(), number(protocol="q")) == [("m", ()), ("m, protocol q", ("protocol q, not p",))]
     assert named(number(), number(n=12, split_digest="e")) == [
         ("m", ()), ("m, other test images or labels of dtd (12", ("other test images or labels of dtd (12, not 10)",)),
@@ -221,8 +224,11 @@ def test_what_holds_for_a_table_is_said_below_it(tmp_path: Path) -> None:
     assert "Not compared (other test images): DTD." in apart
 
 
-def test_means_that_are_compared_say_so_and_have_the_interval_of_the_bootstrap() -> None:
+def test_means_that_are_compared_say_so_and_have_the_interval_of_the_bootstrap(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     from vitft.evaluation.contrasts import over_tasks
+    from vitft.report import marks
 
     keys = [f"t{i}" for i in range(7)]
     columns = [*(SummaryColumn(key=k, title=k) for k in keys), SummaryColumn(key="all", title="all", of=(tuple(keys),))]
@@ -240,6 +246,9 @@ def test_means_that_are_compared_say_so_and_have_the_interval_of_the_bootstrap()
         cell = row.cells["all"]
         assert (cell.ci95, cell.n) == ((max(0.0, low), min(1.0, high)), 7)
         assert cell.ci95_of == "bootstrap over tasks"
+    for shown, mark in (((-0.1, 0.3), "tie"), (None, "tie"), ((0.1, 0.3), "best")):
+        monkeypatch.setattr(marks, "over_tasks", lambda gaps, shown=shown: shown)
+        assert summarise(numbers, columns).rows[0].cells["all"].mark == mark
     alone = summarise(numbers[:7], columns)
     assert told not in alone.notes and alone.rows[0].cells["all"].mark == ""
 

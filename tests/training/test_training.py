@@ -502,6 +502,21 @@ def test_a_state_that_cannot_be_written_is_told_at_the_next_save_and_the_old_one
     assert state.load(tmp_path / "state.pt")["step"] == 1
 
 
+@pytest.mark.parametrize("said", ["cause", "context", "nothing"])
+def test_a_disk_that_is_full_is_told_whatever_torchs_writer_makes_of_it(said, tmp_path, monkeypatch):
+    def save(*_: object) -> None:
+        error, full = RuntimeError("the stream takes no more"), OSError(errno.ENOSPC, "No space left on device")
+        error.__cause__ = full if said == "cause" else None
+        error.__context__ = full if said == "context" else None
+        raise error
+
+    monkeypatch.setattr(torch, "save", save)
+    saver = state.Saver(tmp_path / "state.pt")
+    saver.save({"step": 1})
+    with pytest.raises(DiskFull, match="the stream takes no more" if said == "nothing" else "the disk is full"):
+        saver.wait()
+
+
 def test_what_the_next_update_begins_with_is_decoded_while_this_one_ends(tmp_path, monkeypatch):
     asked: list[list[int]] = []
     begun: list[list[int]] = []

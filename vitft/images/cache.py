@@ -1,6 +1,5 @@
 """Pixels decoded once a machine: a file of uint8 for each (images, decoder, deterministic preprocessing)."""
 
-import math
 import os
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -86,7 +85,7 @@ def _made(split: Split, pp: Preprocess, workers: int, hooks: Hooks, keep: Keep) 
         file = _allocated(_folder() / f"{_turn(split, pp)}.npy", shape, keep, left)
         array = None
         if file is None:
-            if keep == "room" or math.prod(shape) > _MEMORY * machine.memory():
+            if keep == "room" or int(np.prod(shape, dtype=np.int64)) > _MEMORY * machine.memory():
                 return None
             array = np.empty(shape, dtype=np.uint8)
         with ThreadPoolExecutor(max(1, workers)) as pool:

@@ -48,7 +48,7 @@ def of_columns(rows: Sequence[Line], columns: Sequence[str], values: Sequence[di
     """Compare the rows of each task's column.
 
     Args:
-        columns: of tasks.
+        columns: of tasks; others have no predictions, so nothing in them is compared.
         values: row -> column -> accuracy.
 
     Raises:

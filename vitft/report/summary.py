@@ -42,11 +42,10 @@ def summarise(
     if columns is None:
         drawn = layout.of_tasks(shown)
         columns = [c for c in drawn if not c.of or any(all(t in own for t in c.tasks) for own in values)]
-    tasks = [c.key for c in columns if not c.of]
     means = [c for c in columns if c.of]
     for own in values:
         own |= {c.key: mean(c, own) for c in means if all(t in own for t in c.tasks)}
-    found = marks.of_columns(rows, tasks, values)
+    found = marks.of_columns(rows, [c.key for c in columns], values)
     marks.of_means(found, means, values)
     results = [_row(i, row, columns, values[i], found, missing or {}) for i, row in enumerate(rows)]
     made: list[SummaryRow] = []
