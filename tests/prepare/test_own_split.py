@@ -2,9 +2,11 @@
 
 import hashlib
 import json
+import re
 import shutil
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -272,3 +274,43 @@ def test_the_errors_of_finetune_on_unsplit_folders_name_the_command(kind: str, t
         lambda: make(str(root), model="vit-mini", recipe=recipes.load("quick"), overrides={}),
         f"vitft data split '{root}' -o '{root}-split'",
     )
+
+
+@pytest.mark.parametrize(
+    ("groups", "wanted", "keep", "taken"),
+    [
+        ([[1], [2], [3], [4]], 2, 1, [1, 2]),
+        ([[1], [2]], 5, 1, [1]),  # one stays
+        ([[1], [2]], 5, 0, [1, 2]),
+        ([[1, 2, 3], [4]], 1, 1, [4]),  # twins go together or not at all
+        ([[1], [2, 3], [4]], 2, 1, [1, 4]),
+        ([[1, 2, 3], [4, 5], [6, 7]], 1, 1, [4, 5]),  # one group at least, the smallest, the first of equals
+        ([[1], [2], [3]], 0, 1, [1]),
+        ([[1, 2]], 1, 1, []),
+        ([[1, 2]], 1, 0, [1, 2]),
+        ([], 3, 0, []),
+    ],
+)
+def test_whole_groups_are_taken_up_to_what_is_wanted(groups: Any, wanted: int, keep: int, taken: list[int]) -> None:
+    left = [*groups]
+    assert own_split._take(left, wanted, keep) == taken
+    assert left == [group for group in groups if not set(group) & set(taken)]
+
+
+def test_fractions_leave_something_on_each_side() -> None:
+    for test, val in ((0.3, 0.0), (0.001, 0.0), (0.999, 0.0), (0.5, 0.499), (0.25, 0.25)):
+        own_split._fractions(test, val)
+    for test in (0.0, 1.0, -0.1, 1.5):
+        refused(lambda test=test: own_split._fractions(test, 0.0), f"'{test:g}' leaves nothing", kind=UsageError)
+    for test, val in ((0.5, 0.5), (0.25, 0.75), (0.3, 0.9), (0.3, -0.1)):
+        refused(lambda t=test, v=val: own_split._fractions(t, v), f"below {1 - test:g}", kind=UsageError)
+
+
+def test_an_expression_comes_before_a_table_and_a_list_is_read_as_a_table_is(tmp_path: Path) -> None:
+    rows, rule, _ = own_split.labelled(table(tmp_path / "a"), re.compile(r"^(\d)"))
+    assert {name for _, name in rows} == {str(number)[0] for _, _, number in numbered()}, rule
+    for i in range(4):
+        write(tmp_path / f"b/images/{i}.png", image(i))
+    write(tmp_path / "b/train.txt", "".join(f"images/{i}.png {i % 2}\n" for i in range(4)))
+    rows, rule, _ = own_split.labelled(tmp_path / "b", None)
+    assert [(key, name) for key, name in rows] == [(f"images/{i}.png", str(i % 2)) for i in range(4)], rows

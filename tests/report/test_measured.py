@@ -205,6 +205,8 @@ def test_each_field_of_a_few_shot_number() -> None:
         expected("frozen + knn", "5 a class", "last", 4, 7, short),
         expected("frozen + knn k=20", "all", "best on val", 0, 6),
     ]
+    unsaid = parse(data | {"protocol": {**data["protocol"], "gelu": None}}, FewshotResult, "x")  # type: ignore[dict-item]
+    assert {dict(one.row)["GELU"] for one in of_any(unsaid)} == {""}
 
 
 def test_each_field_of_the_numbers_of_a_suite_without_units() -> None:
