@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -301,9 +302,9 @@ def test_fractions_leave_something_on_each_side() -> None:
     for test, val in ((0.3, 0.0), (0.001, 0.0), (0.999, 0.0), (0.5, 0.499), (0.25, 0.25)):
         own_split._fractions(test, val)
     for test in (0.0, 1.0, -0.1, 1.5):
-        refused(lambda test=test: own_split._fractions(test, 0.0), f"'{test:g}' leaves nothing", kind=UsageError)
+        refused(partial(own_split._fractions, test, 0.0), f"'{test:g}' leaves nothing", kind=UsageError)
     for test, val in ((0.5, 0.5), (0.25, 0.75), (0.3, 0.9), (0.3, -0.1)):
-        refused(lambda t=test, v=val: own_split._fractions(t, v), f"below {1 - test:g}", kind=UsageError)
+        refused(partial(own_split._fractions, test, val), f"below {1 - test:g}", kind=UsageError)
 
 
 def test_an_expression_comes_before_a_table_and_a_list_is_read_as_a_table_is(tmp_path: Path) -> None:
