@@ -331,6 +331,9 @@ def test_a_suite_of_trainings_evaluations_and_few_shot_is_each_of_them_in_its_pl
         assert over[name]["ci95"] == pytest.approx(student([four, nine]))
     assert (found["model"], found["recipe"], found["method"], found.get("shots")) == ("vit-l16", "ra, rb", "full", None)
     assert found["checkpoint"]["notes"] == ["EMA"] and found["checkpoint"]["sha256"] == "s"
+    assert found["protocol"] == {"id": digest({"parts": ["0123abcd", "pb", "q", "f"]})}
+    fewer = of(suite, {key: own for key, own in results.items() if key != "k"}, seeds=(9, 4))
+    assert fewer["protocol"] == {"id": digest({"parts": ["0123abcd", "q", "f"]})}
     seen = "3 images of test were trained or selected on, too, byte for byte: 3 in train"
     assert found["footnotes"] == {
         "": [], "dtd": ["20 test images, officially 1,880", "w", seen], "k": ["20 test images, officially 10,000"],
@@ -375,3 +378,45 @@ def test_parts_of_one_suite_are_of_one_model_and_each_of_one_protocol(key, chang
     results[key] = [*results[key][:-1], last.model_copy(update={field: changed})]
     with pytest.raises(UsageError, match=f"Results of unlike {what} do not belong in one table"):
         of(suite, results)
+
+
+def test_tasks_of_one_suite_may_differ_in_what_a_recipe_says_of_each_and_in_nothing_else():
+    suite, results = mixed()
+    by_task: dict[str, Any] = {
+        "id": "z", "resolution": (9, 9), "resize": "resize-small", "interpolation": "area", "antialias": False,
+        "selection": "val", "chosen_by_pixels": 7,
+    }  # fmt: skip
+    other = {"normalise": "none", "gelu": "tanh", "recipe": "z", "recipe_digest": "z", "from_scratch": True}
+    for key, value in (by_task | other).items():
+        changed = [one.model_copy(update={"protocol": one.protocol.model_copy(update={key: value})})
+                   for one in results["mine"]]  # fmt: skip
+        assert getattr(changed[0].protocol, key) != getattr(results["mine"][0].protocol, key), key
+        if key in by_task:
+            assert len(of(suite, results | {"mine": changed}, seeds=(9, 4))["tasks"]) == 6  # type: ignore[arg-type]
+        else:
+            with pytest.raises(UsageError, match="unlike protocol"):
+                of(suite, results | {"mine": changed})
+    first, *rest = results["dtd"]
+    with pytest.raises(UsageError, match="unlike method"):
+        of(suite, results | {"dtd": [first.model_copy(update={"method": "bias"}), *rest]})
+
+
+def test_examples_of_a_first_part_are_in_a_protocol_where_there_are_such():
+    from vitft.report.suite import _protocol
+
+    (one, *_) = mixed()[1]["dtd"]
+    train = one.protocol.train
+    for first in (None, 60):
+        given = one.model_copy(
+            update={"protocol": one.protocol.model_copy(update={"train": train.model_copy(update={"first": first})})}
+        )
+        assert _protocol(given)["train"].get("first", "absent") == (first or "absent")
+
+
+def test_an_evaluation_on_a_part_of_the_data_lacks_test_images_and_a_training_may_lack_others():
+    suite, results = mixed()
+    (one,) = results["in"]
+    partial = one.provenance.model_copy(update={"completeness": "partial"})
+    whole = Metrics(top1=0.4, n=50_000, ci95=(0.3, 0.5))
+    given = {"in": [one.model_copy(update={"provenance": partial, "metrics": whole})]}
+    assert of(suite.only(["in"]), given)["footnotes"]["in"] == ["partial: not all test images", "subset"]  # type: ignore[index]
