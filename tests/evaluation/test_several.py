@@ -1,15 +1,19 @@
 """Several models on the same images: what each is opened with, what it says, and what it leaves."""
 
+import json
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from vitft.data.labels import absent_note
 from vitft.evaluation import seeds, several
 from vitft.models.build import build
 from vitft.progress import Hooks
+from vitft.results.parts import Metrics
+from vitft.results.schema import EvalResult
 from vitft.settings import Settings
 
 
@@ -84,3 +88,51 @@ def test_models_are_evaluated_one_after_the_other_and_say_what_they_are(alone, m
     assert saved == [*((file, *rest_of) for file in files),
                      (tmp_path / "result.json", "json of r")]  # fmt: skip
     assert several.How() == several.How({}, None, "auto", "auto", 0, 2, False, False, "no")
+
+
+def test_a_run_has_a_network_for_each_seed_whose_weights_are_all_kept(tmp_path):
+    units = [tmp_path / "units" / "dtd" / name for name in "ab"]
+    for unit in units:
+        unit.mkdir(parents=True)
+        (unit / "weights.safetensors").touch()
+    run = {"kind": "finetune", "seeds": {"4": {}, "7": {}}, "units": ["dtd/a", "dtd/b"]}
+    (tmp_path / "weights.safetensors").touch()
+    alone = {None: str(tmp_path)}
+
+    def found(model: object = tmp_path, **changes: Any) -> Any:
+        (tmp_path / "result.json").write_text(json.dumps(run | changes))
+        return seeds.members(str(model))
+
+    assert found() == ({4: str(units[0]), 7: str(units[1])}, "all 2 seeds of the run")
+    assert found(kind="eval") == found(seeds=None) == found(units=None) == (alone, "")
+    named = tmp_path / "weights.safetensors"
+    assert found(named) == ({None: str(named)}, "seed 4 alone of the run's seeds 4, 7: the file that was named")
+    (units[1] / "weights.safetensors").unlink()
+    why = "seed 4 alone of the run's seeds 4, 7: the weights of the others are not all here"
+    assert found() == (alone, why)
+    (tmp_path / "result.json").unlink()
+    assert seeds.members(str(tmp_path)) == (alone, "") and seeds.members("timm:x") == ({None: "timm:x"}, "")
+
+
+def test_models_are_compared_seed_by_seed_or_with_each_seed():
+    right: Any = {key: SimpleNamespace(correct=np.arange(9) < key) for key in range(2, 8)}
+    done = [("a", {None: right[2]}), ("b", {3: right[3], 4: right[4]}), ("c", {4: right[5], 5: right[6]}),
+            ("d", {9: right[7]})]  # fmt: skip
+    found = [(one.a, one.b, one.seed, one.a_only, one.b_only) for one in seeds.comparisons(done)]
+    assert found == [
+        ("a", "b", 3, 0, 1), ("a", "b", 4, 0, 2), ("a", "c", 4, 0, 3), ("a", "c", 5, 0, 4), ("a", "d", 9, 0, 5),
+        ("b", "c", 4, 0, 1),
+    ]  # fmt: skip
+
+
+def test_what_one_seed_lacks_has_no_mean():
+    whole = Metrics(top1=0.5, n=9, ci95=(0, 1), top5=0.9, real_top1=0.6, real_n=8)
+    less = Metrics(top1=0.7, n=9, ci95=(0, 1))
+    mean = seeds.over_seeds([whole, less])
+    assert (mean.top5, mean.real_top1, mean.real_ci95, mean.real_n) == (None, None, None, None)
+    assert seeds.over_seeds([whole, whole]).real_n == 8
+    results = [
+        EvalResult.model_construct(metrics=whole, among_present=one, per_class=None, confusion=None)  # type: ignore[call-arg]
+        for one in (whole, None)
+    ]
+    assert seeds.combined(dict(enumerate(results))).among_present is None

@@ -8,6 +8,9 @@ import numpy as np
 import pytest
 
 from tests import drawn_results as drawn
+from vitft.evaluation.contrasts import contrast
+from vitft.evaluation.significance import holm
+from vitft.report import marks
 from vitft.report.lines import labels, lines, name
 from vitft.report.measured import Measured
 from vitft.report.summary import interval, summarise
@@ -265,3 +268,35 @@ def test_what_has_no_seed_is_not_said_to_have_one(tmp_path: Path) -> None:
 
     assert "not of other seeds" in notes(3) and "not of other seeds" not in notes(None)
     assert "best of its column" in notes(None)
+
+
+def test_a_column_compares_its_best_row_with_the_next_best_first(tmp_path: Path) -> None:
+    rng, flags, numbers = np.random.default_rng(5), {}, []
+    for model, share, seeds in (("c", 0.6, (0, 2)), ("a", 0.9, (0, 1)), ("b", 0.8, (0, 1))):
+        flags[model] = rng.random((2, 200)) < share
+        for seed, right in zip(seeds, flags[model], strict=True):
+            file = tmp_path / f"{model}{seed}.parquet"
+            drawn.answers(file, right)
+            known = int(right.sum()) if model != "c" else None  # a result may count nothing
+            numbers.append(number(model=model, model_=model, seed=seed, n=200, top1=right.mean(), correct=known,
+                                  predictions=file))  # fmt: skip
+    rows = lines(numbers)
+    name(rows, "model")
+    found = marks.of_columns(rows, ["dtd"], [{"dtd": float(flags[row.label].mean())} for row in rows])
+    assert [row.label for row in rows] == ["c", "a", "b"] and found.compared == 3 and marks.Marks().compared == 0
+    assert all(np.array_equal(found.flags["dtd"][i], flags[row.label]) for i, row in enumerate(rows))
+    ab, ac, bc = (
+        contrast(flags[x], flags[y], same) for x, y, same in (("a", "b", True), ("a", "c", False), ("b", "c", False))
+    )
+    p = holm([ac.p, bc.p, ab.p])
+    assert [(t.a, t.b, t.difference, t.p) for t in found.tests] == [
+        ("a", "b", ab.difference, ab.p), ("a", "c", ac.difference, ac.p),
+    ]  # fmt: skip
+    assert [t.p_holm for t in found.tests] == pytest.approx([p[2], p[0]])
+    level = 0.05
+    assert {i: found.least[i, "dtd"] for i in range(3)} == {0: ac.least(level), 1: ab.least(level), 2: ab.least(level)}
+    assert len(found.least) == 3 and found.of == {(1, "dtd"): "best"}
+    for p_holm, mark in ((level, {(0, "x"): "tie", (1, "x"): "tie"}), (level / 2, {(0, "x"): "best"})):
+        out = marks.Marks()
+        marks._mark(out, "x", 0, [1], {1: p_holm})
+        assert out.of == mark

@@ -69,8 +69,7 @@ def combined(results: Mapping[Seed, EvalResult]) -> EvalResult:
         "seeds": {str(seed): r.metrics for seed, r in results.items()},
     }
     among = [r.among_present for r in results.values() if r.among_present is not None]
-    if len(among) == len(results):
-        changed["among_present"] = over_seeds(among)
+    changed["among_present"] = over_seeds(among) if len(among) == len(results) else None
     if first.per_class is not None:
         columns = zip(*(r.per_class or () for r in results.values()), strict=True)
         changed["per_class"] = tuple(_summed(rows) for rows in columns)
