@@ -19,8 +19,7 @@ def learning_rate(settings: Settings, step: int) -> float:
     - constant: 1.
     """
     warmup = min(1.0, (step + 1) / settings.warmup_steps) if settings.warmup_steps else 1.0
-    progress = (step - settings.warmup_steps) / max(1, settings.steps - settings.warmup_steps)
-    progress = min(max(progress, 0.0), 1.0)
+    progress = max(0, step - settings.warmup_steps) / max(1, settings.steps - settings.warmup_steps)
     match settings.schedule:
         case "cosine":
             factor = 0.5 * (1.0 + math.cos(math.pi * progress))
