@@ -164,6 +164,7 @@ def test_shards_that_claim_at_once_wait_for_each_other_and_the_whole_command_for
     with holding(run, 2):  # another shard's claim
         code, _, err = vitft(*command, "--shard", "1/2")
     assert code == 0 and "yet to do: dmlab" in " ".join(err.split())
+    monkeypatch.setattr("vitft.engines.suite_run.CLAIM_S", 0.3)
     with holding(run / "shards" / "2-of-2", 60) as other:
         assert vitft(*command, "--overwrite")[0] == 2
         assert vitft(*command, "--shard", "2/2")[0] == 2  # its place is taken
@@ -173,7 +174,6 @@ def test_shards_that_claim_at_once_wait_for_each_other_and_the_whole_command_for
         code, out, err = vitft(*command, "--format", "json")
     assert code == 0 and "Shard 2/2 at work" in " ".join(err.split())
     assert set(json.loads(out)["tasks"]) == {"dmlab", "svhn"}
-    monkeypatch.setattr("vitft.results.folders.CLAIM_S", 0.3)
     with holding(run, 60) as other:  # a whole command at work
         code, _, err = vitft(*command, "--shard", "1/2")
         assert code == 2 and "Another vitft process" in err

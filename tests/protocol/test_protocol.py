@@ -524,11 +524,7 @@ def test_real_processes_save_on_signals_and_go_on(tmp_path):
         )
 
     whole = start(tmp_path / "whole")
-    for name, signum, code in (
-        ("int", signal.SIGINT, 130),
-        ("term", signal.SIGTERM, 143),
-        ("kill", signal.SIGKILL, -9),
-    ):
+    for name, signum, code in (("int", signal.SIGINT, 130), ("term", signal.SIGTERM, 143)):
         folder = tmp_path / name
         process = start(folder)
         deadline = time.monotonic() + 240
@@ -538,8 +534,7 @@ def test_real_processes_save_on_signals_and_go_on(tmp_path):
         _, err = process.communicate(timeout=240)
         assert process.returncode == code, err
         assert "Traceback" not in err
-        if code > 0:
-            assert list(folder.rglob("state.pt")) and "state is saved" in err
+        assert list(folder.rglob("state.pt")) and "state is saved" in err
         again = start(folder)
         out, err = again.communicate(timeout=240)
         assert again.returncode == 0, err
