@@ -1,6 +1,7 @@
 """Answers at their edges: too few, in another shape, of other classes, tied."""
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
@@ -646,3 +647,23 @@ def test_rows_of_other_processes_are_joined_to_ones_own_and_to_none():
         assert found is not None and found.tolist() == [[1, 2] if own is not None else [0, 0], [3, 4]]
         assert seen.tolist() == [mine[0], 1]
     assert module._joined(None, np.zeros(2, int), Two([None], theirs, [0, 0])) is None  # type: ignore[arg-type]
+
+
+def test_what_a_network_is_made_of_changes_with_each_of_its_parts():
+    from vitft.evaluation.network import open_network
+
+    network = open_network("vit-mini", {}, device="cpu")
+    arch, settings = network.info.architecture, network.settings
+    others = [
+        *(dataclasses.replace(arch, **{name: value}) for name, value in (
+            ("name", "x"), ("kwargs", {**arch.kwargs, "depth": 1}), ("norm_eps", 0.5), ("activation", "silu"),
+            ("gelu", "tanh"),
+        )),
+    ]  # fmt: skip
+    infos = [dataclasses.replace(network.info, architecture=one) for one in others]
+    infos.append(dataclasses.replace(network.info, part="ema"))
+    networks = [dataclasses.replace(network, info=info) for info in infos]
+    resized = settings.model_copy(update={"posembed_resize": "bicubic"})
+    networks += [network, dataclasses.replace(network, settings=resized)]
+    made = [json.dumps(one.made_of, sort_keys=True, default=str) for one in networks]
+    assert settings.posembed_resize != "bicubic" and len(set(made)) == len(made) == 8

@@ -46,6 +46,7 @@ def test_a_misfit_counts_what_does_not_fit(tmp_path):
         ({"norm.bias": None, "norm.weight": None}, "'norm.bias' is missing", 1),
         ({"norm.bias": torch.zeros(3)}, "'norm.bias' has shape (3,), the architecture needs (64,)", 0),
         ({"norm.bias": torch.zeros(3), "stranger": torch.zeros(1)}, "'norm.bias' has shape", 1),
+        ({"norm.bias": torch.zeros(3), "norm.weight": torch.zeros(4)}, "'norm.bias' has shape (3,)", 1),
         ({"stranger": torch.zeros(1)}, "'stranger' has no place", 0),
     ):
         state = {k: v for k, v in {**net.state_dict(), **change}.items() if v is not None}
@@ -117,6 +118,8 @@ def test_what_is_tanh_already_is_not_made_so():
         ("timm:vit_base_patch16_224.augreg_in21k", "timm", "vit_base_patch16_224.augreg_in21k", True),
         ("hf-hub:timm/vit_base_patch16_224.augreg_in21k", "hub", "vit_base_patch16_224.augreg_in21k", True),
         ("timm:flexivit_base.600ep_in1k", "timm", "flexivit_base.600ep_in1k", True),
+        *(("timm:x", "timm", f"vit_base_patch16_siglip_224.{tag}", True) for tag in ("webli", "v2_webli")),
+        *(("timm:x", "timm", f"vit_base_patch16_224.{tag}", True) for tag in ("orig_in21k", "sam_in1k")),
         ("timm:deit_base_patch16_224.fb_in1k", "timm", "deit_base_patch16_224.fb_in1k", False),
         ("timm:vit_base_patch16_224.dino", "timm", "vit_base_patch16_224.dino", False),
     ],

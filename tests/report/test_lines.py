@@ -102,7 +102,7 @@ def test_rows_that_nothing_tells_apart_are_numbered_and_what_differs_comes_befor
         ("m", ()), ("m, lr 0.2", ("lr 0.2, not 0.1",)),
     ]  # fmt: skip
     # against the first of those that are called alike, not the latest
-    each = [number(settings_=str(i), settings={"a": a, "b": b}) for i, (a, b) in enumerate(((1, 1), (2, 1), (1, 2)))]
+    each = [number(settings_=str(i), settings={"a": a, "b": b}) for i, (a, b) in enumerate(((1, 1), (2, 2), (1, 2)))]
     assert [label for label, _ in named(*each)] == ["m", "m, a 2", "m, b 2"]
     assert named(number(), number(protocol="q")) == [("m", ()), ("m, protocol q", ("protocol q, not p",))]
     assert named(number(), number(n=12, split_digest="e")) == [

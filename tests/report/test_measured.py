@@ -249,6 +249,8 @@ def test_each_field_of_the_numbers_of_a_suite_without_units() -> None:
         first, replace(first, seed=5, top1=0.7, correct=7), other("imagenet_real", "imagenet", None, 8, "as it is"),
         other("cifar10", "cifar10", 0, 5, "frozen"),
     ]  # fmt: skip
+    mini = next(of_suite(parse(suite | {"model": "vit-mini", "checkpoint": {}}, SuiteResult, "x")))
+    assert (mini.what.model, mini.what.pretraining) == ("vit-mini", "CIFAR-10")
     bare = suite | {"protocol": {"id": "z", "from_scratch": True}, "checkpoint": {}, "model": None, "recipe": None}
     bare["tasks"] = {"dtd": tasks["dtd"] | {"recipe": None}}
     del bare["method"]
