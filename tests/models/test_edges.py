@@ -100,6 +100,21 @@ def test_a_new_head_has_no_names_of_the_old_one(tmp_path):
     assert build(file, 5, Settings(resolution=32)).class_names == ()
 
 
+def test_the_weights_of_a_run_say_what_was_assumed_but_what_its_recipe_says(tmp_path):
+    import timm
+
+    from vitft.models import loading
+
+    net = timm.create_model("vit_tiny_patch16_224", img_size=32, patch_size=16, embed_dim=64, depth=1, num_heads=1)
+    torch.save(net.state_dict(), tmp_path / "a.pth")
+    settings = {"lr": 0.1, "steps": 1, "resolution": 32}
+    j, _ = job(draw(tmp_path / "d"), model=str(tmp_path / "a.pth"), from_scratch=False, overrides=settings)
+    run_unit(final_units(j, [])[0], tmp_path / "run", Runtime(device="cpu"))
+    before = loading.load(str(tmp_path / "a.pth")).info.assumed
+    after = loading.load(str(next((tmp_path / "run").rglob("weights.safetensors")))).info.assumed
+    assert "interpolation" in before and set(after) == set(before) - {"interpolation"} and after
+
+
 def test_what_is_tanh_already_is_not_made_so():
     from torch import nn
 

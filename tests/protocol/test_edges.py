@@ -284,6 +284,38 @@ def test_what_is_known_of_images_goes_when_the_data_changes(tmp_path):
     assert not seen.exists()
 
 
+def test_what_was_finished_without_a_listing_is_said_to_be_compared_with_nothing(tmp_path):
+    from vitft.data.sources.image_folder import ImageFolder
+    from vitft.protocol import unchanged
+    from vitft.results.folders import task_folder
+
+    source = ImageFolder(draw(tmp_path / "d", per_class=2), "d")
+    for name, result, told in (("none", None, 0), ("unit", "units/d/final/result.json", 1), ("run", "result.json", 1)):
+        folder, notes = tmp_path / name, list[str]()
+        task_folder(folder, "d").mkdir(parents=True)
+        if result is not None:
+            (folder / result).parent.mkdir(parents=True, exist_ok=True)
+            (folder / result).write_text("{}")
+        unchanged.hold(folder, source, notes.append)
+        assert len(notes) == told, name
+
+
+def test_images_that_were_tuned_on_are_known_to_what_comes_after(tmp_path):
+    from vitft.data.sources.image_folder import ImageFolder
+    from vitft.images.fingerprints import fingerprints
+    from vitft.progress import Hooks
+    from vitft.protocol import stamp
+
+    train = ImageFolder(draw(tmp_path / "d", per_class=3), "d").open("train")
+    assert stamp.seen_before(tmp_path / "run", "d") == {}
+    (tmp_path / "run" / "units" / "d").mkdir(parents=True)
+    stamp.remember(tmp_path / "run", (train, dataclasses.replace(train, name="val")), Hooks())
+    seen = stamp.seen_before(tmp_path / "run", "d")
+    assert list(seen) == ["train", "val"] and stamp.seen_before(tmp_path / "run", "e") == {}
+    digests = {row.tobytes() for row in fingerprints(train)}
+    assert all({row.tobytes() for row in found} == digests for found in seen.values()) and len(digests) > 1
+
+
 def test_a_unit_begins_with_what_is_asked_for_and_keeps_it(tmp_path):
     from vitft.errors import UsageError
     from vitft.group import ALONE

@@ -67,6 +67,7 @@ def test_each_field_of_a_fine_tunes_number(tmp_path: Path) -> None:
         ({"timing": {"total_s": 11.0}}, {"cost": (60.0, 11.0)}),
         ({"timing": {"train_s": None}}, {"cost": (60.0, 2.0)}),
         ({"phase": "tune"}, {"tuning": True}),
+        ({"provenance": {"train_digest": "td"}}, {"trained": "td"}),
         ({"protocol": {"selection": "none"}}, {"selected": "last"}),
         ({"protocol": {"selection": "dev, best of 3"}}, {"selected": "best on val"}),
         ({"protocol": {"selection": "test, best of 3"}}, {"selected": "best on test"}),
@@ -104,7 +105,7 @@ def test_what_a_fine_tune_says_is_in_its_number(tmp_path: Path, changes: Any, ex
 
     def told(one: Measured) -> dict[str, Any]:
         what = one.what.model_dump() | {"called": one.what.model}
-        rest = {key: getattr(one, key) for key in ("cost", "tuning", "notes", "task", "column")}
+        rest = {key: getattr(one, key) for key in ("cost", "tuning", "notes", "task", "column", "trained")}
         return what | rest | dict(one.row) | {"examples": one.what.examples}
 
     if "task" in expected:
