@@ -10,9 +10,11 @@ import pytest
 from scipy import stats
 
 from tests import drawn_results as drawn
+from tests.protocol.test_protocol import draw, job
 from vitft.engines import inline
-from vitft.errors import DataError
+from vitft.errors import CheckpointError, DataError
 from vitft.progress import Hooks, noting_once
+from vitft.protocol.jobs import Runtime
 from vitft.protocol.units import Job, Point, Scheme, Unit
 from vitft.results.parts import Overlap
 from vitft.results.reading import parse
@@ -101,3 +103,24 @@ def test_a_note_is_told_once_a_run() -> None:
     for text in ("a", "b", "a"):
         hooks.note(text)
     assert told == ["a", "b"]
+
+
+def test_after_a_first_success_a_checkpoint_that_fails_stops_its_own_task_alone(
+    tmp_path: Path, monkeypatch: Any
+) -> None:
+    jobs = [job(draw(tmp_path / name), overrides={"lr": 0.1, "steps": 1})[0] for name in ("one", "two")]
+    runs = inline.run_unit
+
+    def failing(bad: str) -> Any:
+        def run(unit: Any, *rest: Any) -> Any:
+            if unit.job.name == bad:
+                raise CheckpointError("damaged")
+            return runs(unit, *rest)
+
+        return run
+
+    monkeypatch.setattr(inline, "run_unit", failing("two"))
+    assert inline.run(jobs, tmp_path / "run", Runtime(device="cpu")) == {"two": "damaged"}
+    monkeypatch.setattr(inline, "run_unit", failing("one"))
+    with pytest.raises(CheckpointError, match="damaged"):
+        inline.run(jobs, tmp_path / "other", Runtime(device="cpu"))

@@ -103,6 +103,8 @@ def test_each_processor_has_the_librarys_defaults(name, native, expected, form):
          stamp(before=(438, 438), crop_pct=384 / 438, assumed=("crop_pct",))),
         (said(do_resize=False, do_center_crop=True), "vit", LARGE,
          stamp(mode="none", before=LARGE, assumed=("crop_pct",))),
+        (said(image_processor_type="DeiTImageProcessor", size=256, do_resize=False), "deit", SMALL,
+         stamp(mode="none", before=SMALL, assumed=("crop_pct",))),
         # ConvNext: below 384 pixels int(size / crop_pct) and the centre, else all is kept
         (said(crop_pct=0.8), "vit", SMALL, stamp(mode="center", before=(40, 40), crop_pct=0.8)),
         (said(crop_pct=1), "vit", SMALL, stamp(mode="center", before=SMALL)),
