@@ -15,6 +15,7 @@ import ast
 import json
 import os
 import random
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -183,14 +184,16 @@ def work(
         return status
 
     def then(status: int | None, folder: Path) -> None:
-        # 0 all passed, 5 none was there to run; a crash has no test that fails, nor has what computes for ever.
+        # 0 all passed, 5 none was there to run; a crash has no test that fails. What computes too long may be a loop
+        # without end, or tests that are slow here: that is for people to tell.
         by = "".join(failed(folder)[:1])
         unnoticed = SURVIVED if whole else IN_TIME
-        outcome = STOPPED if status is None else unnoticed if status in (0, 5) else NOTICED
+        stopped = status is None or status == -signal.SIGXCPU
+        outcome = STOPPED if stopped else unnoticed if status in (0, 5) else NOTICED
         words = (folder / "log").read_text(errors="replace") if (folder / "log").exists() else ""
         told(mutant, {"id": mutant.id, "outcome": NOTICED if by else outcome, "by": by, "status": str(status)}, words)
 
-    return Work(run, 20 + 1.5 * spent, then)
+    return Work(run, 40 + 3 * spent, then)
 
 
 def _source(mutant: Mutant) -> str:

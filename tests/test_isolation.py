@@ -27,7 +27,7 @@ def machine(tmp_path: Path) -> dict[str, str]:
 
 
 def test_on_a_machine_with_a_card_no_test_touches_it(machine: dict[str, str], tmp_path: Path) -> None:
-    """The tests that fork, and those that start workers, where torch finds a card unless it is hidden from it."""
+    """Tests that fork, and one that starts a process, where torch finds a card unless it is hidden from it."""
     # The card is there to be found: without the tests' own hiding vitft takes it, and would touch it.
     take = "from vitft import device; device.pick('auto')"
     done = subprocess.run(
@@ -39,7 +39,6 @@ def test_on_a_machine_with_a_card_no_test_touches_it(machine: dict[str, str], tm
     chosen = [
         "tests/engines/test_engine.py::test_a_unit_that_kills_its_workers_is_given_up_and_the_others_go_on",
         "tests/protocol/test_protocol.py::test_killed_anywhere_and_started_again_it_ends_the_same[5]",
-        "tests/engines/test_vtab.py::test_the_suite_mini_through_a_real_worker",
         "tests/test_isolation.py::test_nothing_of_this_machine_reaches_a_test",
     ]
     command = [sys.executable, "-m", "pytest", "-n", "0", "-p", "no:cacheprovider", *chosen]

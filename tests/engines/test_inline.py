@@ -15,6 +15,7 @@ from vitft.engines import inline
 from vitft.errors import CheckpointError, DataError
 from vitft.progress import Hooks, noting_once
 from vitft.protocol.jobs import Runtime
+from vitft.protocol.run import run_unit
 from vitft.protocol.units import Job, Point, Scheme, Unit
 from vitft.results.parts import Overlap
 from vitft.results.reading import parse
@@ -109,13 +110,12 @@ def test_after_a_first_success_a_checkpoint_that_fails_stops_its_own_task_alone(
     tmp_path: Path, monkeypatch: Any
 ) -> None:
     jobs = [job(draw(tmp_path / name), overrides={"lr": 0.1, "steps": 1})[0] for name in ("one", "two")]
-    runs = inline.run_unit
 
     def failing(bad: str) -> Any:
         def run(unit: Any, *rest: Any) -> Any:
             if unit.job.name == bad:
                 raise CheckpointError("damaged")
-            return runs(unit, *rest)
+            return run_unit(unit, *rest)
 
         return run
 

@@ -11,7 +11,7 @@ import pytest
 
 from tests.data.test_label_rules import picture
 
-FEW, MANY, SIDE = 1000, 9000, 64
+FEW, MANY, SIDE = 1000, 6000, 64
 ALLOWED = 6000
 """Bytes an image for its name, label and digest, and what an allocator scatters; its pixels are 12,288."""
 
@@ -54,7 +54,7 @@ def files(folder: Path, n: int) -> Path:
 
 
 @pytest.mark.parametrize(("lay", "keep"), [(table, "make"), (files, "no")])  # a process takes seconds
-def test_nine_times_the_images_take_no_more_memory(lay, keep, tmp_path):
+def test_six_times_the_images_take_no_more_memory(lay, keep, tmp_path):
     env = {**os.environ, "MALLOC_ARENA_MAX": "2"}  # else each thread that decodes scatters memory of its own
 
     def peak(n: int) -> int:
