@@ -132,6 +132,9 @@ def test_classes_called_by_numbers_are_those_outputs_of_a_head_without_names():
     words = folders([f"class {i}" for i in range(12)])
     assert head_fits(head, words) is words
     assert order_assumed(head, words) == ("classes in the data's order",)  # type: ignore[arg-type]
+    mixed = folders(["1", *(f"class {i}" for i in range(11))])  # a number first makes no numbers of the others
+    assert head_fits(head, mixed) is mixed
+    assert order_assumed(head, mixed) == ("classes in the data's order",)  # type: ignore[arg-type]
     assert order_assumed(head, dataclasses.replace(words, task="cifar10")) != ()  # type: ignore[arg-type]
     own = dataclasses.replace(words, task="cifar10", class_names=lists.names("cifar10"))
     assert order_assumed(head, own) == ()  # type: ignore[arg-type]

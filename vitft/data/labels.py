@@ -88,6 +88,11 @@ def by_name(split: Split, class_names: tuple[str, ...], whose: str) -> Split:
     return replace(split, class_names=class_names, labels=places[split.labels])
 
 
+def numbers(names: Sequence[str]) -> list[int] | None:
+    """Return the numbers that all these names are; None where one is none."""
+    return [int(name) for name in names] if all(name.isascii() and name.isdigit() for name in names) else None
+
+
 def by_number(split: Split, outputs: int, whose: str) -> Split:
     """Return a split whose classes stand in the order of their numbers, where numbers are all their names are.
 
@@ -102,12 +107,12 @@ def by_number(split: Split, outputs: int, whose: str) -> Split:
         DataError: the numbers are not 0 to K-1, and their order is not that of the names either (exit code 3).
     """
     names = split.class_names
-    numbers = [int(name) if name.isascii() and name.isdigit() else -1 for name in names]
-    if min(numbers) < 0 or numbers == sorted(numbers):
+    found = numbers(names)
+    if found is None or found == sorted(found):
         return split
-    if sorted(numbers) != list(range(outputs)):
+    if sorted(found) != list(range(outputs)):
         raise DataError(
-            f"The classes of '{split.task}' are numbers, {min(numbers)} to {max(numbers)}; which output of {whose} "
+            f"The classes of '{split.task}' are numbers, {min(found)} to {max(found)}; which output of {whose} "
             "each is cannot be told.",
             f"the numbers 0 to {outputs - 1}, of the outputs.",
             "Rename its class folders, or give the outputs names: label_names in a config.json beside the file.",

@@ -242,7 +242,7 @@ def order_assumed(network: Network, split: Split) -> tuple[str, ...]:
     known, names = tasks.canonical(split.task), split.class_names
     if network.class_names or names == (labels.class_names(known) if known else lists.names("imagenet")):
         return ()
-    return ("classes in the order of their numbers" if names[0].isdigit() else "classes in the data's order",)
+    return ("classes in the order of their numbers" if labels.numbers(names) else "classes in the data's order",)
 
 
 def refuse_zero_head(network: Network | Checkpoint, action: str = "Fine-tune it first: vitft finetune.") -> None:
