@@ -48,6 +48,12 @@ def isolated(monkeypatch: pytest.MonkeyPatch) -> None:
     _alone(monkeypatch)
 
 
+@pytest.fixture
+def onednn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have large linear layers computed by oneDNN, whatever the processor."""
+    monkeypatch.setattr("vitft.products.by_onednn", lambda: True)
+
+
 def _forked_with_cuda() -> None:
     torch = sys.modules.get("torch")
     assert torch is None or not torch.cuda.is_initialized(), "a test forks after CUDA was initialised"

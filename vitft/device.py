@@ -9,6 +9,7 @@ from typing import Any, Generic, Literal, TypedDict, TypeVar
 import torch
 from torch import Tensor
 
+from vitft import products
 from vitft.errors import UsageError
 
 T = TypeVar("T")
@@ -50,15 +51,24 @@ def _kernels() -> None:
 
 
 class Kernels(TypedDict, total=False):
-    """A card's kernels as results name them: those attention may use, and whether float32 is rounded to TF32."""
+    """A device's kernels as results name them.
+
+    Attributes:
+        attention: those a card's attention may use.
+        tf32: whether a card rounds float32 to TF32.
+        linear: the library of a CPU's large linear layers, where vitft chooses it (see `products`).
+    """
 
     attention: str
     tf32: bool
+    linear: Literal["oneDNN"]
 
 
 def kernels(kind: str) -> Kernels:
     """Return the kernels that results name for a kind of device; none where vitft leaves them to torch."""
-    return {"attention": "flash, efficient, math", "tf32": False} if kind == "cuda" else {}
+    if kind == "cuda":
+        return {"attention": "flash, efficient, math", "tf32": False}
+    return {"linear": "oneDNN"} if kind == "cpu" and products.by_onednn() else {}
 
 
 def _card(name: str, local_rank: int) -> str:
@@ -94,6 +104,17 @@ def precision(requested: str, device: torch.device) -> Precision:
 def autocast(device: torch.device, requested: str) -> AbstractContextManager[Any]:
     """Return bf16 autocast, or nothing for float32; the weights stay float32."""
     return torch.autocast(device.type, torch.bfloat16) if precision(requested, device) == "bf16" else nullcontext()
+
+
+def forward_in(device: torch.device, requested: str, *, again: bool = False) -> AbstractContextManager[Any]:
+    """Return what a forward pass is computed in: bf16 autocast, or float32 with the CPU's faster linear layers.
+
+    Args:
+        again: blocks are computed again in the backward pass, which is outside of this: both times as torch does.
+    """
+    if device.type == "cpu" and precision(requested, device) == "float32" and not again and products.by_onednn():
+        return products.ByOneDnn()
+    return autocast(device, requested)
 
 
 def out_of_memory(error: BaseException) -> bool:

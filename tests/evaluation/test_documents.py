@@ -38,6 +38,7 @@ def saved_run(tmp_path: Path, **overrides: Any) -> Path:
     return tmp_path / "run"
 
 
+@pytest.mark.usefixtures("onednn")
 def test_each_key_of_an_evaluation_is_what_it_says(tmp_path):
     run = saved_run(tmp_path, steps=20)
     network = open_network(str(run), {}, device="cpu")
@@ -82,7 +83,8 @@ def test_each_key_of_an_evaluation_is_what_it_says(tmp_path):
     assert {k: where[k] for k in ("source", "reference", "why", "revision")} == {
         k: v for k, v in dataclasses.asdict(test.provenance).items() if k != "completeness"
     }
-    assert got["settings"] == {"precision": "float32", "threads": torch.get_num_threads(), "device_kind": "cpu"}
+    settings = {"device_kind": "cpu", "precision": "float32", "threads": torch.get_num_threads(), "linear": "oneDNN"}
+    assert got["settings"] == settings
     info = json.loads(json.dumps(network.info.to_dict()))
     assert got["checkpoint"] == {k: v for k, v in info.items() if v is not None}
     assert got["preprocess"] == {**own["preprocess"], "crop_from": 0}

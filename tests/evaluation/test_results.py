@@ -48,6 +48,7 @@ def features_of(network: Network, split: Any) -> np.ndarray:
     return np.stack(out)
 
 
+@pytest.mark.usefixtures("onednn")
 def test_each_key_of_a_few_shot_result_is_what_it_says(tmp_path):
     run = saved_run(tmp_path, steps=2)
     network = open_network(str(run), {}, device="cpu")
@@ -101,7 +102,8 @@ def test_each_key_of_a_few_shot_result_is_what_it_says(tmp_path):
         "classes_without_train": [],
         "checkpoint_sha256": weights, "path": str(tmp_path / "d"),
     }  # fmt: skip
-    assert got["settings"] == {"device_kind": "cpu", "precision": "float32", "threads": torch.get_num_threads()}
+    settings = {"device_kind": "cpu", "precision": "float32", "threads": torch.get_num_threads(), "linear": "oneDNN"}
+    assert got["settings"] == settings
     info = json.loads(json.dumps(network.info.to_dict()))
     assert got["checkpoint"] == {k: v for k, v in info.items() if v is not None}
     assert got["preprocess"]["size"] == [32, 32]

@@ -66,6 +66,7 @@ KEYS = {"steps": 3, "batch_size": 8, "lr": 0.05, "warmup_steps": 1, "resolution"
         "flip": True, "crop": "random"}  # fmt: skip
 
 
+@pytest.mark.usefixtures("onednn")
 @pytest.mark.parametrize(
     ("asked", "method", "phase"),
     [({}, "full", "final"), ({"per_class": 4}, "linear", "final"), ({"limit": 9}, "full", "tune")],
@@ -131,7 +132,7 @@ def test_each_key_of_a_units_result_is_what_it_says(tmp_path, asked, method, pha
         assert where["split_digest"] == source.open("test").digest
         assert where["train_digest"] == source.open("train").digest
     assert got["settings"] == {"device_kind": "cpu", "precision": "float32", "threads": torch.get_num_threads(),
-                               "micro_batch": got["settings"]["micro_batch"]}  # fmt: skip
+                               "linear": "oneDNN", "micro_batch": got["settings"]["micro_batch"]}  # fmt: skip
     assert 1 <= got["settings"]["micro_batch"] <= 8
     kept = got["recipe_settings"]
     given = {**KEYS, "method": method, "lr": 0.05 if phase == "final" else 0.03}

@@ -180,4 +180,3 @@ def test_a_card_computes_float32_as_such_and_without_cudnns_attention(monkeypatc
     assert not (torch.backends.cuda.matmul.allow_tf32 or torch.backends.cudnn.allow_tf32)
     assert not torch.backends.cuda.cudnn_sdp_enabled() and torch.backends.cuda.flash_sdp_enabled()
     assert devices.kernels("cuda") == {"attention": "flash, efficient, math", "tf32": False}
-    assert devices.kernels("cpu") == {}

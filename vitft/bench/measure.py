@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from torch.nn import functional as F
 
 from vitft import device as devices
 from vitft.bench.loops import Bare, Loop, Own, Timm
@@ -26,7 +27,7 @@ from vitft.results.parts import Env
 from vitft.training.fit import Compute
 from vitft.training.state import interval
 
-_SQUARE = {"cpu": 1024}
+_SQUARE, _IMAGES = {"cpu": 1024}, 16
 _LARGE = 8192
 
 
@@ -116,25 +117,26 @@ def measure_briefly(job: Job, data: Sized, runtime: Runtime, hooks: Hooks) -> Be
 _SHORT, _ANSWERED = 3, 64
 
 
-def products(device: torch.device, precision: str, shapes: Sequence[tuple[int, int, int]] = ()) -> float:
-    """Return the floating-point operations a second of matrix products (M, K) x (K, N), by default a large square one.
+def products(device: torch.device, precision: str, shapes: Sequence[tuple[int, int, int, int]] = ()) -> float:
+    """Return the floating-point operations a second of linear layers as vitft has them, by default a large square one.
 
     Args:
-        shapes: (M, K, N) of each product.
+        shapes: (B, T, D, K) of each product of tokens (B, T, D) and weights (K, D).
     """
     side = _SQUARE.get(device.type, _LARGE)
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     pairs = [
-        (torch.randn(m, k, device=device, dtype=dtype), torch.randn(k, n, device=device, dtype=dtype))
-        for m, k, n in shapes or [(side, side, side)]
+        (torch.randn(b, t, d, device=device, dtype=dtype), torch.randn(k, d, device=device, dtype=dtype))
+        for b, t, d, k in shapes or [(_IMAGES, side // _IMAGES, side, side)]
     ]
-    flops = sum(2.0 * a.shape[0] * a.shape[1] * b.shape[1] for a, b in pairs)
+    flops = sum(2.0 * x.numel() * len(weight) for x, weight in pairs)
 
     def once(times: int) -> float:
         began = time.perf_counter()
-        for _ in range(times):
-            for a, b in pairs:
-                a @ b
+        with torch.inference_mode(), devices.forward_in(device, precision):
+            for _ in range(times):
+                for x, weight in pairs:
+                    F.linear(x, weight)
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         return time.perf_counter() - began
@@ -149,10 +151,9 @@ def _of_block(net: Any, subject: Subject) -> float | None:
     if not hasattr(net, "blocks") or not hasattr(net, "embed_dim"):
         return None
     d, hidden = net.embed_dim, net.blocks[0].mlp.fc1.out_features
-    rows = subject.micro_batch * (net.patch_embed.num_patches + net.num_prefix_tokens)
-    return products(
-        subject.device, subject.precision, [(rows, d, 3 * d), (rows, d, d), (rows, d, hidden), (rows, hidden, d)]
-    )
+    rows = subject.micro_batch, net.patch_embed.num_patches + net.num_prefix_tokens
+    layers = [(d, 3 * d), (d, d), (d, hidden), (hidden, d)]
+    return products(subject.device, subject.precision, [(*rows, *layer) for layer in layers])
 
 
 def _other(name: Other, subject: Subject) -> Loop:

@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
 from vitft import compiling
-from vitft.device import Late, autocast, moved, out_of_memory
+from vitft.device import Late, forward_in, moved, out_of_memory
 from vitft.errors import OutOfMemory, VitftError, some
 from vitft.group import ALONE, Group
 from vitft.images.batches import EvalBatches
@@ -105,7 +105,7 @@ def gather(
                 on_progress(min(n, done * group.size))
 
     try:
-        with group.together(), torch.inference_mode(), autocast(device, precision):
+        with group.together(), torch.inference_mode(), forward_in(device, precision):
             for indices, images in batches:
                 late.put(rows.known(indices), _fitting(function, moved(images, device), size).float())
                 arrived()

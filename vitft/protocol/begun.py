@@ -19,7 +19,8 @@ from vitft.results.schema import to_json
 def begin(folder: Path, runtime: Runtime, group: Group, hooks: Hooks) -> tuple[torch.device, Computed]:
     """Choose device, precision, threads, micro-batch and compilation; a unit that was begun keeps what it began with.
 
-    But `--compile on` or `off` is heeded in any case: it may be the way past a compiler that fails.
+    But `--compile on` or `off` is heeded in any case: it may be the way past a compiler that fails. Linear layers on a
+    CPU are computed as on this machine (see `products`).
 
     Args:
         folder: the unit's folder.
@@ -50,12 +51,17 @@ def begin(folder: Path, runtime: Runtime, group: Group, hooks: Hooks) -> tuple[t
             fact="A number comes from one kind of device.",
             action=f"Give --device {begun.device_kind}, or start anew with --overwrite.",
         )
-    before = bool(begun.compiled)
-    if runtime.compile != "auto" and before != compiled:
-        hooks.note(f"Begun with {_WORDS[before]}, gone on with {_WORDS[compiled]}: it rounds otherwise from here on.")
-        begun = begun.model_copy(update={"compiled": compiled or None})
-        write_json(file, to_json(begun))
-    return device, begun
+    now = begun.model_copy(update={"linear": devices.kernels(device.type).get("linear")})
+    if runtime.compile != "auto":
+        now = now.model_copy(update={"compiled": compiled or None})
+    if now != begun:
+        for before, after in zip(_words(begun), _words(now), strict=True):
+            if before != after:
+                hooks.note(f"Begun with {before}, gone on with {after}: it rounds otherwise from here on.")
+        write_json(file, to_json(now))
+    return device, now
 
 
-_WORDS = {True: "compiled blocks", False: "eager blocks"}
+def _words(computed: Computed) -> tuple[str, str]:
+    blocks = "compiled blocks" if computed.compiled else "eager blocks"
+    return blocks, f"linear layers by {computed.linear or 'torch itself'}"

@@ -150,6 +150,9 @@ class Computed(Part):
     checkpointed: bool | None = Field(None, description="activations were computed again; absent = they were kept")
     attention: str | None = Field(None, description="kernels it may use on a card, torch's preference first")
     tf32: bool | None = Field(None, description="whether a card rounds what stays float32 to TF32")
+    linear: Literal["oneDNN"] | None = Field(
+        None, description="library of a CPU's large linear layers; absent = torch's"
+    )
 
 
 class Loss(Part):

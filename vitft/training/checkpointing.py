@@ -34,6 +34,11 @@ def end(net: nn.Module) -> bool:
     return False
 
 
+def on(net: Any) -> bool:
+    """Tell whether a network computes its activations again."""
+    return bool(getattr(net, "grad_checkpointing", False))
+
+
 def _set(net: Any, *, enable: bool) -> bool:
     if not hasattr(net, "set_grad_checkpointing"):
         return False

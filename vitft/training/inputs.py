@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from vitft import compiling
-from vitft.device import autocast, moved
+from vitft.device import forward_in, moved
 from vitft.evaluation.features import before_head
 from vitft.group import ALONE, Group
 from vitft.images.batches import Images
@@ -149,7 +149,7 @@ def source(
         with group.together():
             for part, batch in zip(own, images.batches(own, rows), strict=True):
                 hooks.stop_if_asked()
-                with torch.no_grad(), autocast(batch.device, precision), compiling.usual(len(batch), micro_batch):
+                with torch.no_grad(), forward_in(batch.device, precision), compiling.usual(len(batch), micro_batch):
                     view[part[0] : part[-1] + 1] = before_head(net, batch).float()
                 done += len(batch)
                 hooks.phase("features" + " (mirrored)" * mirrored, min(n, done * group.size), n)

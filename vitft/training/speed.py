@@ -80,7 +80,7 @@ def measured_apart(width: int, tokens: int, device: torch.device, precision: str
 
 
 def _pass(block: torch.nn.Module, x: torch.Tensor, precision: str) -> None:
-    with devices.autocast(x.device, precision):
+    with devices.forward_in(x.device, precision):
         loss = block(x).float().mean()
     loss.backward()
     block.zero_grad(set_to_none=True)

@@ -11,13 +11,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vitft import compiling
-from vitft.device import autocast
+from vitft.device import forward_in
 from vitft.group import ALONE, Group
 from vitft.images.preprocess import UNIFORMS
 from vitft.models.methods import ParameterGroups
 from vitft.progress import Hooks
 from vitft.settings import Settings
-from vitft.training import parallel, randomness
+from vitft.training import checkpointing, parallel, randomness
 from vitft.training.inputs import Source, soft_targets
 from vitft.training.state import State
 
@@ -106,7 +106,7 @@ class Fit:
                 parallel.last_of(source.network, n == len(parts))
             # The backward pass, too: it may compute blocks again.
             with compiling.usual(len(x), 0 if source.whole else size):
-                with autocast(x.device, precision):
+                with forward_in(x.device, precision, again=checkpointing.on(source.network)):
                     logits = source.network(x)
                 loss = F.cross_entropy(logits.float(), targets, reduction="sum") / self.settings.batch_size
                 (loss * scale if scale > 1 else loss).backward()
