@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests import vtab_archive
+from tests.forked_commands import Commands
 from tests.forked_workers import forking
 from tests.layouts import image_folders
 from tests.processes import free_port
@@ -34,13 +35,11 @@ def place(tmp_path_factory):
     text = 'title = "tiny"\nsource = "tests"\nsteps = 2\nbatch_size = 4\nlr = 0.01\nresolution = 32\n'
     (root / "tiny.toml").write_text(text)
     (root / "bin").mkdir()
-    own = f"--recipe {root}/tiny.toml --device cpu --tasks {TASKS}"
-    vitft = f'#!/bin/bash\nverb=$1; shift\nexec {sys.executable} -m vitft "$verb" {own} "$@"\n'
     # Slurm's own words: a task after the other, the highest exit code at the end; a job that is queued again.
     srun = '#!/bin/bash\nworst=0\nfor i in $(seq 0 $((SLURM_NTASKS-1))); do SLURM_PROCID=$i "$@"; c=$?; '
     srun += "[ $c -gt $worst ] && worst=$c; done; exit $worst\n"
     scontrol = f'#!/bin/bash\necho "$@" >> {root}/requeued\n'
-    for name, script in (("vitft", vitft), ("srun", srun), ("scontrol", scontrol)):
+    for name, script in (("srun", srun), ("scontrol", scontrol)):
         (root / "bin" / name).write_text(script)
         (root / "bin" / name).chmod(0o755)
     return root
@@ -55,9 +54,13 @@ def placed(text: str, place: Path, run: Path) -> str:
     )
 
 
-def shell(script: str, place: Path, cwd: Path, **variables: str) -> subprocess.CompletedProcess:
-    env = {**os.environ, "PATH": f"{place / 'bin'}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1", **variables}
-    return subprocess.run(["bash", "-c", script], env=env, cwd=cwd, check=False, capture_output=True, text=True)
+@pytest.fixture(scope="module")
+def shell(place):
+    """Run a script of bash in a folder, with variables; the program `vitft` takes the small suite."""
+    own = ["--recipe", str(place / "tiny.toml"), "--device", "cpu", "--tasks", TASKS]
+    commands = Commands(place / "bin", lambda words: [words[0], *own, *words[1:]])
+    path = f"{place / 'bin'}:{os.environ['PATH']}"
+    return lambda script, cwd, **variables: commands.run(script, cwd, {**os.environ, "PATH": path, **variables})
 
 
 @pytest.fixture(scope="module")
@@ -73,14 +76,14 @@ def whole(place):
     return json.loads((place / "whole/suite.json").read_text())
 
 
-def test_the_slurm_script_three_shards_are_the_whole_and_what_is_stopped_is_queued_again(place, whole, tmp_path):
+def test_the_slurm_script_three_shards_are_the_whole_and_what_is_stopped_is_queued_again(place, whole, shell, tmp_path):
     script = placed(SLURM, place, tmp_path / "run")
     slurm = {"SLURM_NTASKS": "3", "SLURM_JOB_ID": "17"}
-    stopped = shell(script.replace("3h50m", "0s"), place, tmp_path, **{**slurm, "SLURM_NTASKS": "1"})
+    stopped = shell(script.replace("3h50m", "0s"), tmp_path, **{**slurm, "SLURM_NTASKS": "1"})
     assert (place / "requeued").read_text() == "requeue 17\n", stopped.stderr
     assert "Stopped to be queued again" in stopped.stderr
     assert not (tmp_path / "b16.tex").exists()
-    done = shell(script, place, tmp_path, **slurm)
+    done = shell(script, tmp_path, **slurm)
     assert done.returncode == 0, done.stderr
     assert [f"Shard {i}/3 is done" in done.stderr for i in (1, 2)] == [True, True]
     assert "Finished before" in done.stderr  # the last line, which prints the table
@@ -88,12 +91,12 @@ def test_the_slurm_script_three_shards_are_the_whole_and_what_is_stopped_is_queu
     assert json.loads((tmp_path / "run/suite.json").read_text())["tasks"] == whole["tasks"]
 
 
-def test_the_ray_line(place, whole, tmp_path):
+def test_the_ray_line(place, whole, shell, tmp_path):
     if importlib.util.find_spec("ray") is None:
         pytest.skip("needs the extra 'ray', which is not installed")
     line = placed(RAY, place, tmp_path / "run").replace("RAY_ADDRESS=head:6379 ", "")
     assert line != placed(RAY, place, tmp_path / "run")
-    done = shell(line, place, tmp_path)
+    done = shell(line, tmp_path)
     assert done.returncode == 0, done.stderr
     assert json.loads((tmp_path / "run/suite.json").read_text())["tasks"] == whole["tasks"]
 

@@ -535,16 +535,9 @@ def test_real_processes_save_on_signals_and_go_on(tmp_path):
         assert process.returncode == code, err
         assert "Traceback" not in err
         assert list(folder.rglob("state.pt")) and "state is saved" in err
-        again = start(folder)
-        out, err = again.communicate(timeout=240)
-        assert again.returncode == 0, err
-        result = json.loads(out)
-        if name == "int":
-            out, err = whole.communicate(timeout=240)
-            assert whole.returncode == 0, err
-            expected = json.loads(out)
-        assert result["metrics"] == expected["metrics"] and result["loss"] == expected["loss"]
-        assert _deterministic(folder) == _deterministic(tmp_path / "whole")
-    finished = start(tmp_path / "whole")
-    out, _ = finished.communicate(timeout=240)
-    assert json.loads(out)["metrics"] == expected["metrics"]
+    again = start(tmp_path / "term")
+    (out, err), (expected, _) = again.communicate(timeout=240), whole.communicate(timeout=240)
+    assert again.returncode == whole.returncode == 0, err
+    for key in ("metrics", "loss"):
+        assert json.loads(out)[key] == json.loads(expected)[key]
+    assert _deterministic(tmp_path / "term") == _deterministic(tmp_path / "whole")
