@@ -156,6 +156,8 @@ def _silent(node: ast.AST, parent: ast.AST, field: str) -> bool:
         return True
     if isinstance(node, ast.Import | ast.ImportFrom | ast.Assert | ast.Global | ast.Nonlocal):
         return True
+    if isinstance(node, ast.If) and _name(node.test) == "TYPE_CHECKING":
+        return True
     if isinstance(parent, ast.Raise) or (isinstance(node, ast.Constant) and isinstance(parent, ast.JoinedStr)):
         return True
     if isinstance(parent, ast.If | ast.ExceptHandler) and field == "body" and isinstance(parent.body[-1], ast.Raise):

@@ -77,6 +77,20 @@ def test_memory_is_given_back_to_a_card_that_is_there(monkeypatch, here):
     assert given == [1] * here
 
 
+def test_what_the_c_library_is_told_fits_its_int(monkeypatch):
+    told: list[tuple[int, int]] = []
+    monkeypatch.setattr(device, "_C_SET", lambda key, value: told.append((key, value)) or value <= 32 << 20)
+    device.keep_freed_memory()
+    trim, block = -1, -3  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD
+    # 32 MiB are what glibc before 2.35 takes at most: it refuses more, and is asked again.
+    assert told == [(block, 64 << 20), (block, 32 << 20), (trim, 2**31 - 1)]
+    told.clear()
+    device.keep_freed_memory(False)
+    assert told == [(block, 32 << 20), (trim, 64 << 20)]
+    monkeypatch.setattr(device, "_C_SET", None)
+    device.keep_freed_memory()
+
+
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc is told what to keep")
 def test_what_a_batch_leaves_is_kept_for_the_next_and_given_back_when_asked():
     """160 MiB in layers of 16 are more than glibc keeps by itself: each page would be cleared and mapped anew."""

@@ -278,6 +278,16 @@ def test_a_block_is_timed_without_touching_the_random_state():
     assert torch.equal(before, torch.get_rng_state())
 
 
+def test_a_pass_that_takes_longer_than_the_time_there_is_is_counted_once(monkeypatch):
+    clock = iter(range(0, 10_000, 100))
+    monkeypatch.setattr(speed.time, "perf_counter", lambda: float(next(clock)))
+    monkeypatch.setattr(speed, "_pass", lambda *_: None)
+    found = speed.measured(64, 10, torch.device("cpu"), "float32")
+    # As many images as there are tokens for; one pass, over two readings of this clock.
+    images = max(1, speed._BATCH_TOKENS["cpu"] // 10)
+    assert found.flops_per_s == 6 * images * (12 * 10 * 64**2 + 2 * 10**2 * 64) / 200
+
+
 def test_a_known_speed_counts_training_evaluation_and_decoding_each_at_its_own(tmp_path):
     data = images(tmp_path / "d")
     job, source = planned(data, steps=10, batch_size=4, seeds=(0, 1))

@@ -14,9 +14,10 @@ from vitft import device as devices
 from vitft.device import Late, moved
 from vitft.errors import Interrupted, NonFiniteLoss
 from vitft.evaluation.predict import predict
+from vitft.group import ALONE
 from vitft.progress import Hooks
 from vitft.training import fit as fitting
-from vitft.training import inputs, state
+from vitft.training import inputs, saving, state
 from vitft.training.update import Fit
 
 META = torch.device("meta")
@@ -180,3 +181,37 @@ def test_a_card_computes_float32_as_such_and_without_cudnns_attention(monkeypatc
     assert not (torch.backends.cuda.matmul.allow_tf32 or torch.backends.cudnn.allow_tf32)
     assert not torch.backends.cuda.cudnn_sdp_enabled() and torch.backends.cuda.flash_sdp_enabled()
     assert devices.kernels("cuda") == {"attention": "flash, efficient, math", "tf32": False}
+
+
+def test_the_loss_is_summed_in_float64_and_no_image_is_read_that_no_update_needs():
+    net, asked = Net(), []
+    torch.nn.init.normal_(net.head.weight)
+    for keys in ({}, {"mixup": 0.5}):
+        s = settings(label_smoothing=0.1, batch_size=7, **keys)
+        data = images(drawn(), s)
+        own = data.batches
+        data.batches = lambda rows, *rest, own=own: asked.append(sum(map(len, rows))) or own(rows, *rest)
+        source, made = inputs.ImageSource(net, 3, torch.from_numpy(drawn().labels), data), Fit(net, groups(net), s, 1)
+        parts = [slice(0, 3), slice(3, 6), slice(6, 7)]
+        each = [
+            torch.nn.functional.cross_entropy(net(x), targets, reduction="sum") / 7
+            for x, targets in made._micro_batches(source, parts, Hooks())
+        ]
+        assert asked == [7] * (1 + bool(keys))
+        assert made.gradients(source, 3, "float32", Hooks())[0] == sum(loss.item() for loss in each)
+        asked.clear()
+
+
+def test_a_state_of_other_training_images_is_left_and_that_is_said(tmp_path):
+    said = list[str]()
+    for split, found in (("a", {"split": "a", "step": 3}), ("b", None)):
+        states = saving.States(tmp_path / "state.pt", split, ALONE, 60.0)
+        if found:
+            states.saver.save(found)
+            states.saver.wait()
+        assert states._usable(Hooks(note=said.append)) == found
+    assert len(said) == 1 and "training images have changed" in said[0]
+    (tmp_path / "state.pt").write_bytes(b"half")
+    assert states._usable(Hooks(note=said.append)) is None and "damaged" in said[1]
+    (tmp_path / "state.pt").unlink()
+    assert states._usable(Hooks(note=said.append)) is None and len(said) == 2
