@@ -134,7 +134,7 @@ def join(splits: Sequence[Split], name: str) -> Split:
 
 def _share(n: int, fraction: float) -> int:
     """Return how many of `n` examples of a class are held out: rounded, at least one where two are there."""
-    return min(max(round(n * fraction), 1), n - 1) if n > 1 else 0
+    return min(max(round(n * fraction), 1), n - 1)
 
 
 def _drawn(split: Split, shares: NDArray[np.int64], seed: int) -> NDArray[np.int64]:

@@ -22,7 +22,7 @@ from vitft.settings import Preprocess, larger
 UNIFORMS = 24
 """Uniform numbers an example may use in a step: flip, top, left, one spare, then ten (height, aspect) attempts."""
 
-_AREA = (0.05, 1.0)  # tf.image.sample_distorted_bounding_box as vision_transformer's input_pipeline calls it
+_SMALLEST = 0.05  # of the area: tf.image.sample_distorted_bounding_box as vision_transformer's input_pipeline calls it
 _ASPECT = (3 / 4, 4 / 3)
 
 
@@ -81,7 +81,7 @@ def resized(image: NDArray[np.uint8], size: tuple[int, int], pp: Preprocess) -> 
     if image.shape[:2] == size:
         return image
     if pp.interpolation == "area":
-        return np.clip(np.rint(area(image, size)), 0, 255).astype(np.uint8)
+        return np.rint(area(image, size)).astype(np.uint8)
     x = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None].float()
     x = F.interpolate(x, size, mode=pp.interpolation, align_corners=False, antialias=pp.antialias)
     out: NDArray[np.uint8] = x[0].round_().clamp_(0, 255).to(torch.uint8).permute(1, 2, 0).numpy()
@@ -115,8 +115,6 @@ def _pillow(image: NDArray[np.uint8], size: tuple[int, int], pp: Preprocess) -> 
     """Resize as timm's evaluation does; Pillow always antialiases and knows no area resize: those are the tensor's."""
     if not pp.antialias or pp.interpolation == "area":
         return resized(image, size, pp)
-    if image.shape[:2] == size:
-        return image
     how = Image.Resampling.BICUBIC if pp.interpolation == "bicubic" else Image.Resampling.BILINEAR
     return np.array(Image.fromarray(image).resize((size[1], size[0]), how), dtype=np.uint8)
 
@@ -173,19 +171,16 @@ def inception_box(h: int, w: int, uniforms: NDArray[np.float64]) -> tuple[int, i
     is uniform among those that keep area and image, so small boxes are likelier than with a uniform area. Ten attempts;
     the whole image when none holds (the operation itself makes a hundred: one attempt fails only on tiny images).
     """
-    smallest, largest = _AREA[0] * h * w, _AREA[1] * h * w
+    smallest = _SMALLEST * h * w
     for height_u, aspect_u in uniforms[4:UNIFORMS].reshape(-1, 2):
         aspect = _ASPECT[0] + (_ASPECT[1] - _ASPECT[0]) * aspect_u
         low = round(math.sqrt(smallest / aspect))
-        high = min(round(math.sqrt(largest / aspect)), int((w + 0.5) / aspect), h)
-        while high > 0 and round(high * aspect) > w:
-            high -= 1
+        high = min(int((w + 0.5) / aspect), h)
         height = min(low, high) + int(height_u * (max(high - low, 0) + 1))
-        # Rounding may have left the range by a pixel.
-        height += (height * round(height * aspect) < smallest) - (height * round(height * aspect) > largest)
+        height += height * round(height * aspect) < smallest  # rounding may have left it a pixel short
         width = round(height * aspect)
-        if 0 < height <= h and 0 < width <= w and smallest <= height * width <= largest:
-            return int(uniforms[1] * max(1, h - height)), int(uniforms[2] * max(1, w - width)), height, width
+        if height <= h and width <= w:
+            return int(uniforms[1] * (h - height)), int(uniforms[2] * (w - width)), height, width
     return 0, 0, h, w
 
 

@@ -20,9 +20,9 @@ def _open_flowers(tree: Tree) -> Raw:
     listed: dict[str, Sequence[Listed]] = {}
     for raw_split, variable in (("train", "trnid"), ("validation", "valid"), ("test", "tstid")):
         numbers = load(tree, ids, variable).reshape(-1).astype(np.int64)
-        if len(numbers) and not 1 <= numbers.min() <= numbers.max() <= len(labels):
+        if len(wrong := numbers[(numbers < 1) | (numbers > len(labels))]):
             raise DataDamaged(
-                f"'{tree.label(ids)}' names image {numbers.max()}; imagelabels.mat has {len(labels)} labels.",
+                f"'{tree.label(ids)}' names image {wrong[0]}; imagelabels.mat has {len(labels)} labels.",
                 "both files as their owner publishes them.",
                 "Fetch both again.",
             )
