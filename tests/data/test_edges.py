@@ -43,12 +43,44 @@ def test_of_a_sorted_split_each_class_gives_its_end():
     # 2 of 10, 1 of 3 (0.6), none of a single one, 1 of 2 (0.4, but at least one)
     assert dev.keys == ["train-8", "train-9", "train-12", "train-15"]
     assert sorted(kept.keys + dev.keys, key=lambda k: int(k[6:])) == rows(16, labels).keys
+    many = portions.dev_split(rows(16, labels), 0.9)[1]  # 9 of 10, 2 of 3 (2.7), none of a single one, 1 of 2 (1.8)
+    assert np.bincount(many.labels).tolist() == [9, 2, 0, 1]
     assert not portions.sorted_by_class(np.array([0, 1, 2]))  # one image a class is no order
     assert not portions.sorted_by_class(np.array([0, 0, 0])) and not portions.sorted_by_class(np.array([0, 1, 0]))
     assert portions.sorted_by_class(np.array([1, 1, 0]))
     for fraction in (0.0, 1.0, -0.1, 1.5):
         refused(lambda f=fraction: portions.dev_split(rows(4, [0, 1, 0, 1]), f), "0 and 1", kind=UsageError)
     refused(lambda: portions.dev_split(rows(1, [0]), 0.5), "1 image", kind=DataError)
+
+
+@pytest.mark.parametrize(
+    ("counts", "n", "shares"),
+    [
+        # Shares rounded down, then one more for the classes that have none, then for the largest remainders.
+        ((14, 0, 1, 5), 1, (1, 0, 0, 0)),
+        ((14, 0, 1, 5), 2, (1, 0, 0, 1)),
+        ((14, 0, 1, 5), 6, (4, 0, 1, 1)),
+        ((14, 0, 1, 5), 7, (5, 0, 1, 1)),
+        ((14, 0, 1, 5), 19, (13, 0, 1, 5)),
+        ((2, 2), 1, (1, 0)),
+        ((2, 2), 3, (2, 1)),
+    ],
+)
+@pytest.mark.parametrize("seed", [0, 3])
+def test_a_draw_takes_of_each_class_those_with_the_smallest_digest_of_seed_and_key(counts, n, shares, seed):
+    labels = np.random.default_rng(1).permutation(np.repeat(np.arange(len(counts)), counts))
+    split = rows(len(labels), labels.tolist())
+
+    def least(of_class: tuple[int, ...]) -> list[str]:
+        chosen = []
+        for label, k in enumerate(of_class):
+            keys = [key for key, y in zip(split.keys, labels.tolist(), strict=True) if y == label]
+            chosen += sorted(keys, key=lambda k: hashlib.blake2b(f"{seed}:{k}".encode(), digest_size=8).digest())[:k]
+        return sorted(chosen, key=lambda key: int(key[6:]))
+
+    assert portions.limit(split, n, seed).keys == least(shares)
+    if 0 not in counts:
+        assert portions.per_class(split, 1, seed).keys == least((1,) * len(counts))
 
 
 def test_joined_splits_keep_order_names_and_the_worst_that_is_said_of_them():

@@ -76,7 +76,7 @@ def oxford_iiit_pet(root: Path) -> Found:
     """The second column, from 1: neither species (third) nor breed (fourth)."""
     put(
         root / "annotations" / "trainval.txt",
-        "#Image CLASS-ID SPECIES BREED ID\nAbyssinian_100 1 1 1\nyorkshire_9 37 2 25\n",
+        "#Image CLASS-ID SPECIES BREED ID\nAbyssinian_100 1 1 1\nyorkshire_9 37\n",
     )
     put(root / "annotations" / "test.txt", "Bengal_2 6 1 3\n")
     for name in ("Abyssinian_100", "yorkshire_9", "Bengal_2"):

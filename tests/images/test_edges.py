@@ -164,10 +164,37 @@ def test_the_box_of_an_inception_crop_is_tensorflows(most):
     from vitft.images.preprocess import UNIFORMS, inception_box
 
     rng = np.random.default_rng(most)
-    for _ in range(1500):
-        h, w = (int(n) for n in rng.integers(1, most + 1, 2))
+    for k in range(1500):
+        h, w = (int(n) for n in rng.integers(1, (most + 1, 8 if k % 5 == 0 else most + 1)))
+        h, w = (w, h) if k % 10 == 0 else (h, w)
         uniforms = rng.random(UNIFORMS)
         assert inception_box(h, w, uniforms) == by_tensorflow(h, w, uniforms), (h, w)
+        uniforms[5::2] = 0  # aspect 3/4 exactly, where half a pixel is rounded up or down
+        top, left, height, width = inception_box(h, w, uniforms)
+        assert 0 <= top <= h - height and 0 <= left <= w - width and height * width >= 0.05 * h * w
+
+
+@pytest.mark.parametrize(
+    ("interpolation", "antialias"), [("bilinear", True), ("bilinear", False), ("bicubic", True), ("area", True)]
+)
+def test_an_inception_crop_is_its_box_resized_and_half_of_them_mirrored(interpolation, antialias):
+    import torch
+
+    from vitft.images.preprocess import UNIFORMS, random_one
+
+    rng = np.random.default_rng(4)
+    image = rng.integers(0, 256, (90, 70, 3), dtype=np.uint8)
+    pp = Preprocess((6, 9), interpolation=interpolation, antialias=antialias, crop="inception", flip=True)
+    mode, low_pass = ("bilinear", False) if interpolation == "area" else (interpolation, antialias)
+    for mirrored in (0.49, 0.5, 0.2, 0.8):
+        u = rng.random(UNIFORMS)
+        u[0] = mirrored
+        top, left, height, width = by_tensorflow(90, 70, u)
+        box = torch.from_numpy(image[top : top + height, left : left + width].copy()).permute(2, 0, 1)[None].float()
+        new = torch.nn.functional.interpolate(box, (6, 9), mode=mode, antialias=low_pass)[0]
+        expected = new.round().clamp(0, 255).byte().permute(1, 2, 0).numpy()
+        assert np.array_equal(random_one(image, u, pp), expected[:, ::-1] if mirrored < 0.5 else expected)
+        assert np.array_equal(random_one(image, u, dataclasses.replace(pp, flip=False)), expected)
 
 
 @pytest.mark.parametrize("size", [(16, 24), (24, 16)])
@@ -180,6 +207,7 @@ def test_an_oblong_crop_of_one_image_is_that_of_a_batch(size):
     stored = rng.integers(0, 256, (40, 30, 33, 3), dtype=np.uint8)
     drawn = rng.random((40, UNIFORMS))
     drawn[0, 1:3], drawn[1, 1:3] = 0.0, 1 - 1e-12  # the first and the last place
+    drawn[2:4, 0] = 0.5, 0.5 - 1e-12  # not mirrored, and mirrored
     pp = Preprocess(size, crop="random", crop_from=33, flip=True)
     batch = random_part(torch.from_numpy(stored), drawn, pp).numpy()
     for image, u, found in zip(stored, drawn, batch, strict=True):

@@ -15,7 +15,6 @@ from tests.layouts import refused
 from tests.prepare.test_collections import opened
 from vitft.data import tfrecord
 from vitft.errors import DataDamaged
-from vitft.images.decode import decode
 from vitft.prepare.collections import clevr, opencv
 
 
@@ -24,31 +23,33 @@ def _own_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("VITFT_CACHE", str(tmp_path / "cache"))
 
 
-def caltech(root, **counts: int) -> dict[str, list[str]]:
-    for folder, n in counts.items():
-        for i in range(n):
-            put(root / "101_ObjectCategories" / folder / f"image_{i:04d}.jpg", picture(i))
-    raw = opened("caltech101", root)
-    return {raw_split: list(keys) for raw_split, keys in raw.keys.items()}
-
-
 @pytest.mark.parametrize(
     ("counts", "drawn"),
     [
         ({"BACKGROUND_Google": 62, "Faces": 45, "ant": 31}, (30, 30, 30)),
         ({"BACKGROUND_Google": 29, "Faces": 12, "ant": 7}, (14, 6, 3)),  # an excerpt: half of each
+        ({"ant": 30, "crab": 30}, (30, 30)),
     ],
 )
 def test_caltech101_draws_thirty_of_each_class_and_never_one_twice(tmp_path, counts, drawn):
-    found = caltech(tmp_path, **counts)
+    for at, (folder, n) in enumerate(reversed(counts.items())):  # the first class lies last
+        for i in range(n):
+            put(tmp_path / f"{at}_ObjectCategories" / folder / f"image_{i:04d}.jpg", picture(i))
+        put(tmp_path / "z" / folder / "image_0001.jpg", picture(255))  # again: the first path counts
+    raw = opened("caltech101", tmp_path)
     random = np.random.RandomState(1234)
     expected: dict[str, list[str]] = {"train": [], "test": []}
+    images = {}
     for (folder, n), k in zip(counts.items(), drawn, strict=True):
         chosen = set(random.choice(n, k, replace=False).tolist())
         assert len(chosen) == k
         for i in range(n):
-            expected["train" if i in chosen else "test"].append(f"{folder}/image_{i:04d}.jpg")
-    assert found == expected
+            key = f"{folder}/image_{i:04d}.jpg"
+            expected["train" if i in chosen else "test"].append(key)
+            images[key] = picture(i)
+    assert {raw_split: list(keys) for raw_split, keys in raw.keys.items()} == expected
+    for raw_split, keys in expected.items():
+        assert dict(raw.read(raw_split, range(len(keys)))) == {i: images[key] for i, key in enumerate(keys)}
 
 
 def example(key: str, label: int, image: bytes, /, **others: bytes) -> bytes:
@@ -113,34 +114,6 @@ def test_clevr_scenes_may_be_written_in_any_spacing():
         refused(lambda bad=bad: list(clevr.scenes(bad, "the file")), "'the file'", kind=DataDamaged)
 
 
-@pytest.mark.parametrize("shape", [(300, 401), (401, 300), (90, 140)])
-def test_an_eye_has_radius_300_and_the_grey_outside_nine_tenths(shape):
-    import cv2
-
-    height, width = shape
-    y, x = np.mgrid[:height, :width]
-    radius = 0.4 * min(shape)
-    eye = ((y - height // 2) ** 2 + (x - width // 2) ** 2 <= radius**2)[..., None] * np.array([60, 90, 160])
-    ok, data = cv2.imencode(".png", eye.astype(np.uint8))
-    assert ok
-    out = decode(opencv.retinopathy(bytes(data), "e"), "e").astype(int)
-    scale = 300 / ((eye[height // 2].sum(axis=1) > 0).sum() / 2)
-    expected = [min(540, round(side * scale)) for side in shape]
-    assert list(out.shape[:2]) == pytest.approx(expected, abs=1)
-    cy, cx = out.shape[0] // 2, out.shape[1] // 2
-    assert np.abs(out[cy, cx] - 128).max() <= 3  # flat where the eye is
-    for corner in (out[:12, :12], out[-12:, -12:]):
-        far = math.hypot(cy, cx) > 290
-        assert not far or np.abs(corner - 128).max() <= 6
-    noise = np.random.default_rng(0).integers(40, 220, (*shape, 1)) * (eye[..., :1] > 0) * np.ones((1, 1, 3))
-    rough = decode(opencv.retinopathy(bytes(cv2.imencode(".png", noise.astype(np.uint8))[1]), "n"), "n").astype(float)
-    y, x = np.mgrid[: rough.shape[0], : rough.shape[1]]
-    away = np.hypot(y - rough.shape[0] // 2, x - rough.shape[1] // 2)
-    assert rough[away < 200].std() > 20 and np.abs(rough[away > 280] - 128).max(initial=0) < 12
-    whole = decode(opencv.retinopathy(bytes(cv2.imencode(".png", np.zeros((60, 80, 3), np.uint8))[1]), "d"), "d")
-    assert whole.shape == (540, 540, 3)  # too dark to tell: half the height is the radius
-
-
 def test_images_of_another_type_are_no_smallnorb(tmp_path):
     from tests.data.test_label_rules import smallnorb
 
@@ -163,7 +136,7 @@ def test_a_kitti_label_file_may_hold_blank_lines():
 
 
 @pytest.mark.parametrize(
-    "text", ["", "image,level\n", "image,level\n10_left,\n", "image\n10_left\n", "image,level\n,3\n"]
+    "text", ["", "image,level\n", "image,level\n9_left,1\n10_left,\n", "image\n10_left\n", "image,level\n,3\n"]
 )
 def test_a_table_of_the_retinas_that_lacks_a_value_is_named(tmp_path, text):
     label_rules.diabetic_retinopathy_detection(tmp_path)
@@ -171,10 +144,10 @@ def test_a_table_of_the_retinas_that_lacks_a_value_is_named(tmp_path, text):
     refused(lambda: opened("diabetic_retinopathy_detection", tmp_path), "trainLabels.csv", kind=DataDamaged)
 
 
-@pytest.mark.parametrize("row", [",1,Private", "1_left,,Private", "1_left,1,"])
+@pytest.mark.parametrize("row", [",1,Private", "1_left,,Private", "1_left,1,", "1_left,one,Private"])
 def test_a_solution_of_the_retinas_that_lacks_a_value_is_named(tmp_path, row):
     label_rules.diabetic_retinopathy_detection(tmp_path)
-    put(tmp_path / "retinopathy_solution.csv", f"image,level,Usage\n{row}\n")
+    put(tmp_path / "retinopathy_solution.csv", f"image,level,Usage\n5_left,2,Private\n{row}\n")
     refused(lambda: opened("diabetic_retinopathy_detection", tmp_path), "retinopathy_solution.csv", kind=DataDamaged)
 
 
@@ -218,3 +191,76 @@ def test_of_two_files_of_one_name_the_first_path_counts(tmp_path, owner, first, 
     assert moved.keys == plain.keys
     found = {split: dict(moved.read(split, range(len(keys)))) for split, keys in moved.keys.items()}
     assert sum(found[split][i] != whole[split][i] for split in found for i in found[split]) == 1
+
+
+def eye(shape: tuple[int, int], *columns: int) -> np.ndarray:
+    """Draw noise that is brighter from the left to the right, black but for some columns where they are given."""
+    height, width = shape
+    noise = (
+        np.random.default_rng(height).integers(1, 256, (height, width, 3)) * (np.arange(width)[:, None] / width) ** 2
+    )
+    if columns:
+        noise[:, [x for x in range(width) if x not in columns]] = 0
+    return noise.astype(np.uint8)
+
+
+@pytest.mark.parametrize("image", [eye((60, 91)), eye((90, 61)), eye((3, 4), 2, 3), eye((6, 9), 4), eye((40, 31), 30)])
+def test_an_eye_is_what_the_winner_of_the_competition_made_of_it(image, monkeypatch):
+    import cv2
+
+    written = []
+    monkeypatch.setattr(opencv, "_jpeg", lambda image, name, quality=None: written.append((image, name, quality)))
+    opencv.retinopathy(bytes(cv2.imencode(".png", image)[1]), "the name")
+    ((found, name, quality),) = written
+    light = image[image.shape[0] // 2].astype(int).sum(axis=1)
+    radius = np.count_nonzero(10 * light > light.mean()) / 2
+    scale = 300 / (radius if radius >= 1 else image.shape[0] / 2)
+    large = cv2.resize(image, None, fx=scale, fy=scale)
+    blurred = cv2.GaussianBlur(large, None, sigmaX=10)
+    height, width = large.shape[:2]
+    y, x = np.mgrid[:height, :width]
+    away = np.hypot(y - height // 2, x - width // 2)[..., None]
+    flat = np.where(away <= 270, cv2.addWeighted(large, 4, blurred, -4, 128), 128)
+    rows, columns = (slice(max(0, side // 2 - 270), side // 2 + 270) for side in (height, width))
+    expected, ring = flat[rows, columns], np.abs(away[rows, columns] - 270) < 1  # OpenCV draws a circle in whole pixels
+    assert found.shape == expected.shape and np.array_equal(found * ~ring, expected * ~ring)
+    assert found.dtype == np.uint8 and found.flags.c_contiguous and (name, quality) == ("the name", 72)
+
+
+@pytest.mark.parametrize("process", [opencv.sun397, opencv.retinopathy])
+def test_what_opencv_does_not_write_is_named(process, monkeypatch):
+    import cv2
+
+    monkeypatch.setattr(cv2, "imencode", lambda *_: (False, None))
+    refused(lambda: process(picture(3, "PNG", (20, 30, 3)), "the name"), "'the name'", "as JPEG", kind=DataDamaged)
+
+
+def test_an_image_of_sun397_keeps_its_colours_whatever_it_is_written_as():
+    import cv2
+
+    rgb = np.random.default_rng(2).integers(0, 256, (7, 5, 3), dtype=np.uint8)
+    deep = (rgb.astype(np.uint16) << 8) + 255  # of two bytes the first counts
+    files = [bytes(cv2.imencode(".png", image[..., ::-1])[1]) for image in (rgb, deep)]
+    for kind in ("PCX", "TGA"):  # formats that OpenCV does not know
+        out = io.BytesIO()
+        Image.fromarray(rgb).save(out, kind)
+        files.append(out.getvalue())
+    for data in files:
+        assert np.array_equal(opencv._decode(data, "x"), rgb[..., ::-1])
+    large, side = np.random.default_rng(2).integers(0, 256, (400, 500, 3), dtype=np.uint8), math.sqrt(0.6)
+    expected = cv2.imencode(".jpg", cv2.resize(large, None, fx=side, fy=side))[1]  # 120,000 of 200,000 pixels
+    assert opencv.sun397(bytes(cv2.imencode(".png", large)[1]), "x") == bytes(expected)
+
+
+def test_the_badly_encoded_image_of_sun397_is_left_out_and_said_where_a_list_has_it(tmp_path):
+    label_rules.sun397(tmp_path)
+    plain = opened("sun397", tmp_path)
+    assert plain.notes == ()
+    lines = ("/t/track/outdoor/sun_aophkoiosslinihb.jpg", *plain.keys["train"])
+    put(tmp_path / "sun397_tfds_tr.txt", "\n".join(lines))
+    put(tmp_path / f"SUN397{lines[0]}", picture(1))
+    found = opened("sun397", tmp_path)
+    assert found.keys == plain.keys and found.labels["sun397"]["train"].tolist() == [0]
+    assert found.notes == (
+        f"train lacks '{lines[0]}', which is badly encoded (so in TensorFlow Datasets from 4.9.3 on)",
+    )

@@ -207,6 +207,10 @@ def test_copies_are_counted_and_an_image_in_two_classes_is_said(tmp_path: Path) 
         "1 images stand in two classes, byte for byte; they are kept in train",
     )
     assert own_split.split(classes(tmp_path / "b"), tmp_path / "out2")[1] == ()
+    for name in ("B.CSV", "a.tsv", "c.jsonl", "d.txt"):  # no tables of labels
+        write(tmp_path / "b" / name, b"{}\n")
+    said = "not read, as it has no columns file_name and label: "
+    assert own_split.split(tmp_path / "b", tmp_path / "out3")[1] == (f"{said}B.CSV", f"{said}a.tsv", f"{said}c.jsonl")
 
 
 @pytest.mark.parametrize("name", ["a\\b", "line\nbreak"])
