@@ -70,15 +70,40 @@ def test_a_resize_is_the_weighted_sum_that_its_name_says(mode, antialias, size):
     # Margins 3, 5 and 4 at crop fraction 0.875: 1.5 and 2.5 go to 2. Of oblongs timm rounds the longer side.
     [(21, 21), (35, 35), (28, 28), (21, 35), (28, 21)],
 )
+@pytest.mark.parametrize("fraction", [0.875, 0.9])  # at 0.9 the side before the crop is cut to whole pixels
 @pytest.mark.parametrize("mode", ["center", "squash"])
 @pytest.mark.parametrize("shape", [(48, 64), (64, 48), (24, 24), (41, 67)])
-def test_the_centre_crop_lies_where_timm_has_it(interpolation, size, mode, shape):
+def test_the_centre_crop_lies_where_timm_has_it(interpolation, size, fraction, mode, shape):
     image = np.random.default_rng(1).integers(0, 256, (*shape, 3), dtype=np.uint8)
-    pp = Preprocess(size, "checkpoint", interpolation=interpolation, crop_pct=0.875, crop_mode=mode)
+    pp = Preprocess(size, "checkpoint", interpolation=interpolation, crop_pct=fraction, crop_mode=mode)
     theirs = create_transform(
-        (3, *size), interpolation=interpolation, crop_pct=0.875, crop_mode=mode, normalize=False, use_prefetcher=False
+        (3, *size),
+        interpolation=interpolation,
+        crop_pct=fraction,
+        crop_mode=mode,
+        normalize=False,
+        use_prefetcher=False,
     )(Image.fromarray(image))
     assert np.array_equal(deterministic(image, pp), theirs.permute(1, 2, 0).numpy())
+
+
+@pytest.mark.parametrize(
+    ("resize", "shape", "new", "top", "left"),
+    [
+        # 14 x 21 is cut from what covers 16 x 24 in the image's own shape, the longer side rounded; half a pixel too
+        # much is cut off on the right.
+        ("resize-small", (30, 50), (16, 27), 1, 3),
+        ("resize-small", (50, 30), (40, 24), 13, 1),
+        ("resize-small", (33, 20), (40, 24), 13, 1),
+        ("resize-small", (16, 24), (16, 24), 1, 1),
+        ("squash-crop", (30, 50), (16, 24), 1, 1),
+    ],
+)
+def test_big_visions_crops_of_an_oblong_network(resize, shape, new, top, left):
+    image = np.random.default_rng(1).integers(0, 256, (*shape, 3), dtype=np.uint8)
+    whole = deterministic(image, Preprocess(new))
+    assert whole.shape == (*new, 3)
+    assert np.array_equal(deterministic(image, Preprocess((14, 21), resize)), whole[top : top + 14, left : left + 21])
 
 
 def test_without_the_low_pass_the_checkpoints_own_resize_is_the_plain_one():

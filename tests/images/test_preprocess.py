@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from vitft import recipes
-from vitft.images.preprocess import UNIFORMS, area, deterministic, in_one, normalise, random_one
+from vitft.images.preprocess import UNIFORMS, _constant, area, deterministic, in_one, normalise, random_one
 from vitft.settings import Preprocess
 
 
@@ -77,6 +77,9 @@ def test_one_kernel_normalises_as_three_steps_do():
     pixels = torch.randint(0, 256, (2, 5, 4, 3), dtype=torch.uint8)
     pp = Preprocess((5, 4), mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
     expected = (pixels.numpy() / 255 - pp.mean) / pp.std
+    with torch.inference_mode():
+        normalise(pixels, pp)
+    assert not _constant(pp.std, pixels.device).is_inference()  # an evaluation's serve a training, too
     for found in (in_one(pixels, torch.tensor(pp.mean), torch.tensor(pp.std)), normalise(pixels, pp)):
         assert found.is_contiguous() and found.dtype == torch.float32
         np.testing.assert_allclose(found.permute(0, 2, 3, 1), expected, atol=2e-6)

@@ -219,6 +219,7 @@ def test_no_room_means_memory_where_that_is_little_and_decoding_anew_where_not(m
 def test_test_images_are_kept_only_where_they_are_read_again_and_push_nothing_out(monkeypatch):
     monkeypatch.setenv(room.VARIABLE, str(2 * FILE))
     assert cache.pixels(split(1), PP, keep="no") is None and not files()
+    assert len(list(eval_batches(split(1), PP, 2))) == 2 and not files()
     assert cache.pixels(split(1), PP, keep="room") is not None and cache.pixels(split(2), PP, keep="room") is not None
     assert cache.pixels(split(3), PP, keep="room") is None and len(files()) == 2
     assert cache.pixels(split(2), PP, keep="no") is not None  # what is there is taken

@@ -260,6 +260,10 @@ def draw_kitti(folder: Path, n: int = 60, videos: int = 20) -> dict[int, str]:
 
 def test_kitti_keeps_each_video_in_one_split_and_labels_the_nearest_vehicle(tmp_path: Path) -> None:
     video_of = draw_kitti(tmp_path)
+    for name, data in (("image_2/000003.png", b"x"), ("label_2/000003.txt", b"")):  # again: the first path counts
+        file = tmp_path / "z" / "training" / name
+        file.parent.mkdir(parents=True)
+        file.write_bytes(data)
     raw = opened("kitti", tmp_path)
     np.random.seed(123)
     names = sorted(set(video_of.values()))

@@ -114,6 +114,16 @@ def test_clevr_scenes_may_be_written_in_any_spacing():
         refused(lambda bad=bad: list(clevr.scenes(bad, "the file")), "'the file'", kind=DataDamaged)
 
 
+def test_a_clevr_scene_without_objects_has_labels_that_no_task_has(tmp_path):
+    label_rules.clevr(tmp_path)
+    put(tmp_path / "CLEVR_v1.0/scenes/CLEVR_val_scenes.json", '{"scenes": [{"objects": []}]}')
+    labels = opened("clevr", tmp_path).labels
+    assert (labels["clevr_count"]["validation"].tolist(), labels["clevr_distance"]["validation"].tolist()) == (
+        [-3],
+        [-1],
+    )
+
+
 def test_images_of_another_type_are_no_smallnorb(tmp_path):
     from tests.data.test_label_rules import smallnorb
 

@@ -45,10 +45,8 @@ def _open(tree: Tree) -> Raw:
 def scenes(text: str, label: str) -> Iterator[dict[str, Any]]:
     """Yield the entries of the list "scenes" one by one: 70,000 of them parsed at once would fill the memory."""
     decoder = json.JSONDecoder()
-    at = text.find("[", text.find('"scenes"')) + 1
     try:
-        if not at or '"scenes"' not in text:
-            raise ValueError('no list "scenes"')
+        at = text.index("[", text.index('"scenes"')) + 1
         while True:
             while text[at] in " \t\r\n,":
                 at += 1
