@@ -71,14 +71,14 @@ def test_rows_of_one_model_stand_together_fewer_examples_first() -> None:
 @pytest.mark.parametrize(
     ("by", "expected"),
     [
-        ("model", ["m, fine-tuned, quick", "m, fine-tuned, other", "m, linear", "k"]),
-        ("recipe", ["quick, m, fine-tuned", "quick, m, linear", "quick, k", "other"]),
-        ("method", ["fine-tuned, m, quick", "fine-tuned, m, other", "fine-tuned, k", "linear"]),
+        ("model", ["m, fine-tuned, quick", "m, fine-tuned, other", "m, linear", "m, as it is", "k"]),
+        ("recipe", ["quick, m, fine-tuned", "quick, m, linear", "quick, k", "other", "as it is"]),
+        ("method", ["fine-tuned, m, quick", "fine-tuned, m, other", "fine-tuned, k", "linear", "as it is"]),
     ],
 )
 def test_rows_are_told_by_as_few_words_as_do(by: Any, expected: list[str]) -> None:
     rows = lines([number(), number(recipe="other", settings_="o"), number(method="linear"),
-                  number(model="k", model_="k")], by)  # fmt: skip
+                  number(model="k", model_="k"), number(method="as it is", recipe="")], by)  # fmt: skip
     name(rows, by)
     assert [row.label for row in rows] == expected
 
@@ -131,6 +131,21 @@ def test_rows_that_nothing_tells_apart_are_numbered_and_what_differs_comes_befor
     assert lists[1][1] == ("k none, not 3x4.5", "l 1, not none")
     elsewhere = named(number(), number(column="svhn", task="svhn", GELU_="x", protocol="q"))
     assert elsewhere[1][1] == ("GELU x, not none",)
+
+    # of several columns the first in which they are unlike, wherever it stands
+    def three(gelu: str, *of: dict[str, Any]) -> list[Measured]:
+        return [number(column=c, task=c, GELU_=gelu, **own) for c, own in zip("abc", of, strict=True)]
+
+    wide, other = {"resolutions": ((64, 64),), "protocol": "q"}, {"split_digest": "e"}
+    images = "other test images or labels of {} (10, not 10)"
+    for of, told in (
+        (({}, wide, other), "resolution 64, not 32"), (({}, {}, other), images.format("c")),
+        ((other, wide, {}), images.format("a")), ((wide, {}, {}), "resolution 64, not 32"),
+    ):  # fmt: skip
+        assert named(*three("", {}, {}, {}), *three("x", *of))[1][1] == ("GELU x, not none", told)
+    # what is not trained has no settings that could be others
+    plain = replace(number(method="as it is"), row=(("model", "m"), ("method", "as it is"), ("GELU", "")))
+    assert named(number(), plain)[1][1] == ("method as it is, not fine-tuned",)
     called = labels([number(file="f"), number(file="g", GELU_="x", column="svhn")])
     assert {place[:2]: label for place, label in called.items()} == {("f", "dtd"): "m", ("g", "svhn"): "m, GELU x"}
 

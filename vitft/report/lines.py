@@ -177,9 +177,10 @@ def differing(line: Line, other: Line) -> tuple[str, ...]:
     if a.get("model") != b.get("model") and line.what.model == other.what.model:
         sha256s = f"{line.what.sha256[:8]}, not {other.what.sha256[:8]}"
         differs.append(f"other weights of the same name (sha256 {sha256s})")
-    both = [column for column in line.of if column in other.of]
-    x, y = (own.of[both[0]][0] if both else own.first for own in (line, other))
-    if (x.protocol, x.split_digest) != (y.protocol, y.split_digest) and both:
+    both = [(own[0], other.of[column][0]) for column, own in line.of.items() if column in other.of]
+    unlike = [(x, y) for x, y in both if (x.protocol, x.split_digest) != (y.protocol, y.split_digest)]
+    x, y = (unlike or both or [(line.first, other.first)])[0]
+    if unlike:
         if x.split_digest != y.split_digest:
             differs.append(f"other test images or labels of {x.task} ({x.n:,}, not {y.n:,})")
         elif x.what.resolutions != y.what.resolutions:
