@@ -181,9 +181,12 @@ def test_a_probe_of_features_computed_once_counts_what_it_computed(tmp_path):
 
 def test_a_job_tells_what_it_tuned_on_and_what_each_seed_gave(tmp_path):
     data = draw(tmp_path / "d", ("train", "val", "test"))
+    for split, i in (("train", 1), ("val", 2), ("val", 3)):  # seen before they are tested on
+        (data / "test" / "b" / f"{i}.png").write_bytes((data / split / "b" / f"{i}.png").read_bytes())
     j, source = job(data, overrides={"steps": 2}, seeds=(4, 7))
     returned = run_job(j, source, tmp_path / "run", Runtime(device="cpu"))
     result = same(returned, tmp_path / "run/result.json")
+    assert result["provenance"]["overlap"] == {"n": 3, "splits": {"train": 1, "val": 2}}
     units = [json.loads((tmp_path / "run/units" / u / "result.json").read_text()) for u in result["units"]]
     assert [u["seed"] for u in units] == [4, 7] == [int(s) for s in result["seeds"]]
     assert [u["metrics"] for u in units] == list(result["seeds"].values())

@@ -78,6 +78,8 @@ def test_each_update_has_its_line(tmp_path):
     assert [x["lr"] for x in lines] == pytest.approx([0.1, 0.075, 0.05, 0.025])
     assert all(x["grad_norm"] > 0 and x["loss"] > 0 for x in lines)
     assert to_json(result)["loss"] == {"first": lines[0]["loss"], "last": lines[3]["loss"]}
+    # a finished unit answers at once: nothing is begun, on no device
+    assert run_unit(unit, tmp_path / "run", Runtime(device="no such")) == result
 
 
 def test_a_run_without_weights_keeps_its_head(tmp_path):
@@ -260,10 +262,17 @@ def test_the_stamp_of_a_run_says_which_part_it_saw():
         assert (got.split, got.split_digest, got.train_split) == ("test", test.digest, "train")
         assert (got.train_n, got.train_whole, got.train_digest) == (30, 73257, few.digest)
         assert got.classes_without_test == ("z",)
-    for said, completeness in (("partial", "partial"), ("declared", "full")):
-        short = Owner("svhn", {"train": 500}, completeness=said).open("train")
-        got = stamp(few, short, test, (), {}, False, Hooks())
-        assert (got.train_official, got.train_whole, got.completeness) == (73257, 500, completeness)
+    for task, said, n, official, completeness in (
+        ("svhn", "partial", 500, 73257, "partial"),
+        ("svhn", "declared", 500, 73257, "full"),
+        ("svhn", "declared", 73257, None, "full"),  # all there are, whoever says so
+        ("svhn", "partial", 73257, None, "full"),
+        ("svhn", "full", 500, None, "full"),
+        ("mine", "partial", 500, None, "full"),  # nobody knows how many there are
+    ):
+        part = Owner(task, {"train": n}, completeness=said).open("train")
+        got = stamp(few, part, test, (), {}, False, Hooks())
+        assert (got.train_official, got.train_whole, got.completeness) == (official, n, completeness), (task, said, n)
 
 
 def test_what_is_known_of_images_goes_when_the_data_changes(tmp_path):
@@ -538,3 +547,20 @@ def test_a_listing_that_is_none_is_damaged_and_an_adapters_digest_is_of_its_base
     based = [model_sha256(f"{tmp_path / 'a.pth'}::base={tmp_path / name}") for name in ("b.pth", "c.pth")]
     assert len({plain, *based}) == 3
     assert model_sha256("timm:vit_tiny_patch16_224") == "" == model_sha256(str(tmp_path / "gone.pth"))
+
+
+def test_times_are_rounded_and_name_the_processes_where_there_are_several(monkeypatch):
+    from types import SimpleNamespace
+
+    from vitft.protocol import run
+
+    monkeypatch.setattr(run.time, "monotonic", lambda: 60.00049)
+    for images, processes, expected in (
+        (100, 1, (3.142, 2.718, 10.0, 31.83, None)),  # 100 / 3.14159
+        (0, 2, (3.142, 2.718, 10.0, None, 2)),
+        (7, 3, (3.142, 2.718, 10.0, 2.23, 3)),
+    ):
+        done = SimpleNamespace(fitted=SimpleNamespace(seconds=3.14159, images=images), evaluate_s=2.71828)
+        got = run._timing(done, 50.0, processes)  # type: ignore[arg-type]
+        found = (got.train_s, got.evaluate_s, got.total_s, got.train_images_per_s, got.processes)
+        assert found == expected

@@ -1,14 +1,18 @@
 """Plans without a fit: which splits, which points, which units, and which point is the best."""
 
+import hashlib
 import itertools
+import json
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from vitft.catalog.models import MODELS
 from vitft.errors import DataMissing, RecipeError
 from vitft.protocol.advice import advice
 from vitft.protocol.jobs import Runtime, watch_note
+from vitft.protocol.stamp import protocol
 from vitft.protocol.units import (
     DEV,
     Job,
@@ -25,8 +29,10 @@ from vitft.protocol.units import (
     points,
     scheme,
     select,
+    short_label,
     tune_units,
 )
+from vitft.results.parts import Seen
 from vitft.settings import Settings
 
 VTAB_1K = ("train800", "val200", "train800val200", "test")
@@ -170,6 +176,24 @@ def test_a_result_says_what_its_settings_were_chosen_on() -> None:
     assert on_test == "test, best of 2 settings by top1 on the test split itself"
 
 
+def test_a_protocol_is_told_by_its_words_and_the_images_size() -> None:
+    made = job(seeds=(4,), per_class=5, limit=9, from_scratch=True, seen=Seen(pixels=70, of=3), shots="60")
+    settings = Settings(
+        resolution=(32, 48), normalise="half", resize="squash-crop", interpolation="bicubic", antialias=False
+    )
+    found = protocol(Unit(made, "final", 4, settings, {}), settings, "tanh")
+    words = {
+        "recipe": "r", "recipe_digest": "d", "resize": "squash-crop", "interpolation": "bicubic", "antialias": False,
+        "normalise": "half", "gelu": "tanh", "selection": "none", "from_scratch": True,
+        "train": {"per_class": 5, "limit": 9, "first": 60}, "chosen_by_pixels": {"pixels": 70, "of": 3},
+    }  # fmt: skip
+    text = json.dumps({**words, "resolution": "32x48"}, sort_keys=True)
+    expected = {**words, "id": hashlib.sha256(text.encode()).hexdigest()[:8], "resolution": [32, 48]}
+    assert found.model_dump(mode="json") == expected
+    plain = protocol(Unit(job(), "final", 4, Settings(), {}), Settings(), "exact").model_dump(mode="json")
+    assert (plain["train"], plain["chosen_by_pixels"]) == ({"per_class": None, "limit": None, "first": None}, None)
+
+
 def test_which_splits_a_plan_opens_and_what_names_its_folder() -> None:
     assert job().splits() == ["train", "val", "test"]
     assert job(scheme=Scheme("train", DEV, "train", "test")).splits() == ["train", "test"]
@@ -177,6 +201,9 @@ def test_which_splits_a_plan_opens_and_what_names_its_folder() -> None:
     assert swept.splits() == ["train800", "val200", "train800val200", "test"]
     assert job(scheme=swept.scheme).splits() == ["train800val200", "test"]
     assert model_label("/a/b.npz::ema", "ab") == "b.npz::ema" and model_label("/a/b::base=/c/d", "ab") == "b"
+    named = {("timm:a/b.c", ""): "timm:a/b.c", ("/a/b.c.npz::ema", "ab"): "b.c", ("vit-mini", "ab"): "vit-mini"}
+    assert {given: short_label(*given) for given in named} == named
+    assert not any("." in alias or "/" in alias for alias in MODELS), "an alias would lose its end"
     assert model_label("/a/b.npz", "") == "/a/b.npz" and model_label("timm:x::y", "") == "timm:x::y"
     identity = job().identity()
     assert identity["kind"] == "finetune" and not {"scheme", "grid", "on"} & identity.keys()

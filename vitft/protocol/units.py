@@ -15,7 +15,6 @@ from typing import Any, Literal
 from pydantic import TypeAdapter
 
 from vitft import machine
-from vitft.catalog.models import MODELS
 from vitft.catalog.shots import first_of, split_name
 from vitft.data.portions import JOINED
 from vitft.data.sources import own_split
@@ -123,7 +122,7 @@ def model_label(model: str, sha256: str) -> str:
 
 def short_label(model: str, sha256: str) -> str:
     """Return a model's name in the path of a run folder: without the suffix where it is a file."""
-    return Path(model_label(model, sha256)).stem if sha256 and model not in MODELS else model
+    return Path(model_label(model, sha256)).stem if sha256 else model
 
 
 _OF_GRID = ("grid", "on")
@@ -157,7 +156,7 @@ class Unit:
         what = {
             "job": {k: v for k, v in _as_json(self.job).items() if k not in (*_NOT_IN_ID, *_OF_GRID)},
             "phase": self.phase,
-            "settings": self.settings.model_dump(mode="json"),
+            "settings": self.settings.model_dump(),
             "scheme": asdict(self.scheme),
         }
         return f"{slug(self.job.name)}/{self.phase}-{machine.digest(what)[:10]}-seed{self.seed}"
@@ -306,7 +305,7 @@ def at_point(job: Job, point: Mapping[str, Any]) -> Settings:
     Raises:
         RecipeError: a warmup that the user has given is as long as a swept number of steps (exit code 2).
     """
-    own = job.settings.model_dump(mode="json")
+    own = job.settings.model_dump()
     share = {key: value for key, value in rescaled(own, point).items() if key not in job.given}
     settings = Settings.model_validate({**own, **share, **point})
     if faults := [text for _, text in contradictions(dict(settings))]:
