@@ -51,7 +51,10 @@ def test_several_seeds_are_averaged_up_to_the_shortest_and_have_no_interval() ->
     assert [c.key for c in one.columns] == ["step", "loss", "loss_bar", "lr"]
     assert one.notes == ("No val accuracy was written; --val-every N does it.",)
     assert one.caption == "mean of seed 0, seed 1: 2 updates"
-    assert [row.cells["loss_bar"] for row in table([curve("a", [0.0, 0.0])], 1, bars=True).rows] == [""]
+    for losses, drawn_ in (([0.0, 0.0], [0, 0]), ([0.5, 0.25], [20, 10]), ([0.0, 3.0], [0, 20])):
+        assert [row.cells["loss_bar"] for row in table([curve("a", losses)], 2, bars=True).rows] == [
+            "█" * n for n in drawn_
+        ]
 
 
 def test_every_update_of_every_curve_for_other_programs() -> None:

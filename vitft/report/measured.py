@@ -107,8 +107,7 @@ def of_any(result: UnitResult | EvalResult | FewshotResult, folder: Path | None 
     else:
         one = of_unit(result, folder)
         yield one
-        if result.metrics.real_top1 is not None and result.metrics.real_n:
-            yield _real(one, result.metrics)
+        yield from _real(one, result.metrics)
 
 
 def of_run(result: RunResult, folder: Path | None = None) -> Iterator[Measured]:
@@ -140,8 +139,7 @@ def of_eval(result: EvalResult, folder: Path | None = None) -> Iterator[Measured
             notes=(*([result.stamp] if result.stamp else []), *_notes(result.provenance, result.task)),
         )
         yield one
-        if metrics.real_top1 is not None and metrics.real_n:
-            yield _real(one, metrics)
+        yield from _real(one, metrics)
 
 
 def _described(result: UnitResult | EvalResult | FewshotResult, from_scratch: bool = False) -> Described:
@@ -240,18 +238,19 @@ def architecture(info: CheckpointInfo) -> str:
     return f"{name} ({', '.join(own)})" if own else name
 
 
-def _real(one: Measured, metrics: Metrics) -> Measured:
-    assert metrics.real_top1 is not None and metrics.real_n
-    return replace(
-        one,
-        column=REAL,
-        top1=metrics.real_top1,
-        n=metrics.real_n,
-        correct=metrics.real_correct,
-        given=metrics.real_ci95,
-        predictions=None,
-        cost=(0.0, 0.0),
-    )
+def _real(one: Measured, metrics: Metrics) -> Iterator[Measured]:
+    """Yield the number under the ReaL labels, where there are such."""
+    if metrics.real_top1 is not None and metrics.real_n:
+        yield replace(
+            one,
+            column=REAL,
+            top1=metrics.real_top1,
+            n=metrics.real_n,
+            correct=metrics.real_correct,
+            given=metrics.real_ci95,
+            predictions=None,
+            cost=(0.0, 0.0),
+        )
 
 
 def _with(one: Measured, metrics: Metrics, seed: int, predictions: Path | None) -> Measured:
