@@ -124,9 +124,12 @@ def test_reading_for_digests_is_told_every_thousand_images_and_stops_when_asked(
     from vitft.progress import Hooks
 
     told: list[tuple[str, int, int]] = []
-    split = dataclasses.replace(rows(2500, [i % 2 for i in range(2500)]), read=lambda i: str(i).encode())
+    read: list[int] = []
+    plain = rows(2500, [i % 2 for i in range(2500)])
+    split = dataclasses.replace(plain, read=lambda i: read.append(i) or str(i).encode())  # type: ignore[func-returns-value]
     found = fingerprints.fingerprints(split, Hooks(phase=lambda what, done, of: told.append((what, done, of))))
     assert told == [("read drawn train", 1000, 2500), ("read drawn train", 2000, 2500)] and len(found) == 2500
+    assert sorted(read) == list(range(2500))
     asked = dataclasses.replace(rows(3, [0, 1, 0]), read=lambda i: b"x")
     with pytest.raises(Interrupted):
         fingerprints.fingerprints(asked, Hooks(signal=lambda: 15))

@@ -15,7 +15,8 @@ from tests.layouts import refused
 from tests.prepare.test_collections import opened
 from vitft.data import tfrecord
 from vitft.errors import DataDamaged
-from vitft.prepare.collections import clevr, opencv
+from vitft.images.decode import decode
+from vitft.prepare.collections import clevr, hdf5, opencv
 
 
 @pytest.fixture(autouse=True)
@@ -112,6 +113,38 @@ def test_clevr_scenes_may_be_written_in_any_spacing():
     ]
     for bad in ("{}", '{"scenes": [', '{"scenes": [{}', '{"scenes": [{"a"]}', "", '["a"]'):
         refused(lambda bad=bad: list(clevr.scenes(bad, "the file")), "'the file'", kind=DataDamaged)
+
+
+@pytest.mark.parametrize(
+    ("chunks", "read"),
+    [((4, 2), [(1, 4), (7, 8), (8, 10)]), (None, [(1, 2), (2, 3), (3, 4), (7, 8), (8, 9), (9, 10)])],
+)
+def test_each_stored_chunk_that_holds_a_wanted_row_is_read_once(chunks, read):
+    class Stored:
+        def __init__(self) -> None:
+            self.chunks = chunks
+            self.read: list[tuple[int, int]] = []
+
+        def __getitem__(self, rows: slice) -> np.ndarray:
+            self.read.append((rows.start, rows.stop))
+            return 10 * np.arange(12)[rows]
+
+    dataset = Stored()
+    found = list(hdf5.chosen(dataset, [9, 1, 3, 2, 8, 1, 7], "x"))
+    assert found == [(row, 10 * row) for row in (1, 2, 3, 7, 8, 9)] and dataset.read == read
+    assert not list(hdf5.chosen(dataset, [], "x"))
+
+
+def test_a_dsprites_image_of_zeros_and_ones_is_black_and_white_and_another_is_as_it_is(tmp_path):
+    import h5py
+
+    label_rules.dsprites(tmp_path)
+    pixels = np.random.default_rng(0).integers(0, 2, (3, 64, 64), dtype=np.uint8)
+    pixels[1] *= 2
+    with h5py.File(next(tmp_path.rglob("*.hdf5")), "a") as file:
+        file["imgs"][...] = pixels
+    for row, data in opened("dsprites", tmp_path).read("train", [2, 0, 1]):
+        assert np.array_equal(decode(data, "x")[..., 0], pixels[row] * np.uint8(1 if row == 1 else 255))
 
 
 def test_a_clevr_scene_without_objects_has_labels_that_no_task_has(tmp_path):

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,6 @@ from vitft.prepare.collections.raw import Collection, File, Raw, row_numbers, un
 
 _PCAM = (("train", "train"), ("validation", "valid"), ("test", "test"))
 _DSPRITES = "dsprites_ndarray_co1sh3sc6or40x32y32_64x64.hdf5"
-_RUN = 16 << 20  # bytes read at once
 
 
 def _open_camelyon(tree: Tree) -> Raw:
@@ -68,27 +68,14 @@ def _open_dsprites(tree: Tree) -> Raw:
 
 
 def chosen(dataset: Any, rows: Sequence[int], label: str) -> Iterator[tuple[int, NDArray[np.uint8]]]:
-    """Yield (row, array) for `rows` in ascending order; each stored chunk is read once, at most 16 MiB at a time."""
-    wanted = np.unique(np.asarray(rows, np.int64))
+    """Yield (row, array) for `rows` in ascending order; each stored chunk that holds some of them is read once."""
     step = dataset.chunks[0] if dataset.chunks else 1
-    row_bytes = max(1, int(np.prod(dataset.shape[1:])) * dataset.dtype.itemsize)
-    longest = max(step, _RUN // row_bytes // step * step)
-    at = 0
-    while at < len(wanted):
-        # A run goes on while the next wanted row lies in the same or the following chunk.
-        end = at + 1
-        while (
-            end < len(wanted)
-            and wanted[end] // step - wanted[end - 1] // step <= 1
-            and wanted[end] - wanted[at] < longest
-        ):
-            end += 1
-        first = int(wanted[at])
+    for _, of_chunk in groupby(sorted({int(row) for row in rows}), key=lambda row: row // step):
+        wanted = list(of_chunk)
         with reading(label):
-            block = dataset[first : int(wanted[end - 1]) + 1]
-        for row in wanted[at:end].tolist():
-            yield row, block[row - first]
-        at = end
+            block = dataset[wanted[0] : wanted[-1] + 1]
+        for row in wanted:
+            yield row, block[row - wanted[0]]
 
 
 @contextmanager
