@@ -108,7 +108,9 @@ def test_val_is_cut_from_what_test_leaves_and_train_keeps_one(tmp_path: Path) ->
     for left, taken in (([[1, 2, 3], [4, 5]], [4, 5]), ([[1, 2], [3, 4, 5]], [1, 2])):  # each more than is wanted
         assert own_split._take(left, 1, keep=1) == taken and len(left) == 1
     assert own_split._within(["train/a.png", "images/b.png"]) == ""
-    assert own_split._within(["train/images/a.png", "train/images/b.png"]) == "train/images/"
+    for name in ("train", "val", "validation", "test", "images", "Images", "TEST"):
+        assert own_split._within([f"{name}/images/a.png", f"{name}/images/b.png"]) == f"{name}/images/"
+    assert own_split._within(["cats/a.png", "cats/b.png"]) == ""
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -129,6 +131,7 @@ def test_copies_stay_on_one_side_and_an_image_of_two_classes_is_not_tested(tmp_p
 def test_a_label_in_a_name_by_default_and_by_an_expression(tmp_path: Path) -> None:
     names = ("cat.12.png", "dog-3.png", "Great Dane (7).png", "n0144_17.png", "pug9.png", "plain.png")
     assert [own_split._by_name(name, None) for name in names] == ["cat", "dog", "Great Dane", "n0144", "pug", "plain"]
+    assert own_split._by_name("a/ cat _1.png", re.compile(r"(.+)_")) == "cat"
     for name, number in (("s1-cat-a", 0), ("s2-cat-b", 1), ("s1-dog-a", 2), ("s2-dog-b", 3)):
         write(tmp_path / "a" / f"{name}.png", image(number))
     for at, regex in enumerate((r"-(\w+)-", r"(s\d)-(?P<label>\w+)-[ab]$")):
@@ -150,7 +153,10 @@ def test_wrong_folders_are_told_and_leave_nothing(tmp_path: Path) -> None:
     told(good, "'(x'", "no regular expression", kind=UsageError, by_name="(x")
     told(good, "'pug'", "no group", kind=UsageError, by_name="pug")
     told(good, "does not name its class", "zz", by_name=r"(\d+)zz")
+    told(good, "does not name its class", "finds no label", by_name=r"(zz)?.")
     told(good, "one class", by_name=r"(\.png)")
+    (tmp_path / "nowhere").symlink_to(tmp_path / "absent")
+    told(good, "nowhere' exists", kind=UsageError, out="nowhere")
     told(good, "--test-fraction '0'", kind=UsageError, test_fraction=0.0)
     told(good, "--test-fraction 'nan'", kind=UsageError, test_fraction=float("nan"))
     told(good, "--val-fraction '0.4'", kind=UsageError, test_fraction=0.6, val_fraction=0.4)
@@ -240,6 +246,19 @@ def test_a_folder_beside_train_is_no_class_and_train_among_classes_is_one(tmp_pa
             write(tmp_path / "b" / name / f"{i}.png", image(len(name) * 10 + i))
     own_split.split(tmp_path / "b", tmp_path / "out2")
     assert find.at(tmp_path / "out2").class_names == ("car", "train")  # type: ignore[attr-defined]
+
+
+def test_an_empty_split_folder_is_none_and_numbers_of_a_table_are_those_of_its_class_list(tmp_path: Path) -> None:
+    (classes(tmp_path / "a", "train") / "test").mkdir()
+    assert own_split.split(tmp_path / "a", tmp_path / "out")[0].rule == "class folders"
+    for i in range(4):
+        write(tmp_path / "b" / f"{i}.png", image(i))
+    write(tmp_path / "b" / "labels.csv", "file_name,label\n" + "".join(f"{i}.png,{i % 2}\n" for i in range(4)))
+    for lists, names in ((False, ("0", "1")), (True, ("cat", "dog"))):
+        if lists:
+            write(tmp_path / "b" / "classes.txt", "cat\ndog\n")
+        stamp, _ = own_split.split(tmp_path / "b", tmp_path / f"out{lists}")
+        assert (stamp.rule, find.at(tmp_path / f"out{lists}").class_names) == ("labels.csv", names)  # type: ignore[attr-defined]
 
 
 def test_provenance_names_the_split_until_a_list_is_changed(tmp_path: Path) -> None:

@@ -212,7 +212,7 @@ def _folder_class(name: str, within: str) -> str:
 def _by_name(file: str, pattern: re.Pattern[str] | None) -> str:
     """Return the label in a file's name. Raises DataDamaged where it has none: nothing is left out in silence."""
     name = unicodedata.normalize("NFC", printable(file.rpartition("/")[2]))
-    stem = name.rpartition(".")[0] or name
+    stem = name.rpartition(".")[0]
     if pattern is None:
         label = _TRAILING.sub("", stem)
     else:
