@@ -219,3 +219,23 @@ def test_an_oblong_crop_of_one_image_is_that_of_a_batch(size):
         expected = image[top : top + size[0], left : left + size[1]]
         expected = expected[:, ::-1] if u[0] < 0.5 else expected
         assert np.array_equal(found, expected) and np.array_equal(random_one(image, u, pp), expected)
+
+
+def test_images_that_stand_in_two_splits_are_told_by_their_whole_digest():
+    from vitft.images.overlap import among, overlap
+    from vitft.progress import Hooks
+
+    half = np.random.default_rng(0).integers(0, 256, (5, 8), dtype=np.uint8)
+
+    def digests(*pairs: tuple[int, int]) -> np.ndarray:
+        return np.array([np.concatenate([half[a], half[b]]) for a, b in pairs], np.uint8).reshape(-1, 16)
+
+    images, others = digests((0, 1), (0, 2), (3, 1), (4, 4)), digests((0, 1), (3, 3), (4, 4), (2, 2), (0, 1))
+    assert among(images, others).tolist() == [True, False, False, True]
+    assert among(others, images).tolist() == [True, False, True, False, True]
+    assert not among(images, digests()).any() and among(digests(), images).shape == (0,)
+    held_out = dataclasses.replace(rows(6, [0, 1] * 3), read=lambda i: b"abcdef"[i : i + 1])
+    prints = fingerprints.fingerprints(held_out)
+    trained = {"train": prints[[0]], "dev": prints[[1, 2]], "else": digests((0, 1))}
+    found = overlap(held_out, trained, {"val": prints[[1, 3, 4]], "train": prints[[4, 4]]}, Hooks())
+    assert found.n == 5 and found.splits == {"train": 2, "dev": 2, "val": 1}

@@ -6,6 +6,7 @@ import pickle
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from vitft import recipes
 from vitft.catalog import tasks
@@ -374,3 +375,14 @@ def test_a_toml_file_is_a_path_with_or_without_a_folder(tmp_path, monkeypatch):
     assert recipes.load().name == "quick"
     with pytest.raises(UnknownName):
         recipes.load("plain")
+
+
+def test_what_decides_a_number_is_never_changed_afterwards():
+    expected = {"task": "dtd", "value": 0.5, "tolerance": 0.1, "source": "s"}
+    recipe = recipes.parse({"expect": expected}, "mine")
+    for thing, key in ((recipe, "name"), (recipe.expect[0], "value"), (recipe.resolve(), "lr")):
+        with pytest.raises(ValidationError, match="frozen"):
+            setattr(thing, key, getattr(thing, key))
+    for data in ({"expect": {**expected, "valu": 1}}, {"expect": [{"task": "dtd"}]}):
+        with pytest.raises(RecipeError, match=r"expect\.0\.val"):
+            recipes.parse(data, "mine")
