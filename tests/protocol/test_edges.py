@@ -135,12 +135,6 @@ def test_a_unit_is_the_same_whatever_the_order_of_its_keys(tmp_path):
     assert found == unit.id.removeprefix("d/final-").removesuffix("-seed0")
 
 
-def test_how_units_run_unless_somebody_says():
-    plain = Runtime()
-    assert (plain.device, plain.precision, plain.micro_batch, plain.workers) == ("auto", "auto", 0, 0)
-    assert not plain.deterministic and plain.save_weights
-
-
 def test_tuning_never_sees_test_whatever_the_scheme_says(tmp_path):
     from vitft.data.sources.image_folder import ImageFolder
     from vitft.errors import ProtocolBreach

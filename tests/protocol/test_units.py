@@ -3,15 +3,18 @@
 import hashlib
 import itertools
 import json
+from dataclasses import asdict
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from vitft.catalog.models import MODELS
+from vitft.data.split import Counts
 from vitft.errors import DataMissing, RecipeError
 from vitft.protocol.advice import advice
-from vitft.protocol.jobs import Runtime, watch_note
+from vitft.protocol.jobs import Runtime, plan, watch_note
 from vitft.protocol.stamp import protocol
 from vitft.protocol.units import (
     DEV,
@@ -32,6 +35,7 @@ from vitft.protocol.units import (
     short_label,
     tune_units,
 )
+from vitft.recipes import parse
 from vitft.results.parts import Seen
 from vitft.settings import Settings
 
@@ -182,16 +186,20 @@ def test_a_protocol_is_told_by_its_words_and_the_images_size() -> None:
         resolution=(32, 48), normalise="half", resize="squash-crop", interpolation="bicubic", antialias=False
     )
     found = protocol(Unit(made, "final", 4, settings, {}), settings, "tanh")
-    words = {
+    words: dict[str, object] = {
         "recipe": "r", "recipe_digest": "d", "resize": "squash-crop", "interpolation": "bicubic", "antialias": False,
         "normalise": "half", "gelu": "tanh", "selection": "none", "from_scratch": True,
         "train": {"per_class": 5, "limit": 9, "first": 60}, "chosen_by_pixels": {"pixels": 70, "of": 3},
     }  # fmt: skip
-    text = json.dumps({**words, "resolution": "32x48"}, sort_keys=True)
-    expected = {**words, "id": hashlib.sha256(text.encode()).hexdigest()[:8], "resolution": [32, 48]}
-    assert found.model_dump(mode="json") == expected
-    plain = protocol(Unit(job(), "final", 4, Settings(), {}), Settings(), "exact").model_dump(mode="json")
-    assert (plain["train"], plain["chosen_by_pixels"]) == ({"per_class": None, "limit": None, "first": None}, None)
+
+    def digest(words: dict[str, object], side: str) -> str:
+        return hashlib.sha256(json.dumps({**words, "resolution": side}, sort_keys=True).encode()).hexdigest()[:8]
+
+    assert found.model_dump(mode="json") == {**words, "id": digest(words, "32x48"), "resolution": [32, 48]}
+    plain = protocol(Unit(job(), "final", 4, settings, {}), settings, "tanh").model_dump(mode="json")
+    del words["chosen_by_pixels"]
+    words |= {"from_scratch": False, "train": {"per_class": None, "limit": None}}
+    assert plain["id"] == digest(words, "32x48") and plain["chosen_by_pixels"] is plain["train"]["first"] is None
 
 
 def test_which_splits_a_plan_opens_and_what_names_its_folder() -> None:
@@ -270,3 +278,94 @@ def test_what_a_number_will_not_be_is_said_before(told: list[str], changes: dict
         "384 px (5.1 M images a run, after tuning lr on a dev split), 640 times as many images as this.",
     }
     assert advice(planned) == [lines[kind] for kind in told]
+
+
+COUNTS = Counts("t", {"train": 70, "val": 12, "test": 30}, 7)
+OWN = {"lr": 0.01, "steps": 100, "warmup_steps": 10, "sweep": {"lr": [0.1, 0.2], "drop_path": [0.5]}}
+
+
+def planned(model: str = "timm:x", document: dict[str, Any] = OWN, **asked: Any) -> Job:
+    data = asked.pop("data", COUNTS)
+    return plan("t", data, model=model, recipe=parse(document, "mine"), **{"overrides": {}, **asked})
+
+
+def test_a_job_holds_all_that_was_asked_for(tmp_path: Path) -> None:
+    file = tmp_path / "m.npz"
+    file.write_bytes(b"weights")
+    rest: dict[str, Any] = {"seeds": (3, 1), "limit": 40, "per_class": 4}
+    made = planned(
+        str(file), overrides={"weight_decay": 0.25, "batch_size": 16}, shots="full", data_dir=tmp_path, **rest
+    )
+    settings = parse(OWN, "mine").resolve("t", {"weight_decay": 0.25, "batch_size": 16, "drop_path": 0.5})
+    assert (settings.lr, settings.warmup_steps, settings.drop_path) == (0.01, 10, 0.5)
+    assert made == Job(
+        "t", "t", str(file), hashlib.sha256(b"weights").hexdigest(), "mine",
+        parse(OWN, "mine").digest({"weight_decay": 0.25, "batch_size": 16}), settings,
+        Scheme("train", "val", BOTH, "test"), {"lr": [0.1, 0.2]}, data_dir=str(tmp_path), shots="full",
+        given=("batch_size", "weight_decay"), **rest,
+    )  # fmt: skip
+    plain = planned()
+    assert (plain.data_dir, plain.shots, plain.given, plain.seeds, plain.grid) == ("", "", (), (0,), ())
+    assert (plain.scheme, plain.from_scratch, plain.model_sha256) == (
+        Scheme("train", "val", "train", "test"),
+        False,
+        "",
+    )
+    assert planned(str(file), from_scratch=True).model_sha256 == ""
+    mini = MODELS["vit-mini"].file
+    assert mini is not None and planned("vit-mini").model_sha256 == hashlib.sha256(mini.read_bytes()).hexdigest()
+    assert planned("vit-b16").model_sha256 == "" and MODELS["vit-b16"].file is None
+    assert planned(overrides={"lr": 0.3}).sweep == {}, "what the user has set is not swept"
+    folder = tmp_path / "t"
+    folder.mkdir()
+    assert planned(data_dir=tmp_path).task == str(folder.resolve())
+    held = planned(document={**OWN, "select_on": "dev"}).scheme
+    assert held == Scheme("train", DEV, "train", "test")
+    with pytest.raises(DataMissing, match=r"Data set 't' has the splits test\."):
+        planned(data=Counts("t", {"test": 3}, 2))
+    with pytest.raises(DataMissing, match=f"Data set '{folder}' has the splits test"):
+        planned(data=Counts("t", {"test": 3}, 2), data_dir=tmp_path)
+
+
+def test_a_grid_is_every_combination_with_what_the_recipe_sweeps_there() -> None:
+    made = planned(axes={"steps": [50, 200], "weight_decay": [0.5]}, overrides={"batch_size": 16})
+    shown = [
+        (point.values, point.settings.steps, point.settings.warmup_steps, point.settings.lr) for point in made.grid
+    ]
+    assert shown == [
+        ({"steps": steps, "weight_decay": 0.5, "lr": lr}, steps, steps // 10, lr)
+        for steps in (50, 200) for lr in (0.1, 0.2)
+    ]  # fmt: skip
+    assert {(s.settings.drop_path, s.settings.batch_size, s.settings.weight_decay) for s in made.grid} == {
+        (0.5, 16, 0.5)
+    }
+    assert made.sweep == {"steps": [50, 200], "weight_decay": [0.5], "lr": [0.1, 0.2]}
+    assert made.given == ("batch_size", "steps", "weight_decay") and made.settings.steps == 50
+    digest = parse(OWN, "mine").digest({"batch_size": 16, "steps": [50, 200], "weight_decay": [0.5]})
+    assert made.recipe_digest == digest
+    assert [point.values for point in planned(axes={}).grid] == [{"lr": 0.1}, {"lr": 0.2}]
+    fixed = planned(axes={"lr": [0.3, 0.4]})  # what is varied is not swept, too
+    assert [point.values for point in fixed.grid] == [{"lr": 0.3}, {"lr": 0.4}]
+    with pytest.raises(RecipeError, match="warmup_steps 10 is not below steps 8"):
+        planned(document={**OWN, "sweep": {"steps": [100, 8]}}, overrides={"warmup_steps": 10})
+
+
+@pytest.mark.parametrize(
+    ("asked", "n"),
+    [
+        ({}, 70), ({"shots": "full"}, 82), ({"limit": 69}, 69), ({"limit": 71}, 70), ({"per_class": 9}, 63),
+        ({"per_class": 11}, 70), ({"per_class": 9, "limit": 62}, 62), ({"per_class": 9, "limit": 64}, 63),
+    ],
+)  # fmt: skip
+def test_a_rule_by_size_counts_what_the_final_run_trains_on(asked: dict[str, Any], n: int) -> None:
+    for limit, lr in ((n, 0.7), (n + 1, 0.9)):  # the table of the smallest size above the examples
+        document = {"lr": 0.01, "steps": 9, "size": {str(limit): {"lr": 0.9}, "500": {"lr": 0.7}}}
+        assert planned(document=document, **asked).settings.lr == lr
+
+
+def test_how_units_run_unless_somebody_says() -> None:
+    assert asdict(Runtime()) == {
+        "device": "auto", "precision": "auto", "micro_batch": 0, "workers": 0, "deterministic": False,
+        "save_weights": True, "state_seconds": 60.0, "parallel": "auto", "val_every": 0, "models": 1,
+        "compile": "auto", "checkpoint_activations": "auto",
+    }  # fmt: skip

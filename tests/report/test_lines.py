@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from tests import drawn_results as drawn
+from vitft.errors import DataDamaged
 from vitft.evaluation.contrasts import contrast
 from vitft.evaluation.significance import holm
 from vitft.report import marks
@@ -310,7 +311,16 @@ def test_a_column_compares_its_best_row_with_the_next_best_first(tmp_path: Path)
     assert [t.p_holm for t in found.tests] == pytest.approx([p[2], p[0]])
     level = 0.05
     assert {i: found.least[i, "dtd"] for i in range(3)} == {0: ac.least(level), 1: ab.least(level), 2: ab.least(level)}
-    assert len(found.least) == 3 and found.of == {(1, "dtd"): "best"}
+    assert len(found.least) == 3 and found.of == {(1, "dtd"): "best"} and found.alone == {}
+    right = int(flags["c"][0].sum())  # of 200
+    for n, correct, told in ((200, None, ""), (201, None, "201 images, None"), (201, right, f"201 images, {right}"),
+                             (200, right - 1, f"200 images, {right - 1}")):  # fmt: skip
+        one = replace(numbers[0], n=n, correct=correct)
+        if told:
+            with pytest.raises(DataDamaged, match=rf"{told} answered rightly; it has 200 and {right}\."):
+                marks._flags(lines([one]), "dtd", {})
+        else:
+            assert np.array_equal(marks._flags(lines([one]), "dtd", {})[0], flags["c"][:1])
     for p_holm, mark in ((level, {(0, "x"): "tie", (1, "x"): "tie"}), (level / 2, {(0, "x"): "best"})):
         out = marks.Marks()
         marks._mark(out, "x", 0, [1], {1: p_holm})
