@@ -184,11 +184,12 @@ def test_the_box_of_an_inception_crop_is_tensorflows(most):
 def test_an_inception_crop_is_its_box_resized_and_half_of_them_mirrored(interpolation, antialias):
     import torch
 
-    from vitft.images.preprocess import UNIFORMS, random_one
+    from vitft.images.preprocess import UNIFORMS, deterministic, random_one
 
     rng = np.random.default_rng(4)
     image = rng.integers(0, 256, (90, 70, 3), dtype=np.uint8)
     pp = Preprocess((6, 9), interpolation=interpolation, antialias=antialias, crop="inception", flip=True)
+    assert deterministic(image, pp) is image
     mode, low_pass = ("bilinear", False) if interpolation == "area" else (interpolation, antialias)
     for mirrored in (0.49, 0.5, 0.2, 0.8):
         u = rng.random(UNIFORMS)

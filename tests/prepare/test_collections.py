@@ -291,9 +291,13 @@ def test_kitti_sample_splits_its_five_videos_and_names_the_missing_images(sample
 
 
 def test_label_rules_are_closed_above_in_float32() -> None:
-    above = np.nextafter(np.array([8, 8.5, 9, 9.5, 10], np.float32), np.float32(1000))
-    assert label_rules.clevr_distance([8, 8.5, 9, 9.5, 10, 100]).tolist() == [0, 1, 2, 3, 4, 5]
-    assert label_rules.clevr_distance(above).tolist() == [1, 2, 3, 4, 5]
+    for rule, bounds in (
+        (label_rules.clevr_distance, [0, 8, 8.5, 9, 9.5, 10, 100]),
+        (label_rules.kitti_distance, [-100, 8, 20, 999]),
+    ):
+        assert rule(bounds).tolist() == list(range(-1, len(bounds) - 1))
+        above = np.nextafter(np.array(bounds, np.float32), np.float32(1000))
+        assert rule(above).tolist() == list(range(len(bounds)))
     assert label_rules.clevr_distance(8.00000001) == 0  # equal to 8 once stored as float32
     assert label_rules.kitti_distance([-50, 8, 8.001, 20, 20.01, 999, label_rules.NO_VEHICLE]).tolist() == [
         0,

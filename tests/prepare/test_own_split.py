@@ -219,7 +219,7 @@ def test_copies_are_counted_and_an_image_in_two_classes_is_said(tmp_path: Path) 
     assert own_split.split(tmp_path / "b", tmp_path / "out3")[1] == (f"{said}B.CSV", f"{said}a.tsv", f"{said}c.jsonl")
 
 
-@pytest.mark.parametrize("name", ["a\\b", "line\nbreak"])
+@pytest.mark.parametrize("name", ["a\\b", "line\nbreak", "a "])
 def test_a_name_that_a_list_cannot_hold_is_refused(tmp_path: Path, name: str) -> None:
     root = classes(tmp_path / "a")
     write(root / name / "0.png", image(300))

@@ -12,7 +12,7 @@ VEHICLES = ("Car", "Van", "Truck")
 def interval(values: ArrayLike, bounds: tuple[float, ...]) -> NDArray[np.int64]:
     """Return the index i of the largest bound below each value, bounds[i] < value <= bounds[i + 1]; -1 below all."""
     thresholds = np.asarray(bounds, np.float32)
-    return np.searchsorted(thresholds, np.asarray(values, np.float32), side="left").astype(np.int64) - 1
+    return np.searchsorted(thresholds, np.asarray(values, np.float32)).astype(np.int64) - 1
 
 
 def clevr_count(objects: ArrayLike) -> NDArray[np.int64]:

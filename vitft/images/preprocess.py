@@ -59,9 +59,8 @@ def _as_transformers(image: NDArray[np.uint8], before: tuple[int, int], pp: Prep
     new = {"none": (h, w), "squash": before, "center": _covering(h, w, before, truncated=True)}[pp.crop_mode]
     image = _pillow(image, new, pp)
     short = [max(0, side - have) for side, have in zip(pp.size, new, strict=True)]
-    if any(short):
-        # An odd pixel goes before the image, not behind it.
-        image = np.pad(image, [((s + 1) // 2, s // 2) for s in short] + [(0, 0)])
+    # An odd pixel goes before the image, not behind it.
+    image = np.pad(image, [((s + 1) // 2, s // 2) for s in short] + [(0, 0)])
     return _cut(image, (image.shape[0] - pp.size[0]) // 2, (image.shape[1] - pp.size[1]) // 2, pp.size)
 
 
