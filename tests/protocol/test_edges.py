@@ -14,9 +14,12 @@ from tests.layouts import refused
 from tests.protocol.test_protocol import draw, job
 from vitft import products
 from vitft.errors import CheckpointError
+from vitft.group import Group, Order
+from vitft.protocol import run
 from vitft.protocol.jobs import Runtime
 from vitft.protocol.run import run_unit
 from vitft.protocol.units import final_units, model_label
+from vitft.protocol.warm import Warm
 from vitft.results.schema import to_json
 from vitft.settings import Settings
 
@@ -65,13 +68,32 @@ def test_a_unit_is_told_by_its_settings_not_by_the_words_of_its_recipe(tmp_path)
     assert type(one).from_json(json.loads(json.dumps(one.to_json()))) == one
 
 
-def test_each_update_has_its_line(tmp_path):
+def test_each_update_has_its_line(tmp_path, monkeypatch):
     j, _ = job(
         draw(tmp_path / "d"),
         overrides={"lr": 0.1, "steps": 4, "schedule": "linear", "warmup_steps": 0, "clip_norm": 0.0},
+        seeds=(3,),
     )
     unit = final_units(j, [])[0]
-    result = run_unit(unit, tmp_path / "run", Runtime(device="cpu"))
+    told: list[object] = []
+    runtime, plain = Runtime(device="cpu", state_seconds=5.0), run.apply
+
+    class Telling(Group):
+        def tell(self, message: Order | None) -> None:
+            told.append(message)
+
+        def join(self, device: str) -> None:
+            told.append(device)
+
+    def applied(net: torch.nn.Module, settings: Settings, *, seed: int | None = None) -> None:
+        told.append(seed)
+        plain(net, settings, seed=seed or 0)
+
+    monkeypatch.setattr(run, "apply", applied)
+    monkeypatch.setattr(torch, "set_num_threads", told.append)
+    result = run_unit(unit, tmp_path / "run", runtime, None, Warm(group=Telling()))
+    # the other processes of its group are told all of it, and LoRA's matrices would be of its seed
+    assert told == [{"unit": unit.to_json(), "runtime": dataclasses.asdict(runtime)}, "cpu", 3, torch.get_num_threads()]
     lines = [json.loads(x) for x in (tmp_path / "run/units" / unit.id / "metrics.jsonl").read_text().splitlines()]
     assert [set(x) for x in lines] == [{"step", "loss", "lr", "grad_norm"}] * 4
     assert [x["step"] for x in lines] == [1, 2, 3, 4]
@@ -167,7 +189,6 @@ def test_a_warm_network_is_never_one_that_was_drawn_or_of_another_resize(tmp_pat
     from safetensors.torch import load_file
 
     from vitft.protocol.jobs import make
-    from vitft.protocol.run import Warm
 
     data = draw(tmp_path / "d", per_class=3)
     first, _ = job(data, overrides={"lr": 0.1, "steps": 1, "resolution": 32})
@@ -372,8 +393,6 @@ def test_a_jobs_identity_is_what_its_file_holds(tmp_path):
 
 @pytest.mark.parametrize(("micro_batch", "batch"), [(1, 4), (70, 256)])
 def test_a_unit_is_evaluated_in_batches_of_four_micro_batches(tmp_path, monkeypatch, micro_batch, batch):
-    from vitft.protocol import run
-
     seen: list[int] = []
     plain = run.eval_batches
 
@@ -546,8 +565,6 @@ def test_a_listing_that_is_none_is_damaged_and_an_adapters_digest_is_of_its_base
 def test_times_are_rounded_and_name_the_processes_where_there_are_several(monkeypatch):
     from types import SimpleNamespace
 
-    from vitft.protocol import run
-
     monkeypatch.setattr(run.time, "monotonic", lambda: 60.00049)
     for images, processes, expected in (
         (100, 1, (3.142, 2.718, 10.0, 31.83, None)),  # 100 / 3.14159
@@ -558,3 +575,22 @@ def test_times_are_rounded_and_name_the_processes_where_there_are_several(monkey
         got = run._timing(done, 50.0, processes)  # type: ignore[arg-type]
         found = (got.train_s, got.evaluate_s, got.total_s, got.train_images_per_s, got.processes)
         assert found == expected
+
+
+def test_how_a_fit_computed_in_the_end_is_written_down():
+    from types import SimpleNamespace
+
+    from vitft.results.parts import Computed
+
+    begun = {"device_kind": "cpu", "precision": "bf16", "micro_batch": 8, "threads": 2}
+    for compiled, blocks, checkpointed, expected in (
+        (True, "", False, {"compiled": True}),
+        (True, "no compiler", True, {"eager_why": "no compiler", "checkpointed": True}),
+        (None, "", True, {"checkpointed": True}),
+        (None, None, False, {}),
+        (True, None, False, {"compiled": True}),
+    ):
+        compute = SimpleNamespace(blocks=blocks if blocks is None else SimpleNamespace(eager=lambda why=blocks: why))
+        fitted = SimpleNamespace(micro_batch=3, checkpointed=checkpointed)
+        found = run._computed(Computed(**begun, compiled=compiled), fitted, compute)  # type: ignore[arg-type]
+        assert to_json(found) == {**begun, "micro_batch": 3, **expected}

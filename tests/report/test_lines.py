@@ -16,8 +16,12 @@ from vitft.report.lines import labels, lines, name
 from vitft.report.measured import Measured
 from vitft.report.summary import interval, summarise
 from vitft.results.summary import Described, SummaryColumn
+from vitft.suites.document import load as suite_of
 
 WILSON = (0.3967781473, 0.8922087326)  # of 7 in 10: statsmodels' proportion_confint, method "wilson"
+
+
+MINI = suite_of("mini").tasks[:2]
 
 
 def number(**changes: Any) -> Measured:
@@ -211,6 +215,12 @@ def test_holes_say_why_and_means_are_of_whole_columns_only() -> None:
     assert cells["all"].why == "no mean over holes: caltech101, dmlab, pets" and cells["all"].value is None
     assert cells["caltech101"].why.startswith("void: ") and cells["dmlab"].why == "no data"
     assert cells["pets"].why == "not run"
+    only = summarise([void], columns).rows[0]
+    assert (only.flops, only.seconds, only.macs_per_image) == (None, None, None), "of nothing there is no sum"
+    both = [number(model=m, model_=m, column=c, task=c) for m, c in zip("ab", MINI, strict=True)]
+    assert [c.key for c in summarise(both).columns] == [*MINI], "no row has both"
+    both += [number(model="a", model_="a", column=MINI[1], task=MINI[1])]
+    assert [c.key for c in summarise(both).columns] == [*MINI, "natural", "mean_of_tasks"]
     few = summarise(numbers[:2], columns).rows[0].cells["all"]
     assert few.why == "no mean over holes: eurosat, caltech101, dmlab ..."
     assert made.columns == tuple(columns) and made.compared == 0 and made.tests == ()
@@ -239,8 +249,14 @@ def test_what_holds_for_a_table_is_said_below_it(tmp_path: Path) -> None:
                  one("a", 0, cost=(1.0, None), column="x", task="x"))  # fmt: skip
     assert "(exact McNemar, a t-test over images and seeds; Holm over all 2 pairs, 5 %)" in both
     assert "best of its" not in notes(one("a", 0))
-    apart = notes(one("a", 0), replace(one("b", 0), split_digest="e"))
-    assert "Not compared (other test images): DTD." in apart
+    assert "Means are" not in single and "interval of a mean" not in single
+    # each column by its own reason
+    unlike = [replace(one(m, 0, column=c, task=c), split_digest=m) for c in ("dtd", "svhn") for m in "ab"]
+    gone = [replace(one(m, 0, column="pets", task="pets"), predictions=None) for m in "ab"]
+    made = summarise([*unlike, *gone], [SummaryColumn(key=c, title=c) for c in ("dtd", "pets", "svhn")])
+    assert made.notes == (
+        "Not compared (no stored predictions of some rows): pets.", "Not compared (other test images): dtd, svhn.",
+    )  # fmt: skip
 
 
 def test_means_that_are_compared_say_so_and_have_the_interval_of_the_bootstrap(
