@@ -14,7 +14,7 @@ import pytest
 
 from vitft.errors import DataDamaged, DataError, DataMissing, DiskFull
 from vitft.prepare import collections, download, owner_files, prepare
-from vitft.prepare.collections.raw import File
+from vitft.prepare.collections.raw import Collection, File
 
 CONTENT = random.Random(0).randbytes(300_000)
 
@@ -120,7 +120,7 @@ def test_a_file_that_is_gone_or_a_closed_port_names_the_address_and_the_place(se
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         closed = f"http://127.0.0.1:{free.getsockname()[1]}/y.bin"
-    collection = collections.Collection("c", "C", "", "", (File(closed, manual="ask the owner"),), None)  # type: ignore[arg-type]
+    collection = Collection("c", "C", "", "", (File(closed, manual="ask the owner"),), None)  # type: ignore[arg-type]
     start = time.monotonic()
     with pytest.raises(DataMissing) as caught:
         download.fetch_all(collection, tmp_path / "c")
@@ -146,7 +146,7 @@ def test_an_address_that_swallows_packets_fails_within_three_seconds(tmp_path: P
 
 
 def test_room_is_checked_before_the_first_byte(server: Server, tmp_path: Path) -> None:
-    huge = collections.Collection("c", "C", "", "", (file_of(server, size=10**18),), None)  # type: ignore[arg-type]
+    huge = Collection("c", "C", "", "", (file_of(server, size=10**18),), None)  # type: ignore[arg-type]
     with pytest.raises(DiskFull, match="Not enough room"):
         download.fetch_all(huge, tmp_path / "c")
     assert server.asked == []

@@ -17,6 +17,7 @@ from vitft.data import tfrecord
 from vitft.errors import DataDamaged
 from vitft.images.decode import decode
 from vitft.prepare.collections import clevr, hdf5, opencv
+from vitft.prepare.collections.raw import Collection, File, Listed, Raw, from_files
 
 
 @pytest.fixture(autouse=True)
@@ -307,3 +308,38 @@ def test_the_badly_encoded_image_of_sun397_is_left_out_and_said_where_a_list_has
     assert found.notes == (
         f"train lacks '{lines[0]}', which is badly encoded (so in TensorFlow Datasets from 4.9.3 on)",
     )
+
+
+def test_a_collection_is_what_is_known_of_its_files():
+    here, asked = File("https://x.org/a/b%20c.zip?download=1", 5), File("", name="d.rar", about=7)
+    assert [(f.filename, f.size, f.about) for f in (here, asked)] == [("b c.zip", 5, 0), ("d.rar", 0, 7)]
+    assert File("https://x.org/e.zip", name="f.zip").filename == "f.zip"
+    unknown = File("https://x.org/g.zip")
+    for files, automatic, size in (
+        ((here,), True, 5), ((here, here), True, 10), ((here, asked), False, 12), ((asked,), False, 7),
+        ((here, unknown), True, 0), ((unknown,), True, 0), ((File("", 3, about=4),), False, 3),
+    ):  # fmt: skip
+        found = Collection("c", "C", "page", "licence", files, lambda _: Raw({}, {}, lambda *_: iter(())))
+        assert (found.automatic, found.size, found.opencv, found.processing) == (automatic, size, False, "")
+
+
+def test_of_listed_images_those_that_lie_there_are_read_and_the_first_other_one_is_named():
+    class Files:
+        def stream(self, names: object) -> object:
+            return ((name, name.encode()) for name in sorted(names, reverse=True))  # type: ignore[call-overload]
+
+        def label(self, name: str) -> str:
+            return f"at {name}"
+
+    train = [Listed("a", "x", (1, 5)), Listed("b", None, (2, 6)), Listed("c", "y", (3, 7)), Listed("d", None, (4, 8))]
+    given = {"train": train, "test": [Listed("e", "z", (0, 9))]}
+    for process, sign in ((None, b""), (lambda data, label: data + label.encode(), b"at ")):
+        raw = from_files(Files(), ("one", "two"), given, process, ("note",))  # type: ignore[arg-type]
+        assert raw.keys == {"train": ["a", "c"], "test": ["e"]} and (raw.drawn, raw.notes) == (False, ("note",))
+        labels = {task: {name: of.tolist() for name, of in found.items()} for task, found in raw.labels.items()}
+        assert labels == {"one": {"train": [1, 3], "test": [0]}, "two": {"train": [5, 7], "test": [9]}}
+        assert raw.absent == {"train": "b"}
+        read = list(raw.read("train", [0, 1]))
+        assert read == [(1, b"y" + sign + b"y" * bool(sign)), (0, b"x" + sign + b"x" * bool(sign))]
+    assert from_files(Files(), (), {}).notes == ()  # type: ignore[arg-type]
+    assert Raw({}, {}, lambda *_: iter(())).absent == {} and not Raw({}, {}, lambda *_: iter(())).drawn

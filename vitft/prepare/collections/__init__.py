@@ -10,11 +10,9 @@ from vitft.prepare.collections.hdf5 import CAMELYON, DSPRITES
 from vitft.prepare.collections.kitti import KITTI
 from vitft.prepare.collections.oxford import FLOWERS, PETS
 from vitft.prepare.collections.processed import RETINOPATHY, SUN397
-from vitft.prepare.collections.raw import Collection, File, Raw
+from vitft.prepare.collections.raw import Collection
 from vitft.prepare.collections.smallnorb import SMALLNORB
 from vitft.prepare.collections.svhn import SVHN
-
-__all__ = ["COLLECTIONS", "VTAB", "Collection", "File", "Raw", "of_task"]
 
 VTAB: tuple[Collection, ...] = (
     CALTECH101, CIFAR100, DTD, FLOWERS, PETS, SUN397, SVHN,
