@@ -210,6 +210,7 @@ def test_each_raw_split_has_the_owners_keys(collection, ends):
     for name, (first, last) in folders.items():
         keys = official_splits.raw_keys(tasks.get(name), "train")
         assert keys is not None and (keys[0], keys[-1]) == (first, last)
+        assert len(official_splits.split_keys(name, "test")) == tasks.get(name).count("test") > 0
 
 
 @pytest.mark.parametrize(

@@ -19,8 +19,10 @@ from tests.data.test_label_rules import picture, put
 from tests.layouts import refused
 from tests.prepare.test_collections import draw_kitti, opened
 from tests.prepare.test_edges import example
-from vitft.errors import DataDamaged, DataMissing, VitftError
+from vitft.catalog import tasks
+from vitft.errors import DataDamaged, DataMissing, UsageError, VitftError
 from vitft.images.decode import decode
+from vitft.prepare import collections
 from vitft.prepare.collections import opencv
 
 NORB = "smallnorb-5x46789x9x18x6x2x96x96-training-"
@@ -202,3 +204,11 @@ def test_opencv_is_asked_for_by_its_extra_and_reads_sixteen_bits(monkeypatch: py
     assert decode(opencv.sun397(out.getvalue(), "x"), "x").shape == (40, 30, 3)
     monkeypatch.setitem(sys.modules, "cv2", None)
     refused(opencv.library, "OpenCV is not installed", "vitft[opencv]", kind=DataMissing)
+
+
+def test_each_task_of_vtab_has_its_collection_and_what_has_none_is_told() -> None:
+    assert [c.name for c in collections.COLLECTIONS] == [*(c.name for c in collections.VTAB), "cifar10"]
+    assert len(collections.VTAB) == 16 and {c.name for c in collections.VTAB} == {t.collection for t in tasks.VTAB}
+    for task in (*tasks.VTAB, tasks.get("cifar10")):
+        assert collections.of_task(task.name).name == task.collection
+    refused(lambda: collections.of_task("imagenet"), "'imagenet' cannot be prepared", "cifar10", kind=UsageError)
