@@ -171,6 +171,9 @@ def test_the_python_archive_gives_the_same_as_the_binary_one(samples: Path, tmp_
         rows = np.fromfile(samples / "cifar100" / "cifar-100-binary" / f"{raw_split}.bin", np.uint8).reshape(-1, 3074)
         content = {"data": rows[:, 2:], "fine_labels": rows[:, 1].tolist(), "coarse_labels": rows[:, 0].tolist()}
         (folder / raw_split).write_bytes(pickle.dumps(content, protocol=2))
+    (tmp_path / "a").mkdir()
+    for raw_split in ("train", "test"):  # files of those names elsewhere are not the archive's
+        (tmp_path / "a" / raw_split).write_bytes(b"x")
     for source in (folder, tmp_path):
         raw = opened("cifar100", source)
         assert contents(raw) == contents(binary)

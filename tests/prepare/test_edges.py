@@ -200,6 +200,7 @@ def test_an_owners_files_may_lie_deeper(tmp_path, owner):
     owner(tmp_path / "flat")
     owner(tmp_path / "deep" / "er" / "still")
     flat, deep = opened(owner.__name__, tmp_path / "flat"), opened(owner.__name__, tmp_path / "deep")
+    assert flat.drawn == (owner.__name__ in {"cifar100", "svhn_cropped", "patch_camelyon", "dsprites", "smallnorb"})
     for salt, keys in flat.keys.items():
         assert list(deep.keys[salt]) == list(keys)
         assert {task: of[salt].tolist() for task, of in deep.labels.items()} == {
