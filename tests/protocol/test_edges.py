@@ -157,6 +157,55 @@ def test_a_unit_is_the_same_whatever_the_order_of_its_keys(tmp_path):
     assert found == unit.id.removeprefix("d/final-").removesuffix("-seed0")
 
 
+def test_the_guard_opens_each_split_when_it_may_be_and_says_why_not(tmp_path):
+    from vitft.errors import ProtocolBreach
+    from vitft.protocol.guard import Guard, watched
+    from vitft.protocol.units import DEV, Scheme, Unit
+    from vitft.results.parts import Phase
+
+    source = Owner("svhn", {"train": 6, "val": 4, "test": 5}, completeness="full")
+    j, _ = job(draw(tmp_path / "d", per_class=2), overrides={"lr": 0.1})
+
+    def guard(phase: Phase, *scheme: str) -> Guard:
+        return Guard(source, Unit(dataclasses.replace(j, scheme=Scheme(*scheme)), phase, 0, j.settings, {}))
+
+    def no(one: Guard, name: str, words: str) -> None:
+        before = list(one.opened)
+        with pytest.raises(ProtocolBreach, match=rf"^A \w+ unit of 'd' may not open '{name}'{words}\."):
+            one.open(name)
+        assert one.opened == before
+
+    own = ("train", "val", "train", "test")
+    final = guard("final", *own)
+    first = final.open("train")
+    seen = final.watch()  # val is not trained on: it may be looked at, but not opened
+    assert seen is not None and (seen.name, len(seen)) == ("val", 4)
+    no(final, "val", "")
+    no(final, "test", " before its training is over")
+    final.trained()
+    assert len(final.open("test")) == 5 and final.first is first and final.opened == ["train", "val", "test"]
+    no(final, "test", " a second time")
+
+    tune = guard("tune", *own)
+    assert tune.open("train") is tune.first
+    seen = tune.watch()
+    no(tune, "val", " before its training is over")
+    tune.trained()
+    assert tune.open("val") is seen and tune.opened == ["train", "val"], "opened once, looked at and judged on"
+    no(tune, "val", " a second time")
+    no(tune, "test", "")
+    alone = guard("tune", "train", DEV, "train", "test")
+    assert alone.open("train").name == "train" and alone.watch() is None
+    alone.trained()
+    no(alone, DEV, "")
+    for phase, scheme, name in (
+        ("tune", own, "val"), ("final", own, "val"), ("final", ("train", "val", "train+val", "test"), ""),
+        ("tune", ("train", "val", "train+val", "test"), "val"), ("tune", ("train", DEV, "train", "test"), ""),
+        ("tune", ("train", "test", "train", "test"), ""), ("final", ("train", "val", "train", "val"), ""),
+    ):  # fmt: skip
+        assert watched(dataclasses.replace(j, scheme=Scheme(*scheme)), phase) == name, (phase, scheme)
+
+
 def test_tuning_never_sees_test_whatever_the_scheme_says(tmp_path):
     from vitft.data.sources.image_folder import ImageFolder
     from vitft.errors import ProtocolBreach
