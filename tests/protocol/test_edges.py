@@ -549,6 +549,51 @@ def test_a_split_without_images_or_with_strange_labels_is_told(tmp_path):
     refused(lambda: preflight._trainable(split, dataclasses.replace(j, per_class=3)), "2 images", kind=DataError)
 
 
+def test_all_splits_of_a_plan_are_looked_at_by_name_and_label_before_it_runs(tmp_path, monkeypatch):
+    from types import SimpleNamespace
+
+    from tests.data.test_edges import rows
+    from vitft.errors import DataError, DataMissing
+    from vitft.protocol import preflight
+    from vitft.protocol.units import Scheme
+
+    judged: list[tuple[int, int]] = []
+    monkeypatch.setattr(preflight.real, "of_validation", lambda keys, labels, n: judged.append((len(keys), n)))
+    j, _ = job(draw(tmp_path / "d", per_class=2), overrides={"lr": 0.1})
+    all_four = {"train": [0, 1, 2, 3], "val": [0, 1, 3], "test": [3, 2, 1, 1, 0]}
+
+    def checked(*scheme: str, sweep: dict[str, list[float]] | None = None, **labels: list[int]) -> tuple[str, ...]:
+        made = {k: rows(len(v), v, k) for k, v in {**all_four, **labels}.items()}
+        made = {k: dataclasses.replace(v, class_names=tuple("abcd")) for k, v in made.items()}
+        planned = dataclasses.replace(j, scheme=Scheme(*scheme), sweep=sweep or {})
+        return preflight.check_splits(planned, SimpleNamespace(splits=tuple(made), open=made.__getitem__))
+
+    plain, joined = ("train", "val", "train", "test"), ("train", "val", "train+val", "test")
+    assert checked(*plain) == () and judged == [(5, 4)], "what test images are called is looked at, no others"
+    assert checked(*joined) == checked("train", "", "train", "test") == ()
+    lacks, wrong = "no test image", "no training image, so that its test images count as wrong"
+    assert checked(*plain, test=[0, 1, 3]) == (f"class 'c': {lacks}",)
+    assert checked(*plain, train=[0, 1, 3]) == (f"class 'c': {wrong}",)
+    assert checked(*plain, train=[0, 1, 2], test=[0, 1, 3]) == (f"class 'c': {lacks}", f"class 'd': {wrong}")
+    assert checked(*joined, train=[0, 1, 2]) == (), "the other part has it"
+    assert checked(*joined, train=[0, 1], val=[1, 3]) == (f"class 'c': {wrong}",)
+    for scheme, labels, words in (
+        (plain, {"train": [1, 1]}, "All 2 images in 'train'"), (joined, {"val": [3]}, "All 1 images in 'val'"),
+        (plain, {"test": [0, 9]}, "'test-1' in 'test' of 'drawn' has the label 9"),
+        (plain, {"val": [-1]}, ""),  # nothing is tuned, so that nobody opens it
+    ):  # fmt: skip
+        if words:
+            refused(lambda s=scheme, of=labels: checked(*s, **of), words, kind=DataError)
+        else:
+            assert checked(*scheme, **labels) == ()
+    swept = {"lr": [0.1, 0.2], "steps": [5, 6]}
+    refused(
+        lambda: checked("train", "", "train", "test", sweep=swept), "'d' has the splits train, val, test: none to "
+        "choose lr, steps on", "Fix what it chooses (--lr LR --set steps=VALUE)", kind=DataMissing,
+    )  # fmt: skip
+    assert checked(*plain, sweep=swept) == ()
+
+
 def test_val_is_looked_at_by_one_process_alone(tmp_path):
     from types import SimpleNamespace
 
