@@ -473,10 +473,11 @@ def test_resolutions_that_make_no_whole_patch_are_told():
     assert grid.too_small(net, values) == [
         f"resolution {side} is smaller than one patch of 'm' (16x8 pixels)" for side in ("15", "16x8", "8x64")
     ]
+    assert grid.too_small(net, [16, (17, 16)]) == [] == grid.sizes([(32, 1.5), [True, 32], (32, "native"), 32.0])
     assert grid.uneven(SimpleNamespace(grid=None), values) == grid.too_small(SimpleNamespace(grid=None), values) == []
 
 
-def test_a_grid_varies_only_what_a_setting_is_and_every_combination_is_looked_at():
+def test_a_grid_varies_only_what_a_setting_is_and_every_combination_is_looked_at(monkeypatch):
     from types import SimpleNamespace
 
     from vitft import recipes
@@ -500,6 +501,12 @@ def test_a_grid_varies_only_what_a_setting_is_and_every_combination_is_looked_at
 
     odd, small = "72 px is no multiple of 16x8: 64x72 px are used", "resolution 15 is smaller than one patch of 'm'"
     assert checked(lr=[0.1, 0.2]) == [] and checked(resolution=[64, 72]) == checked(fixed=[{"resolution": 72}]) == [odd]
+    seen: list[str] = []
+    for task in ("pets", "t"):  # a task's own table of a recipe is found by its name
+        with monkeypatch.context() as patched:
+            patched.setattr(grid, "faults", lambda recipe, task, *of: seen.append(task) or [])
+            grid.check(own, task, {}, {}, (), list)
+    assert seen == ["oxford_iiit_pet", "t"]
     for asked, words in (
         (lambda: checked("an odd word", lr=[0.1]), "The grid cannot run: an odd word."),
         (lambda: checked("a", resolution=[64, 15]), rf"cannot run: a; {small} \(16x8 pixels\)\."),
