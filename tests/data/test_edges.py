@@ -45,6 +45,7 @@ def test_of_a_sorted_split_each_class_gives_its_end():
     assert sorted(kept.keys + dev.keys, key=lambda k: int(k[6:])) == rows(16, labels).keys
     many = portions.dev_split(rows(16, labels), 0.9)[1]  # 9 of 10, 2 of 3 (2.7), none of a single one, 1 of 2 (1.8)
     assert np.bincount(many.labels).tolist() == [9, 2, 0, 1]
+    assert np.bincount(portions.dev_split(rows(16, labels), 0.26)[1].labels).tolist() == [3, 1, 0, 1]  # 2.6 of 10
     assert not portions.sorted_by_class(np.array([0, 1, 2]))  # one image a class is no order
     assert not portions.sorted_by_class(np.array([0, 0, 0])) and not portions.sorted_by_class(np.array([0, 1, 0]))
     assert portions.sorted_by_class(np.array([1, 1, 0]))

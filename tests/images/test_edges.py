@@ -60,6 +60,14 @@ def test_wide_samples_are_scaled_and_never_cut(values, kind, expected):
     refused(lambda: decode(tiff([0, 65536], "<i4"), "k"), "samples from 0 to 65536", kind=DataDamaged)
 
 
+def test_a_picture_is_turned_where_that_is_asked_for():
+    out, exif = io.BytesIO(), Image.Exif()
+    exif[0x0112] = 6  # a quarter turn
+    Image.new("RGB", (4, 2)).save(out, "JPEG", exif=exif)
+    shapes = [decode(out.getvalue(), "k", *how).shape for how in ((), (False,), (True,))]
+    assert shapes == [(2, 4, 3), (2, 4, 3), (4, 2, 3)]
+
+
 def test_what_is_opaque_keeps_its_colours():
     assert np.asarray(_to_rgb(Image.new("L", (1, 1), 7))).tolist() == [[[7, 7, 7]]]
     assert np.asarray(_to_rgb(Image.new("RGBA", (1, 1), (1, 2, 3, 255)))).tolist() == [[[1, 2, 3]]]
