@@ -251,3 +251,11 @@ def test_images_that_stand_in_two_splits_are_told_by_their_whole_digest():
     trained = {"train": prints[[0]], "dev": prints[[1, 2]], "else": digests((0, 1))}
     found = overlap(held_out, trained, {"val": prints[[1, 3, 4]], "train": prints[[4, 4]]}, Hooks())
     assert found.n == 5 and found.splits == {"train": 2, "dev": 2, "val": 1}
+
+
+def test_an_image_whose_header_says_nothing_is_named_where_sizes_are_looked_at():
+    from vitft.images import sizes
+
+    split = dataclasses.replace(rows(2, [0, 1]), read=lambda i: picture(1, "PNG", (3, 5, 3)) if i else b"x")
+    refused(lambda: sizes.median(split), "'drawn train: train-0'", "cannot be decoded", kind=DataDamaged)
+    assert sizes.median(split.select([1])).pixels == 15
