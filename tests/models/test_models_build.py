@@ -7,6 +7,7 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
+from timm.layers.mlp import GluMlp, SwiGLU
 
 from vitft.catalog.compute import vit_macs
 from vitft.errors import CheckpointError, UsageError
@@ -181,6 +182,9 @@ def test_formula_and_trace_agree(monkeypatch):
     for name in ("eva02_tiny_patch14_224", "vit_base_patch16_siglip_224", "vit_tiny_r_s16_p8_224"):
         net = timm.create_model(name, num_classes=5).eval()
         assert macs(net, (224, 224)) == _counted(net, (224, 224), monkeypatch), name
+    for gated in (GluMlp, SwiGLU):  # a plain ViT but for its MLP, whose gate is no part of the closed form
+        net = timm.create_model("test_vit", mlp_layer=gated, img_size=(32, 48), num_classes=5).eval()
+        assert macs(net, (32, 48)) == _counted(net, (32, 48), monkeypatch), gated
     resnet = build("timm:resnetv2_50x1_bit", 5, Settings(resolution=32), from_scratch=True).net
     assert macs(resnet, (448, 448)) / 1e9 == pytest.approx(16.6, rel=0.02)
     assert next(resnet.parameters()).device.type == "cpu"

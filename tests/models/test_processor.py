@@ -154,6 +154,9 @@ def test_what_a_file_says(file, kind, native, expected):
         (said(resample=-1), "resample '-1'"),
         (said(resample=True), "resample 'True'"),
         (said(resample="cubic"), "resample 'cubic'"),
+        # what is told of a long value is its first 60 characters, a word's or JSON's
+        (said(resample="c" * 61), f"resample '{'c' * 60}',"),
+        (said(size=[32] * 16), f"size '[{'32, ' * 14}32,',"),
         (said(do_rescale=1), "do_rescale '1'"),
         (said(do_normalize="yes"), "do_normalize 'yes'"),
         (said(do_center_crop=0), "do_center_crop '0'"),
