@@ -280,8 +280,10 @@ def test_a_units_words_name_task_phase_point_and_seed(tmp_path):
     j, _ = job(draw(tmp_path / "d"), overrides={"lr": 0.1}, seeds=(3,))
     unit = final_units(j, [])[0]
     assert unit.title == "d: final, seed 3"
-    point = {"lr": 0.001, "steps": 500}
-    assert dataclasses.replace(unit, point=point, phase="tune").title == "d: tune (lr 0.001, steps 500), seed 3"
+    point = {"lr": 0.001, "steps": 5_000_000, "crop": "none"}
+    assert dataclasses.replace(unit, point=point, phase="tune").title == (
+        "d: tune (lr 0.001, steps 5000000, crop none), seed 3"
+    )
     assert resolution_note(j) == ""
     keys = {"resolution": 128, "crop_from": 160}
     seen = Seen(pixels=1024, of=50)

@@ -81,7 +81,7 @@ def test_operations_are_six_a_mac_trained_two_evaluated_and_none_backwards_throu
     assert (of.units, of.steps) == (lrs + 1, 10 * (lrs + 1)) and of.test_images > test
 
 
-def test_jobs_one_after_the_other_take_their_sum_and_the_memory_of_the_largest(tmp_path):
+def test_jobs_one_after_the_other_take_their_sum_and_the_memory_of_the_largest(tmp_path, monkeypatch):
     runtime = Runtime(device="cpu")
     small = planned(images(tmp_path / "a"), steps=3, batch_size=4, seeds=(0, 1))
     large = planned(images(tmp_path / "b"), steps=5, batch_size=8, resolution=64)
@@ -90,6 +90,21 @@ def test_jobs_one_after_the_other_take_their_sum_and_the_memory_of_the_largest(t
     for key in ("units", "steps", "train_images", "test_images", "flops", "disk"):
         assert getattr(both, key) == sum(getattr(one, key) for one in apart), key
     assert both.memory == max(one.memory for one in apart) and both.resolution == (64, 64)
+    asked: list[tuple[object, ...]] = []
+    known = speed.assumed(1e9, "cpu")
+    monkeypatch.setattr(
+        costs, "speed_of", lambda net, flops, runtime, *, apart=False: asked.append((net, flops, apart)) or known
+    )
+    largest = counted(load("vit-mini", weights=False).info, (64, 64), 3)
+    for jobs, alone in (([small, large], True), ([large, small], False)):
+        again = costs.total(jobs, runtime, apart=alone)
+        assert again.resolution == (64, 64) and again.memory == both.memory
+        assert asked.pop() == (largest, both.flops, alone)
+    # what does not fit is told before what is larger and does
+    for of_small, of_large, told in (((5, 4), (9, 10), 5), ((5, 6), (9, 10), 9), ((5, 4), (9, 8), 9)):
+        plans = {4: of_small, 8: of_large}
+        monkeypatch.setattr(costs, "_plan", lambda work, _, of=plans: Plan(1, False, 1, *of[work.largest.batch_size]))
+        assert [costs.total(jobs, runtime).memory for jobs in ([small, large], [large, small])] == [told] * 2
 
 
 def test_what_the_catalogue_counts_is_planned_as_the_owners_data_would_be():
