@@ -53,8 +53,9 @@ def test_same_grid_is_untouched_and_a_wrong_count_is_refused():
 
 
 @pytest.mark.parametrize("target", [(32, 32), (30, 30), (8, 8), (12, 20)])
-def test_patch_resize_is_flexivits(target):
-    kernel = torch.randn(5, 3, 16, 16)
+@pytest.mark.parametrize("source", [(16, 16), (12, 16)])
+def test_patch_resize_is_flexivits(source, target):
+    kernel = torch.randn(5, 3, *source)
     theirs = resample_patch_embed(kernel, list(target), interpolation="bilinear", antialias=False)
     torch.testing.assert_close(resize_patch(kernel, target), theirs, atol=1e-4, rtol=0)
 
