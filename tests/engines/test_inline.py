@@ -124,3 +124,20 @@ def test_after_a_first_success_a_checkpoint_that_fails_stops_its_own_task_alone(
     monkeypatch.setattr(inline, "run_unit", failing("one"))
     with pytest.raises(CheckpointError, match="damaged"):
         inline.run(jobs, tmp_path / "other", Runtime(device="cpu"))
+
+
+def test_units_are_of_one_group_of_processes_and_a_network_that_failed_is_not_kept(tmp_path: Path, monkeypatch: Any):
+    jobs = [job(draw(tmp_path / name), overrides={"lr": 0.1, "steps": 1})[0] for name in ("one", "two", "three")]
+    group, given = SimpleNamespace(name="torchrun's"), list[Any]()
+
+    def run(unit: Unit, folder: Path, runtime: Runtime, hooks: Hooks, warm: Any) -> UnitResult:
+        given.append(warm)
+        if unit.job.name == "two":
+            raise DataError("damaged")
+        return run_unit(unit, folder, runtime)
+
+    monkeypatch.setattr(inline.together, "group", lambda: group)
+    monkeypatch.setattr(inline, "run_unit", run)
+    assert inline.run(jobs, tmp_path / "run", Runtime(device="cpu")) == {"two": "damaged"}
+    assert [warm.group for warm in given] == [group] * 3
+    assert given[0] is given[1] is not given[2]

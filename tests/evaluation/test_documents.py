@@ -162,7 +162,7 @@ def test_two_networks_are_compared_in_the_order_they_are_given(tmp_path):
         ({"normalise": "none"}, None, {"normalise": "none"}),
     ],
 )
-def test_an_evaluations_protocol_holds_what_was_asked_for(fixed, crop_pct, expected):
+def test_an_evaluations_protocol_holds_what_was_asked_for(tmp_path, fixed, crop_pct, expected):
     from vitft.evaluation.network import own_preprocess, preprocess, settings_for
     from vitft.models.build import build
 
@@ -172,6 +172,8 @@ def test_an_evaluations_protocol_holds_what_was_asked_for(fixed, crop_pct, expec
         published.interpolation, published.crop_pct, published.crop_mode,
     )  # fmt: skip
     assert own_preprocess(info) is None
+    lost = dataclasses.replace(info, kind="run", path=str(tmp_path / "weights.safetensors"))
+    assert own_preprocess(lost) is None  # a run's weights without its result
     settings = settings_for(info, fixed)
     own = Preprocess(settings.size, mean=info.mean, std=info.std, crop_pct=crop_pct or 1.0, crop_mode=info.crop_mode)
     pp = preprocess(settings, info, own if crop_pct else None)
