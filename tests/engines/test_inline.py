@@ -136,7 +136,7 @@ def test_units_are_of_one_group_of_processes_and_a_network_that_failed_is_not_ke
             raise DataError("damaged")
         return run_unit(unit, folder, runtime)
 
-    monkeypatch.setattr(inline.together, "group", lambda: group)
+    monkeypatch.setattr("vitft.engines.inline.together.group", lambda: group)
     monkeypatch.setattr(inline, "run_unit", run)
     assert inline.run(jobs, tmp_path / "run", Runtime(device="cpu")) == {"two": "damaged"}
     assert [warm.group for warm in given] == [group] * 3
