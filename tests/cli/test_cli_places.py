@@ -108,6 +108,12 @@ def test_doctor_tells_the_folders_that_are_used(tmp_path):
     assert facts["VITFT_CACHE"].startswith(f"{tmp_path / 'cache'} (")
 
 
+@pytest.mark.parametrize("there", [True, False])
+def test_doctor_tells_which_library_a_cpus_linear_layers_take(monkeypatch, there):
+    monkeypatch.setattr("vitft.products.by_onednn", lambda: there)
+    assert ("threads, linear layers by oneDNN)" in doctor(0)["devices"]) is there
+
+
 @pytest.mark.parametrize("name", ["RUNS", "CACHE", "DATA"])
 @pytest.mark.parametrize("inside", ["", "inside/of/it"])
 def test_a_file_where_a_folder_should_be_is_a_fault(tmp_path, monkeypatch, name, inside):

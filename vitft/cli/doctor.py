@@ -62,7 +62,10 @@ def _devices() -> dict[str, str]:
         import torch
     except ImportError as error:
         return {"devices": f"MISSING: torch does not import ({error})"}
-    devices = [f"cpu ({machine.cores()} cores, {torch.get_num_threads()} threads)"]
+    from vitft.products import by_onednn
+
+    linear = ", linear layers by oneDNN" if by_onednn() else ""
+    devices = [f"cpu ({machine.cores()} cores, {torch.get_num_threads()} threads{linear})"]
     for i in range(torch.cuda.device_count()):
         p = torch.cuda.get_device_properties(i)
         devices.append(f"cuda:{i} {p.name}, {p.total_memory / 2**30:.0f} GiB")
