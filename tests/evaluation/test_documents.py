@@ -56,6 +56,9 @@ def test_each_key_of_an_evaluation_is_what_it_says(tmp_path):
     done = evaluate.evaluate(network, what, workers=1)
     before = datetime.now(UTC).replace(microsecond=0)
     got = to_json(evaluate.result(done, per_class=True, with_confusion=True))
+    assert done.network.info.assumed == network.info.assumed
+    nameless = evaluate.evaluate(dataclasses.replace(network, class_names=()), what, workers=1)
+    assert nameless.network.info.assumed == (*network.info.assumed, "classes in the data's order")
     test = source.open("test")
     answers = done.predictions.logits.argmax(1)
     correct = int((answers == test.labels).sum())

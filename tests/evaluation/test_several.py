@@ -76,6 +76,11 @@ def test_models_are_evaluated_one_after_the_other_and_say_what_they_are(alone, m
     assert told == [*of_run[: 0 if alone else 3], "one: n", f"one: {absent}"]
     assert [one.result for one in found] == [{3: "run", 4: "run"}, {None: "own"}][-len(models) :]
     assert found[0].subject is subject
+    of["other"] = ({None: "q"}, "")
+    seen["load"].clear()
+    assert len(list(several.evaluate_all(["one", "other"], subject, how, Hooks()))) == 2
+    assert [path for path, _ in seen["load"]] == ["p", "q"]
+    assert [way["keep"] for *_, way in seen["evaluate"][-2:]] == ["room"] * 2  # two read the same images
     saved: list[Any] = []
     split = SimpleNamespace(keys=["k"], labels=[1], class_names=("a",))
     answered: Any = SimpleNamespace(subject=SimpleNamespace(split=split), predictions=SimpleNamespace(logits="l"))
