@@ -51,9 +51,8 @@ def begin(folder: Path, runtime: Runtime, group: Group, hooks: Hooks) -> tuple[t
             fact="A number comes from one kind of device.",
             action=f"Give --device {begun.device_kind}, or start anew with --overwrite.",
         )
-    now = begun.model_copy(update={"linear": devices.kernels(device.type).get("linear")})
-    if runtime.compile != "auto":
-        now = now.model_copy(update={"compiled": compiled or None})
+    kept = begun.compiled if runtime.compile == "auto" else compiled or None
+    now = begun.model_copy(update={"compiled": kept, "linear": devices.kernels(device.type).get("linear")})
     if now != begun:
         for before, after in zip(_words(begun), _words(now), strict=True):
             if before != after:

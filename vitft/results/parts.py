@@ -151,7 +151,8 @@ class Computed(Part):
     attention: str | None = Field(None, description="kernels it may use on a card, torch's preference first")
     tf32: bool | None = Field(None, description="whether a card rounds what stays float32 to TF32")
     linear: Literal["oneDNN"] | None = Field(
-        None, description="library of a CPU's large linear layers; absent = torch's"
+        None,
+        description="library of a CPU's large linear layers (torch's in updates if checkpointed); absent = torch's",
     )
 
 
