@@ -146,6 +146,7 @@ def test_missing_names_are_listed_when_few_are_missing() -> None:
     assert (whole.missing, whole.absent, whole.stamp) == ((), 0, "")
     part = subject(Validation([]), with_real=True, limit=1000, complete=False)
     assert (part.missing, part.stamp, len(part.split)) == ((), "subset 1000", 1000)
+    assert part.real is not None and [real.file_name(n) for n in part.real.numbers] == [k[4:] for k in part.split.keys]
 
 
 def test_the_real_sample_agrees(shared) -> None:  # type: ignore[no-untyped-def]

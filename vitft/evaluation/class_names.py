@@ -29,7 +29,7 @@ def translated(names: tuple[str, ...], classes: tuple[str, ...]) -> tuple[str, .
             found = owner.get(word, set())
             out.append(next(iter(found)) if len(found) == 1 else name)
     same = sum(a == b for a, b in zip(out, classes, strict=False))
-    if len(names) == len(classes) and _wordnet() and classes[0] in _wordnet() and same >= _SAME * len(classes):
+    if len(names) == len(classes) and classes[0] in _wordnet() and same >= _SAME * len(classes):
         known = set(classes)
         return tuple(a if a in known else b for a, b in zip(out, classes, strict=True))
     return tuple(out)

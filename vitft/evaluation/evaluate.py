@@ -151,7 +151,7 @@ class Evaluation:
         """
         split, logits = self.subject.split, self.predictions.logits
         absent = [label for label, name in enumerate(split.class_names) if name not in self.subject.present]
-        if not self.subject.present or not absent or len(absent) > split.num_classes - 2:
+        if not absent or len(absent) > split.num_classes - 2:
             return None
         allowed = logits.copy()
         allowed[:, absent] = -np.inf

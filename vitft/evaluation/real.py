@@ -140,10 +140,9 @@ def check(numbers: NDArray[np.int64], labels: NDArray[np.int64], sets: Sets) -> 
     """
     from scipy.stats import binom
 
-    judged = np.array([bool(sets[number - 1]) for number in numbers.tolist()], dtype=bool)
-    if not judged.any():
-        return 1.0
     agreement, n = _agreement(numbers, labels, sets)
+    if not n:
+        return 1.0
     if agreement >= REFUSED_BELOW or binom.cdf(round(agreement * n), n, AGREEMENT) > 0.01:
         return agreement
     raise DataError(
@@ -194,9 +193,9 @@ def _diagnosis(numbers: NDArray[np.int64], labels: NDArray[np.int64], sets: Sets
     )
     for text, agrees in offsets:
         for step in (-1, 1, -2, 2, -3, 3):
-            if abs(step) < len(labels) and (share := agrees(step)) >= REFUSED_BELOW:
+            if (share := agrees(step)) >= REFUSED_BELOW:
                 return "They are " + text.format(step, {1: "one"}.get(abs(step), abs(step)), share) + "."
-    if len(labels) > 1 and (share := _agreement(numbers[order], labels[order][::-1], sets)[0]) >= REFUSED_BELOW:
+    if (share := _agreement(numbers[order], labels[order][::-1], sets)[0]) >= REFUSED_BELOW:
         return f"They stand in reverse order ({share:.0%} fit then)."
     if (share := _renamed(numbers, labels, sets)) >= REFUSED_BELOW:
         return f"The classes are permuted: another numbering of the 1000 classes fits ({share:.0%})."
