@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import sys
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
@@ -272,6 +273,20 @@ def test_an_onnx_files_record_is_read_as_it_was_written_but_for_its_places(mini,
     for said, words in ((None, "does not say how"), ("{}", "2 fields are wrong")):
         session.said = said
         refused(lambda: onnx_network.read(file), words, kind=CheckpointError)
+
+
+def test_onnxruntime_runs_a_file_quietly_on_the_cpu_with_torchs_threads(monkeypatch):
+    made: list[Any] = []
+    runtime = SimpleNamespace(
+        SessionOptions=SimpleNamespace, InferenceSession=lambda *of, **how: made.append((of, how)) or "a session"
+    )
+    monkeypatch.setitem(sys.modules, "onnxruntime", runtime)
+    assert onnx_network.start(Path("x.onnx")) == "a session"
+    [((path, options), how)] = made
+    assert (path, how) == ("x.onnx", {"providers": ["CPUExecutionProvider"]})
+    assert (options.log_severity_level, options.intra_op_num_threads) == (3, torch.get_num_threads())  # 3: errors alone
+    monkeypatch.setattr(onnx_network, "find_spec", lambda name: None if name == "onnxruntime" else name)
+    refused(onnx_network.available, "which is not installed", kind=UsageError)
 
 
 # --- predictions -----------------------------------------------------------------------------------------------------

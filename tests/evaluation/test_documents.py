@@ -192,11 +192,11 @@ def test_an_evaluations_protocol_holds_what_was_asked_for(tmp_path, fixed, crop_
 
 
 def test_what_means_something_without_training():
-    means_nothing = {"method", "steps", "lr", "batch_size", "mixup", "crop", "flip", "seed"}
-    assert set(SETTABLE) <= set(Settings.model_fields) and not set(SETTABLE) & means_nothing
-    assert {"resolution", "resize", "interpolation", "antialias", "normalise", "posembed_resize", "gelu"} <= set(
-        SETTABLE
-    )
+    assert SETTABLE == (
+        "resolution", "resize", "interpolation", "antialias", "normalise", "posembed_resize", "gelu",
+        "num_heads", "norm_eps", "activation", "pool", "grid",
+    )  # fmt: skip
+    assert set(SETTABLE) <= set(Settings.model_fields)
 
 
 def test_few_shot_rows_say_what_was_drawn_and_chosen():
