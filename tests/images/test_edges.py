@@ -44,20 +44,36 @@ def tiff(values: list[float], kind: str) -> bytes:
         ([0, 128, 65535, 32768], "<u2", [0, round(128 / 257), 255, round(32768 / 257)]),
         ([0, 200, 255], "<u2", [0, 200, 255]),  # eight bits in a wide file
         ([0, 257, 65535], ">u2", [0, 1, 255]),
+        ([128, 65407, 65535], "<u2", [0, 255, 255]),  # 65,407 / 257 = 254.502
         ([0, 257, 65535], "<i4", [0, 1, 255]),
         ([0, 256, 1000], "<i4", [0, 1, 4]),
         ([0, 128, 256], "<i4", [0, 0, 1]),
         ([0, 255], "<i4", [0, 255]),
         ([0.0, 1.5, 255.0], "<f4", [0, 2, 255]),
         ([0.0, 1.6, 254.5], "<f4", [0, 2, 254]),
+        ([0.0, 1.5], "<f4", [0, 2]),
         ([0.0, 0.5, 1.0], "<f4", [0, 128, 255]),
     ],
 )
 def test_wide_samples_are_scaled_and_never_cut(values, kind, expected):
     assert decode(tiff(values, kind), "k")[0, :, 0].tolist() == expected
-    for bad in ([-1.0, 0.0], [0.0, 255.5], [0.0, float("nan")]):
+    for bad in ([-1.0, 0.0], [0.0, 255.5], [0.0, math.nan], [math.nan, math.nan], [math.inf, 0.0], [0.0, -math.inf]):
         refused(lambda bad=bad: decode(tiff(bad, "<f4"), "k"), "floating-point samples", kind=DataDamaged)
-    refused(lambda: decode(tiff([0, 65536], "<i4"), "k"), "samples from 0 to 65536", kind=DataDamaged)
+    for low, high in ((0, 65536), (7, 70000), (-2, -1)):
+        refused(
+            lambda low=low, high=high: decode(tiff([high, low], "<i4"), "k"), f"has samples from {low} to {high}.",
+            kind=DataDamaged,
+        )  # fmt: skip
+
+
+def test_the_depth_of_an_icon_is_the_one_of_the_picture_inside_it():
+    """Before it is read an ICNS says RGBA of any picture."""
+    wide, out = np.full((128, 128), 257 * 9, np.uint16), io.BytesIO()
+    wide[0, :2] = 0, 65535
+    Image.fromarray(wide).save(out, "PNG")
+    png = out.getvalue()
+    icon = b"icns" + (16 + len(png)).to_bytes(4, "big") + b"ic07" + (8 + len(png)).to_bytes(4, "big") + png
+    assert decode(icon, "k")[0, :3].tolist() == [[0] * 3, [255] * 3, [9] * 3]
 
 
 def test_a_picture_is_turned_where_that_is_asked_for():

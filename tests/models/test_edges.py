@@ -10,7 +10,6 @@ from safetensors.torch import save_file
 from tests.layouts import refused
 from tests.protocol.test_protocol import draw, job
 from vitft.errors import CheckpointError
-from vitft.models import renaming
 from vitft.models.build import build
 from vitft.protocol.jobs import Runtime
 from vitft.protocol.run import run_unit
@@ -21,20 +20,6 @@ from vitft.settings import Settings
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("VITFT_CACHE", str(tmp_path / "cache"))
-
-
-@pytest.mark.parametrize(
-    ("theirs", "timms"),
-    [
-        ("blocks.3.gamma_1", "blocks.3.ls1.gamma"), ("blocks.3.gamma_2", "blocks.3.ls2.gamma"),
-        ("blocks.3.mlp.w12.weight", "blocks.3.mlp.fc1.weight"), ("blocks.3.mlp.w3.bias", "blocks.3.mlp.fc2.bias"),
-        ("pre_logits.fc.weight", "pre_logits.weight"), ("norm.weight", "norm.weight"),
-    ],
-)  # fmt: skip
-def test_other_spellings_of_timms_own_names(theirs, timms):
-    kernel, tensor = torch.zeros(2, 3, 4, 4), torch.ones(2)
-    found = renaming.timm_names({"patch_embed.proj.weight": kernel, theirs: tensor})
-    assert found[timms] is tensor and found["patch_embed.proj.weight"] is kernel and len(found) == 2
 
 
 def test_a_misfit_counts_what_does_not_fit(tmp_path):
@@ -80,15 +65,6 @@ def test_gelu_becomes_the_approximation_where_it_is_exact():
     tanh = build("timm:test_vit", 3, Settings(resolution=32, gelu="tanh"), from_scratch=True).net
     kinds = [[m.approximate for m in net.modules() if isinstance(m, nn.GELU)] for net in (exact, tanh)]
     assert set(kinds[0]) == {"none"} and set(kinds[1]) == {"tanh"} and len(kinds[0]) == len(kinds[1]) > 0
-
-
-def test_a_distillation_token_without_a_head_of_its_own_is_a_register():
-    kernel, token = torch.zeros(2, 3, 4, 4), torch.ones(1, 1, 2)
-    base = {"patch_embed.proj.weight": kernel, "dist_token": token}
-    assert "dist_token" in renaming.timm_names(base)  # features alone
-    assert renaming.timm_names({**base, "head.weight": token})["reg_token"] is token
-    both = renaming.timm_names({**base, "head.weight": token, "head_dist.weight": token})
-    assert both["dist_token"] is token and "reg_token" not in both
 
 
 def test_a_new_head_has_no_names_of_the_old_one(tmp_path):
@@ -237,10 +213,25 @@ def test_arrays_of_an_npz_that_are_none_of_its_kind_are_named():
         (without("Transformer/encoderblock_0/MlpBlock"), "MlpBlock_0/"),
         (whole | {"embedding/kernel": np.ones((4, 4, 3), np.float32)}, "3 dimensions, not 4"),
         (whole | {"Transformer/posembed_input/pos_embedding": np.ones((5, 8), np.float32)}, "of shape (5, 8)"),
+        (whole | {"Transformer/posembed_input/pos_embedding": np.ones((1, 40), np.float32)}, "of shape (1, 40)"),
         (whole | {"Transformer/posembed_input/pos_embedding": np.ones((2, 5, 8), np.float32)}, "of shape (2, 5, 8)"),
         (whole | {"embedding/bias": np.ones(8, np.int32)}, "an array of type int32, not of floats"),
     ):
         refused(lambda arrays=arrays: translate(arrays), words, kind=CheckpointError)
+
+
+def test_an_npz_of_something_else_says_what_it_begins_with():
+    from vitft.models.npz import translate
+
+    for names, told in (
+        ("", "nothing"), ("a", "a"), ("a/b c", "a/b, c"), ("c b a", "c, b, a"), ("d c b a", "d, c, b"),
+    ):  # fmt: skip
+        error = refused(
+            lambda names=names: translate(dict.fromkeys(names.split(), np.ones(1))), f"(it begins with: {told}).",
+            kind=CheckpointError,
+        )  # fmt: skip
+        for place in ("embedding/kernel", "root_block/", "opt/target/", "params/, params/img/", "resnet/"):
+            assert place in str(error)
 
 
 def test_random_weights_are_of_no_file(tmp_path):

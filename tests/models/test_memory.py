@@ -243,8 +243,10 @@ def test_room_on_a_card_is_what_is_free_and_what_this_process_keeps_unused(monke
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 70)
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 20)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (1000, 5000))
-    monkeypatch.setattr("vitft.machine.memory", lambda: 7)
-    assert room(torch.device("cuda")) == 1050 and room(CPU) == 7
+    forgotten: list[bool] = []  # what the last fit left on a CPU is given back before it is asked
+    monkeypatch.setattr("vitft.device.forget", lambda: forgotten.append(True))
+    monkeypatch.setattr("vitft.machine.memory", lambda: 7 if forgotten else 3)
+    assert room(torch.device("cuda")) == 1050 and not forgotten and room(CPU) == 7
 
 
 def test_a_network_that_is_built_counts_as_room_that_is_there(monkeypatch):

@@ -47,7 +47,8 @@ def test_same_grid_is_untouched_and_a_wrong_count_is_refused():
     table = torch.randn(1, 17, 4)
     assert resize(table, (4, 4), (4, 4), 1, "bilinear") is table
     assert describe((4, 4), (4, 4), "bilinear") == ""
-    assert describe((14, 14), (24, 24), "bilinear") == "position embeddings 14x14 -> 24x24 (bilinear)"
+    assert describe((14, 13), (24, 25), "bicubic") == "position embeddings 14x13 -> 24x25 (bicubic)"
+    assert describe((2, 8), (4, 4), "bilinear") == "position embeddings 2x8 -> 4x4 (bilinear)"
     with pytest.raises(ValueError, match="17 position"):
         resize(table, (4, 4), (8, 8), 0, "bilinear")
 
@@ -58,6 +59,12 @@ def test_patch_resize_is_flexivits(source, target):
     kernel = torch.randn(5, 3, *source)
     theirs = resample_patch_embed(kernel, list(target), interpolation="bilinear", antialias=False)
     torch.testing.assert_close(resize_patch(kernel, target), theirs, atol=1e-4, rtol=0)
+
+
+def test_a_kernel_of_the_wanted_size_keeps_its_bits_and_any_keeps_its_type():
+    kernel = torch.randn(5, 3, 4, 6)
+    assert resize_patch(kernel, (4, 6)) is kernel and resize_patch(kernel, (6, 4)) is not kernel
+    assert resize_patch(kernel.half(), (6, 4)).dtype == torch.float16 and resize_patch(kernel, (6, 4)).is_contiguous()
 
 
 def test_upscaled_patch_gives_the_same_token_for_an_upscaled_image():

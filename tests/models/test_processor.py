@@ -181,6 +181,12 @@ def test_what_a_file_says(file, kind, native, expected):
         (said(do_resize=False), "do_resize 'false'"),
         (said(size={"shortest_edge": 32}), "size 'shortest_edge'"),
         (said(size={"shortest_edge": 32, "width": 3}), "size.shortest_edge '32'"),
+        (
+            said(size={"shortest_edge": [32, 40]}, **CROPPED),
+            "shortest_edge '[32, 40]', which cannot be honoured.\nLegal: a n",
+        ),
+        (said(size={"shortest_edge": {"height": 32, "width": 32}}, **CROPPED), "size.shortest_edge '{"),
+        (said(size={"shortest_edge": 0}, **CROPPED), "size.shortest_edge '0'"),
         (said(size={"height": 32}), "size.height '32'"),
         (said(size={"height": 32, "width": 32, "max": 3}), "size.max '3'"),
         (said(size={"height": 32, "width": "32"}), "size '[32"),

@@ -42,7 +42,7 @@ def decode(data: bytes, key: str, exif: bool = False) -> NDArray[np.uint8]:
             samples, clear = np.asarray(image), image.info.get("transparency")
             scaled = _scaled(samples, key)
             image = Image.fromarray(scaled if clear is None else np.where(samples == clear, np.uint8(255), scaled))
-        return np.array(_to_rgb(image), dtype=np.uint8)
+        return np.array(_to_rgb(image))
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
         raise unreadable(data, key, error) from None
 
@@ -60,9 +60,9 @@ def unreadable(data: bytes, key: str, error: Exception) -> DataDamaged:
 def _scaled(samples: NDArray[Any], key: str) -> NDArray[np.uint8]:
     """Bring one channel of 16 or 32 bits or of floating point to 8 bits. Raises DataDamaged where no rule fits."""
     values = samples.astype(np.float64)
-    low, high = float(values.min(initial=0)), float(values.max(initial=0))
+    low, high = float(values.min()), float(values.max())
     floating = samples.dtype.kind == "f"
-    if not (np.isfinite(values).all() and low >= 0 and high <= (255 if floating else 65535)):
+    if not (low >= 0 and high <= (255 if floating else 65535)):  # both are NaN where a sample is
         raise DataDamaged(
             f"Image '{key}' has {'floating-point ' if floating else ''}samples from {low:g} to {high:g}.",
             "integers from 0 to 65,535; floating point from 0 to 1 or from 0 to 255.",

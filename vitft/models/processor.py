@@ -189,9 +189,10 @@ def _convnext(config: Mapping[str, object], default: _Processor, size: Size, mod
     share = config.get("crop_pct", default.crop_pct)
     if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share <= 1:
         raise refused(model, FILE, "crop_pct", share, "above 0, up to 1.")
-    if size[0] >= 384:
+    edge, _ = size
+    if edge >= 384:
         return "squash", size, size
-    return "center", (int(size[0] / share),) * 2, size
+    return "center", (int(edge / share),) * 2, size
 
 
 def _normalisation(
@@ -219,7 +220,10 @@ def _size(value: Any, square: bool, model: str) -> tuple[bool, Size]:
     if isinstance(value, Mapping):
         keys = {str(key) for key, inner in value.items() if inner is not None}
         if keys == {"shortest_edge"}:
-            return True, pair(value["shortest_edge"], model, FILE, "size.shortest_edge")
+            edge = value["shortest_edge"]
+            if not isinstance(edge, int):
+                raise refused(model, FILE, "size.shortest_edge", edge, "a number of pixels.")
+            return True, pair(edge, model, FILE, "size.shortest_edge")
         if keys != {"height", "width"}:
             odd = next((key for key in sorted(keys) if key not in ("height", "width")), "height")
             raise refused(model, FILE, f"size.{odd}", value.get(odd), "height and width, or shortest_edge.")

@@ -20,7 +20,7 @@ _NEAR = {
     "pre_logits.fc.": "pre_logits.",
 }
 
-# The transformers library's ViT and DeiT, longest first; q, k and v are joined below.
+# The transformers library's ViT and DeiT: of all patterns one fits a name at most. q, k and v are joined below.
 _TRANSFORMERS = (
     (r"^embeddings\.patch_embeddings\.projection\.", "patch_embed.proj."),
     (r"^embeddings\.position_embeddings$", "pos_embed"),
@@ -81,7 +81,7 @@ def timm_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def _unchunked(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     """Number blocks through that were trained in chunks (blocks.CHUNK.BLOCK.*, as DINOv2 does)."""
     chunked = {name: m for name in state if (m := re.match(r"blocks\.(\d+)\.(\d+)\.", name))}
-    if not chunked or any(name.startswith("blocks.") and name not in chunked for name in state):
+    if any(name.startswith("blocks.") and name not in chunked for name in state):
         return state
     places = sorted({(int(m[1]), int(m[2])) for m in chunked.values()})
     number = {place: i for i, place in enumerate(places)}
@@ -107,9 +107,7 @@ def _from_transformers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def renamed(name: str) -> str:
     """Return timm's name for one of the transformers library, any other as it is; query, key and value stay apart."""
     for pattern, new in _TRANSFORMERS:
-        name, hits = re.subn(pattern, new, name)
-        if hits:
-            break
+        name = re.sub(pattern, new, name)
     return name
 
 
