@@ -286,7 +286,8 @@ def test_onnxruntime_runs_a_file_quietly_on_the_cpu_with_torchs_threads(monkeypa
     assert (path, how) == ("x.onnx", {"providers": ["CPUExecutionProvider"]})
     assert (options.log_severity_level, options.intra_op_num_threads) == (3, torch.get_num_threads())  # 3: errors alone
     monkeypatch.setattr(onnx_network, "find_spec", lambda name: None if name == "onnxruntime" else name)
-    refused(onnx_network.available, "which is not installed", kind=UsageError)
+    for call in (onnx_network.available, lambda: onnx_network.read(Path("x.onnx"))):
+        refused(call, "which is not installed", kind=UsageError)
 
 
 # --- predictions -----------------------------------------------------------------------------------------------------
@@ -326,8 +327,11 @@ def test_batches_are_run_in_the_precision_and_the_group_they_are_given(monkeypat
     assert (done, computed, sizes, group.entered) == ([4, 5], [("cpu", "bf16")], [(2, 2)] * 2, 1)
     assert found.answers.tolist() == [0] * 5
     own = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(2, 3))
+    modes: list[bool] = []
+    own.register_forward_hook(lambda *_: modes.append(own.training))
     predict.predict(own, parts, 4, 3)
     assert computed[1:] == [("cpu", "auto")] and sizes[2:] == [(2, 0)] * 2
+    assert modes == [False] * 2 and own.training
     with pytest.raises(VitftError, match=r"Image -1 .* only 4"):
         predict.predict(own, [(torch.tensor([0, -1]), torch.zeros(2, 2, 1, 1))], 4, 3)
 
@@ -339,7 +343,7 @@ def test_answers_that_are_no_numbers_are_named_one_by_one_up_to_eight():
         flat = torch.nn.Flatten()
         return str(refused(lambda: predict.predict(flat, [(np.arange(n), images)], n, 2), kind=VitftError))
 
-    assert "infinite for 8 of 9 images: 0, 1, 2, 3, 4, 5, 6, 7." in told(9, 8)
+    assert "The network's logits are NaN or infinite for 8 of 9 images: 0, 1, 2, 3, 4, 5, 6, 7." in told(9, 8)
     assert "infinite for 10 of 11 images" in told(11, 10) and "7 and 2 more" in told(11, 10)
 
 
@@ -356,6 +360,7 @@ def test_what_was_answered_is_read_back_as_it_was(tmp_path):
         order = np.argsort(-logits, axis=1)[:, :5]
         chances = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
         assert back.keys == tuple(f"k{i}" for i in range(9)) and back.labels.tolist() == labels.tolist()
+        assert (back.labels.dtype, back.top5.dtype, back.probabilities.dtype) == (np.int64, np.int64, np.float32)
         assert back.top5.tolist() == order.tolist() and back.top5.shape == (9, min(5, k))
         np.testing.assert_allclose(back.probabilities, np.take_along_axis(chances, order, 1), rtol=1e-5)
         said = dict(enumerate(names))
@@ -385,11 +390,12 @@ def test_runs_are_compared_where_both_have_their_predictions(gone, tmp_path, mon
         predictions.save(
             tmp_path / name / "predictions.parquet", ["x"], np.array([0]), np.ones((1, 2), np.float32), "pq"
         )
-    result: Any = SimpleNamespace(
-        seeds=None, units=None, seed=3, task="t", provenance=SimpleNamespace(tested=lambda task: task)
-    )
-    found, notes = stored.comparisons([(name, result, tmp_path / name) for name in "ab"])
-    assert (len(found), len(notes)) == ((0, 1) if gone else (1, 0))
+    for seeds, units in ((None, None), ({"3": 0}, None), (None, ("u",))):  # those of one seed lie in the run's folder
+        result: Any = SimpleNamespace(
+            seeds=seeds, units=units, seed=3, task="t", provenance=SimpleNamespace(tested=lambda task: task)
+        )
+        found, notes = stored.comparisons([(name, result, tmp_path / name) for name in "ab"])
+        assert (len(found), len(notes)) == ((0, 1) if gone else (1, 0))
 
 
 # --- files, names, features ------------------------------------------------------------------------------------------
@@ -422,6 +428,7 @@ def test_a_class_is_meant_by_each_of_its_spellings_and_by_its_place_where_two_sh
         "crane", "tabby-CAT", tench, "x", tabby,
     )  # fmt: skip
     assert translated((tabby, tench), (tench, tabby)) == (tabby, tench)
+    assert translated(("", "B"), ("a", "b")) == ("", "b")
     assert translated((), some) == () and translated(some, some) is some
     odd = tuple(f"other {i}" for i in range(101))
     assert translated((*odd[:100], *words[100:]), ids) == ids  # nine of ten mean the same, place by place
@@ -474,9 +481,12 @@ def test_features_stand_before_the_head_in_the_precision_that_was_asked_for(monk
 
     computed: list[str] = []
     monkeypatch.setattr(predict, "forward_in", lambda _, asked: computed.append(asked) or nullcontext())
-    images, done = torch.arange(12.0).reshape(2, 3, 2, 1), []
+    images, done = torch.arange(12.0).reshape(2, 3, 2, 1), list[int]()
     found = features.extract(Net(), [(np.arange(2), images)], 2, "bf16", done.append)
     assert found.tolist() == (2 * (images + 1)).flatten(1).tolist() and computed == ["bf16"] and done == [2]
+    images[1] = torch.nan
+    nan = "The network's features are NaN or infinite for 1 of 2 images: 1."
+    refused(lambda: features.extract(Net(), [(np.arange(2), images)], 2, "float32"), nan, kind=VitftError)
 
 
 # --- ReaL ------------------------------------------------------------------------------------------------------------

@@ -214,6 +214,8 @@ def test_files_are_answered_in_their_order_batch_by_batch_and_broken_ones_are_to
         assert [t[:2] for t in one.top] == [t[:2] for t in other.top]
         assert [t[2] for t in one.top] == pytest.approx([t[2] for t in other.top], abs=1e-5)
     everything = asked([paths[0]], 1, top=len(names))[0].top
+    silent = answers(network, paths[:1], names, top=1, batch_size=1, on_broken=lambda p, e: None)
+    assert [a.top[0] for a in silent] == [everything[0]]
     assert sum(t[2] for t in everything) == pytest.approx(1, abs=1e-5) and len(everything) == len(names)
 
 
@@ -225,7 +227,8 @@ def test_what_means_nothing_without_training_is_refused_before_anything_is_opene
     request.check({}, 0.001)
     for crop in (0.0, -0.5, 1.001):
         refused(lambda c=crop: request.check({}, c), f"--crop-pct {crop:g}", kind=UsageError)
-    refused(lambda: request.check({"steps": 3, "lr": 0.1}), "'lr' means nothing without training", kind=UsageError)
+    many = {"steps": 3, "warmup": 1, "lr": 0.1, "mixup": 0.0, "seed": 1, "flip": True, "clip": 1.0, "batch_size": 4}
+    refused(lambda: request.check(many), "'batch_size' means nothing without training", kind=UsageError)
     refused(lambda: request.check({"interpolation": "nearest"}), "interpolation 'nearest'", kind=UsageError)
     for name in ("auto", "cpu", "cuda", "cuda:1", "mps", "xpu:0", "hpu"):
         request.device(name)
@@ -298,9 +301,9 @@ def test_a_batch_that_does_not_fit_is_halved_and_any_other_error_is_itself():
         return 2 * x
 
     x = torch.arange(5.0)[:, None]
-    assert torch.equal(_fitting(scarce, x), 2 * x) and tried == [5, 2, 3, 1, 2]
+    assert torch.equal(_fitting(scarce, x, 0), 2 * x) and tried == [5, 2, 3, 1, 2]
     with pytest.raises(OutOfMemory, match="one image"):
-        _fitting(lambda x: scarce(x, 0), x)
+        _fitting(lambda x: scarce(x, 0), x, 0)
     other = RuntimeError("shapes cannot be multiplied")
 
     def broken(x: torch.Tensor) -> torch.Tensor:
@@ -308,7 +311,7 @@ def test_a_batch_that_does_not_fit_is_halved_and_any_other_error_is_itself():
 
     for n in (1, 4):
         with pytest.raises(RuntimeError) as caught:
-            _fitting(broken, x[:n])
+            _fitting(broken, x[:n], 0)
         assert caught.value is other
 
 
@@ -648,7 +651,7 @@ def test_rows_of_other_processes_are_joined_to_ones_own_and_to_none():
         seen = np.array(mine)
         found = module._joined(own, seen, Two([2], theirs, [0, 1]))  # type: ignore[arg-type]
         assert found is not None and found.tolist() == [[1, 2] if own is not None else [0, 0], [3, 4]]
-        assert seen.tolist() == [mine[0], 1]
+        assert seen.tolist() == [mine[0], 1] and found.dtype == np.float32
     assert module._joined(None, np.zeros(2, int), Two([None], theirs, [0, 0])) is None  # type: ignore[arg-type]
 
 

@@ -116,8 +116,6 @@ def cached(who: Identity | None, n: int, compute: Callable[[], NDArray[np.float3
 def _load(file: Path, n: int) -> NDArray[np.float32] | None:
     from safetensors import SafetensorError, safe_open
 
-    if not file.is_file():
-        return None
     try:
         with safe_open(file, framework="numpy") as opened:
             features: NDArray[np.float32] = opened.get_tensor("features")

@@ -67,7 +67,7 @@ class OnnxNetwork(nn.Module):
 def file_of(model: str) -> Path | None:
     """Return the ONNX file that a model's name is, or the folder of an export holds; None where it is none."""
     path = Path(model).expanduser()
-    if path.is_dir() and (path / FILE).is_file():
+    if (path / FILE).is_file():
         return path / FILE
     return path if path.suffix == ".onnx" and path.is_file() else None
 

@@ -164,7 +164,7 @@ def _joined(out: NDArray[np.float32] | None, indices: NDArray[np.int64], group: 
     return out
 
 
-def _fitting(function: Callable[[Tensor], Tensor], images: Tensor, size: int = 0) -> Tensor:
+def _fitting(function: Callable[[Tensor], Tensor], images: Tensor, size: int) -> Tensor:
     """Apply the function, to halves of the batch where the whole does not fit into memory."""
     try:
         with compiling.usual(len(images), size):
