@@ -168,6 +168,8 @@ def test_a_baseline_keeps_what_each_seed_answered(tmp_path: Path) -> None:
     stored(tmp_path / "a/units/dtd/final-p-quick-seed5", rights[0][:-1])
     with pytest.raises(DataDamaged, match="answered different images"):
         check.entry(BASE, result, tmp_path / "a")
+    with pytest.raises(DataDamaged, match="holds no predictions"):  # a result that names no unit
+        check.entry(BASE, alone.model_copy(update={"unit": None}), tmp_path / "b")
 
 
 def test_one_seed_of_each_is_mcnemars_test(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from scipy import special, stats
 
 from tests.report.test_report import _result, _summarise
 from vitft.catalog.tasks import VTAB
+from vitft.errors import UsageError
 from vitft.evaluation import (
     contrasts,
     fewshot,
@@ -123,6 +124,27 @@ def test_counts_of_logits(seed, k):
             (logits.argmax(1)[of_class] == label).sum(),
         )
         assert row.accuracy is None if not row.n else row.accuracy == row.correct / row.n
+
+
+def test_equal_logits_are_the_lower_classs_and_large_ones_have_probabilities():
+    logits = np.array([[3, 5, 5, 1, 5, 0, 5], [2, 2, 2, 2, 2, 2, 2], [0, 0, 1e4, 0, -1e4, 0, 0]], np.float32)
+    for label in range(7):
+        labels = np.full(3, label)
+        ranks = [[4, 0, 1, 5, 2, 6, 3], list(range(7)), [1, 2, 0, 3, 6, 4, 5]]
+        assert metrics.rank(logits, labels).tolist() == [row[label] for row in ranks]
+        assert metrics.top5(logits, labels).tolist() == [row[label] < 5 for row in ranks]
+        assert metrics.top1(logits, labels).tolist() == [row[label] == 0 for row in ranks]
+        for k in (1, 5, 9):
+            assert metrics.top(logits, k).tolist() == [np.argsort(row).tolist()[:k] for row in ranks]
+    found = metrics.probabilities(logits)
+    assert found.dtype == np.float32 and found[2].tolist() == [0, 0, 1, 0, 0, 0, 0]
+    np.testing.assert_allclose(found[:2], [np.exp(row) / np.exp(row).sum() for row in logits[:2].tolist()], atol=1e-6)
+    counts = metrics.confusion(np.array([2, 0, 2, 1]), np.array([0, 0, 0, 2]), 4)
+    assert counts.tolist() == [[1, 0, 2, 0], [0, 0, 0, 0], [0, 1, 0, 0], [0, 0, 0, 0]]
+    for answers, labels, told in (([0, 4], [0, 0], "answer '4'"), ([-1, 0], [0, 0], "answer '-1'"),
+                                  ([0, 0], [3, 4], "label '4'"), ([9, 0], [0, -1], "label '-1'")):  # fmt: skip
+        with pytest.raises(UsageError, match=f"The {told} is none of the 4 classes"):
+            metrics.confusion(np.array(answers), np.array(labels), 4)
 
 
 def test_saved_predictions_are_those_of_the_logits(tmp_path):

@@ -252,6 +252,10 @@ def test_p_over_tasks_is_the_t_test_of_scipy() -> None:
     middle = (groups[0].mean() + groups[1].mean() + groups[2].mean()) / 3
     expected = 2 * stats.t.sf(abs(middle) / error, 6 + 3 + 7)
     assert c.tasks_p([g.tolist() for g in groups]) == pytest.approx(expected)
+    single = [group.astype(np.float32) for group in groups]
+    double = [group.astype(np.float64).tolist() for group in single]
+    for function in (c.tasks_p, c.over_tasks):
+        assert function(single) == function(double)  # type: ignore[arg-type]
     assert c.tasks_p([[0.1, 0.1], [-0.1, -0.1]]) == 1.0 and c.tasks_p([[0.2, 0.2], [-0.1, -0.1]]) == 0.0
 
 
@@ -265,3 +269,10 @@ def test_a_tail_that_cannot_be_drawn_gives_no_interval() -> None:
     assert stats.norm.cdf(stats.t.ppf(0.025, 4)) > 5.0**-5
     assert c.over_tasks([[0.1, 0.4, 0.5, 0.6, 0.9]]) is not None
     assert c.over_tasks([[0.1, 0.2], [0.3, 0.5], [0.6, 0.7]]) is None
+    assert [c.can_be_drawn([size]) for size in (2, 3, 4, 5)] == [False, False, False, True]
+
+
+def test_no_difference_of_accuracies_is_larger_than_one() -> None:
+    few = c.contrast(np.array([[True, False, True]] * 2), np.array([[False, False, True], [True, True, True]]))
+    assert few.spread * stats.t.ppf(0.995, few.freedom) > 1 == few.least(0.01)
+    assert few.ci95[0] >= -1 and few.ci95[1] <= 1

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.linear_model import LogisticRegression
 
 from vitft.errors import DataError, DataMissing
 from vitft.evaluation import fewshot, intervals, knn, probe, ridge
@@ -86,7 +87,72 @@ def test_probe_with_one_example_a_class_two_classes_or_one() -> None:
     assert fitted.held_out == 0
     assert fitted.strength == 1.0
     assert fitted.answers(x).tolist() == [3, 4]
-    assert probe.fit(x, np.array([5, 5]), seed=0).answers(x).tolist() == [5, 5]
+    alone = probe.fit(x, np.array([5, 5]), seed=0)
+    assert alone.answers(x).tolist() == [5, 5]
+    assert (alone.weights.tolist(), alone.bias.tolist()) == ([[0.0] * 8], [0.0])
+
+
+def test_neighbours_of_more_queries_than_one_chunk_holds_are_those_of_each_query() -> None:
+    rng = np.random.default_rng(3)
+    x, y, queries = rng.normal(size=(5, 2)), np.array([0, 2, 1, 2, 0]), rng.normal(size=(4100, 2))
+    queries[[0, 4099]] = 0.0  # no direction: equally far from all, so that the first examples vote alike
+    got = knn.votes(x, y, queries, 4, 3)
+    unit = x / np.linalg.norm(x, axis=1, keepdims=True)
+    for i in (1, 2046, 2047, 2048, 2049, 4095, 4096, 4098):
+        cosine = unit @ queries[i] / np.linalg.norm(queries[i])
+        near = np.argsort(-cosine)[:3]
+        np.testing.assert_allclose(
+            got[i], np.bincount(y[near], np.exp(cosine[near] / 0.07), 4) / np.exp(cosine[near] / 0.07).sum(), atol=1e-9
+        )
+    np.testing.assert_allclose(got[[0, 4099]], [[1 / 3, 1 / 3, 1 / 3, 0]] * 2)
+    assert got.shape == (4100, 4)
+    np.testing.assert_allclose(got.sum(axis=1), 1)
+    sharp = knn.votes(x, y, queries[1:4096], 4, 3, temperature=5e-5)  # e ** 20000 is no number
+    nearest = y[(queries[1:4096] @ unit.T).argmax(axis=1)]
+    assert np.isfinite(sharp).all() and (sharp.argmax(axis=1) == nearest).mean() > 0.999
+    assert knn.neighbours(500) == (10, 20, 100, 200) and knn.neighbours(3, (1, 3, 4, 9, 2)) == (1, 3, 2)
+    for k in (0, 6, -1):
+        with pytest.raises(ValueError, match=f"1 to 5, not {k}"):
+            knn.votes(x, y, queries[:1], 4, k)
+
+
+@pytest.mark.parametrize(("classes", "seed"), [(4, 1), (2, 0)])
+def test_probe_is_the_best_of_eight_strengths_fitted_on_everything(classes: int, seed: int) -> None:
+    rng = np.random.default_rng(10 * classes + seed)
+    held_of = {1: 0, 2: 1, 7: 1, 8: 2, 13: 3}  # a fifth of each class, at least one, never all of it
+    y = rng.permutation(np.repeat(10 + np.arange(classes), list(held_of)[-classes:]))
+    x = rng.normal(size=(classes, 6))[y - 10] + rng.normal(size=(len(y), 6)) * [1, 2, 0, 4, 5, 6] + 7
+    draw, held = np.random.default_rng(seed), np.zeros(len(y), bool)
+    for label in range(10, 10 + classes):
+        members = draw.permutation(np.flatnonzero(y == label))
+        held[members[: held_of[len(members)]]] = True
+    assert np.array_equal(probe.hold_out(y, seed), held)
+
+    def scaled(rows: np.ndarray, by: np.ndarray) -> np.ndarray:
+        return (rows - by.mean(0)) / (by.std(0) + 1e-5)
+
+    def model(own: np.ndarray, strength: float) -> LogisticRegression:
+        return LogisticRegression(C=strength, max_iter=1000).fit(scaled(x[own], x[own]), y[own])
+
+    strengths = [0.0001, 0.001, 0.01, 0.1, 1.0, 10.0, 100.0, 1000.0]
+    right = [(model(~held, c).predict(scaled(x[held], x[~held])) == y[held]).sum() for c in strengths]
+    best, found = strengths[right.index(max(right))], probe.fit(x, y, seed)
+    assert (found.strength, found.held_out) == (best, held.sum()) and list(probe.STRENGTHS) == strengths
+    expected = model(np.ones(len(y), bool), best)
+    assert np.array_equal(found.answers(x), expected.predict(scaled(x, x)))
+    if classes > 2:
+        np.testing.assert_allclose(found.weights, expected.coef_)
+        np.testing.assert_allclose(found.bias, expected.intercept_)
+    np.testing.assert_allclose((found.mean, found.std), [[x.mean(0)], [x.std(0) + 1e-5]])
+
+
+def test_probe_goes_on_where_a_hundred_iterations_are_too_few() -> None:
+    rng, y = np.random.default_rng(0), np.arange(100) % 5
+    x = (rng.normal(size=(100, 6)) + 2 * rng.normal(size=(5, 6))[y]) @ np.diag(10.0 ** -np.arange(6))
+    x += x[:, :1]
+    expected = LogisticRegression(C=1000, max_iter=1000).fit((x - x.mean(0)) / (x.std(0) + 1e-5), y)
+    assert expected.n_iter_[0] > 200
+    np.testing.assert_allclose(probe._fit(x, y, 1000.0, 0).weights, expected.coef_)
 
 
 def test_draws_hold_k_of_each_class_and_grow_into_one_another() -> None:

@@ -94,6 +94,18 @@ def test_over_seeds_it_is_students_test_where_the_seeds_vary_more_than_images():
     assert s.compare(old, new, 0.02).least == 0.02
 
 
+def test_many_comparisons_at_once_are_each_by_itself():
+    rng = RNG(11)
+    old, new = rng.random((2, 3, 4, 70)) < rng.random((2, 3, 4, 1)), rng.random((2, 3, 2, 70)) < 0.5
+    for i, j in np.ndindex(2, 3):
+        assert s.seeds(old, new)[i, j] == pytest.approx(float(s.seeds(old[i, j], new[i, j])))
+        assert s.image_noise(old)[i, j] == pytest.approx(float(s.image_noise(old[i, j])))
+    spread = old[0, 0].mean(1).var() * 4 + new[0, 0].mean(1).var() * 2
+    t = (old[0, 0].mean() - new[0, 0].mean()) / math.sqrt(spread / 4 * (1 / 4 + 1 / 2))
+    assert s.image_noise(old[0, 0]) < spread / 4, "here the seeds vary more than the images alone"
+    assert s.seeds(old, new)[0, 0] == pytest.approx(stats.t.sf(t, 4))
+
+
 def test_equal_counts_of_a_baseline_do_not_make_a_few_images_red():
     rng = RNG(3)
     old = np.stack([rng.permutation(np.arange(100) < 80) for _ in range(3)])

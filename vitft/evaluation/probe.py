@@ -60,14 +60,14 @@ def fit(features: NDArray[np.floating], labels: NDArray[np.int64], seed: int) ->
     Equal accuracies go to the smaller C (the stronger regularisation).
     """
     held = hold_out(labels, seed)
-    strength = _ALONE
-    if held.any():
-        scores = [
-            float((_fit(features[~held], labels[~held], c, 0).answers(features[held]) == labels[held]).mean())
+    count, strength = int(held.sum()), _ALONE
+    if count:
+        right = [
+            int((_fit(features[~held], labels[~held], c, count).answers(features[held]) == labels[held]).sum())
             for c in STRENGTHS
         ]
-        strength = STRENGTHS[int(np.argmax(scores))]
-    return _fit(features, labels, strength, int(held.sum()))
+        strength = STRENGTHS[int(np.argmax(right))]
+    return _fit(features, labels, strength, count)
 
 
 def _fit(features: NDArray[np.floating], labels: NDArray[np.int64], strength: float, held_out: int) -> Probe:
@@ -84,7 +84,7 @@ def _fit(features: NDArray[np.floating], labels: NDArray[np.int64], strength: fl
         # At C = 1000 separable data never quite converge; the direction is settled long before.
         warnings.simplefilter("ignore", ConvergenceWarning)
         model.fit((x - mean) / std, labels)
-    weights, bias = np.asarray(model.coef_, dtype=np.float64), np.asarray(model.intercept_, dtype=np.float64)
+    weights, bias = model.coef_, model.intercept_
     if len(classes) == 2:  # scikit-learn keeps one row for two classes
         weights, bias = np.concatenate([-weights, weights]), np.concatenate([-bias, bias])
     return Probe(mean, std, weights, bias, classes, strength, held_out)
