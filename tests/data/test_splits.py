@@ -134,6 +134,9 @@ def test_keys_that_stand_in_the_data_only_are_asked_for() -> None:
     }
     chosen = official_splits.split_keys("dtd", "train800val200", given)
     assert [key[0] for key in chosen] == ["a"] * 800 + ["b"] * 200
+    for name, split in (("dtd", "train800val200"), ("cifar100", "test")):  # of data, all that is asked for, or none
+        with pytest.raises(DataError, match="known from its data only"):
+            official_splits.split_keys(name, split, {"train": given["train"]})
 
 
 def test_caltech101_moves_its_val_when_one_training_image_is_lost_and_is_never_the_reference() -> None:
@@ -143,6 +146,8 @@ def test_caltech101_moves_its_val_when_one_training_image_is_lost_and_is_never_t
         assert official_splits.split_keys("caltech101", "val200", {"train": keys}) == order[start : start + 200]
         assert official_splits.split_keys("caltech101", "val", {"train": keys}) == order[start:]
         assert official_splits.split_keys("caltech101", "train800", {"train": keys}) == order[:800]
+        both = {"train": keys, "test": keys[:9]}
+        assert sorted(official_splits.split_keys("caltech101", "test", both)) == sorted(keys[:9])
     described = official_splits.describe("caltech101", "val", [])
     assert not described["reference"]
     assert "listing" in described["why"]

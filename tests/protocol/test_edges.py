@@ -489,11 +489,14 @@ def test_a_grid_varies_only_what_a_setting_is_and_every_combination_is_looked_at
 
     own = recipes.parse({"lr": 0.1, "steps": 100, "warmup_steps": 50}, "mine")
     assert grid.faults(own, "t", {}, {"lr": [0.1, 0.2], "steps": [10, 20]}) == []
-    found = grid.faults(own, "t", {}, {"pool": ["token", "avg"], "dev_fraction": [0.1, 0.2]})
-    assert found == [
-        "pool: one value, as it says what the checkpoint is",
-        "dev_fraction: one value, as it says which images settings are compared on",
-    ]
+    images, checkpoint = "it says which images settings are compared on", "it says what the checkpoint is"
+    why = {
+        "pool": checkpoint, "num_heads": checkpoint, "norm_eps": checkpoint, "activation": checkpoint,
+        "grid": checkpoint, "dev_fraction": images, "select_on": images,
+        "train_fraction": "only the final run knows it",
+    }  # fmt: skip
+    for key, reason in why.items():  # whatever its values are
+        assert grid.faults(own, "t", {}, {key: [None, None]})[0] == f"{key}: one value, as {reason}"
     bad = grid.faults(own, "t", {"warmup_steps": 20}, {"steps": [10, 30], "momentum": [0.5, 2.0]})
     assert [line.split(":")[0].split(" ")[0] for line in bad] == ["warmup_steps", "momentum"], bad
 
@@ -504,6 +507,7 @@ def test_a_grid_varies_only_what_a_setting_is_and_every_combination_is_looked_at
 
     odd, small = "72 px is no multiple of 16x8: 64x72 px are used", "resolution 15 is smaller than one patch of 'm'"
     assert checked(lr=[0.1, 0.2]) == [] and checked(resolution=[64, 72]) == checked(fixed=[{"resolution": 72}]) == [odd]
+    assert grid.check(own, "t", {}, {"lr": [0.1]}, (), lambda: pytest.fail("a checkpoint is opened")) == []
     seen: list[str] = []
     for task in ("pets", "t"):  # a task's own table of a recipe is found by its name
         with monkeypatch.context() as patched:

@@ -325,6 +325,9 @@ def test_the_method_is_a_word_or_the_table_of_what_each_varies():
     assert recipe.sweep_for("svhn", recipe.resolve("svhn"), {"steps": 7}) == {"lr": [0.7, 0.8]}
     assert recipe.sweep_for("svhn", svhn, {}) == {"steps": [5, 6], "lr": [0.2, 0.4]}  # the method's comes last
     assert recipe.faults("dtd", {}) == [] and recipe.faults("dtd", {"lr": -1.0})[0].startswith("lr: ")
+    # how many examples there will be is not known there
+    few = recipes.parse({"crop": "random", "resolution": 32, "size": {"2": {"crop_from": 40}}}, "mine")
+    assert few.faults("dtd", {"resolution": 64}) == [] and few.faults("dtd", {"resolution": 64, "crop_from": 40})
 
 
 @pytest.mark.parametrize(

@@ -151,6 +151,10 @@ def test_rows_that_nothing_tells_apart_are_numbered_and_what_differs_comes_befor
     # what is not trained has no settings that could be others
     plain = replace(number(method="as it is"), row=(("model", "m"), ("method", "as it is"), ("GELU", "")))
     assert named(number(), plain)[1][1] == ("method as it is, not fine-tuned",)
+    assert named(replace(plain, settings={}), replace(plain, settings={}, row=(*plain.row[:2], ("GELU", "tanh")))) == [
+        ("m", ()), ("m, GELU tanh", ("GELU tanh, not none",)),
+    ]  # fmt: skip
+    assert named(number(model="", method="", recipe="", examples=""))[0][0] == "unnamed"
     called = labels([number(file="f"), number(file="g", GELU_="x", column="svhn")])
     assert {place[:2]: label for place, label in called.items()} == {("f", "dtd"): "m", ("g", "svhn"): "m, GELU x"}
 

@@ -77,14 +77,15 @@ def slices(task: Task, split: str, sizes: Mapping[str, int] | None = None) -> tu
         legal = ", ".join(task.splits)
         raise UsageError(f"Task '{task.name}' has no split '{split}'.", f"{legal}.")
     pieces = task.splits[split]
-    n = (sizes or task.sizes).get("train", 0)
+    sizes = sizes or task.sizes
+    n = sizes.get("train", 0)
     if task.name != "caltech101" or n == task.sizes["train"]:
         return pieces
     shift = n * 9 // 10 - task.sizes["train"] * 9 // 10
     moved = []
     for piece in pieces:
         if piece.raw_split != "train":
-            moved.append(Slice(piece.raw_split, piece.start, (sizes or {}).get(piece.raw_split, piece.stop)))
+            moved.append(Slice(piece.raw_split, piece.start, sizes.get(piece.raw_split, piece.stop)))
         else:
             start = piece.start + shift if piece.start else 0
             moved.append(

@@ -161,9 +161,7 @@ def name(rows: Sequence[Line], by: By) -> None:
         seen.append(line.label)
     first: dict[str, Line] = {}
     for line in rows:
-        other = first.setdefault(_fields(line, by)[0], line)
-        if other is not line:
-            line.differs = differing(line, other)
+        line.differs = differing(line, first.setdefault(_fields(line, by)[0], line))
 
 
 def differing(line: Line, other: Line) -> tuple[str, ...]:
