@@ -30,11 +30,6 @@ VITS = [
 BITS = ["resnetv2_50x1_bit", "resnetv2_50x3_bit", "resnetv2_101x1_bit", "resnetv2_152x2_bit", "resnetv2_152x4_bit"]
 
 
-def stages_of(net: Any) -> tuple[int, ...] | None:
-    trunk = getattr(net.patch_embed, "backbone", None)
-    return None if trunk is None else tuple(len(s.blocks) for s in getattr(trunk, "stages", ()) if hasattr(s, "blocks"))
-
-
 def shapes(net: Any) -> dict[str, tuple[int, ...]]:
     return {name: tuple(tensor.shape) for name, tensor in net.state_dict().items()}
 
@@ -42,7 +37,7 @@ def shapes(net: Any) -> dict[str, tuple[int, ...]]:
 @pytest.mark.parametrize("name", VITS)
 def test_a_transformer_is_built_again_from_its_tensors(name):
     net = meta_network(name)
-    found = infer(net.state_dict(), hint=name, stages=stages_of(net))
+    found = infer(net.state_dict(), hint=name)
     made = meta_network(
         found.architecture.name,
         num_classes=net.num_classes,
@@ -64,7 +59,7 @@ def test_a_transformer_is_built_again_from_its_tensors(name):
     assert found.architecture.activation == ("gelu_tanh" if tanh else word)
     assert found.architecture.norm_eps == net.blocks[0].norm1.eps
     own = net.patch_embed.patch_size
-    if stages_of(net) is None:
+    if not hasattr(net.patch_embed, "backbone"):
         assert found.architecture.kwargs["patch_size"] == own[0] == own[1]
     side = net.patch_embed.img_size[0] // net.patch_embed.grid_size[0]
     assert found.patch == (side, side)
@@ -167,8 +162,13 @@ def test_other_blocks_are_refused(gone):
     del state[gone]
     with pytest.raises(CheckpointError, match="no 'attn\\.qkv'"):
         infer(state)
-    with pytest.raises(CheckpointError, match="No hybrid"):
-        infer(meta_network("test_vit").state_dict(), stages=(3, 3))
+
+
+def test_a_hybrid_of_another_number_of_units_is_refused():
+    state = meta_network("vit_small_r26_s32_224", depth=1).state_dict()
+    less = {name: tensor for name, tensor in state.items() if ".stages.2.blocks.1." not in name}
+    with pytest.raises(CheckpointError, match=re.escape("No hybrid with [2, 2, 1, 2] ResNet units")):
+        infer(less)
 
 
 def test_a_resnet_that_is_no_bit_model_is_refused():
@@ -299,13 +299,13 @@ def test_what_no_tensor_tells_is_assumed_and_said_to_be(kwargs, how, assumed, sa
 @pytest.mark.parametrize("name", ["vit_tiny_r_s16_p8_224", "resnetv2_50x1_bit"])
 def test_the_channels_of_images_are_those_of_the_first_convolution(name):
     net = meta_network(name, in_chans=5)
-    assert infer(net.state_dict(), stages=stages_of(net) if "vit" in name else None).channels == 5
+    assert infer(net.state_dict()).channels == 5
 
 
 @pytest.mark.parametrize("name", ["deit3_base_patch16_384", "deit3_base_patch16_224"])
 def test_a_nameless_file_has_the_tag_of_its_resolution(name):
     net = meta_network(name)
-    assert infer(net.state_dict(), stages=stages_of(net)).tag.split(".")[0] == name
+    assert infer(net.state_dict()).tag.split(".")[0] == name
 
 
 @pytest.mark.parametrize(

@@ -75,7 +75,6 @@ def infer(
     hint: str = "",
     num_heads: int = 0,
     no_embed_class: bool | None = None,
-    stages: tuple[int, ...] | None = None,
     half: bool = False,
     grid: Size | None = None,
 ) -> Inferred:
@@ -86,7 +85,6 @@ def infer(
         hint: the file's name; its words choose between tags of one shape.
         num_heads: 0 where the file does not say.
         no_embed_class: whether the class token has no position; None to tell by the count.
-        stages: units of a hybrid's ResNet; None to tell by the names.
         half: a file of Google's JAX releases: they tell their heads, share epsilon and activation, and have square
             grids; only tags with mean and std 0.5 fit them.
         grid: rows and columns of the position embeddings, where they are said.
@@ -102,7 +100,8 @@ def infer(
             "timm's names ('patch_embed.proj.weight', 'blocks.0...'), or the JAX releases' .npz.",
             _ANOTHER,
         )
-    if stages is None and any(name.startswith(_TRUNK) for name in state):
+    stages = None
+    if any(name.startswith(_TRUNK) for name in state):
         stages = stage_units(state, _TRUNK + r"stages\.(\d+)\.blocks\.(\d+)\.")
         if not any(name in state for name in _TRUNK_STEMS):
             raise CheckpointError(

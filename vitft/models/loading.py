@@ -170,13 +170,11 @@ def _npz(path: Path, word: str) -> Checkpoint:
     _refuse_key(path, word)
     with _with_file_name(path):
         translated = npz.translate(files.read_npz(path))
-        stages = translated.stages if translated.kind == "hybrid" else None
         inferred = infer(
             translated.state,
             hint=path.stem,
             num_heads=translated.num_heads,
             no_embed_class=translated.no_embed_class,
-            stages=stages,
             half=True,
         )
         return _stamped(path, "npz", translated.state, inferred)

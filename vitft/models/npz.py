@@ -30,15 +30,11 @@ class Translated:
         state: timm name -> tensor; `pre_logits.*` is the tanh layer before the head, where the file has one.
         num_heads: attention heads; 0 for a ResNet.
         no_embed_class: position embeddings have no row for the class token.
-        stages: units in each stage of a hybrid's or BiT's ResNet, () for the bare stem.
-        kind: "vit", "hybrid" or "bit".
     """
 
     state: State
-    kind: str
     num_heads: int = 0
     no_embed_class: bool = False
-    stages: tuple[int, ...] = ()
 
 
 def translate(arrays: Arrays) -> Translated:
@@ -75,7 +71,6 @@ def _vit(z: Arrays) -> Translated:
         **{f"blocks.{i}.{k}": v for i, block in enumerate(blocks) for k, v in _block(block).items()},
         **_norm(z, "Transformer/encoder_norm", "norm"),
     }
-    hybrid = "conv_root/kernel" in z
     if z["embedding/kernel"].ndim != 4:
         raise ValueError(f"embedding/kernel has {z['embedding/kernel'].ndim} dimensions, not 4")
     state["patch_embed.proj.weight"] = _convolution(z["embedding/kernel"])
@@ -95,9 +90,10 @@ def _vit(z: Arrays) -> Translated:
             state |= _dense(z, layer, layer)
     if "MAPHead_0/probe" in z:
         state |= _attention_pool(_under(z, "MAPHead_0/"))
-    stages = _hybrid(z, state) if hybrid else ()
+    if "conv_root/kernel" in z:
+        state |= _hybrid(z)
     kernel = blocks[0][_one(blocks[0], "MultiHeadDotProductAttention_") + "query/kernel"]
-    return Translated(state, "hybrid" if hybrid else "vit", kernel.shape[1], no_embed_class, stages)
+    return Translated(state, kernel.shape[1], no_embed_class)
 
 
 def _blocks(z: Arrays) -> Iterator[Arrays]:
@@ -111,7 +107,7 @@ def _blocks(z: Arrays) -> Iterator[Arrays]:
             yield {name: array[i] for name, array in stacked.items()}
         return
     numbers = {int(m[1]) for name in z if (m := re.match(r"Transformer/encoderblock_(\d+)/", name))}
-    for i in range(max(numbers, default=-1) + 1):
+    for i in range(len(numbers)):
         if i not in numbers:
             raise KeyError(f"Transformer/encoderblock_{i}/...")
         yield _under(z, f"Transformer/encoderblock_{i}/")
@@ -143,13 +139,12 @@ def _attention_pool(z: Arrays) -> State:
     }
 
 
-def _hybrid(z: Arrays, state: State) -> tuple[int, ...]:
-    """Add the ResNet of a hybrid to `state`; return the units in each stage."""
+def _hybrid(z: Arrays) -> State:
+    """Return the ResNet that a hybrid takes its patches from."""
     stages = stage_units(z, r"block(\d+)/unit(\d+)/")
     trunk = "patch_embed.backbone."
     stem = trunk + "stem." if stages else trunk
-    state[stem + "conv.weight"] = _convolution(z["conv_root/kernel"])
-    state |= _norm(z, "gn_root", stem + "norm")
+    state = {stem + "conv.weight": _convolution(z["conv_root/kernel"]), **_norm(z, "gn_root", stem + "norm")}
     for i, j in _units(stages):
         source, target = f"block{i + 1}/unit{j + 1}/", f"{trunk}stages.{i}.blocks.{j}."
         for r in (1, 2, 3):
@@ -158,7 +153,7 @@ def _hybrid(z: Arrays, state: State) -> tuple[int, ...]:
         if f"{source}conv_proj/kernel" in z:
             state[target + "downsample.conv.weight"] = _convolution(z[f"{source}conv_proj/kernel"])
             state |= _norm(z, f"{source}gn_proj", target + "downsample.norm")
-    return stages
+    return state
 
 
 def _bit(z: Arrays) -> Translated:
@@ -175,7 +170,7 @@ def _bit(z: Arrays) -> Translated:
     if "head/conv2d/kernel" in z:
         state["head.fc.weight"] = _convolution(z["head/conv2d/kernel"])
         state["head.fc.bias"] = _tensor(z["head/conv2d/bias"])
-    return Translated(state, "bit", stages=stages)
+    return Translated(state)
 
 
 def stage_units(names: Iterable[str], pattern: str) -> tuple[int, ...]:
