@@ -95,6 +95,7 @@ def test_the_five_best_of_five_classes_say_nothing_and_a_class_apart_is_left_out
 
 def test_an_evaluation_is_computed_as_it_was_asked_for(mini, monkeypatch):
     split = dataclasses.replace(rows(4, [0, 1, 1, 0], "test"), task="pets")
+    turned = dataclasses.replace(split, class_names=split.class_names[::-1], labels=1 - split.labels)
     subject = evaluate.Subject(split, None, "", (), None)
     asked: list[Any] = []
     phases: list[tuple[str, int, int]] = []
@@ -108,7 +109,7 @@ def test_an_evaluation_is_computed_as_it_was_asked_for(mini, monkeypatch):
         asked.append((given, how))
         return "batches"
 
-    monkeypatch.setattr(evaluate, "head_fits", lambda *of: of[1])
+    monkeypatch.setattr(evaluate, "head_fits", lambda *of: turned if of[1] is split else None)
     monkeypatch.setattr(evaluate, "eval_batches", making)
     monkeypatch.setattr(evaluate, "predict", computing)
     monkeypatch.setattr(evaluate, "evaluation_batch", lambda *of: 11 if of == (mini.net, mini.device) else 0)
@@ -122,7 +123,8 @@ def test_an_evaluation_is_computed_as_it_was_asked_for(mini, monkeypatch):
         done = evaluate.evaluate(half, subject, hooks=hooks, **way)  # type: ignore[arg-type]
         size, workers, keep = expected
         made, computed = asked[-2:]
-        assert made == ((split, mini.preprocess, size, mini.device, workers, hooks), {"keep": keep})
+        assert done.subject == dataclasses.replace(subject, split=turned)
+        assert made == ((turned, mini.preprocess, size, mini.device, workers, hooks), {"keep": keep})
         assert computed == ((mini.net, "batches", 4, 2), {"precision": "bf16"})
         assert done.seconds == clock[1] - clock[0] and done.network.info.assumed == mini.info.assumed
     assert phases == [("evaluate pets test", 3, 4)] * 2

@@ -357,7 +357,7 @@ def test_real_labels_are_numbered_as_imagenets_classes_are(monkeypatch):
     refused(lambda: evaluate.evaluate(network, subject), "another order", kind=CheckpointError)
 
 
-@pytest.mark.parametrize("labels", [[[1]] * 3, [[]] * real.FULL])
+@pytest.mark.parametrize("labels", [[[1]] * 3, [[]] * real.FULL, [[1]] * real.LABELLED])
 def test_real_labels_that_are_not_as_published_are_damaged(labels, tmp_path, monkeypatch):
     import json
 
@@ -484,6 +484,12 @@ def test_a_renaming_is_told_by_the_other_images_of_a_class_never_by_an_image_its
     assert real._renamed(numbers, spread, sets) == np.mean(by_hand) == 0.0
     one = tuple(frozenset({int(c)} if i else set()) for i, c in enumerate(classes))
     assert real._renamed(numbers, renamed, one) == 1.0  # an image that nobody judged is not asked
+    for votes, given, share in (
+        ((5, 5, 5, 1), (0, 0, 0, 0), 0.75), ((5, 5, 1), (0, 0, 0), 0.0),  # the most often given; of a tie the lower
+        ((0, 0, 1, 1), (5, 5, 6, 6), 1.0), ((0, 0, 1), (5, 5, 6), 0.0),  # two images a class on average, or nothing
+    ):  # fmt: skip
+        sets = tuple(frozenset({c}) for c in votes)
+        assert real._renamed(np.arange(1, len(votes) + 1), np.array(given), sets) == share
     few = tuple(frozenset({i}) for i in range(4))
     assert real._renamed(np.arange(1, 5), np.array([0, 0, 1, 1]), few) == 0.0
 
