@@ -59,6 +59,11 @@ def test_images_are_imagenets_by_their_classes_and_all_their_names(classes):
     assert (found.absent, found.stamp, found.real) == (None, "", None)
 
 
+def test_val_is_evaluated_on_where_there_is_no_test():
+    source: Any = Owner("mine", {"train": 3, "val": 4})
+    assert evaluate.subject(source, with_real=False, limit=None, complete=False).split.name == "val"
+
+
 def test_a_subject_is_called_by_its_part_of_what():
     split = dataclasses.replace(rows(3, [0, 1, 1], "val"), task="pets")
     subject = evaluate.Subject(split, None, "", (), None)
@@ -96,7 +101,6 @@ def test_the_five_best_of_five_classes_say_nothing_and_a_class_apart_is_left_out
 def test_an_evaluation_is_computed_as_it_was_asked_for(mini, monkeypatch):
     split = dataclasses.replace(rows(4, [0, 1, 1, 0], "test"), task="pets")
     turned = dataclasses.replace(split, class_names=split.class_names[::-1], labels=1 - split.labels)
-    subject = evaluate.Subject(split, None, "", (), None)
     asked: list[Any] = []
     phases: list[tuple[str, int, int]] = []
 
@@ -109,22 +113,24 @@ def test_an_evaluation_is_computed_as_it_was_asked_for(mini, monkeypatch):
         asked.append((given, how))
         return "batches"
 
-    monkeypatch.setattr(evaluate, "head_fits", lambda *of: turned if of[1] is split else None)
     monkeypatch.setattr(evaluate, "eval_batches", making)
     monkeypatch.setattr(evaluate, "predict", computing)
     monkeypatch.setattr(evaluate, "evaluation_batch", lambda *of: 11 if of == (mini.net, mini.device) else 0)
     half = dataclasses.replace(mini, precision="bf16")
     hooks = Hooks(phase=lambda *told: phases.append(told))
-    for clock, way, expected in (
-        ([10.0, 12.5], {"batch_size": 3, "workers": 5, "keep": "make"}, (3, 5, "make")),
-        ([0.0, 0.5], {}, (11, 2, "no")),
+    labels = real.Subset(np.arange(4), (frozenset({1}),) * 4, (), 1.0)
+    for clock, way, expected, fitted, judged in (
+        ([10.0, 12.5], {"batch_size": 3, "workers": 5, "keep": "make"}, (3, 5, "make"), turned, None),
+        ([0.0, 0.5], {}, (11, 2, "no"), dataclasses.replace(split), labels),  # ReaL's, and classes in its order
     ):
+        monkeypatch.setattr(evaluate, "head_fits", lambda *of, fitted=fitted: fitted if of[1] is split else None)
+        subject = evaluate.Subject(split, judged, "", (), None)
         monkeypatch.setattr(evaluate, "time", SimpleNamespace(monotonic=iter(clock).__next__))
         done = evaluate.evaluate(half, subject, hooks=hooks, **way)  # type: ignore[arg-type]
         size, workers, keep = expected
         made, computed = asked[-2:]
-        assert done.subject == dataclasses.replace(subject, split=turned)
-        assert made == ((turned, mini.preprocess, size, mini.device, workers, hooks), {"keep": keep})
+        assert done.subject == dataclasses.replace(subject, split=fitted)
+        assert made == ((fitted, mini.preprocess, size, mini.device, workers, hooks), {"keep": keep})
         assert computed == ((mini.net, "batches", 4, 2), {"precision": "bf16"})
         assert done.seconds == clock[1] - clock[0] and done.network.info.assumed == mini.info.assumed
     assert phases == [("evaluate pets test", 3, 4)] * 2
@@ -328,6 +334,7 @@ def test_batches_are_run_in_the_precision_and_the_group_they_are_given(monkeypat
     assert found.logits.tolist() == [[1, 1], [1, 1], [3, 3], [3, 3], [7, 7]] and found.logits.dtype == np.float32
     assert (done, computed, sizes, group.entered) == ([4, 5], [("cpu", "bf16")], [(2, 2)] * 2, 1)
     assert found.answers.tolist() == [0] * 5
+    assert predict.Predictions(np.array([[1, 3, 2], [5, 0, 5]], np.float32)).answers.tolist() == [1, 0]
     own = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(2, 3))
     modes: list[bool] = []
     own.register_forward_hook(lambda *_: modes.append(own.training))
@@ -336,6 +343,18 @@ def test_batches_are_run_in_the_precision_and_the_group_they_are_given(monkeypat
     assert modes == [False] * 2 and own.training
     with pytest.raises(VitftError, match=r"Image -1 .* only 4"):
         predict.predict(own, [(torch.tensor([0, -1]), torch.zeros(2, 2, 1, 1))], 4, 3)
+
+
+def test_answers_are_computed_where_the_network_is_and_kept_as_float32(monkeypatch):
+    computed: list[str] = []
+    devices: list[str] = []
+    monkeypatch.setattr(predict, "forward_in", lambda _, asked: computed.append(asked) or nullcontext())
+    monkeypatch.setattr(predict, "moved", lambda images, device: devices.append(device.type) or images)
+    away = torch.nn.Linear(2, 2, device="meta")
+    images = torch.tensor([[1.0, 2.0], [0.5, -3.0]])
+    found = predict.gather(away, lambda x: x.bfloat16(), [(np.arange(2), images)], 2, "logits")
+    assert found.tolist() == images.tolist() and found.dtype == np.float32
+    assert (computed, devices) == (["auto"], ["meta"])
 
 
 def test_answers_that_are_no_numbers_are_named_one_by_one_up_to_eight():
@@ -562,6 +581,28 @@ def test_labels_in_another_order_are_told_by_what_fits_wholly():
         (np.r_[np.roll(classes[:26], 9), [-1] * 4], "as a whole 87% of them occur"),
     ):
         refused(lambda y=labels: real.check(numbers, y, sets), words)
+
+
+@pytest.mark.parametrize("fit", [7, 8])
+@pytest.mark.parametrize("kind", ["off by one", "file number +1", "+1 places on", "reverse order", "another numbering",
+                                  "over the images"])  # fmt: skip
+def test_a_mistake_is_told_where_four_in_five_labels_fit_then(kind, fit):
+    renamed, n = kind == "another numbering", 11 if "places" in kind else 10
+    right = np.repeat([70, 30], 5) if renamed else np.random.default_rng(4).permutation(100)[:n] * 5
+    places, sets = np.arange(10, 10 + 5 * n, 5), [frozenset[int]()] * 70
+    for number, label in zip(places, right, strict=True):
+        sets[number - 1] = frozenset({int(label)})
+        if kind == "file number +1":
+            sets[number - 2] = frozenset({999})
+    labels = {
+        "off by one": right - 1, "+1 places on": np.roll(right, 1), "reverse order": right[::-1].copy(),
+        "another numbering": np.repeat([1, 2], 5), "over the images": np.roll(right, 4),
+    }.get(kind, right)  # fmt: skip
+    wrong = [1, 3, 4][: 10 - fit]
+    labels[wrong] = [2] * len(wrong) if renamed else [-7 - 3 * i for i in range(len(wrong))]
+    numbers = places - (kind == "file number +1")
+    error = str(refused(lambda: real.check(numbers, labels, tuple(sets)), f" of {n} agree"))
+    assert (kind in error and "80%" in error) == (fit == 8), error
 
 
 def test_validation_images_are_known_by_their_names_and_their_classes():

@@ -157,7 +157,7 @@ def _refuse_broken(values: NDArray[np.float32], what: str) -> None:
 def _joined(out: NDArray[np.float32] | None, indices: NDArray[np.int64], group: Group) -> NDArray[np.float32] | None:
     """Return the rows of all processes, and count in place how often each came; rows of no process are 0."""
     widths = [width for width in group.all(None if out is None else out.shape[1]) if width is not None]
-    if group.size == 1 or not widths:
+    if not widths:
         return out
     out = np.zeros((len(indices), widths[0]), dtype=np.float32) if out is None else out
     group.sum([torch.from_numpy(out), torch.from_numpy(indices)])
