@@ -54,6 +54,24 @@ def test_caltech101_draws_thirty_of_each_class_and_never_one_twice(tmp_path, cou
         assert dict(raw.read(raw_split, range(len(keys)))) == {i: images[key] for i, key in enumerate(keys)}
 
 
+def test_what_is_no_jpg_stands_in_the_draw_of_caltech101_and_is_left_out_after_it(tmp_path):
+    names = sorted([*(f"image_{i:04d}.jpg" for i in range(60)), "Thumbs.db", "image_0007.jpg.txt", "tmp"])
+    for name in names:
+        put(tmp_path / "BACKGROUND_Google" / name, picture(1))
+    raw, chosen = opened("caltech101", tmp_path), np.random.RandomState(1234).choice(63, 30, replace=False)
+    notes = []
+    for split in ("train", "test"):
+        drawn = [name for i, name in enumerate(names) if (i in chosen) == (split == "train")]
+        assert raw.keys[split] == [f"BACKGROUND_Google/{name}" for name in drawn if name.endswith(".jpg")]
+        notes += [
+            f"'BACKGROUND_Google/{name}' is no .jpg: left out of {split} after the draw, as the rule says"
+            for name in drawn
+            if not name.endswith(".jpg")
+        ]
+    assert len(notes) == 3 and sorted(raw.notes[1:]) == sorted(notes)
+    assert "30 images of each class drawn over sorted names with seed 1234" in raw.notes[0]
+
+
 def example(key: str, label: int, image: bytes, /, **others: bytes) -> bytes:
     """Write a tf.train.Example by hand: {filename, label, image} with `others`, then frame it as a TFRecord."""
 
@@ -118,7 +136,10 @@ def test_clevr_scenes_may_be_written_in_any_spacing():
 
 @pytest.mark.parametrize(
     ("chunks", "read"),
-    [((4, 2), [(1, 4), (7, 8), (8, 10)]), (None, [(1, 2), (2, 3), (3, 4), (7, 8), (8, 9), (9, 10)])],
+    [
+        ((4, 2), [(1, 4), (7, 8), (8, 10), (32, 33), (64, 65)]),
+        (None, [(row, row + 1) for row in (1, 2, 3, 7, 8, 9, 32, 64)]),
+    ],
 )
 def test_each_stored_chunk_that_holds_a_wanted_row_is_read_once(chunks, read):
     class Stored:
@@ -128,11 +149,11 @@ def test_each_stored_chunk_that_holds_a_wanted_row_is_read_once(chunks, read):
 
         def __getitem__(self, rows: slice) -> np.ndarray:
             self.read.append((rows.start, rows.stop))
-            return 10 * np.arange(12)[rows]
+            return 10 * np.arange(65)[rows]
 
     dataset = Stored()
-    found = list(hdf5.chosen(dataset, [9, 1, 3, 2, 8, 1, 7], "x"))
-    assert found == [(row, 10 * row) for row in (1, 2, 3, 7, 8, 9)] and dataset.read == read
+    found = list(hdf5.chosen(dataset, [64, 9, 1, 3, 2, 8, 1, 32, 7], "x"))
+    assert found == [(row, 10 * row) for row in (1, 2, 3, 7, 8, 9, 32, 64)] and dataset.read == read
     assert not list(hdf5.chosen(dataset, [], "x"))
 
 
@@ -206,6 +227,7 @@ def test_an_owners_files_may_lie_deeper(tmp_path, owner):
         assert {task: of[salt].tolist() for task, of in deep.labels.items()} == {
             task: of[salt].tolist() for task, of in flat.labels.items()
         }
+        assert {of[salt].dtype.name for of in deep.labels.values()} == {"int64"}
         everything = list(range(len(keys)))
         assert dict(deep.read(salt, everything)) == dict(flat.read(salt, everything))
 
@@ -249,7 +271,9 @@ def eye(shape: tuple[int, int], *columns: int) -> np.ndarray:
     return noise.astype(np.uint8)
 
 
-@pytest.mark.parametrize("image", [eye((60, 91)), eye((90, 61)), eye((3, 4), 2, 3), eye((6, 9), 4), eye((40, 31), 30)])
+@pytest.mark.parametrize(
+    "image", [eye((60, 91)), eye((90, 61)), eye((3, 4), 2, 3), eye((6, 9), 4), eye((40, 31), 30), eye((40, 30), -1)]
+)
 def test_an_eye_is_what_the_winner_of_the_competition_made_of_it(image, monkeypatch):
     import cv2
 

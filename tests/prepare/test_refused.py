@@ -167,8 +167,8 @@ def repacked(archive: Path, change: Callable[[str, bytes], bytes | None]) -> Non
 @pytest.mark.parametrize(
     ("archive", "name", "content", "kind", "words"),
     [
-        ("data_object_label_2.zip", "training/label_2/", None, DataMissing, ("data_object_label_2.zip",)),
-        ("data_object_image_2.zip", "training/image_2/", None, DataMissing, ("data_object_image_2.zip",)),
+        ("data_object_label_2.zip", "training/label_2/", None, DataMissing, ("000000.txt (data_object_label_2.zip)",)),
+        ("data_object_image_2.zip", "training/image_2/", None, DataMissing, ("000000.png (data_object_image_2.zip)",)),
         ("data_object_label_2.zip", "training/label_2/000007.txt", None, DataMissing, ("label of image 000007",)),
         ("data_object_label_2.zip", "training/label_2/000007.txt", b"Car 1 2 3\n", DataDamaged,
          ("'Car 1 2 3'", "15 fields")),
