@@ -450,6 +450,7 @@ def test_a_class_is_meant_by_each_of_its_spellings_and_by_its_place_where_two_sh
     )  # fmt: skip
     assert translated((tabby, tench), (tench, tabby)) == (tabby, tench)
     assert translated(("", "B"), ("a", "b")) == ("", "b")
+    assert translated(("x", tabby.upper()), (tabby, tench)) == ("x", tabby)
     assert translated((), some) == () and translated(some, some) is some
     odd = tuple(f"other {i}" for i in range(101))
     assert translated((*odd[:100], *words[100:]), ids) == ids  # nine of ten mean the same, place by place
