@@ -399,6 +399,8 @@ def test_what_was_answered_is_read_back_as_it_was(tmp_path):
     refused(lambda: predictions.load(file), f"'{file}' holds no predictions", kind=DataDamaged)
     whole = pa.array([[1, 2], [3, 4], [5, 6]], pa.list_(pa.int32()))
     assert predictions._rows(whole.slice(1, 2), 2).tolist() == [[3, 4], [5, 6]]
+    assert predictions._rows(whole.slice(0, 2), 2).tolist() == [[1, 2], [3, 4]]
+    assert predictions._name("ab", -1) == predictions._name("ab", 2) == "" and predictions._name("ab", 1) == "b"
     inner = pa.ListArray.from_arrays(pa.array([0, 2, 4], pa.int32()), pa.array([9, 1, 2, 3, 4, 9], pa.int64())[1:5])
     assert predictions._rows(inner, 2).tolist() == [[1, 2], [3, 4]]
     assert predictions._ints(pa.array([5, 6, 7, 8])[1:3]).tolist() == [6, 7]

@@ -108,7 +108,7 @@ def _rows(lists: Any, n: int) -> NDArray[Any]:
     """Return an Arrow array of n lists of one length as (n, length); not through lists of Python, which is slow."""
     ends, values = _ints(lists.offsets), lists.values
     whole = np.frombuffer(values.buffers()[1], dtype={"float": "float32"}.get(str(values.type), str(values.type)))
-    flat = whole[values.offset : values.offset + len(values)][ends[0] : ends[-1]]
+    flat = whole[values.offset :][ends[0] : ends[-1]]
     return flat.reshape(n, -1)
 
 
