@@ -424,6 +424,18 @@ def test_runs_are_compared_where_both_have_their_predictions(gone, tmp_path, mon
 # --- files, names, features ------------------------------------------------------------------------------------------
 
 
+def test_files_are_answered_in_the_networks_precision(mini, tmp_path, monkeypatch):
+    from PIL import Image
+
+    computed: list[str] = []
+    monkeypatch.setattr(predict, "forward_in", lambda _, asked: computed.append(asked) or nullcontext())
+    Image.new("RGB", (9, 7)).save(tmp_path / "a.png")
+    half = dataclasses.replace(mini, precision="bf16")
+    way: dict[str, Any] = {"top": 1, "batch_size": 1, "on_broken": lambda path, error: pytest.fail(str(error))}
+    [answer] = files.answers(half, [tmp_path / "a.png"], mini.class_names, **way)
+    assert computed == ["bf16"] and answer.path == str(tmp_path / "a.png")
+
+
 def test_outputs_are_called_by_what_is_known_of_them():
     def named(count: int, names: tuple[str, ...] = (), texts: tuple[str, ...] = ()) -> tuple[str, ...]:
         net: Any = SimpleNamespace(class_names=names, descriptions=texts, info=SimpleNamespace(num_classes=count))

@@ -377,11 +377,11 @@ def test_real_labels_that_are_not_as_published_are_damaged(labels, tmp_path, mon
 def test_files_to_answer_for_come_once_each_folders_sorted(tmp_path):
     from vitft.evaluation import files
 
-    for name in ("b.png", "a.png", "note.txt", "x.raw"):
+    for name in ("b.png", "a.png", "note.txt", "x.raw", "0.raw"):
         (tmp_path / name).write_bytes(b"x")
     one = tmp_path / "b.png"
     found = files.images([one, tmp_path, one])
-    assert [path.name for path in found] == ["b.png", "a.png", "x.raw"]
+    assert [path.name for path in found] == ["b.png", "0.raw", "a.png", "x.raw"]
     (tmp_path / "empty").mkdir()
     refused(lambda: files.images([tmp_path / "empty"]), "holds no image", kind=DataMissing)
     refused(lambda: files.images([tmp_path / "gone.png"]), "no image", "gone.png", kind=DataMissing)
