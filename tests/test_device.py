@@ -1,7 +1,10 @@
 """Where torch computes: what each word means on this machine and on ones that are played."""
 
+import itertools
 import platform
 import resource
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +14,68 @@ from vitft import device
 from vitft.errors import UsageError
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+
+
+def test_what_goes_to_a_card_and_comes_from_it_travels_beside_what_it_computes(monkeypatch):
+    """A card that is played: each step of the way is written down, in turn."""
+    did: list[Any] = []
+
+    def tensor(name: str, kind: str) -> Any:
+        def to(device: torch.device, **how: bool) -> str:
+            did.append((name, "to", device.type, how))
+            return f"{name} there"
+
+        return SimpleNamespace(
+            device=torch.device(kind), is_cuda=kind == "cuda", shape=(2, 3), dtype=torch.int64, to=to,
+            pin_memory=lambda: tensor(f"pinned {name}", kind),
+            copy_=lambda other, **how: did.append((name, "takes", other.dtype, how)) or tensor(f"copied {name}", "cpu"),
+        )  # fmt: skip
+
+    for kind, where in (("cpu", CPU), ("cuda", CUDA), ("cuda", CPU)):
+        assert device.moved(tensor("x", kind), where) == "x there"
+    assert device.moved(tensor("x", "cpu"), CUDA) == "pinned x there"
+    plain: dict[str, bool] = {}
+    beside = {"non_blocking": True}
+    assert did == [*(("x", "to", kind, plain) for kind in ("cpu", "cuda", "cpu")), ("pinned x", "to", "cuda", beside)]
+    del did[:]
+
+    def empty(shape: Any, **how: Any) -> Any:
+        did.append(("empty", shape, how))
+        return tensor("host", "cpu")
+
+    event = SimpleNamespace(record=lambda stream: did.append(stream), synchronize=lambda: did.append("waited"))
+    monkeypatch.setattr(torch, "empty", empty)
+    monkeypatch.setattr(torch.cuda, "Event", lambda: event)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda of: f"stream of {of.type}")
+    late = device.Late[str](CUDA)
+    sent = [
+        ("empty", (2, 3), {"dtype": torch.int64, "pin_memory": True}),
+        ("host", "takes", torch.int64, beside),
+        "stream of cuda",
+    ]
+    for n, told in enumerate(([], [], ["0"], ["1"])):
+        late.put(str(n), tensor("y", "cuda"))
+        arrived = [(what, there.device.type) for what, there in late.arrived()]
+        assert arrived == [(what, "cpu") for what in told] and did == [*sent, *["waited"] * len(told)]
+        del did[:]
+    assert [what for what, _ in late.arrived(all=True)] == ["2", "3"] and did == ["waited"] * 2
+    assert not list(late.arrived(all=True))
+
+
+def test_the_kernels_that_results_name_are_those_that_vitft_chooses(monkeypatch):
+    for chosen in (True, False):
+        monkeypatch.setattr(device.products, "by_onednn", lambda chosen=chosen: chosen)
+        found = [device.kernels(kind) for kind in ("cuda", "cpu", "mps")]
+        assert found == [
+            {"attention": "flash, efficient, math", "tf32": False}, {"linear": "oneDNN"} if chosen else {}, {},
+        ]  # fmt: skip
+        for kind, asked, again in itertools.product(("cpu", "meta"), ("auto", "float32", "bf16"), (False, True)):
+            where = torch.device(kind)
+            if kind == "meta" and asked == "bf16":
+                continue  # torch has no autocast there
+            way = type(device.forward_in(where, asked, again=again)).__name__
+            plain = "autocast" if asked == "bf16" else "nullcontext"
+            assert way == ("ByOneDnn" if chosen and kind == "cpu" and asked != "bf16" and not again else plain)
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,7 @@ def hold(folder: Path, source: Source, note: Callable[[str], None]) -> None:
         note(f"The data of '{source.task}' was not compared: this run is of a vitft that kept no listing of it.")
         return
     difference = listing.difference(then or {}, now)
-    if then is not None and finished and difference:
+    if finished and difference:
         single = (folder / RESULT).exists()
         alone = "choose another folder with --output" if single else f"delete '{own}' to run this task alone anew"
         raise DataError(

@@ -49,8 +49,7 @@ def profiled(profile: BenchResult, how: str) -> Speed:
     forward = 2 * profile.macs_per_image * own.evaluate.images_per_s if own.evaluate else 0.0
     size = "x".join(map(str, profile.resolution))
     source = f"{how} of {profile.model} at {size}: {rate(profile.products.train)}"
-    kind = "cpu" if profile.env.device == "cpu" else profile.env.device
-    return Speed(profile.products.train, kind, source, forward, profile.decoded_per_s or 0.0)
+    return Speed(profile.products.train, profile.env.device, source, forward, profile.decoded_per_s or 0.0)
 
 
 def measured(width: int, tokens: int, device: torch.device, precision: str) -> Speed:
