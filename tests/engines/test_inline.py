@@ -12,14 +12,15 @@ from scipy import stats
 from tests import drawn_results as drawn
 from tests.protocol.test_protocol import draw, job
 from vitft.engines import inline
-from vitft.errors import CheckpointError, DataError
+from vitft.errors import CheckpointError, DataError, Interrupted, NonFiniteLoss, PeerLost, UsageError, VitftError
 from vitft.progress import Hooks, noting_once
 from vitft.protocol.jobs import Runtime
 from vitft.protocol.run import run_unit
 from vitft.protocol.units import Job, Point, Scheme, Unit
+from vitft.protocol.warm import Warm
 from vitft.results.parts import Overlap
-from vitft.results.reading import parse
-from vitft.results.schema import Lost, UnitResult
+from vitft.results.reading import load, parse
+from vitft.results.schema import Lost, RunResult, UnitResult
 from vitft.settings import Settings
 
 
@@ -138,6 +139,87 @@ def test_units_are_of_one_group_of_processes_and_a_network_that_failed_is_not_ke
 
     monkeypatch.setattr("vitft.engines.inline.together.group", lambda: group)
     monkeypatch.setattr(inline, "run_unit", run)
-    assert inline.run(jobs, tmp_path / "run", Runtime(device="cpu")) == {"two": "damaged"}
+    told: list[str] = []
+    hooks = Hooks(note=told.append)
+    assert inline.run(jobs, tmp_path / "run", Runtime(device="cpu"), hooks=hooks) == {"two": "damaged"}
+    assert told == ["two: final, seed 0 failed: damaged"]
     assert [warm.group for warm in given] == [group] * 3
     assert given[0] is given[1] is not given[2]
+
+
+@pytest.mark.parametrize("error", [Interrupted(15, "stop"), PeerLost("gone")])
+def test_whoever_is_asked_to_stop_or_alone_goes_on_with_no_other_job(
+    error: VitftError, monkeypatch: Any, tmp_path: Path
+):
+    seen: list[Unit] = []
+
+    def run(unit: Unit, *rest: Any) -> None:
+        seen.append(unit)
+        raise error
+
+    monkeypatch.setattr(inline, "run_unit", run)
+    jobs = [grid_of("a", (), "val"), grid_of("b", (), "val")]
+    with pytest.raises(type(error)):
+        inline.run(jobs, tmp_path, Runtime(device="cpu"))
+    assert [unit.job.name for unit in seen] == ["a"]
+    with pytest.raises(UsageError, match="--devices shares units between workers"):
+        inline.run(jobs, tmp_path, Runtime(device="cpu"), devices=("cuda:0",))
+    assert len(seen) == 1
+
+
+def grid_of(name: str, values: tuple[float, ...], on: Any) -> Job:
+    points = tuple(Point({"lr": lr}, Settings(lr=lr)) for lr in values)
+    return Job(name, name, "m", "", "r", "d", Settings(), Scheme("train", "val", "train", "test"), seeds=(4, 7),
+               grid=points, on=on)  # fmt: skip
+
+
+@pytest.mark.parametrize("on", ["val", "test"])
+def test_a_grid_is_run_to_its_best_setting_whose_files_are_shown(on: str, tmp_path: Path, monkeypatch: Any) -> None:
+    job, group, source = grid_of("t", (0.3, 0.1, 0.2), on), SimpleNamespace(), SimpleNamespace(task="t")
+    right = {(0.1, 4): 10, (0.1, 7): 12, (0.2, 4): 15, (0.2, 7): 13}
+    given, held, told, places = list[Any](), list[Any](), list[str](), dict[Any, Path]()
+    diverges = {(on.replace("val", "tune").replace("test", "final"), 0.3)}
+
+    def run(unit: Unit, folder: Path, runtime: Runtime, hooks: Hooks, warm: Any) -> None:
+        at: Any = unit.point["lr"], unit.seed
+        given.append(((unit.phase, *at), warm))
+        hooks.note("a checkpoint's")
+        if (unit.phase, at[0]) in diverges:
+            raise NonFiniteLoss("Loss is nan.")
+        place = unit.id.partition("/")[2].rpartition("-seed")[0]
+        drawn.unit(folder, "t", np.arange(20) < right[at] + (unit.phase == "tune"), seed=unit.seed, phase=unit.phase,
+                   point=unit.point, place=place)  # fmt: skip
+        places[unit.phase, *at] = folder / "units" / unit.id
+
+    monkeypatch.setattr(inline, "run_unit", run)
+    monkeypatch.setattr("vitft.engines.inline.together.group", lambda: group)
+    monkeypatch.setattr("vitft.protocol.unchanged.hold", lambda *what: held.append(what))
+    own: Any = Warm(source=source, group=SimpleNamespace()) if on == "test" else None  # type: ignore[arg-type]
+    hooks = Hooks(note=told.append) if on == "test" else None
+    found = inline.run_job(job, source, tmp_path, Runtime(device="cpu"), hooks, own)  # type: ignore[arg-type]
+    compared = [(lr, seed) for lr in (0.1, 0.2) for seed in (4, 7)]
+    if on == "test":
+        assert [what for what, _ in given] == [("final", 0.3, 4), *(("final", *at) for at in compared)]
+        assert told == ["a checkpoint's", "t: final (lr 0.3), seed 4: Loss is nan. The other settings go on."]
+    else:
+        tuned = [("tune", 0.3, 4), *(("tune", *at) for at in compared)]
+        assert [what for what, _ in given] == [*tuned, ("final", 0.2, 4), ("final", 0.2, 7)]
+    first, second, *rest = [warm for _, warm in given]
+    assert (first is own) == (own is not None) and first.group is (own.group if own else group)
+    assert second is not first and all(warm is second for warm in rest)
+    assert first.source is second.source is source and second.group is first.group
+    ((folder, held_source, _),) = held
+    assert (folder, held_source) == (tmp_path, source)
+    extra = on == "val"
+    assert [one.point for one in found.tuned] == [{"lr": 0.1}, {"lr": 0.2}]
+    assert [one.top1 for one in found.tuned] == pytest.approx([(11 + extra) / 20, (14 + extra) / 20])
+    assert found.lost == (Lost(point={"lr": 0.3}, seed=4, why="Loss is nan."),)
+    assert found.seeds is not None and {s: m.correct for s, m in found.seeds.items()} == {"4": 15, "7": 13}
+    assert found.units == tuple(f"t/{places['final', 0.2, seed].name}" for seed in (4, 7))
+    shown = places["final", 0.2, 4] / "predictions.parquet"
+    assert (tmp_path / "predictions.parquet").samefile(shown)
+    assert load(tmp_path / "result.json", RunResult) == found
+    if on == "val":
+        diverges.add(("final", 0.2))
+        with pytest.raises(NonFiniteLoss):
+            inline.run_job(job, source, tmp_path / "other", Runtime(device="cpu"))  # type: ignore[arg-type]

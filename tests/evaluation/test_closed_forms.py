@@ -84,6 +84,8 @@ def test_two_models_at_another_level_and_what_no_interval_is_of():
         with pytest.raises(ValueError, match="0 <= correct <= n"):
             intervals.wilson(correct, n)
     assert intervals.wilson(0, 1)[0] == 0.0 and intervals.wilson(1, 1)[1] == 1.0
+    for n in (1, 2, 7, 50_000, 10**9):
+        assert 0 < intervals.wilson(1, n)[0] < intervals.wilson(n - 1, n)[1] < 1
     with pytest.raises(ValueError, match="at least two"):
         intervals.t_interval([0.5])
     assert intervals.clipped((-0.1, 1.2)) == (0.0, 1.0) and intervals.clipped((0.2, 0.3)) == (0.2, 0.3)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -465,6 +466,23 @@ def test_data_without_a_split_to_evaluate_on_is_told(tmp_path):
 
     source = ImageFolder(draw(tmp_path / "d", ("train",), 2), "d")
     refused(lambda: frozen.examples(source), "'test'", kind=DataMissing)
+
+
+def test_few_shot_is_tested_on_test_and_a_limit_draws_as_an_evaluation_does():
+    import hashlib
+
+    from vitft.evaluation import frozen
+
+    class Three(Owner):
+        def open(self, name: str) -> Split:
+            return rows(self.sizes[name], [0] * self.sizes[name], name)
+
+    source: Any = Three("mine", {"train": 3, "val": 2, "test": 9})
+    whole = frozen.examples(source)
+    assert (whole.pool.name, whole.test.name, len(whole.test), whole.big_vision) == ("train", "test", 9, False)
+    part, keys = frozen.examples(source, 4), whole.test.keys
+    drawn = sorted(keys, key=lambda key: hashlib.blake2b(f"0:{key}".encode(), digest_size=8).digest())[:4]
+    assert len(part.whole) == 9 and part.test.keys == [key for key in keys if key in drawn]
 
 
 def test_a_renaming_is_told_by_the_other_images_of_a_class_never_by_an_image_itself():

@@ -40,6 +40,22 @@ def test_ridge_is_the_regularised_least_squares_whichever_gram_is_smaller(
     )
 
 
+def test_a_fitted_regression_has_the_shapes_it_says_and_its_last_row_is_the_bias() -> None:
+    x, y = _clusters(3, 2, 8, seed=1)
+    for features in (x, x[:, :4]):
+        fitted, d = ridge.fit(features, y, 3), features.shape[1]
+        assert (fitted.mean.shape, fitted.std.shape, fitted.weights.shape) == ((1, d), (1, d), (d + 1, 3))
+        zeros = np.zeros((1, d), features.dtype) + fitted.mean  # where only the bias speaks
+        np.testing.assert_allclose(fitted.scores(zeros), 100 * fitted.weights[-1:])
+
+
+def test_big_visions_images_are_squashed_to_256_and_cropped_to_224_in_minus_one_to_one() -> None:
+    assert fewshot.BIG_VISION == {
+        "resolution": 224, "resize": "squash-crop", "interpolation": "bilinear", "antialias": False,
+        "normalise": "half", "gelu": "original",
+    }  # fmt: skip
+
+
 def test_ridge_survives_a_constant_feature_and_one_example_a_class() -> None:
     x = np.array([[1.0, 5.0], [-1.0, 5.0]], dtype=np.float32)
     assert ridge.fit(x, np.array([0, 1]), 2).scores(x).argmax(1).tolist() == [0, 1]
@@ -198,6 +214,7 @@ def test_too_few_examples_are_named_or_stamped() -> None:
     labels = np.array([0, 0, 0, 1, 2, 2])
     short = fewshot.short_classes(labels, ("cat", "dog", "emu"), 3)
     assert short == [("dog", 1), ("emu", 2)]
+    assert fewshot.short_classes(labels, ("cat", "dog", "emu", "fox"), 2) == [("fox", 0), ("dog", 1)]
     with pytest.raises(DataError, match=r"2 classes have fewer than 3 examples in 'train': 'dog' 1, 'emu' 2") as caught:
         fewshot.refuse_short(short, 3, "train")
     assert "up to 1" in str(caught.value)
@@ -211,5 +228,8 @@ def test_too_few_examples_are_named_or_stamped() -> None:
 def test_the_pool_is_train() -> None:
     assert fewshot.pool_name(("train800", "train", "test")) == "train"
     assert fewshot.pool_name(("train800", "val200", "train800val200", "test")) == "train800"
-    with pytest.raises(DataMissing, match="no 'train'"):
-        fewshot.pool_name(("test",))
+    assert fewshot.pool_name(("test", "train800val200")) == "train800val200"
+    for splits, told in ((("test", "val"), "Splits here: test, val."), ((), "Splits here: none.")):
+        with pytest.raises(DataMissing, match="no 'train'") as caught:
+            fewshot.pool_name(splits)
+        assert told in str(caught.value)

@@ -15,7 +15,7 @@ from vitft.catalog.tasks import TASKS
 from vitft.errors import UsageError
 from vitft.report import suite_table
 from vitft.report.suite import summarise
-from vitft.results.parts import Metrics
+from vitft.results.parts import Metrics, Overlap
 from vitft.results.reading import parse
 from vitft.results.schema import EvalResult, FewshotResult, to_json
 from vitft.suites.document import load as suite_of
@@ -340,6 +340,27 @@ def test_a_suite_of_trainings_evaluations_and_few_shot_is_each_of_them_in_its_pl
         "in": ["50 test images, officially 50,000", "subset"], "real": ["subset"],
         "few": ["30 test images, officially 10,000", "few"],
     }  # fmt: skip
+
+
+def test_a_suite_has_the_number_of_examples_that_all_its_columns_have():
+    suite, results = mixed()
+    for numbers, expected in ((["1000"], 1000), (["1000", "800"], None), ([None], None), ([None, "1000"], None)):
+        columns = tuple(replace(c, shots=numbers[i % len(numbers)]) for i, c in enumerate(suite.columns))
+        assert of(replace(suite, columns=columns), results, seeds=(4,)).get("shots") == expected
+
+
+def test_test_images_seen_before_are_told_of_the_worst_seed_and_of_what_has_none():
+    suite, results = mixed()
+    (few,), seen = results["few"], Overlap(n=4, splits={"train": 4})
+    results["few"] = [few.model_copy(update={"provenance": few.provenance.model_copy(update={"overlap": seen})})]
+    for n in (1, 5):
+        first, *rest = results["dtd"]
+        worse = first.provenance.model_copy(update={"overlap": Overlap(n=n, splits={"val": n})})
+        given = results | {"dtd": [first.model_copy(update={"provenance": worse}), *rest]}
+        tasks: Any = of(suite, given, seeds=(9, 4))["tasks"]
+        assert tasks["few"]["provenance"]["overlap"] == {"n": 4, "splits": {"train": 4}}
+        assert tasks["dtd"]["provenance"]["overlap"]["n"] == max(n, 3)
+        assert "overlap" not in tasks["mine"]["provenance"]
 
 
 def test_a_suite_without_a_seed_or_without_labels_has_a_hole_that_says_why():

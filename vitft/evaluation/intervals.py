@@ -32,8 +32,8 @@ def wilson(correct: int, n: int, confidence: float = 0.95) -> tuple[float, float
     centre = (share + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
     # The closed form is exact at the ends; rounding is not.
-    low = 0.0 if correct == 0 else max(0.0, centre - half)
-    high = 1.0 if correct == n else min(1.0, centre + half)
+    low = 0.0 if correct == 0 else centre - half
+    high = 1.0 if correct == n else centre + half
     return low, high
 
 
