@@ -166,6 +166,12 @@ def test_what_means_nothing_is_refused_by_whoever_opens_a_network():
     assert declared.info.architecture.norm_eps == 0.5
 
 
+def test_a_checkpoint_that_is_open_is_not_opened_again(mini, monkeypatch):
+    opened = network.loading.load("vit-mini")
+    monkeypatch.setattr(network.loading, "load", lambda *_, **__: pytest.fail("it is open"))
+    assert open_network(opened, {}, device="cpu").info == mini.info
+
+
 def test_a_runs_way_of_preparing_images_is_its_evaluations_where_nothing_is_fixed(mini, tmp_path, monkeypatch):
     own = Preprocess((48, 64), "resize-small", "bicubic", False, (0.1,) * 3, (0.2,) * 3, 0.7, "squash")
     asked: list[tuple[Path, type]] = []
