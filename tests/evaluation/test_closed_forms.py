@@ -118,7 +118,9 @@ def test_counts_of_logits(seed, k):
     ranks = [int((row > row[y]).sum()) for y, row in zip(labels, logits, strict=True)]
     assert metrics.rank(logits, labels).tolist() == ranks
     names = tuple("abcdefghi"[:k])
-    for label, row in enumerate(metrics.per_class(logits.argmax(1), labels, names)):
+    of_classes = metrics.per_class(logits.argmax(1), labels, names)
+    assert len(of_classes) == k
+    for label, row in enumerate(of_classes):
         of_class = labels == label
         assert (row.class_name, row.n, row.correct) == (
             names[label],

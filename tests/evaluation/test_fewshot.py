@@ -223,6 +223,8 @@ def test_too_few_examples_are_named_or_stamped() -> None:
     x = np.random.default_rng(0).normal(size=(6, 3)).astype(np.float32)
     row = fewshot.score("ridge", x, labels, (x, labels), 3, (3,), (0,))[0]
     assert (row.short_classes, row.fewest, row.examples) == (2, 1, 6)
+    row = fewshot.score("ridge", x, labels, (x, labels), 5, (3,), (0,))[0]  # two classes without any example
+    assert (row.short_classes, row.fewest, row.examples) == (4, 0, 6)
 
 
 def test_the_pool_is_train() -> None:

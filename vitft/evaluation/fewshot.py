@@ -107,8 +107,6 @@ def score(
     """
     positions = needed(all_labels, num_classes, per_class, seeds)
     counts = np.bincount(all_labels, minlength=num_classes)
-    where = np.full(len(all_labels), -1, dtype=np.int64)
-    where[positions] = np.arange(len(positions))
     rows: list[FewshotRow] = []
     jobs = sum(1 if k == ALL else len(seeds) for k in per_class)
     done = 0
@@ -120,7 +118,7 @@ def score(
         for seed in used:
             mine = chosen(orders(all_labels, num_classes, seed), count)
             examples = examples or len(mine)
-            train = pool[where[mine]], all_labels[mine]
+            train = pool[np.searchsorted(positions, mine)], all_labels[mine]
             for k, answers, strength in _answers(classifier, *train, test[0], num_classes, seed):
                 found.setdefault(k, []).append(int((answers == test[1]).sum()))
                 if strength:
