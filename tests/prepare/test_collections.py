@@ -179,6 +179,8 @@ def test_the_python_archive_gives_the_same_as_the_binary_one(samples: Path, tmp_
         assert contents(raw) == contents(binary)
         assert raw.notes
         assert not binary.notes
+    shutil.copytree(samples / "cifar100" / "cifar-100-binary", tmp_path / "cifar-100-binary")
+    assert not opened("cifar100", tmp_path).notes  # of both the binary one is read
 
 
 def test_multi_part_zips_are_read_and_a_missing_part_is_named(samples: Path, tmp_path: Path) -> None:

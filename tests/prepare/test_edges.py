@@ -12,7 +12,7 @@ from PIL import Image
 from tests.data import test_label_rules as label_rules
 from tests.data.test_label_rules import picture, put
 from tests.layouts import refused
-from tests.prepare.test_collections import opened
+from tests.prepare.test_collections import opened, zipped
 from vitft.data import tfrecord
 from vitft.errors import DataDamaged
 from vitft.images.decode import decode
@@ -229,7 +229,9 @@ def test_an_owners_files_may_lie_deeper(tmp_path, owner):
         }
         assert {of[salt].dtype.name for of in deep.labels.values()} == {"int64"}
         everything = list(range(len(keys)))
-        assert dict(deep.read(salt, everything)) == dict(flat.read(salt, everything))
+        whole = dict(flat.read(salt, everything))
+        assert dict(deep.read(salt, everything)) == whole
+        assert dict(flat.read(salt, everything[-1:])) == {everything[-1]: whole[everything[-1]]}  # and no other row
 
 
 @pytest.mark.parametrize(
@@ -258,6 +260,22 @@ def test_of_two_files_of_one_name_the_first_path_counts(tmp_path, owner, first, 
     assert moved.keys == plain.keys
     found = {split: dict(moved.read(split, range(len(keys)))) for split, keys in moved.keys.items()}
     assert sum(found[split][i] != whole[split][i] for split in found for i in found[split]) == 1
+
+
+def test_flowers_may_lie_beside_their_lists_whose_numbers_are_of_any_type_and_shape(tmp_path):
+    from scipy.io import savemat
+
+    label_rules.oxford_flowers102(tmp_path)
+    plain = opened("oxford_flowers102", tmp_path)
+    whole = {split: dict(plain.read(split, range(len(keys)))) for split, keys in plain.keys.items()}
+    for file in (tmp_path / "jpg").iterdir():
+        file.rename(tmp_path / file.name)
+    savemat(tmp_path / "setid.mat", {"trnid": [[2.0]], "valid": [[4.0]], "tstid": [[1.0], [3.0]]})  # MATLAB's doubles
+    moved = opened("oxford_flowers102", tmp_path)
+    assert moved.keys == plain.keys and moved.absent == {}
+    assert {split: dict(moved.read(split, range(len(keys)))) for split, keys in moved.keys.items()} == whole
+    packed = opened("oxford_flowers102", zipped(tmp_path, tmp_path.with_suffix(".zip")))
+    assert packed.keys == plain.keys and dict(packed.read("test", [0, 1])) == whole["test"]
 
 
 def eye(shape: tuple[int, int], *columns: int) -> np.ndarray:
@@ -333,6 +351,17 @@ def test_the_badly_encoded_image_of_sun397_is_left_out_and_said_where_a_list_has
     assert found.notes == (
         f"train lacks '{lines[0]}', which is badly encoded (so in TensorFlow Datasets from 4.9.3 on)",
     )
+
+
+def test_a_folder_in_a_list_that_is_no_class_has_no_label(tmp_path):
+    label_rules.sun397(tmp_path / "sun")
+    put(tmp_path / "sun/sun397_tfds_tr.txt", "/a/abbey/sun_a.jpg\n/q/nowhere/sun_q.jpg")
+    put(tmp_path / "sun/SUN397/q/nowhere/sun_q.jpg", picture(1))
+    assert opened("sun397", tmp_path / "sun").labels["sun397"]["train"].tolist() == [0, -1]
+    label_rules.dtd(tmp_path / "dtd")
+    put(next((tmp_path / "dtd").rglob("train1.txt")), "woven/woven_0004.jpg\nnone/none_0001.jpg")
+    put(tmp_path / "dtd/dtd/images/none/none_0001.jpg", picture(1))
+    assert opened("dtd", tmp_path / "dtd").labels["dtd"]["train"].tolist() == [44, -1]  # woven is the 45th of 47
 
 
 def test_a_collection_is_what_is_known_of_its_files():

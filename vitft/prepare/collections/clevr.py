@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator, Sequence
+from posixpath import basename
 from typing import Any
 
 from vitft.data import label_rules
@@ -14,7 +15,7 @@ def _open(tree: Tree) -> Raw:
     """The n-th scene belongs to the n-th image by name. CLEVR's own test images have no scenes and are not used."""
     listed: dict[str, Sequence[Listed]] = {}
     for raw_split, folder in (("train", "train"), ("validation", "val")):
-        files = {path.rsplit("/", 1)[-1]: path for path in tree.matching(rf"(^|/)images/{folder}/CLEVR_[^/]+\.png$")}
+        files = {basename(path): path for path in tree.matching(rf"(^|/)images/{folder}/CLEVR_[^/]+\.png$")}
         name = tree.need(f"scenes/CLEVR_{folder}_scenes.json")
         ordered = sorted(files)
         counts, nearest = [], []

@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Sequence
+from posixpath import basename
 
 import numpy as np
 
@@ -15,7 +16,7 @@ _HELD_OUT = 10  # per cent of the videos for test, and as many for validation
 
 
 def _open(tree: Tree) -> Raw:
-    images = {path.rsplit("/", 1)[-1]: path for path in reversed(tree.matching(r"(^|/)training/image_2/\d{6}\.png$"))}
+    images = {basename(path): path for path in reversed(tree.matching(r"(^|/)training/image_2/\d{6}\.png$"))}
     texts = {path[-10:-4]: path for path in reversed(tree.matching(r"(^|/)training/label_2/(label_)?\d{6}\.txt$"))}
     if not texts:
         raise tree.missing("training/label_2/000000.txt (data_object_label_2.zip)")

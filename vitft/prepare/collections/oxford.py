@@ -1,6 +1,7 @@
 """Oxford Flowers 102 and the Oxford-IIIT Pets."""
 
 from collections.abc import Sequence
+from posixpath import basename
 
 import numpy as np
 
@@ -16,7 +17,7 @@ _PETS = "https://thor.robots.ox.ac.uk/~vgg/data/pets/"
 def _open_flowers(tree: Tree) -> Raw:
     labels = load(tree, tree.need("imagelabels.mat"), "labels").reshape(-1).astype(np.int64) - 1
     ids = tree.need("setid.mat")
-    files = {path.rsplit("/", 1)[-1]: path for path in reversed(tree.matching(r"(^|/)image_\d{5}\.jpg$"))}
+    files = {basename(path): path for path in reversed(tree.matching(r"(^|/)image_\d{5}\.jpg$"))}
     listed: dict[str, Sequence[Listed]] = {}
     for raw_split, variable in (("train", "trnid"), ("validation", "valid"), ("test", "tstid")):
         numbers = load(tree, ids, variable).reshape(-1).astype(np.int64)
@@ -35,7 +36,7 @@ def _open_flowers(tree: Tree) -> Raw:
 
 
 def _open_pets(tree: Tree) -> Raw:
-    files = {path.rsplit("/", 1)[-1]: path for path in reversed(tree.matching(r"(^|/)images/[^/]+\.jpg$"))}
+    files = {basename(path): path for path in reversed(tree.matching(r"(^|/)images/[^/]+\.jpg$"))}
     listed: dict[str, Sequence[Listed]] = {}
     for raw_split, name in (("train", "trainval.txt"), ("test", "test.txt")):
         path = tree.need(f"annotations/{name}")

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, field
+from posixpath import basename
 from urllib.parse import unquote, urlsplit
 
 import numpy as np
@@ -39,7 +40,7 @@ class File:
 
     @property
     def filename(self) -> str:
-        return self.name or unquote(urlsplit(self.address).path.rsplit("/", 1)[-1])
+        return self.name or unquote(basename(urlsplit(self.address).path))
 
 
 @dataclass(frozen=True)
