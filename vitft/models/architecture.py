@@ -159,7 +159,7 @@ def _transformer(
     if not distilled:
         kwargs["no_embed_class"] = no_embed_class
     native = (grid[0] * patch[0], grid[1] * patch[1])
-    tag = closest_tag(names, hint, classes_in(state), native, half)
+    tag = closest_tag(names, hint, classes_in(state), native, half) if patch[0] == patch[1] else ""
     base = tag.split(".")[0] if tag else generic
     pre_logits = state["pre_logits.weight"].shape[0] if "pre_logits.weight" in state else 0
     norm_eps, activation = _defaults(base, kwargs)

@@ -69,10 +69,10 @@ def build(
     settings = settings.at(info.native, info.patch)
     if from_scratch and num_classes is None:
         raise UsageError("Random weights have no head to keep.", "a number of classes with --from-scratch.")
-    if info.grid and min(settings.size) < max(info.patch):
+    if info.grid and any(have < patch for have, patch in zip(settings.size, info.patch, strict=True)):
         raise UsageError(
             f"Resolution '{side(settings.size)}' is smaller than one patch of '{name}' ({side(info.patch)} pixels).",
-            f"{max(info.patch)} or more.",
+            f"{side(info.patch)} or more.",
         )
     classes, state = info.num_classes if num_classes is None else num_classes, dict(opened.state)
     net = _create(info.architecture, classes, settings, seed, drawn=from_scratch)
@@ -90,10 +90,10 @@ def build(
         info = replace(info, kind="random", path="", sha256="")
     else:
         notes += _fill(net, state, info, settings, keep_head=num_classes is None)
-    tanh = "tanh" in (settings.gelu, arch.gelu) or arch.activation == "gelu_tanh"
-    if tanh or (settings.gelu == "original" and _from_google(name, info)):
+    original = settings.gelu == "original" and _from_google(name, info)
+    if original or "tanh" in (settings.gelu, arch.gelu) or arch.activation == "gelu_tanh":
         arch = replace(arch, gelu="tanh")
-        if _approximate(net) and settings.gelu == "original":
+        if _approximate(net) and original:
             notes.append("GELU: the tanh approximation, as in the JAX code of this checkpoint")
     patch, grid, used = geometry(net, settings.size)
     if used != settings.size:
