@@ -85,7 +85,9 @@ def test_a_lora_adapter_is_merged_into_its_base(tmp_path, spelling, config, rank
         beside(module, down, up, scale, third)
     folder = adapter(tmp_path / "adapter", factors, **config)
     info = is_network(folder, net)
-    assert "merged into" in "".join(info.notes)
+    layers = {layer for layer, _ in LAYERS[spelling].values()}
+    assert f"LoRA adapter adapter merged into {len(layers)} tensors of" in "".join(info.notes)
+    assert (info.name, info.path) == (str(folder), str(folder / "adapter_model.safetensors"))
     is_network(folder / "adapter_model.safetensors", net)
     is_network(f"{folder}::base={tmp_path / 'base'}", net)
     before = model_sha256(str(folder))
@@ -147,6 +149,11 @@ def test_a_saved_head_comes_with_its_adapter(tmp_path):
     net.load_state_dict(state)
     info = is_network(adapter(tmp_path / "adapter", factors, modules_to_save=["classifier"]), net)
     assert info.num_classes == 5
+    factors |= {
+        "base_model.model.classifier.weight": b["head.weight"][:3].clone(),
+        "base_model.model.classifier.bias": b["head.bias"][:3].clone(),
+    }
+    assert opened(adapter(tmp_path / "adapter", factors)).info.num_classes == 3
 
 
 def test_adapters_that_cannot_be_merged_are_named(tmp_path):
@@ -163,8 +170,14 @@ def test_adapters_that_cannot_be_merged_are_named(tmp_path):
     refused(named, "DoRA")
     adapter(folder, factors, init_lora_weights="pissa_niter_4")  # its start was taken out of the base
     refused(named, "init_lora_weights pissa_niter_4")
-    adapter(folder, factors, layer_replication=[[0, 1], [0, 2]])
-    refused(named, "layer_replication")
+    for begun in ("pissa", "PiSSA", "olora", "corda", "loftq"):
+        adapter(folder, factors, init_lora_weights=begun)
+        refused(named, f"init_lora_weights {begun.lower()}")
+    for key in ("use_qalora", "layer_replication", "alora_invocation_tokens", "target_parameters"):
+        adapter(folder, factors, **{key: [[0, 1], [0, 2]]})
+        refused(named, f"not merged here: {key}.", "merge_and_unload")
+    adapter(folder, factors, use_qalora=True, use_dora=True, init_lora_weights="pissa")
+    refused(named, "not merged here: DoRA.")
     for harmless in (True, "gaussian", "eva"):
         adapter(folder, factors, init_lora_weights=harmless)
         opened(named)

@@ -97,14 +97,15 @@ def test_lora_at_zero_changes_nothing_and_merged_equals_unmerged():
 
 
 def test_lora_is_drawn_from_its_seed_alone():
-    def drawn(seed: int) -> torch.Tensor:
+    def drawn(*seed: int) -> torch.Tensor:
         torch.manual_seed(torch.initial_seed() + 1)
         net = network()
-        apply(net, Settings(method="lora"), seed=seed)
+        apply(net, Settings(method="lora"), **({"seed": seed[0]} if seed else {}))
         return net.blocks[1].attn.proj.lora_a
 
     assert torch.equal(drawn(1), drawn(1))
     assert not torch.equal(drawn(1), drawn(2))
+    assert torch.equal(drawn(), drawn(0))
 
 
 @pytest.mark.parametrize("model", ["timm:vit_small_patch16_dinov3", "timm:vit_small_patch16_dinov3_qkvb"])
@@ -157,6 +158,29 @@ def test_layer_decay_falls_from_head_to_embeddings():
         assert scale[f"blocks.{i}.mlp.fc1.weight"] == 0.5 ** (depth - i)
     for name in ("patch_embed.proj.weight", "pos_embed", "cls_token"):
         assert scale[name] == 0.5 ** (depth + 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "kwargs", "first", "last"),
+    [
+        ("vit_tiny_patch16_224", {"global_pool": "map", "class_token": False},
+         {"patch_embed.proj.weight", "patch_embed.proj.bias", "pos_embed"},
+         {"norm.weight", "attn_pool.latent", "head.bias"}),
+        ("vit_tiny_patch16_224", {"reg_tokens": 2, "pre_norm": True},
+         {"cls_token", "reg_token", "pos_embed", "norm_pre.weight", "norm_pre.bias"}, {"norm.bias", "head.weight"}),
+        ("deit_tiny_distilled_patch16_224", {}, {"cls_token", "dist_token"}, {"head.bias", "head_dist.weight"}),
+    ],
+)  # fmt: skip
+def test_tokens_do_not_decay_and_step_with_the_embeddings(name, kwargs, first, last):
+    net = meta_network(name, depth=2, embed_dim=64, num_heads=1, num_classes=3, **kwargs)
+    groups = parameter_groups(net, Settings(layer_decay=0.5, weight_decay=0.1))
+    scale = {name: group["lr_scale"] for group in groups for name in group["names"]}
+    assert {scale[name] for name in first} == {0.125} and {scale[name] for name in last} == {1.0}
+    assert {scale[name] for name in scale if name.startswith("blocks.0")} == {0.25}
+    decayed = {name for group in groups if group["weight_decay"] for name in group["names"]}
+    assert decayed == {name for name in scale if name.endswith("weight") and "norm" not in name}
+    assert len(groups) == 2 * 4 and len(parameter_groups(net, Settings(weight_decay=0.1))) == 2
+    assert len({(group["lr_scale"], group["weight_decay"]) for group in groups}) == 8
 
 
 def test_frozen_parameters_are_in_no_group():

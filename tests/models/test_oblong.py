@@ -212,7 +212,7 @@ def test_a_head_of_two_layers_is_kept_or_replaced_whole(state):
     [
         ("vit_tiny_r_s16_p8_224", {"patch_size": (1, 2), "img_size": (16, 64)}, (4, 8), (4, 8), ""),
         ("vit_base_patch16_224", {"patch_size": (16, 32), "img_size": (64, 64)}, (16, 32), (4, 2), ""),
-        ("vit_base_patch16_224", {"img_size": (224, 112)}, (16, 16), (14, 7), "vit_base_patch16_224"),
+        ("vit_base_patch16_224", {"img_size": (224, 384)}, (16, 16), (14, 24), "vit_base_patch16_224"),
     ],
 )
 def test_an_oblong_network_is_built_again_from_its_tensors(name, kwargs, patch, grid, tag):

@@ -15,7 +15,7 @@ from vitft.models.checkpoint import Checkpoint
 from vitft.models.renaming import renamed
 
 _FACTOR = re.compile(r"(.*)\.lora_(A|B)(?:\.\w+)?\.weight")
-_TOP = re.compile(r"base_model\.(model\.)?")
+_TOP = re.compile(r"^base_model\.(model\.)?")
 _INSIDE = re.compile(r"\.modules_to_save(\.default)?|\.base_layer")
 _PARTS = ("query", "key", "value")
 _REBASED = ("pissa", "olora", "corda", "loftq")
@@ -60,20 +60,19 @@ def merged(folder: Path, word: str, load: Callable[[str], Checkpoint]) -> Checkp
         raise CheckpointError(
             f"'{folder}' is a LoRA adapter without its weights.", f"{places.ADAPTERS[0]} beside its config."
         )
-    tensors = {_TOP.sub("", name, count=1): value.float() for name, value in files.read_flat(file).items()}
+    tensors = {_TOP.sub("", name): value.float() for name, value in files.read_flat(file).items()}
     base = _base(folder, config, word, load)
     state = {name: tensor.clone() for name, tensor in base.state.items()}
     adapted = _add(folder, config, tensors, state)
     info = base.info
-    head = state.get("head.weight")
-    saved = "head.weight" in adapted and head is not None
+    saved = "head.weight" in adapted
     note = f"LoRA adapter {folder.name} merged into {len(adapted)} tensors of {info.name}"
     info = replace(
         info,
         name=str(folder),
         path=str(file),
         sha256=places.joined((places.sha256(file), places.sha256(folder / places.ADAPTER_CONFIG), info.sha256)),
-        num_classes=int(head.shape[0]) if saved and head is not None else info.num_classes,
+        num_classes=int(state["head.weight"].shape[0]) if saved else info.num_classes,
     )
     return Checkpoint(info.with_notes(note), state, () if saved else base.class_names)
 

@@ -141,21 +141,15 @@ def parameter_groups(net: nn.Module, settings: Settings) -> ParameterGroups:
     """
     heads = head_names(net)
     layers = len(blocks_of(net))
-    groups: dict[tuple[int, bool], dict[str, Any]] = {}
+    groups: dict[tuple[float, bool], dict[str, Any]] = {}
     for name, parameter in net.named_parameters():
         if not parameter.requires_grad:
             continue
         layer = layers + 1 if name in heads else _layer(name, layers)
         decays = parameter.ndim >= 2 and name.rsplit(".", 1)[-1] not in _TOKENS
-        group = groups.setdefault(
-            (layer, decays) if settings.layer_decay < 1 else (0, decays),
-            {
-                "params": [],
-                "names": [],
-                "weight_decay": settings.weight_decay if decays else 0.0,
-                "lr_scale": settings.layer_decay ** (layers + 1 - layer),
-            },
-        )
+        rate, decay = settings.layer_decay ** (layers + 1 - layer), settings.weight_decay if decays else 0.0
+        of = {"params": [], "names": [], "weight_decay": decay, "lr_scale": rate}
+        group = groups.setdefault((rate, decays), of)
         group["params"].append(parameter)
         group["names"].append(name)
     return list(groups.values())
@@ -166,7 +160,7 @@ def _layer(name: str, layers: int) -> int:
     match = re.match(r"(?:blocks|stages)\.(\d+)\.", name)
     if match:
         return int(match[1]) + 1
-    early = ("patch_embed", "stem", "norm_pre", *_TOKENS[:4])
+    early = ("patch_embed", "stem", "norm_pre", *_TOKENS)
     return 0 if layers and name.startswith(early) else layers + 1
 
 
