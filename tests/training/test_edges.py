@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Sequence
+from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,10 +11,13 @@ import numpy as np
 import pytest
 import torch
 
+from tests.layouts import refused
+from tests.training.test_training import Net, drawn, groups, images, settings
 from vitft.errors import DiskFull, OutOfMemory, UsageError
 from vitft.evaluation import predict
 from vitft.group import ALONE, Group
 from vitft.models.memory import Plan
+from vitft.progress import Hooks
 from vitft.settings import Settings
 from vitft.training import fit, parallel, saving, state
 from vitft.training.update import Fit
@@ -134,8 +138,6 @@ def test_what_torch_says_of_a_stream_that_takes_no_more_is_the_disks_own_error(t
 
 
 def test_memory_that_runs_out_halves_a_micro_batch_and_other_errors_are_raised():
-    from vitft.progress import Hooks
-
     notes: list[str] = []
     hooks = Hooks(note=notes.append)
     short = torch.OutOfMemoryError("CUDA out of memory.")
@@ -151,9 +153,6 @@ def test_memory_that_runs_out_halves_a_micro_batch_and_other_errors_are_raised()
 
 
 def test_a_process_that_is_not_the_first_writes_nothing(tmp_path):
-    from tests.training.test_training import Net, drawn, groups, images, settings
-    from vitft.group import Group
-
     class Second(Group):
         rank = 1
 
@@ -273,4 +272,75 @@ def test_answers_of_all_processes_stand_in_their_rows():
         assert np.array_equal(found, others + (0 if out is None else own))
         assert came.tolist() == ([1, 1, 1, 1] if out is not None else [0, 0, 1, 1])
     assert predict._joined(None, np.zeros(4, np.int64), Played(0, 2, [[None]])) is None
-    assert predict._joined(own, np.zeros(4, np.int64), Played(0, 1, [[]])) is own
+    assert predict._joined(own, np.zeros(4, np.int64), ALONE) is own
+
+
+def test_a_state_amid_a_run_is_the_first_processs_and_of_all_where_weights_lie_in_parts(tmp_path):
+    class Agreeing(Played):
+        def agree(self, problem: Exception | None = None, signum: int = 0, due: bool = False) -> tuple[int, bool]:
+            return 0, self.given or due
+
+    always, never = 0.0, 1e9
+    for rank, seconds, in_parts, of_first, step, wanted in (
+        (0, always, False, False, 3, True), (0, never, False, True, 3, False), (1, always, False, True, 3, False),
+        (0, always, True, False, 3, True), (1, always, True, False, 3, False), (1, never, True, True, 3, True),
+        (0, always, False, False, 4, True), (0, always, False, False, 5, False), (1, never, True, True, 5, False),
+    ):  # fmt: skip
+        states = saving.States(tmp_path / "state.pt", "split", Agreeing(rank, 2, first=of_first), seconds)
+        run: Any = SimpleNamespace(step=step, in_parts=in_parts, settings=Settings(steps=5))
+        assert states.wanted(run) is wanted, (rank, seconds, in_parts, of_first, step)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_fit_goes_on_from_the_first_processs_state_and_saves_only_what_is_new(tmp_path, rank):
+    loaded: list[Any] = []
+    notes: list[str] = []
+    found = {"split": "of 0", "step": 3, "micro_batch": 7}
+    run: Any = SimpleNamespace(step=0, settings=Settings(steps=5), in_parts=False, state=lambda: {"step": run.step})
+
+    def load(saved: Any) -> None:
+        loaded.append(saved)
+        run.step = saved["step"]
+
+    run.load = load
+    for given, micro_batch, steps in ((None, 4, [0, 1]), (found, 7, [4, 5])):
+        run.step = 0
+        if rank:
+            (tmp_path / "state.pt").write_bytes(b"half")  # none of its business
+        states = saving.States(tmp_path / "state.pt", "own", Played(rank, 2, first=given), 60.0)
+        assert states.go_on(run, 4, Hooks(note=notes.append)) == micro_batch
+        assert loaded == [found] * (given is not None) and states.resumed_at == run.step == (3 if given else 0)
+        assert notes == ["Going on from step 3 of 5."] * (given is not None)
+        if given:  # nothing was done: its state is there
+            states.last(run, 9, None)  # type: ignore[arg-type]
+            assert state.load(tmp_path / "state.pt") is None
+        for step in steps:
+            run.step = step
+            flushed: list[bool] = []
+            metrics: Any = SimpleNamespace(flush=lambda saver=states.saver, to=flushed: to.append(saver.busy))
+            states.last(run, 9, metrics)
+            assert flushed == [False] * (rank == 0)  # its lines are there before it
+            states.saver.wait()
+            left = {"step": step, "split": "own", "micro_batch": 9}
+            assert state.load(tmp_path / "state.pt") == (left if rank == 0 else None)
+        (tmp_path / "state.pt").unlink(missing_ok=True)
+
+
+def test_processes_that_see_other_images_are_named(monkeypatch):
+    monkeypatch.setattr(saving, "encoded_digest", lambda split, hooks: f"bytes of {len(split)}")
+    split = drawn(4)
+    own = f"{split.digest} bytes of 4"
+    for others, first in (([own, own], own), ([own, "other"], own), (["other", "other"], own), ([own, own], "other")):
+        group = Played(0, 3, [list(others)], first)
+        group.together = nullcontext  # type: ignore[method-assign]
+        data: Any = SimpleNamespace(split=split)
+        unlike = [rank for rank, one in enumerate([own, *others]) if one != first]
+        if not unlike:
+            assert saving.same_images(data, group, Hooks()) == own
+            continue
+        refused(
+            lambda data=data, group=group: saving.same_images(data, group, Hooks()),
+            f"Process {unlike[0]} sees other training images than process 0.",
+            "the same data on all machines.",
+            "Compare what --data-dir holds there.",
+        )

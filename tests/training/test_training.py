@@ -149,6 +149,10 @@ def test_random_numbers_depend_on_seed_step_and_position_alone():
     assert not np.array_equal(a, randomness.uniforms(3, 8, 10, UNIFORMS))
     assert not np.array_equal(a, randomness.uniforms(4, 7, 10, UNIFORMS))
     assert randomness.torch_seed(1, 2, 3) != randomness.torch_seed(1, 3, 2)
+    # Of a seed that is longer the last 64 bits count, for torch one less.
+    for seed, same in ((2**64 + 3, 3), (2**64 + 2**63, 2**63)):
+        assert np.array_equal(randomness.uniforms(seed, 7, 4, 2), randomness.uniforms(same, 7, 4, 2))
+    assert randomness.torch_seed(2**63 + 1, 2, 3) == randomness.torch_seed(1, 2, 3) < 2**63
 
 
 # --- pixels ----------------------------------------------------------------------------------------------------------
