@@ -179,6 +179,18 @@ def test_a_clevr_scene_without_objects_has_labels_that_no_task_has(tmp_path):
     )
 
 
+def test_clevr_scenes_that_name_their_images_are_compared_with_them(tmp_path):
+    label_rules.clevr(tmp_path)
+    scenes = tmp_path / "CLEVR_v1.0/scenes/CLEVR_val_scenes.json"
+    objects = [{"pixel_coords": [0, 0, z]} for z in (9.2, 8.2, 9.9)]  # the nearest counts
+    own = {"objects": objects, "image_filename": "CLEVR_val_000000.png"}
+    put(scenes, json.dumps({"scenes": [own]}))
+    labels = opened("clevr", tmp_path).labels
+    assert [labels[f"clevr_{name}"]["validation"].tolist() for name in ("count", "distance")] == [[0], [1]]
+    put(scenes, json.dumps({"scenes": [own, own | {"image_filename": "CLEVR_val_000001.png"}]}))
+    refused(lambda: opened("clevr", tmp_path), "2 scenes", "1 images", kind=DataDamaged)
+
+
 def test_images_of_another_type_are_no_smallnorb(tmp_path):
     from tests.data.test_label_rules import smallnorb
 
