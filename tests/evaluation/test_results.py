@@ -71,6 +71,8 @@ def test_each_key_of_a_few_shot_result_is_what_it_says(tmp_path):
     for seed in (0, 5):
         rng = np.random.default_rng(seed)
         drawn.append(right(np.concatenate([rng.permutation(np.flatnonzero(y == c))[:2] for c in range(3)])))
+    (alone,) = frozen.run(network, data, "ridge", (2,), (0, 5), workers=1).rows  # of the examples drawn, no others
+    assert [alone.correct, alone.seeds] == [tuple(drawn), (0, 5)]
     whole = right(np.arange(24))
     two, everything = got["rows"]
     low, high = student([c / 24 for c in drawn]) if drawn[0] != drawn[1] else [np.mean(drawn) / 24] * 2

@@ -9,13 +9,14 @@ import pytest
 import timm
 import torch
 from scipy.ndimage import zoom
+from timm.layers.mlp import GluMlp
 from torch import Tensor, nn
 
 from vitft.errors import CheckpointError, UsageError
 from vitft.models import build as models
 from vitft.models import library
 from vitft.models.adapters import _scale, _target
-from vitft.models.architecture import Inferred, infer, meta_network
+from vitft.models.architecture import Inferred, classes_in, infer, meta_network
 from vitft.models.build import build, restore, set_head
 from vitft.models.checkpoint import Checkpoint
 from vitft.models.flops import macs, train_flops
@@ -160,6 +161,12 @@ def test_what_does_not_fit_is_named_counted_and_advised_on(state, change, size, 
         build(opened(wrong), 2, Settings(resolution=size))
 
 
+def test_positions_that_a_network_does_not_add_are_a_misfit(state):
+    none = Architecture(ARCH.name, {**ARCH.kwargs, "pos_embed": "none"})
+    with pytest.raises(CheckpointError, match="'pos_embed' has no place in the architecture"):
+        build(opened(state, none), None, Settings(resolution=(16, 64)))
+
+
 def test_weights_are_copied_and_random_states_left_alone(state):
     before = {name: tensor.clone() for name, tensor in state.items()}
     strided = {**state, "blocks.0.mlp.fc1.weight": state["blocks.0.mlp.fc1.weight"].T.contiguous().T}
@@ -225,6 +232,15 @@ def test_an_oblong_network_is_built_again_from_its_tensors(name, kwargs, patch, 
     assert {n: t.shape for n, t in made.state_dict().items()} == {n: t.shape for n, t in net.state_dict().items()}
 
 
+def test_layer_scale_and_a_head_are_told_by_their_tensors():
+    net = timm.create_model("vit_tiny_patch16_224", num_classes=0, depth=1, init_values=0.1)
+    found = infer(net.state_dict())
+    assert found.architecture.kwargs["init_values"] == 1e-5  # timm's own, for random weights
+    assert classes_in(net.state_dict()) == 0
+    layer = {"pre_logits.weight": torch.ones(48, 192), "pre_logits.bias": torch.ones(48)}
+    assert infer({**net.state_dict(), **layer}).architecture.pre_logits == 48
+
+
 # ---- networks of the transformers library
 
 
@@ -258,6 +274,10 @@ def test_operations_of_an_oblong_network_with_registers():
     net = meta_network("vit_tiny_patch16_224", **SHAPE, num_classes=0, reg_tokens=3, mlp_ratio=3)
     block = 12 * (4 * 32 * 32 + 2 * 32 * 96) + 2 * 12 * 12 * 32  # 8 patches, the class token, 3 registers
     assert macs(net, (16, 64)) == 2 * block + 8 * 3 * 8 * 16 * 32
+    # the halves of a gated block's first layer become one
+    gated = meta_network("vit_tiny_patch16_224", **SHAPE, num_classes=0, mlp_layer=GluMlp, mlp_ratio=4)
+    block = 9 * (4 * 32 * 32 + 32 * 128 + 64 * 32) + 2 * 9 * 9 * 32
+    assert macs(gated, (16, 64)) == 2 * block + 8 * 3 * 8 * 16 * 32
 
 
 # ---- adapters

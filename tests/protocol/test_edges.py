@@ -311,7 +311,14 @@ def test_a_fit_that_diverged_is_said_once_and_written_down(tmp_path, monkeypatch
     j, _ = job(draw(tmp_path / "d"), overrides={"steps": 1})
     for unit in (tune_units(j)[0], final_units(j, [])[0]):
         notes: list[str] = []
-        result = run_unit(unit, tmp_path / "run", Runtime(device="cpu"), Hooks(note=notes.append))
+        phases: list[tuple[object, ...]] = []
+        hooks = Hooks(note=notes.append, phase=lambda *told, phases=phases: phases.append(told))
+        result = run_unit(unit, tmp_path / "run", Runtime(device="cpu"), hooks)
+        n = result.metrics.n
+        assert phases[-1][0] == ("evaluate dev" if unit.phase == "tune" else "evaluate test") and phases[-1][1:] == (
+            n,
+            n,
+        )
         assert to_json(result)["warnings"] == ([warning] if warning else [])
         said = [note for note in notes if note.startswith("Warning")]
         assert said == ([f"Warning: {warning}."] if warning and unit.phase == "final" else [])

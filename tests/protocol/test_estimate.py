@@ -207,6 +207,11 @@ def test_an_estimate_in_a_line_and_when_it_is_called_long(tmp_path):
     assert last.startswith("That is long for cpu. Cheaper: ") and "a GPU (10 s at an assumed 100 TFLOP/s)." in last
     cuda = of(seconds=12 * 3600, speed=speed.Speed(1e9, "cuda", "how"))
     assert "GPU" not in costs.in_lines(job, source, cuda)[1]
+    large = of(plan=replace(of().plan, room=2_999_999))
+    assert costs.in_lines(job, source, large) == [
+        costs.line(large),
+        "More memory than there is: it may run out. Smaller are -r, --method lora or linear, and --micro-batch.",
+    ]
 
 
 def test_what_is_cheaper_and_by_how_much(tmp_path):

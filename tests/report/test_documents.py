@@ -58,6 +58,10 @@ def test_each_key_of_a_suite_is_what_it_says():
         "footnotes": data["footnotes"],
     }  # fmt: skip
     assert data["footnotes"] == {"": []}
+    # what holds of all checkpoints, in the first one's order
+    for i, (r, notes) in enumerate(zip(results, ("axb", *["bxa"] * (len(results) - 1)), strict=True)):
+        results[i] = {**r, "checkpoint": {**r["checkpoint"], "notes": [*notes] if i != 1 else ["b", "a"]}}
+    assert _summarise(suite, results)["checkpoint"]["notes"] == ["a", "b"]
     unlike = [{**r, "protocol": {**r["protocol"], "id": r["task"]}} for r in results]
     assert _summarise(suite, unlike)["protocol"]["id"] == digest(
         {

@@ -200,6 +200,12 @@ def test_a_cell_is_the_mean_over_seeds_with_the_interval_that_it_can_have():
     assert (row.flops, row.seconds, row.macs_per_image) == (7.0, None, 2.0)
 
 
+def test_a_row_costs_what_its_shown_columns_do() -> None:
+    both = [number(cost=(6.0, 2.0)), number(column="svhn", task="svhn", cost=(8.0, 4.0))]
+    (row,) = summarise(both, [SummaryColumn(key="svhn", title="SVHN")]).rows
+    assert (list(row.cells), row.flops, row.seconds) == (["svhn"], 8.0, 4.0)
+
+
 def test_holes_say_why_and_means_are_of_whole_columns_only() -> None:
     columns = [
         *(SummaryColumn(key=k, title=k.upper()) for k in ("dtd", "svhn", "eurosat", "caltech101", "dmlab", "pets")),

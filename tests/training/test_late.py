@@ -200,6 +200,10 @@ def test_the_loss_is_summed_in_float64_and_no_image_is_read_that_no_update_needs
         assert asked == [7] * (1 + bool(keys))
         assert made.gradients(source, 3, "float32", Hooks())[0] == sum(loss.item() for loss in each)
         asked.clear()
+        # one of several processes has a part that begins where the batch ends: an image, and no loss of it
+        (x, targets), _ = made._micro_batches(source, [slice(7, 10), slice(0, 3)], Hooks())
+        assert len(x) == len(targets) == 1 and not targets.any()
+        asked.clear()
 
 
 def test_a_state_of_other_training_images_is_left_and_that_is_said(tmp_path):

@@ -171,7 +171,7 @@ def inception_box(h: int, w: int, uniforms: NDArray[np.float64]) -> tuple[int, i
     the whole image when none holds (the operation itself makes a hundred: one attempt fails only on tiny images).
     """
     smallest = _SMALLEST * h * w
-    for height_u, aspect_u in uniforms[4:UNIFORMS].reshape(-1, 2):
+    for height_u, aspect_u in uniforms[4:].reshape(-1, 2):
         aspect = _ASPECT[0] + (_ASPECT[1] - _ASPECT[0]) * aspect_u
         low = round(math.sqrt(smallest / aspect))
         high = min(int((w + 0.5) / aspect), h)

@@ -49,7 +49,7 @@ class Line:
             return ", ".join(dict.fromkeys(filter(None, (str(getattr(w, key)) for w in whats))))
 
         sizes = tuple(sorted({size for w in whats for size in w.resolutions}))
-        texts = {key: joined(key) for key in ("architecture", "pretraining", "method", "recipe", "examples", "device")}
+        texts = {key: joined(key) for key in ("architecture", "pretraining", "recipe", "examples", "device")}
         selected = {w.selected for w in whats}
         worst = next((word for word in ("best on test", "best on val", "last") if word in selected), "")
         return whats[0].model_copy(update={**texts, "resolutions": sizes, "selected": worst})
