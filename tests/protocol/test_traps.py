@@ -355,7 +355,7 @@ def test_an_npz_is_taken_for_the_release_that_its_name_tells(tmp_path, monkeypat
         meta_network("vit_base_patch16_224", num_classes=classes).state_dict()
     )  # shapes alone, without storage
     monkeypatch.setattr(files, "read_npz", lambda path: {})
-    monkeypatch.setattr(npz, "translate", lambda arrays: npz.Translated(state, "vit", num_heads=12))
+    monkeypatch.setattr(npz, "translate", lambda arrays: npz.Translated(state, num_heads=12))
     np.savez(tmp_path / file, x=np.zeros(1, np.float32))
     info = loading.load(str(tmp_path / file), weights=False).info
     assert info.timm_name == tag
