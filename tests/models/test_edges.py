@@ -194,6 +194,11 @@ def test_arrays_of_an_npz_that_are_none_of_its_kind_are_named():
         (whole | {"Transformer/posembed_input/pos_embedding": np.ones((1, 40), np.float32)}, "of shape (1, 40)"),
         (whole | {"Transformer/posembed_input/pos_embedding": np.ones((2, 5, 8), np.float32)}, "of shape (2, 5, 8)"),
         (whole | {"embedding/bias": np.ones(8, np.int32)}, "an array of type int32, not of floats"),
+        (
+            whole
+            | {"Transformer/encoderblock_1/MultiHeadDotProductAttention_1/query/kernel": np.ones((8, 4, 2), "f4")},
+            "blocks of 2, 4 attention heads",
+        ),
     ):
         refused(lambda arrays=arrays: translate(arrays), words, kind=CheckpointError)
 

@@ -92,8 +92,10 @@ def _vit(z: Arrays) -> Translated:
         state |= _attention_pool(_under(z, "MAPHead_0/"))
     if "conv_root/kernel" in z:
         state |= _hybrid(z)
-    kernel = blocks[0][_one(blocks[0], "MultiHeadDotProductAttention_") + "query/kernel"]
-    return Translated(state, kernel.shape[1], no_embed_class)
+    heads = {block[_one(block, "MultiHeadDotProductAttention_") + "query/kernel"].shape[1] for block in blocks}
+    if len(heads) > 1:
+        raise ValueError(f"blocks of {', '.join(map(str, sorted(heads)))} attention heads")
+    return Translated(state, heads.pop(), no_embed_class)
 
 
 def _blocks(z: Arrays) -> Iterator[Arrays]:
