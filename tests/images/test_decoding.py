@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -12,6 +13,7 @@ from vitft.data.split import Provenance, Split
 from vitft.errors import DataDamaged, Interrupted
 from vitft.images import cache, fingerprints
 from vitft.images.batches import Images
+from vitft.images.preprocess import UNIFORMS, deterministic
 from vitft.progress import Hooks
 from vitft.settings import Preprocess
 
@@ -64,3 +66,19 @@ def test_an_image_that_does_not_decode_is_named_with_its_data_set_and_split(stor
     with pytest.raises(DataDamaged, match=r"'insects train: a/3\.png' cannot be decoded"):
         list(Images(split(6, broken=3), PP, torch.device("cpu"), 2, None, keep).batches([np.arange(6)]))
     assert left() == []
+
+
+@pytest.mark.parametrize("keep", ["make", "never"])
+def test_a_crop_is_drawn_once_whether_images_are_kept_or_decoded_again(keep: cache.Keep) -> None:
+    pp = Preprocess((8, 8), crop="random", crop_from=12, flip=True, mean=(0.0,) * 3, std=(1.0,) * 3)
+    rng = np.random.default_rng(0)
+    images = [cv2.imencode(".png", rng.integers(0, 256, (12, 12, 3), np.uint8))[1].tobytes() for _ in range(5)]
+    own, order, rows = replace(split(5), read=images.__getitem__), np.array([3, 0, 4]), rng.random((3, UNIFORMS))
+    rows[:, 0] = 0.2, 0.7, 0.3  # below one half it is mirrored
+    (batch,) = Images(own, pp, torch.device("cpu"), 1, None, keep).batches([order], [rows])
+    for x, i, row in zip(batch, order.tolist(), rows, strict=True):
+        whole = deterministic(cache.decoded(own, i), pp)
+        assert whole.shape == (12, 12, 3)
+        top, left_ = int(row[1] * 5), int(row[2] * 5)  # of the five places on each axis
+        crop = whole[top : top + 8, left_ : left_ + 8].astype(np.float32) / 255
+        np.testing.assert_allclose(x.permute(1, 2, 0), crop[:, ::-1] if row[0] < 0.5 else crop, atol=1e-6)

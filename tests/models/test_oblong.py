@@ -241,6 +241,12 @@ def test_layer_scale_and_a_head_are_told_by_their_tensors():
     assert infer({**net.state_dict(), **layer}).architecture.pre_logits == 48
 
 
+@pytest.mark.parametrize("name", ["stem.conv.weight", "stages.0.blocks.0.conv1.weight"])
+def test_a_part_of_a_resnet_is_none(name):
+    with pytest.raises(CheckpointError, match="timm's names"):
+        infer({name: torch.ones(8, 3, 7, 7)})
+
+
 # ---- networks of the transformers library
 
 

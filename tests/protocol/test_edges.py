@@ -324,6 +324,22 @@ def test_a_fit_that_diverged_is_said_once_and_written_down(tmp_path, monkeypatch
         assert said == ([f"Warning: {warning}."] if warning and unit.phase == "final" else [])
 
 
+def test_val_is_looked_at_whole_where_it_is_dev_else_within_the_runs_limit(tmp_path, monkeypatch):
+    from types import SimpleNamespace
+    from typing import Any
+
+    from tests.data.test_edges import rows
+    from vitft.protocol import run, val_curve
+
+    j, _ = job(draw(tmp_path / "d"), overrides={"steps": 1}, limit=3)
+    unit, split = final_units(j, [])[0], rows(9, [0, 1, 0, 1, 0, 1, 0, 1, 0], "val")
+    monkeypatch.setattr(val_curve, "val", lambda *_: split)
+    alone: Any = SimpleNamespace(size=1)
+    seen = [run._val(unit, Runtime(val_every=1), None, split, dev, alone) for dev in (None, split)]  # type: ignore[arg-type]
+    assert [len(one) if one else 0 for one in seen] == [3, 9]
+    assert run._val(unit, Runtime(), None, split, None, alone) is None  # type: ignore[arg-type]
+
+
 def test_the_stamp_of_a_run_says_which_part_it_saw():
     from vitft.progress import Hooks
     from vitft.protocol.stamp import stamp
@@ -709,3 +725,11 @@ def test_how_a_fit_computed_in_the_end_is_written_down():
         fitted = SimpleNamespace(micro_batch=3, checkpointed=checkpointed)
         found = run._computed(Computed(**begun, compiled=compiled), fitted, compute)  # type: ignore[arg-type]
         assert to_json(found) == {**begun, "micro_batch": 3, **expected}
+
+
+def test_how_a_unit_is_run_unless_somebody_says():
+    assert dataclasses.asdict(Runtime()) == {
+        "device": "auto", "precision": "auto", "micro_batch": 0, "workers": 0, "deterministic": False,
+        "save_weights": True, "state_seconds": 60.0, "parallel": "auto", "val_every": 0, "models": 1,
+        "compile": "auto", "checkpoint_activations": "auto",
+    }  # fmt: skip

@@ -114,6 +114,8 @@ def test_rows_that_nothing_tells_apart_are_numbered_and_what_differs_comes_befor
         ("m", ()), ("m, other test images or labels of dtd (12", ("other test images or labels of dtd (12, not 10)",)),
     ]  # fmt: skip
     assert named(number(), number(GELU_="tanh")) == [("m", ()), ("m, GELU tanh", ("GELU tanh, not none",))]
+    # a protocol is named only where nothing else tells two rows apart
+    assert named(number(), number(GELU_="tanh", protocol="q"))[1][1] == ("GELU tanh, not none",)
     two = named(number(sha256="a" * 64), number(sha256="b" * 64, model_="n"))
     assert two[1][1] == ("other weights of the same name (sha256 bbbbbbbb, not aaaaaaaa)",)
     # the same settings, chosen on val: nothing tells them apart but their number
