@@ -199,6 +199,10 @@ def test_arrays_of_an_npz_that_are_none_of_its_kind_are_named():
             | {"Transformer/encoderblock_1/MultiHeadDotProductAttention_1/query/kernel": np.ones((8, 4, 2), "f4")},
             "blocks of 2, 4 attention heads",
         ),
+        (
+            whole | {"Transformer/encoderblock_0/MultiHeadDotProductAttention_1/key/kernel": np.ones((8, 4, 2), "f4")},
+            "blocks of 2, 4 attention heads",
+        ),
     ):
         refused(lambda arrays=arrays: translate(arrays), words, kind=CheckpointError)
 

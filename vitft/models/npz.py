@@ -92,7 +92,8 @@ def _vit(z: Arrays) -> Translated:
         state |= _attention_pool(_under(z, "MAPHead_0/"))
     if "conv_root/kernel" in z:
         state |= _hybrid(z)
-    heads = {block[_one(block, "MultiHeadDotProductAttention_") + "query/kernel"].shape[1] for block in blocks}
+    kernels = ((name, array) for part in (*blocks, _under(z, "MAPHead_0/")) for name, array in part.items())
+    heads = {array.shape[1] for name, array in kernels if re.search(r"/(query|key|value)/kernel$", name)}
     if len(heads) > 1:
         raise ValueError(f"blocks of {', '.join(map(str, sorted(heads)))} attention heads")
     return Translated(state, heads.pop(), no_embed_class)
