@@ -497,8 +497,10 @@ def test_resolutions_that_make_no_whole_patch_are_told():
         "15 px is no multiple of 16x8: 0x8 px are used", "8x64 px is no multiple of 16x8: 0x64 px are used",
     ]  # fmt: skip
     assert grid.too_small(net, values) == [
-        f"resolution {side} is smaller than one patch of 'm' (16x8 pixels)" for side in ("15", "16x8", "8x64")
+        f"resolution {side} is smaller than one patch of 'm' (16x8 pixels)" for side in ("15", "8x64")
     ]
+    wide = SimpleNamespace(grid=(2, 4), patch=(8, 16), name="w")
+    assert grid.too_small(wide, [(8, 16), (9, 17)]) == [] and len(grid.too_small(wide, [(7, 16), (8, 15), 8])) == 3
     assert grid.too_small(net, [16, (17, 16)]) == [] == grid.sizes([(32, 1.5), [True, 32], (32, "native"), 32.0])
     assert grid.uneven(SimpleNamespace(grid=None), values) == grid.too_small(SimpleNamespace(grid=None), values) == []
 

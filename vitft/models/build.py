@@ -17,7 +17,7 @@ from vitft.models.checkpoint import Checkpoint
 from vitft.models.declared import ACTIVATIONS, Declared
 from vitft.models.loading import save_weights as save_weights
 from vitft.models.methods import classifiers, head_names
-from vitft.results.checkpoint import Architecture, CheckpointInfo, Size, side
+from vitft.results.checkpoint import Architecture, CheckpointInfo, Size, holds, side
 from vitft.settings import Settings
 from vitft.words import cause
 
@@ -69,7 +69,7 @@ def build(
     settings = settings.at(info.native, info.patch)
     if from_scratch and num_classes is None:
         raise UsageError("Random weights have no head to keep.", "a number of classes with --from-scratch.")
-    if info.grid and any(have < patch for have, patch in zip(settings.size, info.patch, strict=True)):
+    if info.grid and not holds(settings.size, info.patch):
         raise UsageError(
             f"Resolution '{side(settings.size)}' is smaller than one patch of '{name}' ({side(info.patch)} pixels).",
             f"{side(info.patch)} or more.",

@@ -9,7 +9,7 @@ from vitft.data.split import Sized
 from vitft.errors import RecipeError
 from vitft.protocol.units import DEV, Job
 from vitft.recipes import Recipe
-from vitft.results.checkpoint import CheckpointInfo, Size, side
+from vitft.results.checkpoint import CheckpointInfo, Size, holds, side
 from vitft.settings import CHECKPOINT_KEYS
 
 UNVARIED = {
@@ -71,7 +71,7 @@ def too_small(info: CheckpointInfo, values: Sequence[object]) -> list[str]:
     if not info.grid:
         return []
     of = f"one patch of '{info.name}' ({side(info.patch)} pixels)"
-    return [f"resolution {side(s)} is smaller than {of}" for s in sizes(values) if min(s) < max(info.patch)]
+    return [f"resolution {side(s)} is smaller than {of}" for s in sizes(values) if not holds(s, info.patch)]
 
 
 def uneven(info: CheckpointInfo, values: Sequence[object]) -> list[str]:

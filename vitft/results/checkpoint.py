@@ -102,3 +102,8 @@ class CheckpointInfo:
 def side(size: Size) -> str:
     """Write a size: '384' for a square, '224x320' (height x width) otherwise."""
     return str(size[0]) if size[0] == size[1] else f"{size[0]}x{size[1]}"
+
+
+def holds(size: Size, patch: Size) -> bool:
+    """Tell whether an image holds a patch on each side."""
+    return all(have >= needed for have, needed in zip(size, patch, strict=True))
