@@ -10,7 +10,7 @@ from pathlib import Path
 # What hides a card does so only before torch is imported, and in every process that a test starts; `card` shows it
 # again to the processes of tests marked `gpu`, also below a worker of pytest, which sees what pytest has set.
 _CARDS = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES")
-_OF_USER = ("VITFT_", "HF_", "HUGGINGFACE_", "HUGGING_FACE_", "XDG_CACHE_HOME", "TORCH_HOME")
+_OF_USER = ("VITFT_", "SLURM_", "HF_", "HUGGINGFACE_", "HUGGING_FACE_", "XDG_CACHE_HOME", "TORCH_HOME")
 for _name in _CARDS:
     os.environ.setdefault(f"TESTS_{_name}", os.environ.get(_name, "all"))
     os.environ[_name] = ""

@@ -14,23 +14,59 @@ from pathlib import Path
 from typing import IO
 
 
-def cores() -> int:
-    """Return how many cores this process may use; a container or `taskset` may give fewer than the machine has."""
+def bound() -> int:
+    """Return how many cores the system lets this process run on; a container or `taskset` may give fewer than all."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def cores() -> int:
+    """Return how many cores this process may use: those it is bound to, below Slurm at most a task's share of them.
+
+    Slurm binds tasks only where its administrator has set a plugin for that.
+    """
+    return min(bound(), _number("SLURM_CPUS_PER_TASK") or _number("SLURM_CPUS_ON_NODE") or bound())
+
+
+def _number(variable: str) -> int:
+    """Return an environment variable as a number, 0 where it is absent or none."""
+    text = os.environ.get(variable, "")
+    return int(text) if text.isdecimal() else 0
+
+
 def memory() -> int:
-    """Return the bytes of memory that this process may still take; a container may give fewer than the machine has."""
+    """Return the bytes of memory that this process may still take; a container or a job may give less than there is."""
     found = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
     with suppress(OSError, ValueError, StopIteration):
-        line = next(line for line in Path("/proc/meminfo").read_text().splitlines() if line.startswith("MemAvailable"))
+        line = next(line for line in _MEMINFO.read_text().splitlines() if line.startswith("MemAvailable"))
         found.append(1024 * int(line.split()[1]))
-    with suppress(OSError, ValueError):  # of a container; "max" is none
-        found.append(int(_LIMIT.read_text()))
+    # Slurm's words are MB of a node, whether it enforces them or not; 0 is all that the node has.
+    mb = _number("SLURM_MEM_PER_NODE") or _number("SLURM_MEM_PER_CPU") * _number("SLURM_CPUS_ON_NODE")
+    found += [mb << 20] if mb else []
+    for path in _limits():
+        with suppress(OSError, ValueError):  # "max" is none
+            found.append(int(path.read_text()))
     return min(found)
 
 
-_LIMIT = Path("/sys/fs/cgroup/memory.max")
+_MEMINFO = Path("/proc/meminfo")
+_GROUPS = Path("/sys/fs/cgroup")
+_OWN_GROUPS = Path("/proc/self/cgroup")
+
+
+def _limits() -> Iterator[Path]:
+    """Yield the files that may limit the memory of this process: its control groups, version 2 or 1, and those above.
+
+    A container sees its own group as the root; a batch queue's job is somewhere below it.
+    """
+    yield _GROUPS / "memory.max"
+    with suppress(OSError):
+        for line in _OWN_GROUPS.read_text().splitlines():
+            _, controllers, place = line.split(":", 2)
+            if controllers and "memory" not in controllers.split(","):
+                continue
+            root, name = (_GROUPS / "memory", "memory.limit_in_bytes") if controllers else (_GROUPS, "memory.max")
+            own = root / place.lstrip("/")
+            yield from (folder / name for folder in (own, *own.parents) if folder.is_relative_to(root))
 
 
 def cache() -> Path:

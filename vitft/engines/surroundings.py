@@ -2,11 +2,13 @@
 
 import importlib.metadata
 import os
+import re
 import shutil
 from collections.abc import Mapping
 
 from vitft import machine
 from vitft.errors import UsageError
+from vitft.words import size
 from vitft.world import world
 
 
@@ -53,8 +55,8 @@ def compilers() -> str:
         triton = ""
     found = [f"{name} for {kind}" if name else f"none for {kind}" for name, kind in ((cpp, "CPUs"), (triton, "cards"))]
     folder = compiling.folder()
-    size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) if folder.exists() else 0
-    return f"{', '.join(found)}; kept in {folder} ({size / 2**20:.0f} MiB)"
+    taken = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) if folder.exists() else 0
+    return f"{', '.join(found)}; kept in {folder} ({taken / 2**20:.0f} MiB)"
 
 
 def would_use() -> str:
@@ -66,20 +68,43 @@ def would_use() -> str:
 
 
 def slurm(environment: Mapping[str, str], cards: int) -> str:
-    """Return this process's share of a Slurm job, with a warning where its neighbours have the same cards.
+    """Return this process's share of a Slurm job, with warnings where neighbours have the same cards or cores are lost.
 
     Args:
         cards: that this process sees.
     """
     if "SLURM_JOB_ID" not in environment:
         return ""
-    here = environment.get("SLURM_TASKS_PER_NODE", "1").split("(")[0].split(",")[0]
-    tasks = int(here) if here.isdecimal() else 1
+    batch = "SLURM_STEP_ID" not in environment  # the script itself, which srun starts its tasks beside
+    tasks = _tasks_here(environment)
+    share, bound = environment.get("SLURM_CPUS_PER_TASK", ""), machine.bound()
     visible = environment.get("CUDA_VISIBLE_DEVICES", "not set")
-    facts = f"job {environment['SLURM_JOB_ID']}, tasks on a node {tasks}, CUDA_VISIBLE_DEVICES {visible}"
-    if tasks > 1 and cards > 1 and not environment.get("LOCAL_RANK"):
-        return (
-            f"WARNING: {facts}: each of these tasks sees the same {cards} cards and takes the first. "
+    facts = [
+        f"job {environment['SLURM_JOB_ID']}" + " (its script; 'srun vitft doctor' tells what a task gets)" * batch,
+        f"tasks on a node {tasks}",
+        f"cores {machine.cores()} of {os.cpu_count()}",
+        f"memory {size(machine.memory())}",
+        f"CUDA_VISIBLE_DEVICES {visible}",
+    ]
+    warnings = []
+    if share.isdecimal() and bound < int(share):
+        warnings.append(
+            f"this task is bound to {bound} of the {share} cores that sbatch was asked for: "
+            f"srun takes --cpus-per-task from its own command line alone. Give srun --cpus-per-task={share}"
+        )
+    if not batch and tasks > 1 and cards > 1 and not environment.get("LOCAL_RANK"):
+        warnings.append(
+            f"each of these tasks sees the same {cards} cards and takes the first. "
             "Give srun --gpus-per-task=1 --gpu-bind=single:1, or start one torchrun a node"
         )
-    return facts
+    said = ", ".join(facts)
+    return f"WARNING: {said}: {'; '.join(warnings)}" if warnings else said
+
+
+def _tasks_here(environment: Mapping[str, str]) -> int:
+    """Return how many tasks of a job or step are on this node, from e.g. "8(x2),3" and the node's number among them."""
+    words = environment.get("SLURM_TASKS_PER_NODE", "1").split(",")
+    groups = (re.fullmatch(r"(\d+)(?:\(x(\d+)\))?", word) for word in words)
+    nodes = [int(g[1]) for g in groups if g for _ in range(int(g[2] or 1))] or [1]
+    number = environment.get("SLURM_NODEID", "0")
+    return nodes[min(int(number) if number.isdecimal() else 0, len(nodes) - 1)]

@@ -1,0 +1,64 @@
+"""What a process may use of its machine: cores and memory of a container, a control group, a job of Slurm's."""
+
+import os
+
+import pytest
+
+from vitft import machine
+
+GB = 1 << 30
+
+
+@pytest.fixture(autouse=True)
+def _large(monkeypatch, tmp_path):
+    """A machine of 64 cores and more memory than any limit below, whose groups are drawn."""
+    monkeypatch.setattr(machine, "bound", lambda: 64)
+    monkeypatch.setattr(os, "sysconf", lambda name: 1 << 20)
+    monkeypatch.setattr(machine, "_MEMINFO", tmp_path / "meminfo")
+    monkeypatch.setattr(machine, "_GROUPS", tmp_path / "groups")
+    monkeypatch.setattr(machine, "_OWN_GROUPS", tmp_path / "own")
+
+
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        ({}, 64),
+        ({"SLURM_CPUS_PER_TASK": "8", "SLURM_CPUS_ON_NODE": "32"}, 8),
+        ({"SLURM_CPUS_ON_NODE": "32"}, 32),
+        ({"SLURM_CPUS_PER_TASK": "96"}, 64),  # more than it is bound to
+        ({"SLURM_CPUS_PER_TASK": ""}, 64),
+    ],
+)
+def test_cores_are_those_of_a_task(monkeypatch, variables, expected):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert machine.cores() == expected
+
+
+@pytest.mark.parametrize(
+    ("groups", "limits", "variables", "expected"),
+    [
+        ("0::/\n", {"memory.max": 3 * GB}, {}, 3 * GB),  # a container's own root
+        ("0::/job_7/step_0\n", {"job_7/memory.max": 2 * GB, "job_7/step_0/memory.max": "max"}, {}, 2 * GB),
+        (
+            "4:memory:/slurm/job_7/step_0\n1:cpu:/\n0::/\n",
+            {"memory/slurm/job_7/memory.limit_in_bytes": 5 * GB, "cpu/memory.limit_in_bytes": GB},
+            {},
+            5 * GB,
+        ),
+        ("", {}, {"SLURM_MEM_PER_NODE": "4096"}, 4 * GB),
+        ("", {}, {"SLURM_MEM_PER_CPU": "512", "SLURM_CPUS_ON_NODE": "16"}, 8 * GB),
+        ("", {}, {"SLURM_MEM_PER_NODE": "0"}, 1 << 40),  # all of the node
+    ],
+)
+def test_memory_is_what_a_container_or_a_job_may_take(monkeypatch, tmp_path, groups, limits, variables, expected):
+    (tmp_path / "own").write_text(groups)
+    for place, limit in limits.items():
+        path = tmp_path / "groups" / place
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"{limit}\n")
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert machine.memory() == expected
+    (tmp_path / "meminfo").write_text("MemTotal: 9 kB\nMemAvailable:   1024 kB\n")
+    assert machine.memory() == 1 << 20  # what is left, where that is less
