@@ -35,8 +35,10 @@ def place(tmp_path_factory):
     text = 'title = "tiny"\nsource = "tests"\nsteps = 2\nbatch_size = 4\nlr = 0.01\nresolution = 32\n'
     (root / "tiny.toml").write_text(text)
     (root / "bin").mkdir()
-    # Slurm's own words: a task after the other, the highest exit code at the end; a job that is queued again.
-    srun = '#!/bin/bash\nworst=0\nfor i in $(seq 0 $((SLURM_NTASKS-1))); do SLURM_PROCID=$i "$@"; c=$?; '
+    # Slurm's own words: a task after the other, the highest exit code at the end (of one that was killed, too); a job
+    # that is queued again.
+    srun = "#!/bin/bash\nwhile [[ $1 == --* ]]; do shift; done\nworst=${KILLED:-0}\n"
+    srun += 'for i in $(seq 0 $((SLURM_NTASKS-1))); do SLURM_PROCID=$i "$@"; c=$?; '
     srun += "[ $c -gt $worst ] && worst=$c; done; exit $worst\n"
     scontrol = f'#!/bin/bash\necho "$@" >> {root}/requeued\n'
     for name, script in (("srun", srun), ("scontrol", scontrol)):
@@ -79,10 +81,13 @@ def whole(place):
 def test_the_slurm_script_three_shards_are_the_whole_and_what_is_stopped_is_queued_again(place, whole, shell, tmp_path):
     script = placed(SLURM, place, tmp_path / "run")
     slurm = {"SLURM_NTASKS": "3", "SLURM_JOB_ID": "17"}
-    stopped = shell(script.replace("3h50m", "0s"), tmp_path, **{**slurm, "SLURM_NTASKS": "1"})
-    assert (place / "requeued").read_text() == "requeue 17\n", stopped.stderr
-    assert "Stopped to be queued again" in stopped.stderr
-    assert not (tmp_path / "b16.tex").exists()
+    over = script.replace("3h50m", "0s").replace("13800", "0")
+    assert over.count("0s") == 1 and "13800" not in over
+    for killed, times in (("0", 1), ("137", 2)):  # a shard that was killed hides from srun that another is to go on
+        stopped = shell(over, tmp_path, **{**slurm, "SLURM_NTASKS": "1", "KILLED": killed})
+        assert (place / "requeued").read_text() == "requeue 17\n" * times, stopped.stderr
+        assert stopped.stderr.count("Stopped to be queued again") == times
+        assert not (tmp_path / "b16.tex").exists() or not (tmp_path / "b16.tex").read_text()
     done = shell(script, tmp_path, **slurm)
     assert done.returncode == 0, done.stderr
     assert [f"Shard {i}/3 is done" in done.stderr for i in (1, 2)] == [True, True]
