@@ -3,6 +3,7 @@
 Workers are forked from this process, which has torch imported already; `test_vtab.py` starts real ones.
 """
 
+import io
 import json
 import os
 import random
@@ -12,6 +13,7 @@ import sys
 import time
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow.parquet as parquet
@@ -254,6 +256,28 @@ def test_a_signal_saves_and_the_same_call_goes_on(place, whole):
     assert {k: v for k, v in expected.items() if k.split("/")[1] in ("svhn", "dtd")} == answers(place / "stopped")
     # A finished plan starts no worker.
     local.run(jobs, place / "stopped", RUNTIME, launch=lambda log: pytest.fail("started a worker for nothing"))
+
+
+@pytest.mark.parametrize(("signum", "killed"), [(15, 1), (75, 0)])
+def test_a_state_of_a_minute_is_waited_for_where_the_run_is_queued_again(place, monkeypatch, signum, killed):
+    """A queue kills half a minute after SIGTERM, but leaves minutes to a command that asks to be queued again."""
+    now: list[float] = [0.0]
+    kills: list[float] = []
+    clock = SimpleNamespace(monotonic=lambda: now[0], sleep=lambda _: now.append(now.pop() + 1))
+    monkeypatch.setattr(local, "time", clock)
+    out, other = os.pipe()
+    worker = SimpleNamespace(
+        stdin=io.StringIO(),
+        stdout=os.fdopen(out),
+        poll=lambda: 0 if now[0] > 60 else None,
+        wait=lambda: 0,
+        kill=lambda: kills.append(now[0]),
+    )
+    hooks = Hooks(signal=lambda: signum)
+    with pytest.raises(Interrupted):
+        local.run(plan(place, ["svhn"]), place / f"saving-{signum}", RUNTIME, hooks=hooks, launch=lambda _: worker)
+    os.close(other)
+    assert len(kills) == killed and now[0] >= 20
 
 
 def test_the_supervisor_needs_no_torch():

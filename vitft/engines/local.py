@@ -20,13 +20,16 @@ from typing import IO, Any, Protocol
 from vitft import machine
 from vitft.engines.events import Event, Shown, error_of
 from vitft.engines.plan import Plan
-from vitft.errors import VitftError
+from vitft.errors import REQUEUE, VitftError
 from vitft.progress import Hooks
 from vitft.protocol.jobs import Runtime
 from vitft.protocol.units import Job, Unit
 
 _DEATHS = 2
 _SAVE_S = 20.0
+"""How long workers may save after a signal: Slurm kills 30 s after it (KillWait)."""
+_QUEUED_S = 300.0
+"""How long before a run is queued again: who asks for that has left time for it."""
 
 
 class Process(Protocol):
@@ -223,7 +226,7 @@ class _Supervisor:
         for worker in self.workers:
             if worker.process is not None and worker.process.stdin is not None:
                 worker.process.stdin.close()
-        until = time.monotonic() + _SAVE_S
+        until = time.monotonic() + (_QUEUED_S if self.hooks.signal() == REQUEUE else _SAVE_S)
         for worker in self.workers:
             while worker.process is not None and worker.process.poll() is None and time.monotonic() < until:
                 # A full pipe would keep it from ending.
