@@ -1,4 +1,4 @@
-"""The environment variables by which torchrun describes its processes; they are read here alone. No torch."""
+"""The environment variables by which torchrun and Slurm describe what they have started. No torch."""
 
 import os
 from dataclasses import dataclass
@@ -25,6 +25,12 @@ class World:
     port: int = 0
     attempt: int = 0
     agent: bool = False
+
+
+def restarts() -> int:
+    """Return how often torchrun, or Slurm after a requeue, has started this command again."""
+    counts = (os.environ.get(name, "") for name in ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT"))
+    return sum(int(count) for count in counts if count.isdecimal())
 
 
 def world() -> World:

@@ -18,7 +18,7 @@ from vitft.protocol.jobs import Runtime
 from vitft.protocol.run import run_unit
 from vitft.protocol.units import Job, Unit, by_point, points, select
 from vitft.protocol.warm import Warm
-from vitft.results.files import RESULT, write_json
+from vitft.results.files import RESULT, there, write_json
 from vitft.results.folders import SHOWN, unit_folder
 from vitft.results.schema import Lost, RunResult, Tuned, UnitResult, to_json, worst_overlap
 
@@ -102,7 +102,7 @@ def run(
 
 def _share(file: Path, at: Path) -> None:
     """Show a unit's file in the run folder too, without a second copy where the file system can."""
-    if not file.exists():
+    if not there(file):
         return
     at.unlink(missing_ok=True)
     try:

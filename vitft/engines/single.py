@@ -56,7 +56,7 @@ def in_folder(
         See also `unchanged.hold` and `inline.run_job`.
     """
     note = how.note
-    with lock(folder), nothing_left_behind(folder):
+    with lock(folder, note=note), nothing_left_behind(folder):
         claim(folder, job.identity(), overwrite=how.overwrite, resume=how.resume)
         finished = load(folder / RESULT, RunResult)
         if finished is not None:

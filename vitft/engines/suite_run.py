@@ -65,7 +65,9 @@ def _held(leg: Leg, how: How) -> Iterator[None]:
     if not how.shard:
         # Shards at work are waited for, but never to delete what they do.
         patient = how.resume and not how.overwrite
-        with lock(folder, wait=CLAIM_S * patient, on_shards=how.note if patient else None), nothing_left_behind(folder):
+        on_shards = how.note if patient else None
+        held = lock(folder, wait=CLAIM_S * patient, on_shards=on_shards, note=how.note)
+        with held, nothing_left_behind(folder):
             claim(folder, leg.identity(), overwrite=how.overwrite, resume=how.resume)
             try:
                 yield
@@ -77,7 +79,7 @@ def _held(leg: Leg, how: How) -> Iterator[None]:
     with ExitStack() as place:
         with lock(folder, shards=False, wait=CLAIM_S):
             claim(folder, leg.identity(), overwrite=False, resume=True)
-            place.enter_context(lock(folder / "shards" / how.shard.replace("/", "-of-")))
+            place.enter_context(lock(folder / "shards" / how.shard.replace("/", "-of-"), note=how.note))
         yield
 
 

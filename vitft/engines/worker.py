@@ -21,15 +21,13 @@ from typing import IO, TYPE_CHECKING, Any, TypedDict
 from vitft.engines.events import Event, Tell, failed
 from vitft.errors import Interrupted, UsageError, VitftError
 from vitft.progress import Hooks, StepReport
-from vitft.results.folders import lock, unit_folder
+from vitft.results.folders import LEASE_S, lock, unit_folder
 
 if TYPE_CHECKING:
     from vitft.protocol.jobs import Runtime
     from vitft.protocol.units import Unit
     from vitft.protocol.warm import Warm
 
-# A worker whose supervisor was killed ends within seconds; its successor waits that long for a unit's folder.
-_LOCK_S = 60.0
 _TELL_EVERY_S = 0.2
 
 
@@ -144,8 +142,9 @@ def _teller(events: IO[str]) -> Tell:
 
 @contextmanager
 def _alone(folder: Path, stop: Stop) -> Iterator[None]:
-    """Hold a unit's folder; a worker that its supervisor left behind may still be saving there."""
-    until = time.monotonic() + _LOCK_S
+    """Hold a unit's folder; a worker that its supervisor left behind may still be saving there, or have lost its
+    machine."""
+    until = time.monotonic() + LEASE_S
     while True:
         held = lock(folder)
         try:

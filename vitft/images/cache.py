@@ -100,9 +100,12 @@ def _made(split: Split, pp: Preprocess, workers: int, hooks: Hooks, keep: Keep) 
         if file is None or array is not None:
             return Stored(shape, array) if array is not None else None
         path = _folder() / f"{_digest(split, pp, hooks)}.npy"
-        file.flush()
-        os.fsync(file.fileno())
-        os.replace(file.name, path)
+        try:
+            file.flush()
+            os.fsync(file.fileno())  # over NFS a full disk is told here, not when it is written to
+            os.replace(file.name, path)
+        except OSError:
+            return None
         return stored.opened(path, shape)
 
 

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from secrets import token_hex
 from typing import IO
 
 from vitft import machine
@@ -144,26 +145,31 @@ def hold(file: IO[bytes]) -> bool:
     """Keep an opened file of the cache from being deleted until it is closed; False where that has happened already."""
     with suppress(OSError):  # a file system without locks: its bytes stay readable as long as it is open
         fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    return os.fstat(file.fileno()).st_nlink > 0
+    try:
+        return os.fstat(file.fileno()).st_nlink > 0
+    except OSError:  # NFS, of what another machine has deleted
+        return False
 
 
 @contextmanager
 def writing(path: Path, size: int) -> Iterator[IO[bytes]]:
     """Give a new file of that size, held, to be written and renamed to `path` by the caller; it is gone on an error."""
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    temporary = path.with_name(f".{path.stem}.{token_hex(4)}{path.suffix}")  # machines that share it share process ids
+    file = temporary.open("w+b")
     try:
-        with temporary.open("w+b") as file:
-            hold(file)
-            file.truncate(size)  # its room is counted from now on
-            yield file
+        hold(file)
+        file.truncate(size)  # its room is counted from now on
+        yield file
     finally:
+        with suppress(OSError):  # a full disk, told late
+            file.close()
         temporary.unlink(missing_ok=True)
 
 
 def _delete(path: Path, *, dry: bool = False) -> bool:
     """Delete a file unless a process holds it."""
     try:
-        with path.open("rb") as file:
+        with path.open("r+b") as file:  # NFS locks for one process alone only what that may write
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if not dry:
                 path.unlink()

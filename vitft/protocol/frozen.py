@@ -20,7 +20,7 @@ from vitft.models.methods import parameter_groups
 from vitft.progress import Hooks
 from vitft.protocol.units import Unit, alike
 from vitft.protocol.warm import Features, Trained, Warm
-from vitft.results.files import STATE, UPDATES
+from vitft.results.files import STATE, UPDATES, there
 from vitft.results.folders import finished_unit, unit_folder
 from vitft.settings import Settings
 from vitft.training import heads, inputs, state
@@ -80,7 +80,7 @@ def _together(
     """Train the heads of a unit and of those like it; empty where they are not to be trained as one."""
     linear = net.get_classifier()  # type: ignore[operator]
     left = [one for one in alike(unit) if finished_unit(run, one.id) is None]
-    begun = any((unit_folder(run, one.id) / STATE).exists() for one in left)
+    begun = any(there(unit_folder(run, one.id) / STATE) for one in left)
     if len(left) < 2 or begun or not isinstance(linear, nn.Linear) or linear.bias is None:
         return {}
     if not inputs.computes_once(net, settings):

@@ -21,10 +21,12 @@ import json
 import os
 import re
 import shutil
+import socket
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import IO
 
 from vitft import machine
 from vitft.errors import CheckpointError, RunFolderOccupied, UsageError, VitftError
@@ -44,6 +46,7 @@ from vitft.results.files import (
 from vitft.results.reading import load
 from vitft.results.schema import SCHEMA_VERSION, Lost, UnitResult
 from vitft.settings import Settings
+from vitft.world import restarts
 
 # What a run leaves at the top of its folder, besides run.json.
 SHOWN = (WEIGHTS, HEAD, "config.json", PREDICTIONS)
@@ -158,12 +161,21 @@ def differing(known: Mapping[str, object], wanted: Mapping[str, object], prefix:
 CLAIM_S = 30.0
 """How long a shard waits for another to claim the folder, which takes a moment."""
 
+LEASE_S = 120.0
+"""How long the folder of a process that died with its machine is waited for: Linux's NFS servers let go of the locks of
+a machine that they hear nothing of after 90 s."""
+
 _LOOK_EVERY_S = 0.2
 
 
 @contextmanager
 def lock(
-    folder: Path, *, shards: bool = True, wait: float = 0.0, on_shards: Callable[[str], None] | None = None
+    folder: Path,
+    *,
+    shards: bool = True,
+    wait: float = 0.0,
+    on_shards: Callable[[str], None] | None = None,
+    note: Callable[[str], None] | None = None,
 ) -> Iterator[None]:
     """Hold a folder against a second vitft process; the kernel lets go of it when this one dies, however it dies.
 
@@ -171,13 +183,16 @@ def lock(
         shards: hold the places of all shards in it, too.
         wait: seconds to wait for the folder itself.
         on_shards: called once where shards are at work, whose end is then waited for; None = that is refused.
+        note: called once where torchrun or Slurm has started this command again, which then waits `LEASE_S`, as the one
+            before may have died with its machine; None = it does not.
 
     Raises:
         UsageError: the folder is a file, or another process works there (exit code 2).
     """
     if folder.is_file():
         raise UsageError(f"--output '{folder}' is a file.", "a new folder, or one of an earlier run.")
-    until, noted = time.monotonic() + wait, False
+    again = LEASE_S if note is not None and restarts() else 0.0
+    until, noted = time.monotonic() + max(wait, again), False
     while True:
         with ExitStack() as held:
             try:
@@ -190,8 +205,10 @@ def lock(
             free = machine.locked(own)
             busy = [path.parent.name for path, file in zip(places, files, strict=True) if not machine.locked(file)]
             if free and not busy:
+                _sign(own)
                 yield
                 return
+        holder = _holder(folder / "shards" / busy[0] if free else folder)
         if free and on_shards is not None:
             # Let go of meanwhile, so that more shards can come.
             until = time.monotonic() + wait
@@ -200,11 +217,31 @@ def lock(
             noted = True
         elif time.monotonic() >= until:
             raise UsageError(
-                f"Another vitft process is at work in '{folder}'.",
+                f"Another vitft process is at work in '{folder}'{holder}.",
                 "one process a run folder, or several with --shard.",
                 "Wait for it, or choose another folder with --output.",
             )
+        elif note is not None and again and not noted:
+            note(f"Started again while '{folder}' is held{holder}: waiting {again:.0f} s, as it may have died.")
+            noted = True
         time.sleep(_LOOK_EVERY_S)
+
+
+def _sign(file: IO[str]) -> None:
+    """Write into a lock who holds it, for those who find it taken, perhaps on another machine."""
+    with suppress(OSError):
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _holder(folder: Path) -> str:
+    """Return who holds a lock, in brackets; "" where it does not say so."""
+    with suppress(OSError, UnicodeDecodeError):
+        text = (folder / ".lock").read_text()
+        return f" ({text})" if re.fullmatch(r"process \d+ on \S+", text) else ""
+    return ""
 
 
 @contextmanager

@@ -3,7 +3,6 @@
 import fcntl
 import json
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -203,11 +202,13 @@ def at_work(folder: Path) -> bool:
     """Tell whether a process holds the run folder, or any of its shards."""
     for place in (folder / ".lock", *folder.glob("shards/*/.lock")):
         # Read and shared, as a run may lie on a file system that cannot be written.
-        with suppress(FileNotFoundError, PermissionError), place.open("rb") as file:
-            try:
+        try:
+            with place.open("rb") as file:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return True
+        except BlockingIOError:
+            return True
+        except OSError:  # deleted just now, not ours to read, or a file system without locks
+            continue
     return False
 
 

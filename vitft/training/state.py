@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from vitft.group import mapped
-from vitft.results.files import Pieces, cannot_write, write_atomic, writing
+from vitft.results.files import Pieces, cannot_write, there, write_atomic, writing
 
 _MAGIC = b"vitft-state-2\n"
 _DIGEST = hashlib.sha256().digest_size
@@ -94,8 +94,10 @@ def load(path: Path) -> State | None:
     """Read a state; None where there is none or where it is damaged (the caller then starts from the beginning)."""
     end = _DIGEST + len(_MAGIC)
     try:
-        size = path.stat().st_size - end
+        if not there(path):
+            return None
         with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size - end  # of what is open: another machine may have saved it anew
             if size <= 0 or file.seek(size) != size:
                 return None
             digest, magic = file.read(_DIGEST), file.read()
@@ -153,7 +155,7 @@ class Metrics:
             self._file: IO[str] | None = None
             return
         self._path = path
-        lines = path.read_text().splitlines(keepends=True)[:keep] if path.exists() and keep else []
+        lines = path.read_text().splitlines(keepends=True)[:keep] if keep and there(path) else []
         self.last = json.loads(lines[-1]) if lines else {}
         try:
             path.parent.mkdir(parents=True, exist_ok=True)

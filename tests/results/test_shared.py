@@ -1,0 +1,200 @@
+"""Run folders and caches on NFS, by what a client of it does (seen with Linux 6.1, NFS 4.2, two clients).
+
+It remembers which names were absent until their folder is opened, and how large a file was until the file is; it takes
+a lock for one alone only through what may write, and a shared one only through what may read.
+"""
+
+import errno
+import fcntl
+import io
+import os
+import socket
+import threading
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.images.test_room import files, laid
+from tests.training.test_training import drawn
+from vitft import machine
+from vitft.errors import UsageError
+from vitft.images import cache, room
+from vitft.results import folders
+from vitft.results.files import read_json, replacing
+from vitft.results.listing import at_work
+from vitft.settings import Preprocess
+from vitft.training import state
+
+
+class Client:
+    """What the kernel of this machine remembers of a shared folder."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self.absent: set[Path] = set()
+        self.known: dict[Path, os.stat_result] = {}
+        self.stat, self.open, self.open_file = os.stat, os.open, io.open
+        patch.setattr(os, "stat", self._stat)
+        patch.setattr(os, "open", self._open)
+        patch.setattr(io, "open", self._open_file)
+
+    def _look_up(self, path: Path) -> None:
+        for place in (*reversed(path.parents), path):
+            if place in self.absent:
+                raise FileNotFoundError(errno.ENOENT, "remembered", str(path))
+            try:
+                self.stat(place)
+            except FileNotFoundError:
+                self.absent.add(place)
+                raise
+
+    def _stat(self, path: Any, **how: Any) -> os.stat_result:
+        if not isinstance(path, Path):
+            return self.stat(path, **how)
+        self._look_up(path)
+        return self.known.setdefault(path, self.stat(path))
+
+    def _open(self, path: Any, *how: Any, **more: Any) -> int:
+        if isinstance(path, Path):
+            self._look_up(path)
+            self.absent = {one for one in self.absent if one.parent != path}
+        return self.open(path, *how, **more)
+
+    def _open_file(self, path: Any, mode: str = "r", *how: Any, **more: Any) -> Any:
+        if isinstance(path, Path) and "r" in mode:
+            self._look_up(path)
+            self.known.pop(path, None)
+        return self.open_file(path, mode, *how, **more)
+
+    def elsewhere(self, path: Path, data: bytes) -> None:
+        """Write a file as another machine does."""
+        for folder in reversed(path.parents):
+            with suppress(FileExistsError):
+                os.mkdir(str(folder))  # noqa: PTH102
+        with self.open_file(f"{path}.new", "wb") as file:
+            file.write(data)
+        os.replace(f"{path}.new", str(path))
+
+
+@pytest.fixture
+def client(monkeypatch: pytest.MonkeyPatch) -> Client:
+    return Client(monkeypatch)
+
+
+@pytest.mark.parametrize("inner", ["result.json", "units/dtd/final-0/result.json"])
+def test_a_result_that_another_machine_wrote_is_there_at_once(client, tmp_path, inner):
+    path = tmp_path / inner
+    assert read_json(path) is None
+    client.elsewhere(path, b'{"kind": "finetune"}')
+    assert not path.exists()  # what is asked without opening the folder
+    assert read_json(path) == {"kind": "finetune"}
+
+
+def test_a_state_that_another_machine_saved_is_gone_on_from(client, tmp_path, monkeypatch):
+    for name, step in (("before.pt", 1), ("after.pt", 2)):
+        saver = state.Saver(tmp_path / "made" / name)
+        saver.save({"step": step, "weights": torch.full((step * 1000,), float(step))})
+        saver.wait()
+    before, after = (client.open_file(f"{tmp_path}/made/{name}", "rb").read() for name in ("before.pt", "after.pt"))
+    path = tmp_path / "unit" / "state.pt"
+    assert state.load(path) is None
+    for data, step in ((before, 1), (after, 2)):
+        client.elsewhere(path, data)
+        found = state.load(path)
+        assert found is not None and found["step"] == step and found["weights"].tolist() == [step] * step * 1000
+        assert path.exists()  # and its size is remembered
+    lines = path.with_name("metrics.jsonl")
+    assert not lines.exists()
+    client.elsewhere(lines, b'{"step": 1}\n{"step": 2}\n')
+    with state.Metrics(lines, keep=1) as metrics:
+        assert metrics.last == {"step": 1}
+
+
+@pytest.fixture
+def nfs_locks(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = fcntl.flock
+
+    def flock(file: Any, how: int) -> None:
+        may = fcntl.fcntl(file, fcntl.F_GETFL) & os.O_ACCMODE
+        if how & (fcntl.LOCK_EX | fcntl.LOCK_SH) and may == (os.O_RDONLY if how & fcntl.LOCK_EX else os.O_WRONLY):
+            raise OSError(errno.EBADF, "Bad file descriptor")
+        real(file, how)
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+
+
+def test_locks_are_taken_and_seen_over_nfs(nfs_locks, tmp_path):
+    laid(("pixels/a.npy", 5, 50), ("pixels/b.npy", 3, 50))
+    with (machine.cache() / "pixels" / "a.npy").open("rb") as held:
+        assert room.hold(held) and room.clean() == (["pixels/b.npy"], 3) and files() == {"a.npy": 5}
+    assert room.clean() == (["pixels/a.npy"], 5)
+    who = f"process {os.getpid()} on {socket.gethostname()}"
+    with folders.lock(tmp_path):
+        assert at_work(tmp_path)
+        with pytest.raises(UsageError, match=who), folders.lock(tmp_path):
+            pytest.fail("held twice")
+    assert not at_work(tmp_path)
+    with machine.turn(tmp_path / "turn", lambda _: pytest.fail("waited")):
+        assert not machine.locked((tmp_path / "turn").open("a"))
+
+
+def test_a_run_on_a_file_system_without_locks_can_be_listed(tmp_path, monkeypatch):
+    def flock(file: Any, how: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with folders.lock(tmp_path):
+        assert not at_work(tmp_path)
+
+
+@pytest.mark.parametrize("variable", ["SLURM_RESTART_COUNT", "TORCHELASTIC_RESTART_COUNT"])
+def test_a_command_started_again_waits_for_the_lock_of_a_machine_that_died(tmp_path, monkeypatch, variable):
+    shard = tmp_path / "shards" / "1-of-2"
+    dead = (shard / ".lock", shard) if variable.startswith("SLURM") else (tmp_path / ".lock", tmp_path)
+    dead[1].mkdir(parents=True, exist_ok=True)
+    file = dead[0].open("a")
+    file.write("process 7 on node-3")
+    file.flush()
+    assert machine.locked(file)
+    notes: list[str] = []
+    with pytest.raises(UsageError, match=r"\(process 7 on node-3\)"), folders.lock(tmp_path, note=notes.append):
+        pytest.fail("nobody has started it again")
+    monkeypatch.setenv(variable, "1")
+    with pytest.raises(UsageError), folders.lock(tmp_path):
+        pytest.fail("nobody is to wait")
+    assert not notes
+    timer = threading.Timer(0.5, file.close)  # the server lets go of it
+    timer.start()
+    with folders.lock(tmp_path, note=notes.append):
+        assert file.closed
+    assert len(notes) == 1 and "(process 7 on node-3)" in notes[0] and "120 s" in notes[0]
+    monkeypatch.setattr(folders, "LEASE_S", 0.1)
+    with dead[0].open("a") as file:
+        assert machine.locked(file)
+        with pytest.raises(UsageError), folders.lock(tmp_path, note=notes.append):
+            pytest.fail("it is held for longer")
+
+
+def test_machines_with_equal_process_ids_write_to_files_of_their_own(tmp_path):
+    with replacing(tmp_path / "a") as one, replacing(tmp_path / "a") as other:
+        assert one != other
+        one.touch()
+        other.touch()
+    (tmp_path / "cache").mkdir()
+    with (
+        room.writing(tmp_path / "cache" / "a.npy", 8) as first,
+        room.writing(tmp_path / "cache" / "a.npy", 8) as second,
+    ):
+        assert first.name != second.name
+    assert not list((tmp_path / "cache").iterdir())
+
+
+def test_a_quota_that_is_told_late_leaves_pixels_to_be_decoded_as_they_are_needed(monkeypatch):
+    def fsync(number: int) -> None:
+        raise OSError(errno.EDQUOT, "Disk quota exceeded")
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    assert cache.pixels(drawn(6), Preprocess((16, 16)), 1) is None
+    assert not list((machine.cache() / "pixels").glob("**/*.npy"))
