@@ -23,7 +23,9 @@ pytestmark = pytest.mark.xdist_group("engine")
 SECTION = (
     (Path(__file__).parents[2] / "README.md").read_text().split("## Many cards, many machines\n")[1].split("\n## ")[0]
 )
-TORCHRUN, RAY, SLURM, ESTIMATE = (block.strip() for block in re.findall(r"^```\w*\n(.*?)^```", SECTION, re.S | re.M))
+TORCHRUN, RAY, SLURM, SRUN, ESTIMATE = (
+    block.strip() for block in re.findall(r"^```\w*\n(.*?)^```", SECTION, re.S | re.M)
+)
 TASKS = "svhn,dtd,eurosat"
 
 
@@ -34,13 +36,14 @@ def place(tmp_path_factory):
     vtab_archive.checkpoint(root / "tiny.safetensors")
     text = 'title = "tiny"\nsource = "tests"\nsteps = 2\nbatch_size = 4\nlr = 0.01\nresolution = 32\n'
     (root / "tiny.toml").write_text(text)
-    (root / "bin").mkdir()
+    for name in ("bin", "srun-bin"):
+        (root / name).mkdir()
     # Slurm's own words: a task after the other, the highest exit code at the end (of one that was killed, too); a job
     # that is queued again.
     srun = "#!/bin/bash\nwhile [[ $1 == --* ]]; do shift; done\nworst=${KILLED:-0}\n"
     srun += 'for i in $(seq 0 $((SLURM_NTASKS-1))); do SLURM_PROCID=$i "$@"; c=$?; '
     srun += "[ $c -gt $worst ] && worst=$c; done; exit $worst\n"
-    scontrol = f'#!/bin/bash\necho "$@" >> {root}/requeued\n'
+    scontrol = f'#!/bin/bash\n[ $1 = show ] && echo localhost || echo "$@" >> {root}/requeued\n'
     for name, script in (("srun", srun), ("scontrol", scontrol)):
         (root / "bin" / name).write_text(script)
         (root / "bin" / name).chmod(0o755)
@@ -94,6 +97,17 @@ def test_the_slurm_script_three_shards_are_the_whole_and_what_is_stopped_is_queu
     assert "Finished before" in done.stderr  # the last line, which prints the table
     assert "tabular" in (tmp_path / "b16.tex").read_text()
     assert json.loads((tmp_path / "run/suite.json").read_text())["tasks"] == whole["tasks"]
+
+
+def test_one_run_that_srun_starts_is_queued_again(place, tmp_path):
+    changed = {"imagenet": "digits", "vit-h14": "vit-mini", "vit-paper": "quick", "/scratch/h14": "run"}
+    small = ["--limit", "24", "--steps", "1", "-b", "4", "-r", "32", "--device", "cpu"]
+    commands = Commands(place / "srun-bin", lambda words: [*(changed.get(word, word) for word in words), *small])
+    slurm = {"SLURM_NTASKS": "1", "SLURM_JOB_ID": "18", "SLURM_LOCALID": "0", "SLURM_JOB_NODELIST": "n[1-4]"}
+    path = f"{place / 'srun-bin'}:{place / 'bin'}:{os.environ['PATH']}"
+    over = commands.run(SRUN.replace("3h50m", "0s"), tmp_path, {**os.environ, **slurm, "PATH": path})
+    assert "Stopped to be queued again" in over.stderr
+    assert (place / "requeued").read_text().endswith("requeue 18\n")
 
 
 def test_the_ray_line(place, whole, shell, tmp_path):
