@@ -12,6 +12,7 @@ import pytest
 from vitft.cli import signals
 from vitft.cli.app import app
 from vitft.errors import UsageError
+from vitft.results import folders
 from vitft.training import update
 
 DIGITS = ["finetune", "digits", "--limit", "24", "-b", "8", "-r", "32", "--set", "crop=none", "--device", "cpu"]
@@ -73,6 +74,23 @@ def test_signals_of_a_queue_save_and_end_with_75(tmp_path, monkeypatch, names, s
 
     monkeypatch.setattr(frozen, "fit", fit)
     assert vitft(*DIGITS, "--steps", 3, "-o", tmp_path / "run", "--requeue-signals", names) == code
+
+
+def test_waiting_for_another_ends_with_75_too(tmp_path, monkeypatch, capsys):
+    """A shard at work is waited for without end, and what Slurm has started again for two minutes."""
+    now = [0.0]
+    clock = SimpleNamespace(monotonic=lambda: now[0], sleep=lambda s: now.append(now.pop() + s))
+    monkeypatch.setattr(signals, "time", clock)
+    monkeypatch.setattr(folders, "time", clock)
+    suite = ["vtab", "--suite", "mini", "--steps", 1, "--device", "cpu", "-o", tmp_path / "suite", "--max-time", "9s"]
+    with folders.lock(tmp_path / "suite/shards/1-of-2"):
+        assert vitft(*suite) == 75
+    assert "waiting for its end" in capsys.readouterr().err and 9 <= now[0] < 10
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    with folders.lock(tmp_path / "run"):
+        assert vitft(*DIGITS, "-o", tmp_path / "run", "--max-time", "9s") == 75
+    assert 18 <= now[0] < 20
+    assert not (tmp_path / "suite/run.json").exists() and not (tmp_path / "run/run.json").exists()
 
 
 def test_mistakes_are_told_at_once(tmp_path, capsys):

@@ -1,7 +1,7 @@
 """One job in its run folder: finished before, gone on with, or begun. No torch until something is run."""
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -56,7 +56,10 @@ def in_folder(
         See also `unchanged.hold` and `inline.run_job`.
     """
     note = how.note
-    with lock(folder, note=note), nothing_left_behind(folder):
+    with ExitStack() as place:
+        with watched() as hooks:
+            place.enter_context(lock(folder, note=note, stop=hooks.stop_if_asked))
+        place.enter_context(nothing_left_behind(folder))
         claim(folder, job.identity(), overwrite=how.overwrite, resume=how.resume)
         finished = load(folder / RESULT, RunResult)
         if finished is not None:

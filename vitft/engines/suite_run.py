@@ -51,6 +51,7 @@ def held(legs: Sequence[Leg], how: How) -> Iterator[None]:
 
     Raises:
         RunFolderOccupied, UsageError: another run lives in one, or is at work there (exit code 2).
+        Interrupted: a signal came, or the time was up, while another was waited for.
     """
     with ExitStack() as all_:
         for leg in legs:
@@ -66,8 +67,11 @@ def _held(leg: Leg, how: How) -> Iterator[None]:
         # Shards at work are waited for, but never to delete what they do.
         patient = how.resume and not how.overwrite
         on_shards = how.note if patient else None
-        held = lock(folder, wait=CLAIM_S * patient, on_shards=on_shards, note=how.note)
-        with held, nothing_left_behind(folder):
+        with ExitStack() as place:
+            with how.watched() as hooks:
+                stop, wait = hooks.stop_if_asked, CLAIM_S * patient
+                place.enter_context(lock(folder, wait=wait, on_shards=on_shards, note=how.note, stop=stop))
+            place.enter_context(nothing_left_behind(folder))
             claim(folder, leg.identity(), overwrite=how.overwrite, resume=how.resume)
             try:
                 yield
@@ -76,10 +80,11 @@ def _held(leg: Leg, how: How) -> Iterator[None]:
                 rmtree(folder / "logs", ignore_errors=True)
                 raise
         return
+    own = folder / "shards" / how.shard.replace("/", "-of-")
     with ExitStack() as place:
-        with lock(folder, shards=False, wait=CLAIM_S):
+        with how.watched() as hooks, lock(folder, shards=False, wait=CLAIM_S, stop=hooks.stop_if_asked):
             claim(folder, leg.identity(), overwrite=False, resume=True)
-            place.enter_context(lock(folder / "shards" / how.shard.replace("/", "-of-"), note=how.note))
+            place.enter_context(lock(own, note=how.note, stop=hooks.stop_if_asked))
         yield
 
 

@@ -176,6 +176,7 @@ def lock(
     wait: float = 0.0,
     on_shards: Callable[[str], None] | None = None,
     note: Callable[[str], None] | None = None,
+    stop: Callable[[], None] = lambda: None,
 ) -> Iterator[None]:
     """Hold a folder against a second vitft process; the kernel lets go of it when this one dies, however it dies.
 
@@ -185,6 +186,7 @@ def lock(
         on_shards: called once where shards are at work, whose end is then waited for; None = that is refused.
         note: called once where torchrun or Slurm has started this command again, which then waits `LEASE_S`, as the one
             before may have died with its machine; None = it does not.
+        stop: called again and again while it waits; it may raise.
 
     Raises:
         UsageError: the folder is a file, or another process works there (exit code 2).
@@ -224,6 +226,7 @@ def lock(
         elif note is not None and again and not noted:
             note(f"Started again while '{folder}' is held{holder}: waiting {again:.0f} s, as it may have died.")
             noted = True
+        stop()
         time.sleep(_LOOK_EVERY_S)
 
 
