@@ -84,7 +84,7 @@ def _card(name: str, local_rank: int) -> str:
         raise UsageError(
             f"Process {local_rank} of this machine has no card: there are {cards}.",
             "one process a card.",
-            f"Start with 'torchrun --nproc-per-node {cards}'.",
+            f"Start 'torchrun --nproc-per-node {cards}', or set LOCAL_RANK=0 where each sees its own card alone.",
         )
     return f"cuda:{local_rank}"
 

@@ -134,11 +134,13 @@ def test_a_failed_task_is_a_hole_and_exit_code_6(vitft, small, tmp_path):
 
 def test_shards_share_a_folder(vitft, data, small, tmp_path):
     command = ["vtab", *small, "--tasks", "specialized", "--data-dir", data / "all", "-o", tmp_path / "run"]
-    code, out, _ = vitft(*command, "--shard", "1/2", "--format", "json")
+    code, out, err = vitft(*command, "--shard", "1/2", "--format", "json")
     assert code == 0
     assert set(json.loads(out)["tasks"]) == {"patch_camelyon", "resisc45"}
-    code, out, _ = vitft(*command, "--shard", "2/2", "--format", "json")
+    assert "Note: resisc45: classes" in err
+    code, out, err = vitft(*command, "--shard", "2/2", "--format", "json")
     assert len(json.loads(out)["tasks"]) == 4
+    assert "Note: eurosat: classes" in err and "Note: resisc45" not in err
     assert vitft(*command, "--shard", "3/2")[0] == 2
     assert vitft(*command, "--shard", "1/2", "--overwrite")[0] == 2
     assert vitft(*command, "--shard", "1/2", "--resume", "never")[0] == 2

@@ -73,7 +73,7 @@ def of_suite(prospects: Sequence[Prospect], runtime: Runtime, speed: "Speed | No
                 jobs.append(job)
             except DataError as error:
                 notes.append(f"not in it: {name}, {error.lines[0].rstrip('.')}")
-        notes += one.planned.notes
+        notes += [f"{name}: {line}" for name, lines in one.planned.notes.items() for line in lines]
         if one.leg.recipe is None or not jobs:
             continue
         info = opened.open(one.leg.model, jobs[0].settings).info

@@ -226,13 +226,13 @@ class Planned:
     Attributes:
         jobs: one for each data set that can be trained on, in the suite's order.
         missing: data set -> why it cannot run, in one line.
-        notes: what the user should know of the data.
+        notes: data set -> what the user should know of it.
         counts: of each data set that can be trained on, what its splits hold.
     """
 
     jobs: tuple[Job, ...]
     missing: Mapping[str, str]
-    notes: tuple[str, ...] = ()
+    notes: Mapping[str, Sequence[str]] = field(default_factory=dict)
     counts: Mapping[str, Counts] = field(default_factory=dict)
 
 
@@ -242,20 +242,20 @@ def plan(leg: Leg, missing: Mapping[str, str]) -> Planned:
     Raises:
         UnknownName, RecipeError: exit code 2.
     """
-    jobs, missing, notes = [], dict(missing), []
-    counts = {}
+    jobs, missing = [], dict(missing)
+    notes, counts = {}, {}
     for name, column in leg.tasks().items() if leg.recipe else ():
         if name in missing:
             continue
         try:
             job, source = make(column.task, **leg.options(column))
-            notes += [f"{name}: {line}" for line in check_splits(job, source)]
+            notes[name] = check_splits(job, source)
         except DataError as error:
             missing[name] = error.lines[0].rstrip(".")
         else:
             jobs.append(job)
             counts[name] = source.counts(job.splits())
-    return Planned(tuple(jobs), missing, tuple(notes), counts)
+    return Planned(tuple(jobs), missing, notes, counts)
 
 
 def hold(leg: Leg, names: Iterable[str], note: Callable[[str], None]) -> None:

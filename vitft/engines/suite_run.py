@@ -113,8 +113,9 @@ def run(leg: Leg, planned: Planned, how: How) -> dict[str, str]:
             return measure(leg, left, how.runtime, how.devices, hooks)
     planned = planned if planned.jobs else planning.plan(leg, planned.missing)
     jobs = [job for job in planned.jobs if job.name in names]
-    for text in planned.notes:
-        note(f"Note: {text}.")
+    for name in names:
+        for text in planned.notes.get(name, ()):
+            note(f"Note: {name}: {text}.")
     what = f"tasks {len(jobs)}, fits {sum(len(fits(job)) for job in jobs)}"
     note(f"vitft {leg.suite.name} with {leg.model}, recipe {leg.recipe.name}: {what} -> {folder}")
     if of := estimate([job for job in jobs if job.name in left], planned, how, apart=True):
