@@ -12,7 +12,7 @@ from tests.data.test_edges import Owner
 from tests.data.test_label_rules import picture
 from tests.layouts import refused
 from tests.protocol.test_protocol import draw, job
-from vitft import products
+from vitft import machine, products
 from vitft.errors import CheckpointError
 from vitft.group import Group, Order
 from vitft.protocol import run
@@ -423,7 +423,10 @@ def test_a_unit_begins_with_what_is_asked_for_and_keeps_it(tmp_path, monkeypatch
     from vitft.protocol.begun import begin
 
     monkeypatch.setattr(products, "by_onednn", lambda: False)
-    threads = torch.get_num_threads()
+    threads = 3  # torch would take all cores that it may run on; a task of Slurm's has its share of them
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 64)
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "3")
+    monkeypatch.setattr(machine, "bound", lambda: 64)
     for asked, expected in (("auto", "float32"), ("float32", "float32"), ("bf16", "bf16")):
         own = tmp_path / asked
         own.mkdir()
