@@ -20,8 +20,9 @@ import torch
 from tests.images.test_room import files, laid
 from tests.training.test_training import drawn
 from vitft import machine
-from vitft.errors import UsageError
+from vitft.errors import DataError, UsageError
 from vitft.images import cache, room
+from vitft.prepare import prepare
 from vitft.results import folders
 from vitft.results.files import read_json, replacing
 from vitft.results.listing import at_work
@@ -198,3 +199,48 @@ def test_a_quota_that_is_told_late_leaves_pixels_to_be_decoded_as_they_are_neede
     monkeypatch.setattr(os, "fsync", fsync)
     assert cache.pixels(drawn(6), Preprocess((16, 16)), 1) is None
     assert not list((machine.cache() / "pixels").glob("**/*.npy"))
+
+
+@pytest.fixture
+def nfs_deletes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep what is deleted while it is open under another name in its folder, until it is closed."""
+    unlink, rmdir, number = os.unlink, os.rmdir, iter(range(99))
+
+    def full(path: Any, folder: int | None) -> str:
+        return os.path.join(os.readlink(f"/proc/self/fd/{folder}"), path) if folder is not None else str(path)  # noqa: PTH115, PTH118
+
+    def is_open(path: str) -> bool:
+        links = [f"/proc/self/fd/{name}" for name in os.listdir("/proc/self/fd")]  # noqa: PTH208
+        return path in [os.readlink(link) for link in links if os.path.lexists(link)]  # noqa: PTH115
+
+    def nfs_unlink(path: Any, *, dir_fd: int | None = None) -> None:
+        where = Path(full(path, dir_fd))
+        if is_open(str(where)):
+            where.rename(where.with_name(f".nfs{next(number):016}"))
+        else:
+            unlink(path, dir_fd=dir_fd)
+
+    def nfs_rmdir(path: Any, *, dir_fd: int | None = None) -> None:
+        for left in Path(full(path, dir_fd)).glob(".nfs*"):
+            if not is_open(str(left)):
+                unlink(left)
+        rmdir(path, dir_fd=dir_fd)
+
+    monkeypatch.setattr(os, "unlink", nfs_unlink)
+    monkeypatch.setattr(os, "rmdir", nfs_rmdir)
+
+
+def test_a_run_that_came_to_nothing_leaves_no_folder(nfs_deletes, tmp_path):
+    run = tmp_path / "run"
+    with suppress(UsageError), folders.lock(run), folders.nothing_left_behind(run):
+        folders.claim(run, {"kind": "finetune"}, overwrite=False, resume=True)
+        assert run.exists()
+        raise UsageError("mistyped", "what is right")
+    assert not list(tmp_path.iterdir())
+
+
+def test_data_that_cannot_be_prepared_leave_no_folder(nfs_deletes, tmp_path):
+    (tmp_path / "files").mkdir()
+    with pytest.raises(DataError):
+        prepare.prepare("dtd", tmp_path / "files", tmp_path / "data" / "dtd")
+    assert not (tmp_path / "data" / ".dtd.preparing").exists()

@@ -173,15 +173,15 @@ def _alone(folder: Path, collection: Collection, progress: Progress) -> Abstract
 @contextmanager
 def _workplace(hidden: Path) -> Iterator[None]:
     """Hold the hidden folder in which a data set is built; it stays only while it holds images worth keeping."""
-    with lock(hidden):
-        try:
+    try:
+        with lock(hidden):
             yield
-        except OSError as error:  # reading has its own errors; this is the disk that is written
-            raise cannot_write(hidden, error) from None
-        finally:
-            spool = hidden / "spool.bin"
-            if not spool.is_file() or not spool.stat().st_size:
-                shutil.rmtree(hidden, ignore_errors=True)
+    except OSError as error:  # reading has its own errors; this is the disk that is written
+        raise cannot_write(hidden, error) from None
+    finally:  # with the lock closed: NFS keeps what is open
+        spool = hidden / "spool.bin"
+        if not spool.is_file() or not spool.stat().st_size:
+            shutil.rmtree(hidden, ignore_errors=True)
 
 
 def _image(spool: Spool, part: Selected, i: int) -> bytes:

@@ -199,6 +199,7 @@ def lock(
         with ExitStack() as held:
             try:
                 folder.mkdir(parents=True, exist_ok=True)
+                held.callback(_remove_empty, folder)
                 own = held.enter_context((folder / ".lock").open("a"))
                 places = sorted(folder.glob("shards/*/.lock")) if shards else []
                 files = [held.enter_context(path.open("a")) for path in places]
@@ -228,6 +229,12 @@ def lock(
             noted = True
         stop()
         time.sleep(_LOOK_EVERY_S)
+
+
+def _remove_empty(folder: Path) -> None:
+    """Remove a folder whose lock was deleted while it was held: NFS keeps a file in it until the lock is closed."""
+    with suppress(OSError):
+        folder.rmdir()
 
 
 def _sign(file: IO[str]) -> None:
