@@ -10,8 +10,10 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -24,13 +26,14 @@ from tests import vtab_archive
 from tests.forked_workers import forking
 from vitft.catalog.tasks import VTAB
 from vitft.data.sources.vtab_folder import VtabFolder
-from vitft.engines import inline, local
+from vitft.engines import inline, local, worker
 from vitft.errors import Interrupted, UsageError, VitftError
 from vitft.progress import Hooks
 from vitft.protocol import run as protocol
 from vitft.protocol.jobs import Runtime, make
+from vitft.protocol.warm import Warm
 from vitft.report import suite as summary
-from vitft.results.folders import collect
+from vitft.results.folders import collect, lock
 from vitft.results.schema import UnitResult, to_json
 from vitft.suites.document import load as suite_of
 
@@ -278,6 +281,28 @@ def test_a_state_of_a_minute_is_waited_for_where_the_run_is_queued_again(place, 
         local.run(plan(place, ["svhn"]), place / f"saving-{signum}", RUNTIME, hooks=hooks, launch=lambda _: worker)
     os.close(other)
     assert len(kills) == killed and now[0] >= 20
+
+
+def test_a_unit_waits_for_the_worker_before_it_and_stops_meanwhile(tmp_path, monkeypatch):
+    ran, stop = [], worker.Stop()
+    monkeypatch.setattr(protocol, "run_unit", lambda unit, *_: ran.append(unit.id))
+    unit: Any = SimpleNamespace(id="dtd/final")
+    held = lock(tmp_path / "units" / "dtd" / "final")
+
+    def run(after: Callable[[], object]) -> Any:
+        timer = threading.Timer(0.3, after)
+        timer.start()
+        event, _ = worker.run_one(unit, tmp_path, RUNTIME, Warm(), print, stop)
+        timer.join()
+        return event
+
+    held.__enter__()
+    assert run(lambda: setattr(stop, "signum", 15)) is None and not ran
+    stop.signum = 0
+    assert run(lambda: held.__exit__(None, None, None)) == {"event": "done", "unit": unit.id} and ran == [unit.id]
+    monkeypatch.setattr(worker, "LEASE_S", 0.1)
+    with lock(tmp_path / "units" / "dtd" / "final"):
+        assert run(lambda: None)["event"] == "failed"
 
 
 def test_the_supervisor_needs_no_torch():

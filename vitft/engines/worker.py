@@ -12,14 +12,12 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypedDict
 
 from vitft.engines.events import Event, Tell, failed
-from vitft.errors import Interrupted, UsageError, VitftError
+from vitft.errors import Interrupted, VitftError
 from vitft.progress import Hooks, StepReport
 from vitft.results.folders import LEASE_S, lock, unit_folder
 
@@ -87,9 +85,11 @@ def run_one(
     from vitft.protocol.run import run_unit
     from vitft.protocol.warm import Warm
 
+    hooks = _hooks(tell, stop)
     try:
-        with _alone(unit_folder(folder, unit.id), stop):
-            run_unit(unit, folder, runtime, _hooks(tell, stop), warm)
+        # A worker that its supervisor left behind may still be saving there, or have lost its machine.
+        with lock(unit_folder(folder, unit.id), wait=LEASE_S, stop=hooks.stop_if_asked):
+            run_unit(unit, folder, runtime, hooks, warm)
     except Interrupted:
         return None, warm
     except VitftError as error:
@@ -138,28 +138,6 @@ def _teller(events: IO[str]) -> Tell:
             return
 
     return tell
-
-
-@contextmanager
-def _alone(folder: Path, stop: Stop) -> Iterator[None]:
-    """Hold a unit's folder; a worker that its supervisor left behind may still be saving there, or have lost its
-    machine."""
-    until = time.monotonic() + LEASE_S
-    while True:
-        held = lock(folder)
-        try:
-            held.__enter__()
-            break
-        except UsageError:
-            if time.monotonic() > until:
-                raise
-            if stop.signum:
-                raise Interrupted(stop.signum, "Interrupted while waiting for another worker.") from None
-            time.sleep(0.1)
-    try:
-        yield
-    finally:
-        held.__exit__(None, None, None)
 
 
 def main() -> None:
