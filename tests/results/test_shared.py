@@ -20,7 +20,7 @@ import torch
 from tests.images.test_room import files, laid
 from tests.training.test_training import drawn
 from vitft import machine
-from vitft.errors import DataError, UsageError
+from vitft.errors import CheckpointError, DataError, UsageError
 from vitft.images import cache, room
 from vitft.prepare import prepare
 from vitft.results import folders
@@ -111,6 +111,23 @@ def test_a_state_that_another_machine_saved_is_gone_on_from(client, tmp_path, mo
     client.elsewhere(lines, b'{"step": 1}\n{"step": 2}\n')
     with state.Metrics(lines, keep=1) as metrics:
         assert metrics.last == {"step": 1}
+
+
+def test_a_file_that_is_replaced_while_it_is_read_is_read_again(tmp_path, monkeypatch):
+    path, reads = tmp_path / "result.json", iter(range(99))
+    path.write_text('{"kind": "eval"}')
+    stale, read = 2, Path.read_bytes
+
+    def nfs_read(self: Path) -> bytes:
+        if next(reads) < stale:
+            raise OSError(errno.ESTALE, "Stale file handle")
+        return read(self)
+
+    monkeypatch.setattr(Path, "read_bytes", nfs_read)
+    assert read_json(path) == {"kind": "eval"} and next(reads) == 3
+    stale = 99
+    with pytest.raises(CheckpointError, match=r"cannot be read \(Stale file handle\)"):
+        read_json(path)
 
 
 @pytest.fixture

@@ -142,20 +142,37 @@ def read_json(path: Path) -> dict[str, object] | None:
     """Read a JSON object; None where there is no such file.
 
     Raises:
-        CheckpointError: the file is there but damaged (exit code 4).
+        CheckpointError: the file is there but damaged, or not to be read (exit code 4).
     """
     try:
-        if not there(path):
+        data = _read(path)
+        if data is None:
             return None
-        value = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError) as error:
+        value = json.loads(data)
+    except OSError as error:
+        raise CheckpointError(f"'{path}' cannot be read ({error.strerror}).", action="Let this user read it.") from None
+    except ValueError as error:
         again = "Delete it and run the same command again, or start anew with --overwrite."
         raise damaged(f"'{path}' is damaged ({error})", again) from None
     if not isinstance(value, dict):
         raise CheckpointError(f"'{path}' holds no JSON object.", action="Delete it and run the same command again.")
     return value
+
+
+def _read(path: Path, again: int = 5) -> bytes | None:
+    """Read a file; None where there is none. Raises OSError.
+
+    Args:
+        again: how often one is opened anew that another machine replaced while it was read, which NFS 3 refuses.
+    """
+    try:
+        return path.read_bytes() if there(path) else None
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        if error.errno != errno.ESTALE or not again:
+            raise
+        return _read(path, again - 1)
 
 
 def damaged(what: str, action: str = "Delete it and run the same command again.") -> CheckpointError:
