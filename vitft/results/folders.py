@@ -221,7 +221,7 @@ def lock(
         elif time.monotonic() >= until:
             raise UsageError(
                 f"Another vitft process is at work in '{folder}'{holder}.",
-                "one process a run folder, or several with --shard.",
+                "one process a run folder, or several with --shard or below torchrun.",
                 "Wait for it, or choose another folder with --output.",
             )
         elif note is not None and again and not noted:
