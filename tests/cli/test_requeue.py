@@ -52,8 +52,12 @@ def test_a_time_limit_saves_ends_with_75_and_the_same_command_goes_on(tmp_path, 
     assert "Stopped to be queued again; the state is saved." in err
     begun = len(Path(next((tmp_path / "run").glob("units/*/*/metrics.jsonl"))).read_text().splitlines())
     assert begun == 5
-    assert vitft(*DIGITS, "--steps", 12, "-o", tmp_path / "run", "--max-time", "1h") == 0
-    assert f"Going on from step {begun} of 12" in capsys.readouterr().err
+    with monkeypatch.context() as patch:
+        patch.setenv("SLURM_STEP_ID", "0")
+        patch.setenv("SLURM_CPUS_PER_TASK", "9999")
+        assert vitft(*DIGITS, "--steps", 12, "-o", tmp_path / "run", "--max-time", "1h") == 0
+    err = capsys.readouterr().err
+    assert f"Going on from step {begun} of 12" in err and "WARNING: this task is bound to" in err
     assert vitft(*DIGITS, "--steps", 12, "-o", tmp_path / "whole") == 0
     results = [json.loads((tmp_path / name / "result.json").read_text()) for name in ("run", "whole")]
     assert results[0]["metrics"] == results[1]["metrics"] and results[0]["loss"] == results[1]["loss"]

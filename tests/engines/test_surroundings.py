@@ -12,28 +12,30 @@ STEP = {**JOB, "SLURM_STEP_ID": "0", "SLURM_NODEID": "2"}
 
 
 def test_tasks_of_a_slurm_job_that_see_the_same_cards_are_warned_of():
-    assert surroundings.slurm({}, 8) == ""
-    warned = surroundings.slurm(STEP, 8)
-    assert warned.startswith("WARNING: job 7, tasks on a node 8, ")
-    assert "CUDA_VISIBLE_DEVICES 0,1,2,3,4,5,6,7: each of these tasks" in warned
-    assert "takes the first" in warned and "--gpus-per-task=1" in warned
+    assert surroundings.slurm({}) == ""
+    said = surroundings.slurm(STEP)
+    assert said.startswith("job 7, tasks on a node 8, ")
+    assert "CUDA_VISIBLE_DEVICES 0,1,2,3,4,5,6,7; WARNING: each of the tasks" in said
+    assert "same 8 cards and takes the first" in said and "--gpus-per-task=1" in said
     fine = [
-        surroundings.slurm({**STEP, "CUDA_VISIBLE_DEVICES": "3"}, 1),  # narrowed
-        surroundings.slurm({**STEP, "SLURM_NODEID": "0"}, 8),  # one torchrun a node
-        surroundings.slurm({**STEP, "LOCAL_RANK": "2"}, 8),  # below torchrun each takes its own
-        surroundings.slurm(JOB, 8),  # the script, which has all cards of its node whatever srun gives a task
+        surroundings.slurm({**STEP, "CUDA_VISIBLE_DEVICES": "3"}),  # narrowed
+        surroundings.slurm({**STEP, "SLURM_NODEID": "0"}),  # one torchrun a node
+        surroundings.slurm({**STEP, "LOCAL_RANK": "2"}),  # below torchrun each takes its own
+        surroundings.slurm(JOB),  # the script, which has all cards of its node whatever srun gives a task
     ]
     assert all("WARNING" not in line and line.startswith("job 7") for line in fine)
     assert "'srun vitft doctor'" in fine[3] and "srun" not in fine[0]
+    asked = {device: len(surroundings.slurm_faults(STEP, device)) for device in ("auto", "cuda", "cuda:3", "cpu")}
+    assert asked == {"auto": 1, "cuda": 1, "cuda:3": 0, "cpu": 0}
 
 
 def test_a_slurm_task_that_is_bound_to_fewer_cores_than_were_asked_for_is_warned_of(monkeypatch):
     monkeypatch.setattr(machine, "bound", lambda: 1)
     asked = {**STEP, "CUDA_VISIBLE_DEVICES": "3", "SLURM_CPUS_PER_TASK": "8"}
-    said = surroundings.slurm(asked, 1)
-    assert said.startswith("WARNING: job 7, tasks on a node 8, cores 1 of ")
-    assert "bound to 1 of the 8 cores" in said and said.endswith("Give srun --cpus-per-task=8")
-    assert "WARNING" not in surroundings.slurm({**asked, "SLURM_CPUS_PER_TASK": "1"}, 1)
+    said = surroundings.slurm(asked)
+    assert said.startswith("job 7, tasks on a node 8, cores 1 of ")
+    assert "WARNING: this task is bound to 1 of the 8 cores" in said and said.endswith("Give srun --cpus-per-task=8")
+    assert "WARNING" not in surroundings.slurm({**asked, "SLURM_CPUS_PER_TASK": "1"})
 
 
 def test_engines_and_interconnect_are_told(monkeypatch):

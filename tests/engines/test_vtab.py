@@ -132,15 +132,18 @@ def test_a_failed_task_is_a_hole_and_exit_code_6(vitft, small, tmp_path):
     assert "specialized" in json.loads(out)["groups"]
 
 
-def test_shards_share_a_folder(vitft, data, small, tmp_path):
+def test_shards_share_a_folder(vitft, data, small, tmp_path, monkeypatch):
     command = ["vtab", *small, "--tasks", "specialized", "--data-dir", data / "all", "-o", tmp_path / "run"]
     code, out, err = vitft(*command, "--shard", "1/2", "--format", "json")
     assert code == 0
     assert set(json.loads(out)["tasks"]) == {"patch_camelyon", "resisc45"}
-    assert "Note: resisc45: classes" in err
+    assert "Note: resisc45: classes" in err and "WARNING" not in err
+    monkeypatch.setenv("SLURM_STEP_ID", "0")
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "9999")
     code, out, err = vitft(*command, "--shard", "2/2", "--format", "json")
     assert len(json.loads(out)["tasks"]) == 4
     assert "Note: eurosat: classes" in err and "Note: resisc45" not in err
+    assert "WARNING: this task is bound to" in err and "srun --cpus-per-task=9999" in err
     assert vitft(*command, "--shard", "3/2")[0] == 2
     assert vitft(*command, "--shard", "1/2", "--overwrite")[0] == 2
     assert vitft(*command, "--shard", "1/2", "--resume", "never")[0] == 2

@@ -46,14 +46,14 @@ def doctor(format: FormatOption = "text") -> None:
 def _around() -> dict[str, str]:
     """Return how processes would talk, what engines there are, what a run would use, and what a queue has set."""
     try:
-        import torch
+        import torch  # noqa: F401  what follows needs it
     except ImportError:
         return {}
     from vitft.engines import surroundings
 
     facts = {"interconnect": surroundings.interconnect(), **surroundings.engines()}
     facts |= {"compilers": surroundings.compilers(), "runs on": surroundings.would_use()}
-    queue = surroundings.slurm(os.environ, torch.cuda.device_count())
+    queue = surroundings.slurm(os.environ)
     return facts | ({"slurm": queue} if queue else {})
 
 

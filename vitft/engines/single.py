@@ -1,5 +1,6 @@
 """One job in its run folder: finished before, gone on with, or begun. No torch until something is run."""
 
+import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
@@ -7,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vitft.data.split import Opened
+from vitft.engines.surroundings import slurm_faults
 from vitft.progress import Hooks
 from vitft.protocol import unchanged
 from vitft.protocol.jobs import Runtime, resolution_note, watch_note
@@ -70,6 +72,8 @@ def in_folder(
             return finished
         for line in check_splits(job, source):
             note(f"Note: {line}.")
+        for line in slurm_faults(os.environ, runtime.device):
+            note(f"WARNING: {line}.")
         with watched() as hooks:
             note(f"vitft {job.name} with {job.model}, recipe {job.recipe} -> {folder}")
             for line in filter(None, (resolution_note(job), watch_note(job, runtime))):

@@ -1,5 +1,6 @@
 """A suite's legs run: their folders held, what is finished left alone, fits by workers, measurements here."""
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -7,7 +8,7 @@ from pathlib import Path
 from shutil import rmtree
 from typing import TYPE_CHECKING
 
-from vitft.engines import choice
+from vitft.engines import choice, surroundings
 from vitft.engines import suite as planning
 from vitft.engines.suite import Leg, Planned
 from vitft.errors import CheckpointError, UsageError
@@ -105,6 +106,9 @@ def run(leg: Leg, planned: Planned, how: How) -> dict[str, str]:
     if not left:
         note("Finished before: these are the stored results; nothing was run or looked at again.")
         return {}
+    asked = ",".join(how.devices) or how.runtime.device
+    for text in surroundings.slurm_faults(os.environ, asked) if how.engine == "local" else ():
+        note(f"WARNING: {text}.")
     if leg.recipe is None:
         from vitft.engines.measure import measure
 

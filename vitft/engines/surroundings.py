@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 from vitft import machine
 from vitft.errors import UsageError
-from vitft.words import size
+from vitft.words import listed, size
 from vitft.world import world
 
 
@@ -67,38 +67,44 @@ def would_use() -> str:
     return f"{device.name(found.type)}, {device.precision('auto', found)}, {machine.cores()} decoding threads"
 
 
-def slurm(environment: Mapping[str, str], cards: int) -> str:
-    """Return this process's share of a Slurm job, with warnings where neighbours have the same cards or cores are lost.
-
-    Args:
-        cards: that this process sees.
-    """
+def slurm(environment: Mapping[str, str]) -> str:
+    """Return this process's share of a Slurm job, "" outside one."""
     if "SLURM_JOB_ID" not in environment:
         return ""
     batch = "SLURM_STEP_ID" not in environment  # the script itself, which srun starts its tasks beside
-    tasks = _tasks_here(environment)
-    share, bound = environment.get("SLURM_CPUS_PER_TASK", ""), machine.bound()
-    visible = environment.get("CUDA_VISIBLE_DEVICES", "not set")
     facts = [
         f"job {environment['SLURM_JOB_ID']}" + " (its script; 'srun vitft doctor' tells what a task gets)" * batch,
-        f"tasks on a node {tasks}",
+        f"tasks on a node {_tasks_here(environment)}",
         f"cores {machine.cores()} of {os.cpu_count()}",
         f"memory {size(machine.memory())}",
-        f"CUDA_VISIBLE_DEVICES {visible}",
+        f"CUDA_VISIBLE_DEVICES {environment.get('CUDA_VISIBLE_DEVICES', 'not set')}",
     ]
-    warnings = []
+    faults = slurm_faults(environment)
+    return "; ".join([", ".join(facts), *(f"WARNING: {text}" for text in faults)])
+
+
+def slurm_faults(environment: Mapping[str, str], device: str = "auto") -> list[str]:
+    """Return what a task of a Slurm job should have been started with: neighbours have its cards, or it lacks cores.
+
+    Args:
+        device: that is asked for; "auto" and "cuda" are the first card.
+    """
+    share, bound = environment.get("SLURM_CPUS_PER_TASK", ""), machine.bound()
+    faults: list[str] = []
+    if "SLURM_STEP_ID" not in environment:
+        return faults  # not started by srun: all that the job has of the node is its own
     if share.isdecimal() and bound < int(share):
-        warnings.append(
+        faults.append(
             f"this task is bound to {bound} of the {share} cores that sbatch was asked for: "
             f"srun takes --cpus-per-task from its own command line alone. Give srun --cpus-per-task={share}"
         )
-    if not batch and tasks > 1 and cards > 1 and not environment.get("LOCAL_RANK"):
-        warnings.append(
-            f"each of these tasks sees the same {cards} cards and takes the first. "
+    cards = len(listed(environment.get("CUDA_VISIBLE_DEVICES", ""))) * (device in ("auto", "cuda"))
+    if _tasks_here(environment) > 1 and cards > 1 and not environment.get("LOCAL_RANK"):
+        faults.append(
+            f"each of the tasks on this node sees the same {cards} cards and takes the first. "
             "Give srun --gpus-per-task=1 --gpu-bind=single:1, or start one torchrun a node"
         )
-    said = ", ".join(facts)
-    return f"WARNING: {said}: {'; '.join(warnings)}" if warnings else said
+    return faults
 
 
 def _tasks_here(environment: Mapping[str, str]) -> int:
