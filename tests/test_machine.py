@@ -62,3 +62,27 @@ def test_memory_is_what_a_container_or_a_job_may_take(monkeypatch, tmp_path, gro
     assert machine.memory() == expected
     (tmp_path / "meminfo").write_text("MemTotal: 9 kB\nMemAvailable:   1024 kB\n")
     assert machine.memory() == 1 << 20  # what is left, where that is less
+
+
+@pytest.mark.parametrize(
+    ("mounts", "expected"),
+    [
+        ("/dev/sda1 / ext4 rw 0 0", None),
+        ("/dev/sda1 / ext4 rw 0 0\nhead:/home {} nfs4 rw,vers=4.2,local_lock=none 0 0", ("nfs4", True)),
+        ("head:/home {} nfs rw,vers=3,nolock,local_lock=all 0 0", ("nfs", False)),
+        ("head:/home {} nfs rw,vers=3,local_lock=posix 0 0", ("nfs", True)),
+        ("1@tcp:/fs {} lustre rw,flock,lazystatfs 0 0", ("lustre", True)),
+        ("1@tcp:/fs {} lustre rw,lazystatfs 0 0", ("lustre", False)),
+        ("1@tcp:/fs {} lustre rw,localflock 0 0", ("lustre", False)),
+        ("head:/home / nfs4 rw 0 0\n/dev/sdb1 {} xfs rw 0 0", None),  # the nearest counts
+        ("/dev/sdb1 {} xfs rw 0 0\nhead:/home / nfs4 rw 0 0", None),
+        ("/dev/sdb1 {} xfs rw 0 0\nhead:/home {} nfs4 rw 0 0", ("nfs4", True)),  # the later one lies over it
+        ("/dev/sda1 / ext4 rw 0 0\nhead:/home {}2 nfs4 rw 0 0", None),
+    ],
+)
+def test_a_folder_is_shared_as_its_mount_says(monkeypatch, tmp_path, mounts, expected):
+    place = tmp_path / "my runs"
+    (place / "a").mkdir(parents=True)
+    monkeypatch.setattr(machine, "_MOUNTS", tmp_path / "mounts")
+    (tmp_path / "mounts").write_text(mounts.replace("{}", str(place).replace(" ", "\\040")) + "\n")
+    assert machine.shared_by(place / "a") == expected

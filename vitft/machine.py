@@ -5,6 +5,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -93,6 +94,36 @@ def free(path: Path) -> int:
 def digest(value: object) -> str:
     """Return the hexadecimal SHA-256 of a JSON-able value; the order of keys does not matter."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+_MOUNTS = Path("/proc/self/mounts")
+_SHARED: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(("nfs", "nfs4"), ("nolock", "local_lock=all", "local_lock=flock")),
+    **dict.fromkeys(("cifs", "smb3"), ("nobrl",)),
+    **dict.fromkeys(("gpfs", "ceph", "9p", "afs", "gfs2", "ocfs2", "orangefs", "fuse.glusterfs", "fuse.ceph"), ()),
+    "lustre": ("localflock", "noflock"),
+}
+"""Kinds of file systems that machines share -> the mount options with which a lock holds on one of them alone."""
+
+
+def shared_by(path: Path) -> tuple[str, bool] | None:
+    """Return the kind of file system that a folder shares with other machines, and whether its locks hold for them.
+
+    None where its disk is this machine's own, or the system does not say. Options are those of mount(8), nfs(5),
+    mount.lustre(8) and mount.cifs(8).
+    """
+    place, longest = os.path.realpath(path), -1
+    kind, mounted = "", set[str]()
+    with suppress(OSError):
+        for line in _MOUNTS.read_text().splitlines():
+            _, at, its_kind, options, *_ = line.split(" ")
+            at = re.sub(r"\\([0-7]{3})", lambda code: chr(int(code[1], 8)), at)  # a space is \040
+            if len(at) >= longest and Path(place).is_relative_to(at):
+                kind, mounted, longest = its_kind, set(options.split(",")), len(at)
+    if kind not in _SHARED:
+        return None
+    none = kind == "lustre" and "flock" not in mounted  # its default
+    return kind, not none and mounted.isdisjoint(_SHARED[kind])
 
 
 def sha256(path: Path) -> str:

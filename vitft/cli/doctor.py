@@ -12,6 +12,7 @@ from vitft.cli.options import FormatOption
 from vitft.images import room
 
 _FAULTS = ("MISSING", "not writable", "not a folder", "not a size")
+_NO_LOCKS = ", mounted without locks between machines: do not start two commands in one run folder"
 _PACKAGES = ("torch", "torchvision", "timm", "datasets", "scikit-learn", "typer", "rich", "pydantic", "pillow", "numpy")
 
 
@@ -84,5 +85,9 @@ def _folder(path: Path) -> str:
     there = machine.existing(path)
     if not there.is_dir():
         return f"{path} ({'' if there == path else f'{there} '}is a file, not a folder)"
-    free = machine.free(there) / 2**30
-    return f"{path} ({'' if os.access(there, os.W_OK) else 'not writable, '}{free:.0f} GiB free)"
+    words = [] if os.access(there, os.W_OK) else ["not writable"]
+    words.append(f"{machine.free(there) / 2**30:.0f} GiB free")
+    if shared := machine.shared_by(there):
+        kind, locks = shared
+        words.append(f"shared by {kind}" + (", with locks" if locks else _NO_LOCKS))
+    return f"{path} ({', '.join(words)})"
