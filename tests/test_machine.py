@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from vitft import machine
+from vitft import compiling, machine
 
 GB = 1 << 30
 
@@ -86,3 +86,24 @@ def test_a_folder_is_shared_as_its_mount_says(monkeypatch, tmp_path, mounts, exp
     monkeypatch.setattr(machine, "_MOUNTS", tmp_path / "mounts")
     (tmp_path / "mounts").write_text(mounts.replace("{}", str(place).replace(" ", "\\040")) + "\n")
     assert machine.shared_by(place / "a") == expected
+
+
+def test_code_is_compiled_for_each_kind_of_processor(monkeypatch, tmp_path):
+    """One cache may be shared by machines of several kinds; -march=native is what torch compiles with."""
+    core = "processor\t: {}\nmodel name\t: {}\ncpu MHz\t\t: {}\nflags\t\t: fpu {}\n\n"
+    drawn = [
+        [core.format(0, "A 1", 2100.0, "avx2"), core.format(1, "A 1", 3000.0, "avx2")],
+        [core.format(0, "A 1", 1800.5, "avx2")],
+        [core.format(0, "A 1", 2100.0, "avx2 avx512f")],
+        [core.format(0, "B 2", 2100.0, "avx2")],
+        ["processor\t: 0\nFeatures\t: fp asimd sve\nCPU part\t: 0xd40\n"],
+        ["processor\t: 0\nFeatures\t: fp asimd\nCPU part\t: 0xd40\n"],
+        [""],
+    ]
+    monkeypatch.setattr(machine, "_CPUINFO", tmp_path / "cpuinfo")
+    folders = []
+    for cores in drawn:
+        (tmp_path / "cpuinfo").write_text("".join(cores))
+        folders.append(compiling.folder())
+    assert folders[0] == folders[1] and len(set(folders)) == 6
+    assert all(folder.parent == machine.cache() / "compiled" for folder in folders)

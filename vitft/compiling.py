@@ -140,8 +140,8 @@ _FOLDER = "TORCHINDUCTOR_CACHE_DIR"
 
 
 def folder() -> Path:
-    """Return where compiled code lies between processes."""
-    return machine.cache() / "compiled"
+    """Return where compiled code lies between processes; that for one kind of processor may not run on another."""
+    return machine.cache() / "compiled" / machine.digest(machine.processor())[:8]
 
 
 def usual(images: int, size: int) -> AbstractContextManager[Any]:

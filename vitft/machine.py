@@ -5,6 +5,7 @@ import fcntl
 import hashlib
 import json
 import os
+import platform
 import re
 import shutil
 import time
@@ -26,6 +27,18 @@ def cores() -> int:
     Slurm binds tasks only where its administrator has set a plugin for that.
     """
     return min(bound(), _number("SLURM_CPUS_PER_TASK") or _number("SLURM_CPUS_ON_NODE") or bound())
+
+
+_CPUINFO = Path("/proc/cpuinfo")
+
+
+def processor() -> list[str]:
+    """Return what the first core says of its model and its instructions; the architecture where it says nothing."""
+    telling = ("model name", "flags", "Features", "CPU implementer", "CPU part", "isa")
+    with suppress(OSError):
+        first = _CPUINFO.read_text().split("\n\n")[0].splitlines()
+        return [line for line in first if line.split("\t")[0].rstrip(" :") in telling] or [platform.machine()]
+    return [platform.machine()]
 
 
 def _number(variable: str) -> int:
