@@ -93,6 +93,20 @@ def test_a_result_that_another_machine_wrote_is_there_at_once(client, tmp_path, 
     assert read_json(path) == {"kind": "finetune"}
 
 
+def test_who_waited_for_another_machine_sees_what_it_made(client, tmp_path):
+    path, lock = tmp_path / "dtd" / "train.parquet", tmp_path / ".dtd.lock"
+    assert not path.exists()
+    with (tmp_path / ".dtd.lock").open("a") as other:
+        assert machine.locked(other)
+
+        def waiting(first: bool) -> None:
+            client.elsewhere(path, b"made")
+            other.close()
+
+        with machine.turn(lock, waiting):
+            assert path.exists()
+
+
 def test_a_state_that_another_machine_saved_is_gone_on_from(client, tmp_path, monkeypatch):
     for name, step in (("before.pt", 1), ("after.pt", 2)):
         saver = state.Saver(tmp_path / "made" / name)

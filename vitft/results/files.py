@@ -10,6 +10,7 @@ from pathlib import Path
 from secrets import token_hex
 from typing import IO, Any
 
+from vitft import machine
 from vitft.errors import CheckpointError, DiskFull
 
 RUN, RESULT, SUITE = "run.json", "result.json", "suite.json"
@@ -124,17 +125,10 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def there(path: Path) -> bool:
-    """Tell whether a file is there now, whichever machine made it.
-
-    NFS remembers for up to a minute that a name was absent, and says so of what another machine has made since. To open
-    the folder makes it ask its server (measured with Linux 6.1 and NFS 4.2: seen after 24 s before, at once with it).
-    """
+    """Tell whether a file is there now, whichever machine made it."""
     if path.exists():
         return True
-    for folder in path.parents:  # those that were absent, too
-        with suppress(OSError):
-            os.close(os.open(folder, os.O_RDONLY | os.O_DIRECTORY))
-            break
+    machine.look_again(path)
     return path.exists()
 
 
