@@ -118,6 +118,7 @@ def everything(root: Path):
         out["vit"] = trained(group, at / "vit", keys, vit)[0]
         if hasattr(torch.cpu.current_stream(), "record_event"):
             out["fsdp"] = trained(group, at / "fsdp", keys, vit, parallel="fsdp")[0]
+        if "fsdp" in out and group.size == 2:
             adam = WAYS["adamw"] | {"batch_size": 3, "crop": "none"}
             out["adam"] = trained(group, at / "adam", adam, vit)[0]
             stopped_at = Hooks(signal=iter([0] * 40 + [15] * 999).__next__)
@@ -173,6 +174,7 @@ def test_a_network_in_parts_learns_the_same(ran, size):
         assert close(member["vit"], one["vit"])
         if "fsdp" in member:
             assert close(member["fsdp"], member["vit"])
+        if "fsdp" in member and size == 2:
             assert close(member["adam"], one["adam"])
             assert close(member["adam fsdp"], one["adam"])  # it went on from a state in between, too
     if "fsdp" not in several[size][0]:
