@@ -10,6 +10,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -59,15 +60,19 @@ def apart(work: Callable[[], Any], folder: Path) -> Any:
 
 
 def units_at_work() -> list[int]:
-    """Return the worker processes of Ray that run a unit; each calls itself by it."""
-    found = []
+    """Return the worker processes of this one's Ray that run a unit; each calls itself by it."""
+    parents, units = {}, []
     for folder in Path("/proc").glob("[0-9]*"):
-        try:
+        with suppress(OSError):
+            pid = int(folder.name)
+            parents[pid] = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
             if (folder / "cmdline").read_bytes().startswith(b"ray::_unit"):
-                found.append(int(folder.name))
-        except OSError:
-            continue
-    return found
+                units.append(pid)
+
+    def ours(pid: int) -> bool:
+        return pid == os.getpid() or (pid in parents and ours(parents[pid]))
+
+    return [pid for pid in units if ours(pid)]
 
 
 def run_and_kill(place: Path) -> tuple[list[int], list[str], list[int], dict[str, str]]:
