@@ -7,17 +7,18 @@ A thing that may fail in one process stands in `together`: what is raised in one
 No torch until the processes join.
 """
 
-import os
 import pickle
+import platform
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar
 
-from vitft.errors import PeerLost, UsageError
+from vitft.errors import PeerLost, UsageError, end_at_once
+from vitft.trees import with_tensors, without_tensors
+from vitft.versions import difference, versions
 from vitft.world import World
 
 if TYPE_CHECKING:
@@ -31,6 +32,9 @@ Parallel = Literal["auto", "ddp", "fsdp"]
 _BEAT_S = 2.0
 _SILENT_S = 45.0
 """A process that has not been heard of for so long is lost."""
+
+_STORE_S = 10.0
+"""So long the store may be gone before this process ends: the connections tell most losses, and an end, in less."""
 
 _JOIN_S = 600.0
 _BUCKET = 16 << 20  # numbers that are summed at once: few messages, little memory beside the gradients
@@ -89,11 +93,24 @@ class Group:
         """Return each process's value, in their order."""
         return [value]
 
+    def unlike(self, value: object) -> str:
+        """Return the first process that has another value than process 0, in words; "" where all have the same."""
+        values = self.all(value)
+        return next((self.who(rank) for rank, theirs in enumerate(values) if theirs != values[0]), "")
+
+    def who(self, rank: int) -> str:
+        """Return a process in words, e.g. "process 3 on node7"."""
+        return f"process {rank}"
+
     def tell(self, message: Order | None) -> None:
         """Tell the waiting processes what comes next; None = that was all."""
 
     def join(self, device: str) -> None:
-        """Meet the others for computing on a kind of device; once they have met, nothing happens."""
+        """Meet the others for computing on a kind of device; once they have met, nothing happens.
+
+        Raises:
+            UsageError: another process runs another vitft, torch or timm.
+        """
 
 
 ALONE = Group()
@@ -105,7 +122,7 @@ class Processes(Group):
     def __init__(self, world: World) -> None:
         self.rank, self.size, self.local_rank, self._world = world.rank, world.size, world.local_rank, world
         self._store, self._told = _store(world), 0
-        self._over = threading.Event()
+        self._over, self._hosts = threading.Event(), list[str]()
 
     # --- what comes next ---------------------------------------------------------------------------------------------
 
@@ -145,6 +162,9 @@ class Processes(Group):
                 left = [rank for rank in left if not self._store.check([f"over/{rank}"])]
             time.sleep(0.05)
 
+    def who(self, rank: int) -> str:
+        return f"process {rank}" + f" on {self._hosts[rank]}" * (rank < len(self._hosts))
+
     # --- together ----------------------------------------------------------------------------------------------------
 
     def join(self, device: str) -> None:
@@ -166,7 +186,20 @@ class Processes(Group):
                 timeout=timedelta(seconds=_JOIN_S),
             )
         self.joined = True
-        threading.Thread(target=self._watch, args=(_store(self._world, client=True),), daemon=True).start()
+        threading.Thread(target=self._watch, daemon=True).start()
+        self.know()
+
+    def know(self) -> None:
+        """Learn where the others run. Raises UsageError in all processes where one runs another program."""
+        met = self.all((platform.node(), versions()))
+        self._hosts = [host for host, _ in met]
+        for rank, (_, theirs) in enumerate(met):
+            if other := difference(theirs, met[0][1]):
+                raise UsageError(
+                    f"Another program runs in {self.who(rank)} than in process 0: {other}.",
+                    "the same vitft, torch and timm on all machines.",
+                    "Look at PYTHONPATH and the environment there.",
+                )
 
     def agree(self, problem: Exception | None = None, signum: int = 0, due: bool = False) -> tuple[int, bool]:
         import torch
@@ -202,10 +235,10 @@ class Processes(Group):
         from torch import Tensor
 
         tensors: list[Tensor] = []
-        plain = [_without_tensors(value, tensors)]
+        plain = [without_tensors(value, tensors)]
         with self._alive():
             dist.broadcast_object_list(plain, 0, device=torch.device("cpu"))
-            filled: T = _with_tensors(plain[0], iter(tensors), self.first)
+            filled: T = with_tensors(plain[0], iter(tensors), self.first)
         return filled
 
     def all(self, value: T) -> list[T]:
@@ -228,31 +261,40 @@ class Processes(Group):
                 raise
             raise lost(self.rank, str(error).splitlines()[0][:160]) from error
 
-    def _watch(self, store: Any) -> None:
-        """Beat, and listen to the others' beats: process 0 to all, they to it. The end of one ends this process.
+    def _watch(self) -> None:
+        """Listen to the others' beats: process 0 to all, they to it. The end of one ends this process.
 
         Computing may hang for ever in a message to a process that is gone; nothing but an exit ends that.
         """
         others = [rank for rank in range(self.size) if rank != self.rank and (self.first or rank == 0)]
         last = dict.fromkeys(others, (b"", time.monotonic()))
-        beat = 0
+        gone = threading.Event()
+        threading.Thread(target=self._beat, args=(last, gone), daemon=True).start()
         while not self._over.wait(_BEAT_S):
-            why = ""
-            try:
+            silent = [rank for rank, (_, when) in last.items() if time.monotonic() - when > _SILENT_S]
+            why = f"{self.who(silent[0])} was not heard of for {_SILENT_S:.0f} s" if silent else ""
+            if gone.is_set() and not self._over.wait(_STORE_S):
+                why = "the store is gone"
+            if why and not self._over.is_set():
+                end_at_once(lost(self.rank, why))
+
+    def _beat(self, last: dict[int, tuple[bytes, float]], gone: threading.Event) -> None:
+        """Beat, and note when each of the others did last, until the store goes with torchrun or with process 0.
+
+        A thread of its own: where a cable is cut, a call of the store may not return.
+        """
+        try:
+            store = _store(self._world, client=True)
+            beat = 0
+            while not self._over.wait(_BEAT_S):
                 beat += 1
                 store.set(f"beat/{self.rank}", str(beat))
-                for rank in others:
+                for rank in last:
                     now = store.get(f"beat/{rank}") if store.check([f"beat/{rank}"]) else b""
                     if now != last[rank][0]:
                         last[rank] = (now, time.monotonic())
-                    elif time.monotonic() - last[rank][1] > _SILENT_S and not self._over.is_set():
-                        why = f"process {rank} was not heard of for {_SILENT_S:.0f} s"
-            except RuntimeError:
-                # The store goes with torchrun or with process 0; the connections to it tell the rest in time.
-                why = "the store is gone" if not self._over.wait(_SILENT_S / 2) else ""
-            if why and not self._over.is_set():
-                os.write(2, ("error: " + "\n".join(lost(self.rank, why).lines) + "\n").encode())
-                os._exit(1)
+        except (RuntimeError, UsageError):
+            gone.set()
 
 
 def lost(rank: int, why: str) -> PeerLost:
@@ -300,46 +342,3 @@ def _sendable(problem: Exception | None) -> Exception | None:
     except Exception:
         return RuntimeError(f"{type(problem).__name__}: {problem}")
     return problem
-
-
-@dataclass(frozen=True)
-class _Shape:
-    """Stands for a tensor until that has been sent."""
-
-    shape: tuple[int, ...]
-    dtype: Any
-
-
-def mapped(value: Any, change: Callable[[Any], Any]) -> Any:
-    """Return a tree of dictionaries and lists with each of its leaves changed."""
-    if isinstance(value, dict):
-        return {key: mapped(inner, change) for key, inner in value.items()}
-    return [mapped(inner, change) for inner in value] if isinstance(value, list) else change(value)
-
-
-def _without_tensors(value: Any, tensors: list["Tensor"]) -> Any:
-    """Return a value with a stand-in for each tensor in it, which is put on the list."""
-    from torch import Tensor
-
-    def stand_in(leaf: Any) -> Any:
-        if not isinstance(leaf, Tensor):
-            return leaf
-        tensors.append(leaf)
-        return _Shape(tuple(leaf.shape), leaf.dtype)
-
-    return mapped(value, stand_in)
-
-
-def _with_tensors(value: Any, tensors: Iterator["Tensor"], first: bool) -> Any:
-    """Return a value with the tensors of process 0 in place of their stand-ins; on the CPU."""
-    import torch
-    import torch.distributed as dist
-
-    def sent(leaf: Any) -> Any:
-        if not isinstance(leaf, _Shape):
-            return leaf
-        tensor = next(tensors).detach().cpu().contiguous() if first else torch.empty(leaf.shape, dtype=leaf.dtype)
-        dist.broadcast(tensor, 0)
-        return tensor
-
-    return mapped(value, sent)

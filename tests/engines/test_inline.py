@@ -62,9 +62,12 @@ def test_several_seeds_are_their_mean_and_one_is_itself(tmp_path):
     alone = inline.summary(units[:1], finals[:1], [])
     assert (alone.metrics, alone.seeds, alone.units, alone.unit) == (finals[0].metrics, None, None, "u0")
     assert alone.tuned == () == alone.lost and alone.model == finals[0].model
-    other = result(tmp_path, 4, 12, provenance={"split_digest": "other"})
-    with pytest.raises(DataError, match="changed between its seeds"):
-        inline.summary(units[:2], [finals[0], other], [])
+    for key in ("split_digest", "images_digest"):  # other names or labels; other bytes under the same names
+        one, two = (result(tmp_path, s, 12, provenance={key: str(s)}) for s in (4, 5))
+        with pytest.raises(DataError, match=r"The test images of .* changed between its seeds"):
+            inline.summary(units[:2], [one, two], [])
+        with pytest.raises(DataError, match=r"The val images of .* changed between its seeds"):
+            inline.summary(units[:1], finals[:1], [one, two])
 
 
 @pytest.mark.parametrize(

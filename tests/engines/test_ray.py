@@ -2,6 +2,7 @@
 
 import json
 import os
+import platform
 import random
 import signal
 import subprocess
@@ -20,11 +21,14 @@ import torch
 from tests import vtab_archive
 from tests.engines.test_engine import RUNTIME, answers, plan
 from tests.forked_workers import forking
+from tests.processes import free_port
 from vitft.cli.app import app
 from vitft.engines import local
 from vitft.engines import ray as engine
-from vitft.errors import Interrupted, UsageError
+from vitft.engines.events import failed
+from vitft.errors import DataMissing, Interrupted, NonFiniteLoss, UsageError
 from vitft.progress import Hooks
+from vitft.versions import versions
 
 pytest.importorskip("ray", reason="needs the extra 'ray', which is not installed")
 pytestmark = pytest.mark.xdist_group("engine")
@@ -162,3 +166,45 @@ def test_mistakes_are_told_before_anything_runs(place, monkeypatch):
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
     with pytest.raises(UsageError, match="No Ray cluster answers"):
         engine.run(jobs, place / "no", RUNTIME)
+
+
+def test_what_ray_prints_stays_off_stdout(place, monkeypatch, capsys):
+    def connected(ray: object, at_once: int) -> None:
+        sys.stdout.write("(raylet) state-dump")
+        raise UsageError("no cluster")
+
+    monkeypatch.setattr(engine, "_connected", connected)
+    with pytest.raises(UsageError, match="no cluster"):
+        engine.run(plan(place, ["svhn"]), place / "no", RUNTIME)
+    assert capsys.readouterr().out == ""
+
+
+def test_a_head_that_is_gone_ends_the_command_with_an_error(tmp_path, monkeypatch):
+    monkeypatch.setattr(engine, "_HEAD_S", 0.2)
+    monkeypatch.setattr(engine, "_HEAD_EVERY_S", 0.05)
+    engine._watch_head("", threading.Event())  # this machine alone: there is none
+    pid = os.fork()
+    if pid == 0:
+        os.dup2(os.open(tmp_path / "err", os.O_WRONLY | os.O_CREAT), 2)
+        engine._watch_head(f"127.0.0.1:{free_port()}", threading.Event())
+        os._exit(9)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 1
+    said = (tmp_path / "err").read_text()
+    assert said.startswith("error: The head of the Ray cluster at 127.0.0.1:") and "Start the cluster again" in said
+
+
+def test_a_machine_with_another_program_is_refused_by_name(monkeypatch):
+    theirs = {**versions(), "timm": "0.4.12"}
+    with pytest.raises(UsageError, match=rf"{platform.node()} has another program .*: timm \S+, not 0\.4\.12\."):
+        engine._unit("", {}, {}, 0, None, theirs)
+
+
+def test_an_error_of_another_machine_names_it():
+    event = failed("a/b", DataMissing("No folder 'x'.", "one.", "Look."))
+    assert engine._on(event, platform.node()) == event
+    elsewhere = engine._on(event, "head")
+    assert elsewhere is not None
+    assert elsewhere["lines"] == [f"No folder 'x' (on {platform.node()}).", "Legal: one.", "Look."]
+    assert (elsewhere["error"], elsewhere["unit"]) == ("DataMissing", "a/b")
+    diverged = failed("a/b", NonFiniteLoss("Step 3."))
+    assert engine._on(diverged, "head") == diverged  # stored, and the same anywhere

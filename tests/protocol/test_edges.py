@@ -15,7 +15,7 @@ from tests.protocol.test_protocol import draw, job
 from vitft import machine, products
 from vitft.errors import CheckpointError
 from vitft.group import Group, Order
-from vitft.protocol import run
+from vitft.protocol import alike, run
 from vitft.protocol.jobs import Runtime
 from vitft.protocol.run import run_unit
 from vitft.protocol.units import final_units, model_label
@@ -76,6 +76,7 @@ def test_each_update_has_its_line(tmp_path, monkeypatch):
     )
     unit = final_units(j, [])[0]
     told: list[object] = []
+    compared: list[object] = []
     runtime, plain = Runtime(device="cpu", state_seconds=5.0), run.apply
 
     class Telling(Group):
@@ -85,15 +86,25 @@ def test_each_update_has_its_line(tmp_path, monkeypatch):
         def join(self, device: str) -> None:
             told.append(device)
 
+        def unlike(self, value: object) -> str:
+            compared.append(value)
+            return ""
+
     def applied(net: torch.nn.Module, settings: Settings, *, seed: int | None = None) -> None:
         told.append(seed)
         plain(net, settings, seed=seed or 0)
 
     monkeypatch.setattr(run, "apply", applied)
     monkeypatch.setattr(torch, "set_num_threads", told.append)
+    monkeypatch.setattr(alike, "hold_images", lambda split, *_: compared.append(split.digest))
     result = run_unit(unit, tmp_path / "run", runtime, None, Warm(group=Telling()))
     # the other processes of its group are told all of it, and LoRA's matrices would be of its seed
     assert told == [{"unit": unit.to_json(), "runtime": dataclasses.asdict(runtime)}, "cpu", 3, torch.get_num_threads()]
+    # and must start from the same weights, be trained and tested on the same images
+    seen = result.provenance
+    assert (compared[0], compared[-1]) == (result.checkpoint.sha256, seen.split_digest)
+    assert str(compared[1]).startswith(f"{seen.train_digest} ")
+    assert compared[2] == (seen.split_digest, tuple(result.class_names))
     lines = [json.loads(x) for x in (tmp_path / "run/units" / unit.id / "metrics.jsonl").read_text().splitlines()]
     assert [set(x) for x in lines] == [{"step", "loss", "lr", "grad_norm"}] * 4
     assert [x["step"] for x in lines] == [1, 2, 3, 4]

@@ -1,8 +1,10 @@
 """Several processes: the same weights as one, each image once, going on with another number, one that dies."""
 
 import os
+import platform
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from vitft.evaluation.predict import predict
 from vitft.group import ALONE, Group
 from vitft.images.batches import eval_batches
 from vitft.progress import Hooks
+from vitft.protocol import alike
 from vitft.settings import Preprocess
 from vitft.training import fit
 from vitft.training.fit import Compute
@@ -88,6 +91,19 @@ def troubles(group: Group, folder: Path) -> list[str]:
     with pytest.raises(DataError) as unlike:
         fit.fit(Net(), images(other, s), groups(Net()), s, seed=1, folder=folder, compute=Compute(group=group))
     said.append(str(unlike.value))
+    assert isinstance(group, grouping.Processes)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(grouping, "versions", lambda: {"torch": "2.6" if group.first else "2.7"})
+        with pytest.raises(UsageError) as programs:
+            group.know()
+    said.append(str(programs.value))
+    same, test = drawn(8), drawn(8)
+    alike.hold_images(same, 3, group, Hooks())
+    if not group.first:  # those of the second batch on
+        test = replace(test, read=lambda i: same.read(i if i < 3 else 0))
+    with pytest.raises(DataError) as images_unlike:
+        alike.hold_images(test, 3, group, Hooks())
+    said.append(str(images_unlike.value))
     real, notes = nn.Linear.forward, list[str]()
 
     def short(self, x):
@@ -201,9 +217,12 @@ def test_what_stops_one_stops_all_with_the_same_words(ran, size):
     _, _, several = ran
     said = [member["troubles"] for member in several[size]]
     assert all(words == said[0] for words in said)
-    damaged, unlike, micro_batch, note, twice = said[0]
+    damaged, unlike, programs, other_test, micro_batch, note, twice = said[0]
     assert "image5" in damaged
-    assert "Process 1 sees other training images" in unlike
+    where = f"process 1 on {platform.node()}"
+    assert f"Other training images are seen by {where} than by process 0" in unlike
+    assert f"runs in {where} than in process 0: torch 2.7, not 2.6" in programs
+    assert f"Other images of 'train' are seen by {where} than by process 0" in other_test
     assert (micro_batch, note.split(";")[0]) == ("1", "Out of memory at micro-batch 2")
     assert "came more than once: 0, 1, 2, 3" in twice
 
@@ -246,21 +265,27 @@ def test_a_process_that_dies_ends_the_others_and_a_restart_goes_on(tmp_path):
 
 
 def test_a_process_that_hangs_is_told_by_its_silence(tmp_path, monkeypatch):
+    """Process 0 holds the store: without it a call of that does not return, as where a cable is cut."""
     monkeypatch.setattr(grouping, "_SILENT_S", 2.0)
     monkeypatch.setattr(grouping, "_BEAT_S", 0.1)
 
-    def work(group: Group):
-        time.sleep(0.5)
-        if not group.first:
-            os.kill(os.getpid(), signal.SIGSTOP)
-        group.agree()
+    def hanging(victim: int):
+        def work(group: Group):
+            time.sleep(0.5)
+            if group.rank == victim:
+                os.kill(os.getpid(), signal.SIGSTOP)
+            group.agree()
 
-    pids = processes.start(2, work, tmp_path)
-    codes = processes.finish(pids[:1], 60)
-    os.kill(pids[1], signal.SIGKILL)
-    processes.finish(pids[1:], 10)
-    assert codes == [1]
-    assert "process 1 was not heard of for 2 s" in (tmp_path / "0.err").read_text()
+        return work
+
+    groups = [processes.start(2, hanging(victim), tmp_path / str(victim)) for victim in (0, 1)]
+    for victim, pids in enumerate(groups):
+        codes = processes.finish([pids[1 - victim]], 60)
+        os.kill(pids[victim], signal.SIGKILL)
+        processes.finish([pids[victim]], 10)
+        assert codes == [1]
+        said = (tmp_path / str(victim) / f"{1 - victim}.err").read_text()
+        assert f"process {victim} on {platform.node()} was not heard of for 2 s" in said
 
 
 def test_what_torchrun_sets_is_read_whole_or_refused(monkeypatch):

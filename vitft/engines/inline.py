@@ -120,15 +120,18 @@ def summary(
     `correct` is absent: it belongs to a single run.
 
     Raises:
-        DataError: the seeds were tested on different images (exit code 3).
+        DataError: seeds or settings were tested, or selected, on different images (exit code 3).
     """
     first = finals[0]
-    if len({r.provenance.split_digest for r in finals}) > 1:
-        raise DataError(
-            f"The test images of '{first.task}' changed between its seeds.",
-            "one test set for all seeds; a mean over two says nothing.",
-            "Start anew with --overwrite.",
-        )
+    for phase, results in (("test", finals), ("val", scored)):
+        seen = [r.provenance for r in results]
+        digests = [{p.split_digest for p in seen}, {p.images_digest for p in seen if p.images_digest}]
+        if any(len(different) > 1 for different in digests):
+            raise DataError(
+                f"The {phase} images of '{first.task}' changed between its seeds or settings, or between machines.",
+                f"one {phase} set for all; a mean or a choice over two says nothing.",
+                "Start anew with --overwrite.",
+            )
     overlap = worst_overlap(finals)
     fields: dict[str, object] = {
         **{name: getattr(first, name) for name in UnitResult.model_fields},

@@ -5,12 +5,13 @@ command that died end with its Ray job; the same command takes them up. Needs th
 """
 
 import os
+import platform
 import signal
 import socket
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from contextlib import redirect_stdout, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -18,17 +19,19 @@ from typing import Any
 from vitft import machine
 from vitft.engines import plan as planning
 from vitft.engines.dispatch import End, dispatch
-from vitft.engines.events import Event, Shown, error_of
+from vitft.engines.events import Event, Shown, error_of, failed
 from vitft.engines.plan import Plan
 from vitft.engines.worker import Stop, run_one, share_cores
-from vitft.errors import NotInstalled, UsageError, VitftError
+from vitft.errors import NonFiniteLoss, NotInstalled, UsageError, VitftError, end_at_once, rebuilt
 from vitft.progress import Hooks
 from vitft.protocol.jobs import Runtime
 from vitft.protocol.units import Job, Unit
+from vitft.versions import difference, versions
 from vitft.words import cause
 
 _SAVE_S = 60.0
 _LOOK_S = 0.5
+_HEAD_S, _HEAD_EVERY_S = 40.0, 2.0
 
 
 def run(
@@ -53,12 +56,17 @@ def run(
     kinds = {name.split(":")[0] for name in devices} or {runtime.device.split(":")[0]}
     if len(kinds) > 1:
         raise UsageError(f"--devices {','.join(devices)} are of several kinds.", "one kind; Ray chooses which of them.")
-    _connected(ray, len(devices))
-    try:
-        pool = _Pool(ray, folder.resolve(), replace(runtime, device=kinds.pop()), len(devices), hooks)
-        dispatch(plan, pool, hooks, planning.cost)
-    finally:
-        ray.shutdown()
+    over = threading.Event()
+    # What befalls its nodes Ray writes to stdout, with long dumps; `dispatch` tells of it what matters.
+    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):  # noqa: PTH123
+        try:
+            _connected(ray, len(devices))
+            threading.Thread(target=_watch_head, args=(_address(ray), over), daemon=True).start()
+            pool = _Pool(ray, folder.resolve(), replace(runtime, device=kinds.pop()), len(devices), hooks)
+            dispatch(plan, pool, hooks, planning.cost)
+        finally:
+            ray.shutdown()
+            over.set()
     return plan.failed
 
 
@@ -83,8 +91,8 @@ def _connected(ray: Any, at_once: int) -> None:
     except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         raise UsageError(
             f"Ray does not start ({cause(error, 140)}).",
-            "RAY_ADDRESS of a cluster that runs, or none for this machine.",
-            "Run 'ray status' to see the cluster.",
+            "RAY_ADDRESS of a cluster that runs and that this machine is one of, or none for this machine.",
+            "Outside the cluster give RAY_ADDRESS=ray://HEAD:10001; 'ray status' shows it.",
         ) from None
     finally:
         if threading.current_thread() is threading.main_thread():
@@ -94,17 +102,52 @@ def _connected(ray: Any, at_once: int) -> None:
 
 def _reachable(address: str) -> None:
     """Raise UsageError for an address that nobody answers at; Ray itself would ask for minutes."""
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    if not port.isdecimal():
-        return
-    try:
-        socket.create_connection((host, int(port)), timeout=10).close()
-    except OSError as error:
+    if why := _silent(address, 10):
         raise UsageError(
-            f"No Ray cluster answers at RAY_ADDRESS={address} ({error.strerror or error}).",
+            f"No Ray cluster answers at RAY_ADDRESS={address} ({why}).",
             "the address of a cluster that runs, or none for this machine.",
             "Run 'ray status' to see the cluster.",
         ) from None
+
+
+def _silent(address: str, timeout: float) -> str:
+    """Return why nobody takes a connection at an address; "" where one is taken, or the address names no port."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not port.isdecimal():
+        return ""
+    try:
+        socket.create_connection((host, int(port)), timeout=timeout).close()
+    except OSError as error:
+        return error.strerror or str(error)
+    return ""
+
+
+def _address(ray: Any) -> str:
+    """Return host and port of the cluster's head, or of its server for clients; "" for this machine alone."""
+    address = os.environ.get("RAY_ADDRESS", "")
+    if not address or address.startswith("ray://"):
+        return address
+    return str(ray.get_runtime_context().gcs_address)
+
+
+def _watch_head(address: str, over: threading.Event) -> None:
+    """End this process with an error where a cluster's head has not answered for `_HEAD_S` seconds.
+
+    Calls of Ray hang without it, and after a minute Ray ends the process itself, with a line of its own log.
+    """
+    answered = time.monotonic()
+    while address and not over.wait(_HEAD_EVERY_S):
+        why = _silent(address, _HEAD_EVERY_S)
+        if not why:
+            answered = time.monotonic()
+        elif time.monotonic() - answered > _HEAD_S and not over.is_set():
+            end_at_once(
+                VitftError(
+                    f"The head of the Ray cluster at {address} has not answered for {_HEAD_S:.0f} s ({why}).",
+                    fact="What is finished stays, and what was at work goes on from its last saved state.",
+                    action="Start the cluster again, then run the same command.",
+                )
+            )
 
 
 class _Board:
@@ -154,9 +197,11 @@ class _Pool:
         return max(1, most) - len(self.tasks)
 
     def submit(self, unit: Unit) -> None:
-        place = {"folder": str(self.folder), "cwd": os.getcwd(), "data": os.environ.get("VITFT_DATA", "")}  # noqa: PTH109
+        place = {"folder": str(self.folder), "cwd": os.getcwd(), "host": platform.node()}  # noqa: PTH109
+        place["data"] = os.environ.get("VITFT_DATA", "")
         threads = 0 if self.needs["num_gpus"] else 1
-        self.tasks[self.task.remote(unit.to_json(), place, asdict(self.runtime), threads, self.board)] = unit
+        how = asdict(self.runtime)
+        self.tasks[self.task.remote(unit.to_json(), place, how, threads, self.board, dict(versions()))] = unit
 
     def wait(self) -> list[End]:
         ended, _ = self.ray.wait(list(self.tasks), num_returns=1, timeout=_LOOK_S)
@@ -170,6 +215,8 @@ class _Pool:
         except errors.OutOfMemoryError as error:
             return End(unit, "memory", why=cause(error))
         except errors.RayTaskError as error:
+            if isinstance(error.cause, VitftError):
+                return End(unit, "failed", error.cause)
             return End(unit, "failed", VitftError(f"vitft itself failed: {cause(error.cause)}."))
         except errors.RayError as error:
             return End(unit, "lost", why=cause(error))
@@ -194,10 +241,23 @@ class _Pool:
             self.wait()
 
 
-def _unit(text: str, place: dict[str, str], runtime: dict[str, Any], threads: int, board: Any) -> Event | None:
-    """Run a unit in a worker process of Ray; return the event of its end, None where it was stopped."""
+def _unit(
+    text: str, place: dict[str, str], runtime: dict[str, Any], threads: int, board: Any, programs: dict[str, str]
+) -> Event | None:
+    """Run a unit in a worker process of Ray; return the event of its end, None where it was stopped.
+
+    Args:
+        place: what paths are relative to, where data lie, and the machine of the command.
+        programs: versions that the command has; other ones would give another number.
+    """
     import ray
 
+    if other := difference(versions(), programs):
+        raise UsageError(
+            f"{platform.node()} has another program than the machine of the command: {other}.",
+            "the same vitft, torch and timm on all machines.",
+            "Look at PYTHONPATH and the environment of 'ray start' there.",
+        )
     from vitft.protocol.warm import Warm
 
     if Path(place["cwd"]).is_dir():  # names of files are as the user wrote them
@@ -223,9 +283,20 @@ def _unit(text: str, place: dict[str, str], runtime: dict[str, Any], threads: in
         event: Event | None
         event, warm = run_one(unit, Path(place["folder"]), how, warm, tell, stop)
         _WARM.append(warm)
-        return event
+        return _on(event, place["host"])
     finally:
         ended.set()
+
+
+def _on(event: Event | None, command: str) -> Event | None:
+    """Return the event of a unit's end; an error names this machine where the command runs on another."""
+    if event is None or event["event"] != "failed" or platform.node() == command:
+        return event
+    error = error_of(event)
+    if isinstance(error, NonFiniteLoss):  # the same anywhere
+        return event
+    what, *rest = error.lines
+    return failed(event["unit"], rebuilt(type(error), [f"{what.removesuffix('.')} (on {platform.node()}).", *rest]))
 
 
 _WARM: list[Any] = []  # what this process keeps between its units; Ray ends those that used a GPU

@@ -40,6 +40,7 @@ def follow(here: World, signal: Callable[[], int]) -> None:
 
         warm = warm or Warm(group=processes)
         try:
+            processes.join(message["runtime"]["device"])  # another vitft may not understand the rest
             share(Unit.from_json(message["unit"]), Runtime(**message["runtime"]), hooks, warm)
         except (PeerLost, Interrupted):
             raise

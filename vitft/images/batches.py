@@ -159,6 +159,12 @@ class EvalBatches:
         return self._batches
 
 
+def shares(n: int, batch_size: int, group: Group) -> list[Indices]:
+    """Return the positions of each batch of n images that this process answers for; `group.size` of them by turns."""
+    parts = [np.arange(a, min(a + batch_size, n)) for a in range(0, n, batch_size)]
+    return parts[group.rank :: group.size]
+
+
 def eval_batches(
     split: Split,
     pp: Preprocess,
@@ -184,8 +190,7 @@ def eval_batches(
 
     def batches() -> Iterator[tuple[Tensor, Tensor]]:
         images = Images(split, pp, torch.device(device), workers, hooks, keep)
-        parts = [np.arange(a, min(a + batch_size, len(split))) for a in range(0, len(split), batch_size)]
-        parts = parts[group.rank :: group.size]
+        parts = shares(len(split), batch_size, group)
         for indices, batch in zip(parts, images.batches(parts), strict=True):
             yield torch.from_numpy(indices), batch
 

@@ -28,7 +28,7 @@ from vitft.models.loading import save_weights
 from vitft.models.memory import evaluation_batch
 from vitft.models.methods import apply
 from vitft.progress import Hooks
-from vitft.protocol import diverged, frozen, val_curve
+from vitft.protocol import alike, diverged, frozen, val_curve
 from vitft.protocol import stamp as stamping
 from vitft.protocol.begun import begin
 from vitft.protocol.guard import Guard
@@ -109,6 +109,7 @@ def _trained(
         augmented = pp.augmented(settings)
         images = Images(train, augmented, device, workers, hooks, trained_keep(unit, augmented, len(train)))
         val = _val(unit, runtime, guard, train, dev, group)
+    alike.hold_weights(built.info, group)
     begun = group.from_first(begun)
     torch.set_num_threads(begun.threads or torch.get_num_threads())
     for note in remarks(built.info):
@@ -134,9 +135,11 @@ def _trained(
             size = evaluation_batch(built.net, device, fitted.micro_batch)
             keep = evaluated_keep(unit, runtime)
             batches = eval_batches(held_out, pp, size, device, workers, hooks, group, keep=keep)
+        alike.hold_names(held_out, group)
         of = (unit.job.name, held_out.name, held_out.digest, pp, size)
         asked_of = frozen.evaluated(unit, built.net, batches, of, len(held_out), begun.precision, warm)
         answers = _evaluate(asked_of[0], held_out, asked_of[1], begun, hooks, group)
+        alike.hold_images(held_out, size, group, hooks)
         seconds = time.monotonic() - began_test
         yield _Done(unit, settings, built, held_out, answers, fitted, begun, pp, seconds), guard, train, lacking
 

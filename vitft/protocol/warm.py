@@ -9,10 +9,11 @@ import torch
 from numpy.typing import NDArray
 
 from vitft.data.split import Opened, Source
+from vitft.errors import CheckpointError
 from vitft.group import ALONE, Group
 from vitft.models import build as models
 from vitft.models.checkpoint import Checkpoint
-from vitft.protocol.jobs import source_of
+from vitft.protocol.jobs import model_sha256, source_of
 from vitft.protocol.units import Job
 from vitft.settings import CHECKPOINT_KEYS, Settings
 from vitft.training.heads import TrainedHead
@@ -82,11 +83,26 @@ class Warm:
 
         Args:
             opened: it, where it is open already.
+
+        Raises:
+            CheckpointError: the file is another one than when the command was typed, or on its machine.
+            See also `models.opening`.
         """
         declared = tuple(getattr(settings, k) for k in CHECKPOINT_KEYS)
         which = (job.model, job.model_sha256, job.from_scratch, *declared)
         if self.opened is None or self.opened_as != which:
             self.opened = None  # before the next one takes room
+            _hold_file(job)
             self.opened = opened or models.opening(job.model, settings, from_scratch=job.from_scratch)
             self.opened_as = which
         return self.opened
+
+
+def _hold_file(job: Job) -> None:
+    if job.model_sha256 and (here := model_sha256(job.model)) != job.model_sha256:
+        raise CheckpointError(
+            f"'{job.model}' is another file here than where, or when, the command was typed "
+            f"({here[:12] or 'none'}, not {job.model_sha256[:12]}).",
+            "the same file on all machines, from beginning to end.",
+            "Give a path on a disk that they share, or copy the file anew.",
+        )

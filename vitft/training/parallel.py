@@ -13,10 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from vitft.errors import UsageError
-from vitft.group import Group, mapped
+from vitft.group import Group
 from vitft.models.memory import Plan
 from vitft.models.methods import ParameterGroups, blocks_of
 from vitft.settings import Settings
+from vitft.trees import mapped
 
 _SHARE = 0.6  # of a card's memory; activations need the rest
 _MICRO = 16  # images a forward pass: processes that run out of memory at different points cannot halve together

@@ -22,9 +22,9 @@ def same_images(images: Images, group: Group, hooks: Hooks) -> str:
     """
     with group.together():
         identity = f"{images.split.digest} {encoded_digest(images.split, hooks)}"
-    if other := [rank for rank, theirs in enumerate(group.all(identity)) if theirs != group.from_first(identity)]:
+    if other := group.unlike(identity):
         raise DataError(
-            f"Process {other[0]} sees other training images than process 0.",
+            f"Other training images are seen by {other} than by process 0.",
             "the same data on all machines.",
             "Compare what --data-dir holds there.",
         )

@@ -13,8 +13,8 @@ from typing import IO, Any, Self
 import torch
 from torch import Tensor
 
-from vitft.group import mapped
 from vitft.results.files import Pieces, cannot_write, there, write_atomic, writing
+from vitft.trees import mapped
 
 _MAGIC = b"vitft-state-2\n"
 _DIGEST = hashlib.sha256().digest_size
