@@ -30,7 +30,7 @@ Parallel = Literal["auto", "ddp", "fsdp"]
 """Each process holds the network, or a part of it, or what fits the card."""
 
 _BEAT_S = 2.0
-_SILENT_S = 45.0
+_SILENT_S = 40.0
 """A process that has not been heard of for so long is lost."""
 
 _STORE_S = 10.0
