@@ -251,7 +251,7 @@ def test_another_checkpoint_and_another_task_are_not_the_warm_one(place, tmp_pat
     save_file({name: tensor * 1.5 for name, tensor in state.items()}, other / "model.safetensors")
     (other / "config.json").write_text((place / "model" / "config.json").read_text())
     job = made(place, BASE)
-    unit = final_units(replace(job, model=str(other), model_sha256="x"), [])[0]
+    unit = final_units(replace(job, model=str(other), model_sha256=jobs.model_sha256(str(other))), [])[0]
     found = outcome(unit, tmp_path / "warm", copy.deepcopy(worker))
     assert same(found, outcome(unit, tmp_path / "alone", None)) and not same(found, expected)
     two = tmp_path / "two"

@@ -185,7 +185,8 @@ class Played(Group):
             tensor += torch.as_tensor(other)
 
     def all(self, value: Any) -> list[Any]:
-        return [value, *self.others.pop(0)]
+        others = self.others.pop(0)
+        return [*others[: self.rank], value, *others[self.rank :]]
 
     def from_first(self, value: Any) -> Any:
         return self.given
@@ -330,17 +331,16 @@ def test_processes_that_see_other_images_are_named(monkeypatch):
     monkeypatch.setattr(saving, "encoded_digest", lambda split, hooks: f"bytes of {len(split)}")
     split = drawn(4)
     own = f"{split.digest} bytes of 4"
-    for others, first in (([own, own], own), ([own, "other"], own), (["other", "other"], own), ([own, own], "other")):
-        group = Played(0, 3, [list(others)], first)
+    for rank, others, unlike in ((0, [own, own], 0), (0, [own, "a"], 2), (0, ["a", "a"], 1), (1, ["a", "a"], 1)):
+        group = Played(rank, 3, [list(others)])
         group.together = nullcontext  # type: ignore[method-assign]
         data: Any = SimpleNamespace(split=split)
-        unlike = [rank for rank, one in enumerate([own, *others]) if one != first]
         if not unlike:
             assert saving.same_images(data, group, Hooks()) == own
             continue
         refused(
             lambda data=data, group=group: saving.same_images(data, group, Hooks()),
-            f"Process {unlike[0]} sees other training images than process 0.",
+            f"Other training images are seen by process {unlike} than by process 0.",
             "the same data on all machines.",
             "Compare what --data-dir holds there.",
         )
