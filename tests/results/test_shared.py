@@ -10,7 +10,8 @@ import io
 import os
 import socket
 import threading
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,10 @@ import torch
 from tests.images.test_room import files, laid
 from tests.training.test_training import drawn
 from vitft import machine
-from vitft.errors import CheckpointError, DataError, UsageError
+from vitft.errors import CheckpointError, DataError, Interrupted, UsageError
 from vitft.images import cache, room
 from vitft.prepare import prepare
+from vitft.progress import Hooks
 from vitft.results import folders
 from vitft.results.files import read_json, replacing
 from vitft.results.listing import at_work
@@ -275,3 +277,26 @@ def test_data_that_cannot_be_prepared_leave_no_folder(nfs_deletes, tmp_path):
     with pytest.raises(DataError):
         prepare.prepare("dtd", tmp_path / "files", tmp_path / "data" / "dtd")
     assert not (tmp_path / "data" / ".dtd.preparing").exists()
+
+
+def test_signals_are_caught_only_while_a_folder_is_waited_for(tmp_path: Path) -> None:
+    caught: list[str] = []
+
+    @contextmanager
+    def watched() -> Iterator[Hooks]:
+        caught.append("begin")
+        yield Hooks(signal=lambda: 15 * (len(asked) > 1))
+        caught.append("end")
+
+    with folders.lock(tmp_path, watched=lambda: pytest.fail("it is free")):
+        asked: list[int] = [1]
+        timer = threading.Timer(0.3, asked.append, [2])
+        timer.start()
+        with pytest.raises(Interrupted), folders.lock(tmp_path, wait=60, watched=watched):
+            pytest.fail("held twice")
+    file = (tmp_path / ".lock").open("a")
+    assert machine.locked(file)
+    asked.clear()
+    threading.Timer(0.3, file.close).start()
+    with folders.lock(tmp_path, wait=60, watched=watched):
+        assert caught == ["begin", "begin", "end"]  # the work that follows catches them itself

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -58,10 +58,7 @@ def in_folder(
         See also `unchanged.hold` and `inline.run_job`.
     """
     note = how.note
-    with ExitStack() as place:
-        with watched() as hooks:
-            place.enter_context(lock(folder, note=note, stop=hooks.stop_if_asked))
-        place.enter_context(nothing_left_behind(folder))
+    with lock(folder, note=note, watched=watched), nothing_left_behind(folder):
         claim(folder, job.identity(), overwrite=how.overwrite, resume=how.resume)
         finished = load(folder / RESULT, RunResult)
         if finished is not None:

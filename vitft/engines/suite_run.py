@@ -68,11 +68,8 @@ def _held(leg: Leg, how: How) -> Iterator[None]:
         # Shards at work are waited for, but never to delete what they do.
         patient = how.resume and not how.overwrite
         on_shards = how.note if patient else None
-        with ExitStack() as place:
-            with how.watched() as hooks:
-                stop, wait = hooks.stop_if_asked, CLAIM_S * patient
-                place.enter_context(lock(folder, wait=wait, on_shards=on_shards, note=how.note, stop=stop))
-            place.enter_context(nothing_left_behind(folder))
+        alone = lock(folder, wait=CLAIM_S * patient, on_shards=on_shards, note=how.note, watched=how.watched)
+        with alone, nothing_left_behind(folder):
             claim(folder, leg.identity(), overwrite=how.overwrite, resume=how.resume)
             try:
                 yield
@@ -83,9 +80,9 @@ def _held(leg: Leg, how: How) -> Iterator[None]:
         return
     own = folder / "shards" / how.shard.replace("/", "-of-")
     with ExitStack() as place:
-        with how.watched() as hooks, lock(folder, shards=False, wait=CLAIM_S, stop=hooks.stop_if_asked):
+        with lock(folder, shards=False, wait=CLAIM_S, watched=how.watched):
             claim(folder, leg.identity(), overwrite=False, resume=True)
-            place.enter_context(lock(own, note=how.note, stop=hooks.stop_if_asked))
+            place.enter_context(lock(own, note=how.note, watched=how.watched))
         yield
 
 

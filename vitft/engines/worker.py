@@ -12,6 +12,7 @@ import signal
 import sys
 import threading
 import time
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypedDict
@@ -88,7 +89,7 @@ def run_one(
     hooks = _hooks(tell, stop)
     try:
         # A worker that its supervisor left behind may still be saving there, or have lost its machine.
-        with lock(unit_folder(folder, unit.id), wait=LEASE_S, stop=hooks.stop_if_asked):
+        with lock(unit_folder(folder, unit.id), wait=LEASE_S, watched=lambda: nullcontext(hooks)):
             run_unit(unit, folder, runtime, hooks, warm)
     except Interrupted:
         return None, warm

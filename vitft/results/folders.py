@@ -24,12 +24,13 @@ import shutil
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import IO
 
 from vitft import machine
 from vitft.errors import CheckpointError, RunFolderOccupied, UsageError, VitftError
+from vitft.progress import Hooks
 from vitft.results.files import (
     HEAD,
     PREDICTIONS,
@@ -176,7 +177,7 @@ def lock(
     wait: float = 0.0,
     on_shards: Callable[[str], None] | None = None,
     note: Callable[[str], None] | None = None,
-    stop: Callable[[], None] = lambda: None,
+    watched: Callable[[], AbstractContextManager[Hooks]] = lambda: nullcontext(Hooks()),
 ) -> Iterator[None]:
     """Hold a folder against a second vitft process; the kernel lets go of it when this one dies, however it dies.
 
@@ -186,49 +187,64 @@ def lock(
         on_shards: called once where shards are at work, whose end is then waited for; None = that is refused.
         note: called once where torchrun or Slurm has started this command again, which then waits `LEASE_S`, as the one
             before may have died with its machine; None = it does not.
-        stop: called again and again while it waits; it may raise.
+        watched: opens what shows and stops long work; only where it waits.
 
     Raises:
+        Interrupted: while it waited (exit code 130, 143 or 75).
         UsageError: the folder is a file, or another process works there (exit code 2).
     """
     if folder.is_file():
         raise UsageError(f"--output '{folder}' is a file.", "a new folder, or one of an earlier run.")
     again = LEASE_S if note is not None and restarts() else 0.0
     until, noted = time.monotonic() + max(wait, again), False
-    while True:
-        with ExitStack() as held:
-            try:
-                folder.mkdir(parents=True, exist_ok=True)
-                held.callback(_remove_empty, folder)
-                own = held.enter_context((folder / ".lock").open("a"))
-                places = sorted(folder.glob("shards/*/.lock")) if shards else []
-                files = [held.enter_context(path.open("a")) for path in places]
-            except OSError as error:
-                raise cannot_write(folder, error) from None
-            free = machine.locked(own)
-            busy = [path.parent.name for path, file in zip(places, files, strict=True) if not machine.locked(file)]
-            if free and not busy:
-                _sign(own)
-                yield
-                return
-        holder = _holder(folder / "shards" / busy[0] if free else folder)
-        if free and on_shards is not None:
-            # Let go of meanwhile, so that more shards can come.
-            until = time.monotonic() + wait
-            if not noted:
-                on_shards(f"Shard {', '.join(busy).replace('-of-', '/')} at work in '{folder}': waiting for its end.")
-            noted = True
-        elif time.monotonic() >= until:
-            raise UsageError(
-                f"Another vitft process is at work in '{folder}'{holder}.",
-                "one process a run folder, or several with --shard or below torchrun.",
-                "Wait for it, or choose another folder with --output.",
-            )
-        elif note is not None and again and not noted:
-            note(f"Started again while '{folder}' is held{holder}: waiting {again:.0f} s, as it may have died.")
-            noted = True
-        stop()
-        time.sleep(_LOOK_EVERY_S)
+    hooks: Hooks | None = None
+    with ExitStack() as waiting:
+        while True:
+            with ExitStack() as held:
+                free, busy = _taken(folder, shards, held)
+                if free and not busy:
+                    if hooks is not None:
+                        hooks.stop_if_asked()
+                    waiting.close()
+                    yield
+                    return
+            holder = _holder(folder / "shards" / busy[0] if free else folder)
+            if free and on_shards is not None:
+                # Let go of meanwhile, so that more shards can come.
+                until = time.monotonic() + wait
+                if not noted:
+                    which = ", ".join(busy).replace("-of-", "/")
+                    on_shards(f"Shard {which} at work in '{folder}': waiting for its end.")
+                noted = True
+            elif time.monotonic() >= until:
+                raise UsageError(
+                    f"Another vitft process is at work in '{folder}'{holder}.",
+                    "one process a run folder, or several with --shard or below torchrun.",
+                    "Wait for it, or choose another folder with --output.",
+                )
+            elif note is not None and again and not noted:
+                note(f"Started again while '{folder}' is held{holder}: waiting {again:.0f} s, as it may have died.")
+                noted = True
+            hooks = hooks or waiting.enter_context(watched())
+            hooks.stop_if_asked()
+            time.sleep(_LOOK_EVERY_S)
+
+
+def _taken(folder: Path, shards: bool, held: ExitStack) -> tuple[bool, list[str]]:
+    """Lock a folder and its shards as long as `held` is open; return whether it was free, and which shards were not."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        held.callback(_remove_empty, folder)
+        own = held.enter_context((folder / ".lock").open("a"))
+        places = sorted(folder.glob("shards/*/.lock")) if shards else []
+        files = [held.enter_context(path.open("a")) for path in places]
+    except OSError as error:
+        raise cannot_write(folder, error) from None
+    free = machine.locked(own)
+    busy = [path.parent.name for path, file in zip(places, files, strict=True) if not machine.locked(file)]
+    if free and not busy:
+        _sign(own)
+    return free, busy
 
 
 def _remove_empty(folder: Path) -> None:
