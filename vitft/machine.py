@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache as _cache
 from pathlib import Path
+from secrets import token_hex
 from typing import IO
 
 
@@ -185,6 +186,14 @@ def look_again(path: Path) -> None:
         with suppress(OSError):
             os.close(os.open(folder, os.O_RDONLY | os.O_DIRECTORY))
             return
+
+
+def beside(path: Path, end: str) -> Path:
+    """Return a hidden name beside a path, for what is to take its place; no other process has it.
+
+    Machines that share a disk share process ids.
+    """
+    return path.with_name(f".{path.name}.{token_hex(4)}{end}")
 
 
 _LOOK_EVERY_S = 0.2

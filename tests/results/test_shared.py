@@ -23,7 +23,7 @@ from tests.training.test_training import drawn
 from vitft import machine
 from vitft.errors import CheckpointError, DataError, Interrupted, UsageError
 from vitft.images import cache, room
-from vitft.prepare import prepare
+from vitft.prepare import own_split, prepare
 from vitft.progress import Hooks
 from vitft.results import folders
 from vitft.results.files import read_json, replacing
@@ -223,6 +223,9 @@ def test_machines_with_equal_process_ids_write_to_files_of_their_own(tmp_path):
     ):
         assert first.name != second.name
     assert not list((tmp_path / "cache").iterdir())
+    (tmp_path / f".split.{os.getpid()}.part").mkdir()  # of another machine's process
+    own_split._write(tmp_path / "split", tmp_path, {"train.txt": "a.png"})
+    assert (tmp_path / "split" / "train.txt").read_text() == "a.png"
 
 
 def test_a_quota_that_is_told_late_leaves_pixels_to_be_decoded_as_they_are_needed(monkeypatch):

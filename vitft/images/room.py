@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from secrets import token_hex
 from typing import IO
 
 from vitft import machine
@@ -154,7 +153,7 @@ def hold(file: IO[bytes]) -> bool:
 @contextmanager
 def writing(path: Path, size: int) -> Iterator[IO[bytes]]:
     """Give a new file of that size, held, to be written and renamed to `path` by the caller; it is gone on an error."""
-    temporary = path.with_name(f".{path.stem}.{token_hex(4)}{path.suffix}")  # machines that share it share process ids
+    temporary = machine.beside(path, path.suffix)
     file = temporary.open("w+b")
     try:
         hold(file)

@@ -1,7 +1,6 @@
 """A user's own images -> train, val and test: stratified, seeded by content, twins on one side. No torch."""
 
 import hashlib
-import os
 import re
 import unicodedata
 from collections import Counter, defaultdict
@@ -9,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from decimal import ROUND_HALF_UP, Decimal
 from pathlib import Path
 
-from vitft import __version__
+from vitft import __version__, machine
 from vitft.data import find
 from vitft.data.sources import image_folder, metadata, split_lists
 from vitft.data.sources.files import below, printable, refuse
@@ -315,7 +314,7 @@ def _counted(images: Split, notes: list[str], prints: Sequence[bytes]) -> None:
 
 def _write(output: Path, root: Path, texts: Mapping[str, str]) -> None:
     """Make the folder whole or not at all."""
-    part = output.with_name(f".{output.name}.{os.getpid()}.part")
+    part = machine.beside(output, ".part")
     try:
         part.mkdir(parents=True)
         (part / "images").symlink_to(root, target_is_directory=True)

@@ -7,7 +7,6 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from secrets import token_hex
 from typing import IO, Any
 
 from vitft import machine
@@ -69,7 +68,7 @@ def replacing(path: Path) -> Iterator[Path]:
     Raises:
         OSError: as the system says it; what was there before is untouched.
     """
-    temporary = path.with_name(f".{path.name}.{token_hex(4)}.tmp")  # machines that share a disk share process ids
+    temporary = machine.beside(path, ".tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
