@@ -9,9 +9,10 @@ import platform
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import cache as _cache
+from itertools import takewhile
 from pathlib import Path
 from secrets import token_hex
 from typing import IO
@@ -27,7 +28,7 @@ def cores() -> int:
 
     Slurm binds tasks only where its administrator has set a plugin for that.
     """
-    return min(bound(), _number("SLURM_CPUS_PER_TASK") or _number("SLURM_CPUS_ON_NODE") or bound())
+    return min(bound(), number("SLURM_CPUS_PER_TASK") or number("SLURM_CPUS_ON_NODE") or bound())
 
 
 _CPUINFO = Path("/proc/cpuinfo")
@@ -37,14 +38,15 @@ def processor() -> list[str]:
     """Return what the first core says of its model and its instructions; the architecture where it says nothing."""
     telling = ("model name", "flags", "Features", "CPU implementer", "CPU part", "isa")
     with suppress(OSError):
-        first = _CPUINFO.read_text().split("\n\n")[0].splitlines()
+        with _CPUINFO.open() as cores:  # of many cores, the kernel writes them as they are read
+            first = [line.rstrip("\n") for line in takewhile(str.strip, cores)]
         return [line for line in first if line.split("\t")[0].rstrip(" :") in telling] or [platform.machine()]
     return [platform.machine()]
 
 
-def _number(variable: str) -> int:
+def number(variable: str, environment: Mapping[str, str] = os.environ) -> int:
     """Return an environment variable as a number, 0 where it is absent or none."""
-    text = os.environ.get(variable, "")
+    text = environment.get(variable, "")
     return int(text) if text.isdecimal() else 0
 
 
@@ -55,7 +57,7 @@ def memory() -> int:
         line = next(line for line in _MEMINFO.read_text().splitlines() if line.startswith("MemAvailable"))
         found.append(1024 * int(line.split()[1]))
     # Slurm's words are MB of a node, whether it enforces them or not; 0 is all that the node has.
-    mb = _number("SLURM_MEM_PER_NODE") or _number("SLURM_MEM_PER_CPU") * _number("SLURM_CPUS_ON_NODE")
+    mb = number("SLURM_MEM_PER_NODE") or number("SLURM_MEM_PER_CPU") * number("SLURM_CPUS_ON_NODE")
     found += [mb << 20] if mb else []
     for path in _limits():
         with suppress(OSError, ValueError):  # "max" is none
@@ -115,7 +117,7 @@ _SHARED: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("nfs", "nfs4"), ("nolock", "local_lock=all", "local_lock=flock")),
     **dict.fromkeys(("cifs", "smb3"), ("nobrl",)),
     **dict.fromkeys(("gpfs", "ceph", "9p", "afs", "gfs2", "ocfs2", "orangefs", "fuse.glusterfs", "fuse.ceph"), ()),
-    "lustre": ("localflock", "noflock"),
+    "lustre": ("localflock",),
 }
 """Kinds of file systems that machines share -> the mount options with which a lock holds on one of them alone."""
 

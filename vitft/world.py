@@ -3,6 +3,7 @@
 import os
 from dataclasses import dataclass
 
+from vitft import machine
 from vitft.errors import UsageError
 
 
@@ -29,8 +30,7 @@ class World:
 
 def restarts() -> int:
     """Return how often torchrun, or Slurm after a requeue, has started this command again."""
-    counts = (os.environ.get(name, "") for name in ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT"))
-    return sum(int(count) for count in counts if count.isdecimal())
+    return machine.number("TORCHELASTIC_RESTART_COUNT") + machine.number("SLURM_RESTART_COUNT")
 
 
 def world() -> World:

@@ -89,11 +89,11 @@ def slurm_faults(environment: Mapping[str, str], device: str = "auto") -> list[s
     Args:
         device: that is asked for; "auto" and "cuda" are the first card.
     """
-    share, bound = environment.get("SLURM_CPUS_PER_TASK", ""), machine.bound()
+    share, bound = machine.number("SLURM_CPUS_PER_TASK", environment), machine.bound()
     faults: list[str] = []
     if "SLURM_STEP_ID" not in environment:
         return faults  # not started by srun: all that the job has of the node is its own
-    if share.isdecimal() and bound < int(share):
+    if bound < share:
         faults.append(
             f"this task is bound to {bound} of the {share} cores that sbatch was asked for: "
             f"srun takes --cpus-per-task from its own command line alone. Give srun --cpus-per-task={share}"
@@ -112,5 +112,4 @@ def _tasks_here(environment: Mapping[str, str]) -> int:
     words = environment.get("SLURM_TASKS_PER_NODE", "1").split(",")
     groups = (re.fullmatch(r"(\d+)(?:\(x(\d+)\))?", word) for word in words)
     nodes = [int(g[1]) for g in groups if g for _ in range(int(g[2] or 1))] or [1]
-    number = environment.get("SLURM_NODEID", "0")
-    return nodes[min(int(number) if number.isdecimal() else 0, len(nodes) - 1)]
+    return nodes[min(machine.number("SLURM_NODEID", environment), len(nodes) - 1)]

@@ -35,11 +35,10 @@ def hold_images(split: Split, size: int, group: Group, hooks: Hooks) -> None:
     if group.size == 1:
         return
     own = np.concatenate([np.zeros(0, dtype=np.int64), *shares(len(split), size, group)])
-    with group.together():
-        seen = fingerprints(split.select(own), hooks)
-        whole = fingerprints(split, hooks) if group.first else seen
-    of_each = group.all((own, seen))
-    whole = group.from_first(whole)
+    with group.together():  # process 0 keeps digests of all images anyway
+        seen = fingerprints(split if group.first else split.select(own), hooks)
+    whole = group.from_first(seen)
+    of_each = group.all((own, seen[own] if group.first else seen))
     unlike = [rank for rank, (rows, digests) in enumerate(of_each) if not np.array_equal(whole[rows], digests)]
     _refuse(group.who(unlike[0]) if unlike else "", split)
 

@@ -19,9 +19,9 @@
 
 import json
 import os
+import platform
 import re
 import shutil
-import socket
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
@@ -257,7 +257,7 @@ def _sign(file: IO[str]) -> None:
     """Write into a lock who holds it, for those who find it taken, perhaps on another machine."""
     with suppress(OSError):
         file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}")
+        file.write(f"process {os.getpid()} on {platform.node()}")
         file.flush()
         os.fsync(file.fileno())
 
