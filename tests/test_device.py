@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from tests.layouts import refused
-from vitft import device
+from vitft import device, machine
 from vitft.errors import UsageError
+from vitft.evaluation import onnx_network
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
@@ -174,3 +175,31 @@ def test_what_a_batch_leaves_is_kept_for_the_next_and_given_back_when_asked():
     assert 4 * min(mapped() for _ in range(4)) < anew
     device.forget()
     assert 4 * mapped() > anew
+
+
+def test_every_verb_computes_on_the_cores_of_a_slurm_task(monkeypatch):
+    """Where nothing binds a task, torch takes all cores of the node."""
+    threads: list[int] = [64]
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads[-1])
+    monkeypatch.setattr(torch, "set_num_threads", threads.append)
+    monkeypatch.setattr(machine, "bound", lambda: 64)
+    device.pick("cpu")
+    assert threads == [64]
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "3")
+    device.pick("cpu")
+    assert threads == [64, 3]
+    device.pick("cpu")
+    assert threads == [64, 3]
+
+
+def test_onnx_computes_on_the_cores_of_a_slurm_task(monkeypatch, tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime", reason="needs the extra 'onnx', which is not installed")
+    told: list[int] = []
+    monkeypatch.setattr(
+        onnxruntime, "InferenceSession", lambda path, options, **_: told.append(options.intra_op_num_threads)
+    )
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 64)
+    monkeypatch.setattr(machine, "bound", lambda: 64)
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "3")
+    onnx_network.start(tmp_path / "network.onnx")
+    assert told == [3]

@@ -9,7 +9,7 @@ from typing import Any, Generic, Literal, TypedDict, TypeVar
 import torch
 from torch import Tensor
 
-from vitft import products
+from vitft import machine, products
 from vitft.errors import UsageError
 
 T = TypeVar("T")
@@ -39,7 +39,14 @@ def pick(name: str, local_rank: int | None = None) -> torch.device:
         _kernels()
     if device.type == "cpu":
         keep_freed_memory()
+    if (threads := computing_threads()) < torch.get_num_threads():
+        torch.set_num_threads(threads)
     return device
+
+
+def computing_threads() -> int:
+    """Return how many threads torch is to compute with: one a core at most, of a Slurm task's share of them, too."""
+    return min(torch.get_num_threads(), machine.cores())
 
 
 def _kernels() -> None:

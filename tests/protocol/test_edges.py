@@ -436,6 +436,7 @@ def test_a_unit_begins_with_what_is_asked_for_and_keeps_it(tmp_path, monkeypatch
     monkeypatch.setattr(products, "by_onednn", lambda: False)
     threads = 3  # torch would take all cores that it may run on; a task of Slurm's has its share of them
     monkeypatch.setattr(torch, "get_num_threads", lambda: 64)
+    monkeypatch.setattr(torch, "set_num_threads", lambda n: None)
     monkeypatch.setenv("SLURM_CPUS_PER_TASK", "3")
     monkeypatch.setattr(machine, "bound", lambda: 64)
     for asked, expected in (("auto", "float32"), ("float32", "float32"), ("bf16", "bf16")):

@@ -14,6 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn
 
 from vitft import machine
+from vitft.device import computing_threads
 from vitft.errors import CheckpointError, NotInstalled
 from vitft.results.checkpoint import CheckpointInfo
 from vitft.settings import Preprocess
@@ -110,7 +111,7 @@ def start(path: Path) -> Any:
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    options.intra_op_num_threads = torch.get_num_threads()
+    options.intra_op_num_threads = computing_threads()
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's own kinds of error have no common type

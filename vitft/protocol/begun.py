@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from vitft import compiling, machine
+from vitft import compiling
 from vitft import device as devices
 from vitft.errors import UsageError
 from vitft.group import Group
@@ -37,7 +37,7 @@ def begin(folder: Path, runtime: Runtime, group: Group, hooks: Hooks) -> tuple[t
             device_kind=device.type,
             precision=devices.precision(runtime.precision, device),
             micro_batch=runtime.micro_batch,
-            threads=min(torch.get_num_threads(), machine.cores()),
+            threads=devices.computing_threads(),
             compiled=compiled or None,
             **devices.kernels(device.type),
         )
