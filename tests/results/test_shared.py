@@ -13,6 +13,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -25,6 +26,7 @@ from vitft.errors import CheckpointError, DataError, Interrupted, UsageError
 from vitft.images import cache, room
 from vitft.prepare import own_split, prepare
 from vitft.progress import Hooks
+from vitft.protocol import unchanged
 from vitft.results import folders
 from vitft.results.files import read_json, replacing
 from vitft.results.listing import at_work
@@ -93,6 +95,19 @@ def test_a_result_that_another_machine_wrote_is_there_at_once(client, tmp_path, 
     client.elsewhere(path, b'{"kind": "finetune"}')
     assert not path.exists()  # what is asked without opening the folder
     assert read_json(path) == {"kind": "finetune"}
+
+
+@pytest.mark.parametrize("inner", ["result.json", "units/dtd/final-0/result.json"])
+def test_data_that_changed_since_another_machine_finished_are_noticed(client, tmp_path, monkeypatch, inner):
+    files: dict[str, list[Any]] = {"a.png": [1, 2]}
+    monkeypatch.setattr(unchanged.listing, "of", lambda source: files)
+    source: Any = SimpleNamespace(task="dtd")
+    (tmp_path / "units" / "dtd" / "final-0").mkdir(parents=True)
+    unchanged.hold(tmp_path, source, pytest.fail)  # nothing is finished
+    client.elsewhere(tmp_path / inner, b"{}")
+    files = {"a.png": [1, 3]}
+    with pytest.raises(DataError, match="changed since this run"):
+        unchanged.hold(tmp_path, source, pytest.fail)
 
 
 def test_who_waited_for_another_machine_sees_what_it_made(client, tmp_path):

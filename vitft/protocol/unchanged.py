@@ -13,7 +13,7 @@ from pathlib import Path
 from vitft.data import listing
 from vitft.data.split import Source
 from vitft.errors import DataError
-from vitft.results.files import RESULT, damaged, read_json, write_atomic
+from vitft.results.files import RESULT, damaged, read_json, there, write_atomic
 from vitft.results.folders import SEEN, task_folder
 
 FILE = "data.json"
@@ -32,14 +32,14 @@ def hold(folder: Path, source: Source, note: Callable[[str], None]) -> None:
     """
     own = task_folder(folder, source.task)
     now = listing.of(source)
-    finished = any(own.glob(f"*/{RESULT}")) or (folder / RESULT).exists()
     then = _read(own / FILE)
+    single = there(folder / RESULT)
+    finished = single or any(there(unit / RESULT) for unit in own.glob("*"))
     if then is None and finished:
         note(f"The data of '{source.task}' was not compared: this run is of a vitft that kept no listing of it.")
         return
     difference = listing.difference(then or {}, now)
     if finished and difference:
-        single = (folder / RESULT).exists()
         alone = "choose another folder with --output" if single else f"delete '{own}' to run this task alone anew"
         raise DataError(
             f"The data of '{source.task}' changed since this run: {difference}.",
