@@ -44,9 +44,11 @@ def test_what_goes_to_a_card_and_comes_from_it_travels_beside_what_it_computes(m
         did.append(("empty", shape, how))
         return tensor("host", "cpu")
 
-    event = SimpleNamespace(record=lambda stream: did.append(stream), synchronize=lambda: did.append("waited"))
+    event = SimpleNamespace(
+        record=lambda stream: did.append(stream), synchronize=lambda: did.append("waited"), elapsed_time=lambda _: 0.0
+    )
     monkeypatch.setattr(torch, "empty", empty)
-    monkeypatch.setattr(torch.cuda, "Event", lambda: event)
+    monkeypatch.setattr(torch.cuda, "Event", lambda enable_timing: event)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda of: f"stream of {of.type}")
     late = device.Late[str](CUDA)
     sent = [
@@ -61,6 +63,48 @@ def test_what_goes_to_a_card_and_comes_from_it_travels_beside_what_it_computes(m
         del did[:]
     assert [what for what, _ in late.arrived(all=True)] == ["2", "3"] and did == ["waited"] * 2
     assert not list(late.arrived(all=True))
+
+
+@pytest.mark.parametrize("kind", ["cuda", "cpu"])
+def test_seconds_are_those_of_the_device_whenever_it_is_asked(monkeypatch, kind):
+    """Five updates of 5 s; a state is saved before the fourth, and the fifth waits 2 s for its images."""
+    host, card = [0.0], [0.0]
+
+    class Event:
+        def __init__(self, enable_timing: bool) -> None:
+            assert enable_timing
+
+        def record(self, stream: Any) -> None:
+            self.at = card[0] = max(card[0], host[0])  # the card comes to it after all that was queued before
+
+        def elapsed_time(self, end: "Event") -> float:
+            return 1000 * (end.at - self.at)
+
+        def synchronize(self) -> None:
+            host[0] = max(host[0], self.at)
+
+    def computed(seconds: float) -> None:
+        card[0] = max(card[0], host[0]) + seconds
+        host[0] += 1.0 if kind == "cuda" else seconds
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda of: None)
+    monkeypatch.setattr(device.time, "perf_counter", lambda: host[0])
+    late, found = device.Late[int](torch.device(kind)), []
+    late.behind = 2
+    late.begin()
+    for n in range(5):
+        if n == 3:
+            host[0] = card[0] = max(host[0], card[0]) + 100.0
+            late.begin()
+        if n == 4:
+            host[0] = max(host[0], card[0]) + 2.0
+        computed(5.0)
+        late.put(n, torch.ones(1))
+        found += [(which, late.seconds) for which, _ in late.arrived()]
+    host[0] += 100.0
+    found += [(which, late.seconds) for which, _ in late.arrived(all=True)]
+    assert found == [(0, 5.0), (1, 5.0), (2, 5.0), (3, 5.0), (4, 7.0)]
 
 
 def test_the_kernels_that_results_name_are_those_that_vitft_chooses(monkeypatch):

@@ -1,6 +1,7 @@
 """One answer to where torch computes: the device, its precision and kernels, ways to it and back, short memory."""
 
 import ctypes
+import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
@@ -169,30 +170,67 @@ def moved(tensor: Tensor, device: torch.device) -> Tensor:
     return tensor.pin_memory().to(device, non_blocking=True)
 
 
+class _Moment:
+    """A point of a device's work: on a card one that it will come to, elsewhere now."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._event: Any = None
+        if device.type == "cuda":
+            self._event = torch.cuda.Event(enable_timing=True)
+            self._event.record(torch.cuda.current_stream(device))
+        else:
+            self._at = time.perf_counter()
+
+    def wait(self) -> None:
+        """Return when the device has come to it."""
+        if self._event is not None:
+            self._event.synchronize()
+
+    def since(self, earlier: "_Moment") -> float:
+        """Return the seconds from an earlier moment of the same device; it has come to both."""
+        if self._event is not None:
+            return float(earlier._event.elapsed_time(self._event)) / 1000
+        return self._at - earlier._at
+
+
 class Late(Generic[T]):
     """Tensors on their way from a device to the host, in turn, each with what belongs to it.
 
     A card computes on while they travel: whoever reads the one before last waits for nothing that was queued since.
+
+    Attributes:
+        behind: tensors that stay under way.
+        seconds: that passed on the device for what arrived last: since `begin`, where that came after what was put
+            before, else since it was done with that. When the host asked is not in it.
     """
 
     def __init__(self, device: torch.device) -> None:
         self.behind = 2 if device.type == "cuda" else 0
-        self._queue: deque[tuple[T, Tensor, Any]] = deque()
+        self.seconds = 0.0
+        self._device = device
+        self._began: _Moment | None = None
+        self._done: _Moment | None = None
+        self._queue: deque[tuple[T, Tensor, _Moment | None, _Moment]] = deque()
+
+    def begin(self) -> None:
+        """Note that what is put next begins here, and not where the device was done with what was put before."""
+        self._began = _Moment(self._device)
 
     def put(self, what: T, tensor: Tensor) -> None:
         """Send a tensor on its way."""
-        if tensor.device.type != "cuda":
-            self._queue.append((what, tensor, None))
-            return
-        host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True).copy_(tensor, non_blocking=True)
-        there = torch.cuda.Event()
-        there.record(torch.cuda.current_stream(tensor.device))
-        self._queue.append((what, host, there))
+        if tensor.device.type == "cuda":
+            host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True).copy_(tensor, non_blocking=True)
+        else:
+            host = tensor.cpu()
+        self._queue.append((what, host, self._began, _Moment(self._device)))
+        self._began = None
 
     def arrived(self, *, all: bool = False) -> Iterator[tuple[T, Tensor]]:
         """Yield what is there by now, the oldest first; with `all` what is under way, too."""
         while len(self._queue) > (0 if all else self.behind):
-            what, tensor, there = self._queue.popleft()
-            if there is not None:
-                there.synchronize()
+            what, tensor, began, done = self._queue.popleft()
+            done.wait()
+            began = began or self._done
+            self.seconds = done.since(began) if began is not None else 0.0
+            self._done = done
             yield what, tensor

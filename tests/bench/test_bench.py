@@ -7,6 +7,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from vitft import device as devices
 from vitft import recipes
 from vitft.bench import measure as measuring
 from vitft.bench.loops import Bare, Own, Timm
@@ -60,6 +61,22 @@ def test_a_loop_trains_and_answers_as_many_images_as_it_is_timed_for(subject, lo
     assert seen[True] == (3 if isinstance(made, Own) else 2) * 6  # vitft's first update is made, and left out
     assert not torch.equal(net.get_classifier().weight, before)
     assert made.evaluate(16) > 0 and 16 <= seen[False] <= 24  # timm's last batch is whole
+
+
+def test_updates_read_late_are_timed_as_if_they_were_read_at_once(subject, monkeypatch):
+    """A card's losses are read two updates later, where two updates would seem to take no time."""
+    clock = [0.0]
+    monkeypatch.setattr("vitft.bench.loops.time.perf_counter", lambda: clock[0])
+
+    class Behind(devices.Late):
+        def __init__(self, device):
+            super().__init__(device)
+            self.behind = 2
+
+    monkeypatch.setattr("vitft.training.fit.Late", Behind)
+    own = Own(subject, Hooks())
+    own.net.register_forward_pre_hook(lambda *_: clock.__setitem__(0, clock[0] + 1.0))
+    assert own.train(2) == 2 * 2 * 1.0  # two micro-batches an update
 
 
 def test_waiting_is_what_a_batch_took_and_no_more(subject, monkeypatch):

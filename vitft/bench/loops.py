@@ -21,10 +21,10 @@ from vitft.compiling import Blocks, usual
 from vitft.data.split import Split
 from vitft.errors import VitftError
 from vitft.evaluation.predict import predict
-from vitft.images.batches import Images
+from vitft.images.batches import EvalBatches, Images
 from vitft.models.memory import evaluation_batch
 from vitft.models.methods import parameter_groups
-from vitft.progress import Hooks
+from vitft.progress import Hooks, StepReport
 from vitft.training.fit import Compute, fit
 
 
@@ -47,7 +47,7 @@ class Own:
 
     Attributes:
         net: what is trained; `blocks`: its own, compiled or not.
-        waited: seconds that updates waited for a batch: its crop, flip and normalisation are in it.
+        waited: seconds that the host waited for a batch of an update: its crop, flip and normalisation are in it.
         trained: seconds of all updates that were timed.
         saving: seconds that a state held the updates up, of each fit.
     """
@@ -58,17 +58,18 @@ class Own:
         self._subject, self._hooks = subject, hooks
         self.net = subject.network()
         self.blocks = Blocks(self.net, subject.compiled)
-        self._images = _Timed(subject.split, subject.augmented, subject.device, subject.workers, hooks)
+        self._images = _Timed(subject, hooks)
         self._tested = Images(subject.split, subject.pp, subject.device, subject.workers, hooks)
         self.waited = self.trained = 0.0
         self.saving: list[float] = []
 
     def train(self, steps: int) -> float:
-        s, ends, waits = self._subject, list[float](), list[float]()
+        s, seconds = self._subject, list[float]()
+        waits = len(self._images.waits)
 
-        def stepped(_: object) -> None:
-            ends.append(time.perf_counter())
-            waits.append(self._images.waited)
+        def stepped(report: StepReport) -> None:
+            if not report.part:
+                seconds.append(1 / report.steps_per_s)
 
         settings = s.settings.model_copy(update={"steps": steps + 1, "warmup_steps": 0, "decay_steps": ()})
         with tempfile.TemporaryDirectory() as folder:
@@ -85,15 +86,16 @@ class Own:
             with fitted.state:
                 self.saving.append(fitted.saving)
         # The first update is left out: it makes the optimiser's state.
-        self.waited += waits[-1] - waits[0]
-        self.trained += ends[-1] - ends[0]
-        return ends[-1] - ends[0]
+        self.waited += sum(self._images.waits[waits + 1 :])
+        self.trained += sum(seconds[1:])
+        return sum(seconds[1:])
 
     def evaluate(self, images: int) -> float:
         s, n = self._subject, len(self._tested)
         size = evaluation_batch(self.net, s.device)
         rows = [np.arange(a, min(a + size, images)) for a in range(0, images, size)]
-        batches = zip(rows, self._tested.batches([r % n for r in rows]), strict=True)
+        images_of = self._tested.batches([r % n for r in rows])
+        batches = EvalBatches(size, zip(map(torch.from_numpy, rows), images_of, strict=True))
         began = time.perf_counter()
         predict(self.net, batches, images, s.split.num_classes, precision=s.precision)
         return time.perf_counter() - began
@@ -133,7 +135,9 @@ class Bare:
         began = time.perf_counter()
         with torch.inference_mode(), devices.autocast(s.device, s.precision):
             for a in range(0, images, size):
-                self._net(x[: images - a]).float().cpu()
+                part = x[: images - a]
+                with usual(len(part), size if self._blocks is not None else 0):
+                    self._net(part).float().cpu()
         return time.perf_counter() - began
 
 
@@ -193,18 +197,25 @@ class Timm:
 
 
 class _Timed(Images):
-    """Images of a split, with a count of the seconds spent waiting for their batches."""
+    """Images of a split, with a count of the seconds spent waiting for their batches.
 
-    waited = 0.0
+    Attributes:
+        waits: of each call of `batches`: an update's, or one for all updates where features are computed once.
+    """
+
+    def __init__(self, subject: Subject, hooks: Hooks) -> None:
+        super().__init__(subject.split, subject.augmented, subject.device, subject.workers, hooks)
+        self.waits: list[float] = []
 
     def batches(
         self, index_batches: Sequence[NDArray[np.int64]], uniforms: Sequence[NDArray[np.float64]] | None = None
     ) -> Iterator[Tensor]:
-        source = super().batches(index_batches, uniforms)
+        source, call = super().batches(index_batches, uniforms), len(self.waits)
+        self.waits.append(0.0)
         while True:
             began = time.perf_counter()
             batch = next(source, None)
-            self.waited += time.perf_counter() - began
+            self.waits[call] += time.perf_counter() - began
             if batch is None:
                 return
             yield batch

@@ -19,6 +19,7 @@ from vitft.data.portions import JOINED
 from vitft.data.split import Opened, Sized
 from vitft.images.batches import Images
 from vitft.models.flops import macs
+from vitft.models.memory import evaluation_batch
 from vitft.progress import Hooks
 from vitft.protocol.jobs import Runtime
 from vitft.protocol.units import Job
@@ -49,7 +50,8 @@ class Plan:
 def measure(subject: Subject, model: str, against: Sequence[Other], plan: Plan, hooks: Hooks) -> BenchResult:
     """Measure vitft's loop beside the named others; one that cannot run here stays, with the reason."""
     own = Own(subject, hooks)
-    _warmed("vitft", own, plan)
+    warm = min(plan.images, evaluation_batch(own.net, subject.device))  # a whole batch, as it will be compiled for
+    _warmed("vitft", own, warm)
     memory = _memory(subject.device)
     loops: dict[str, Loop] = {"vitft": own}
     failed: dict[str, str] = {}
@@ -57,7 +59,7 @@ def measure(subject: Subject, model: str, against: Sequence[Other], plan: Plan, 
     for name in against:
         try:
             loops[name] = _other(name, subject)
-            _warmed(name, loops[name], plan)
+            _warmed(name, loops[name], warm)
         except Exception as error:  # whatever another loop dies of is a fact about it, and ends nothing
             failed[name] = f"{type(error).__name__}: {error}".split("\n")[0]
             loops.pop(name, None)
@@ -160,10 +162,10 @@ def _other(name: Other, subject: Subject) -> Loop:
     return Timm(subject) if name == "timm" else Bare(subject, compiled=name == "compiled")
 
 
-def _warmed(name: str, loop: Loop, plan: Plan) -> None:
+def _warmed(name: str, loop: Loop, images: int) -> None:
     _taken(name, loop.train, 2)
-    if plan.images:
-        _taken(name, loop.evaluate, min(plan.images, 64))
+    if images:
+        _taken(name, loop.evaluate, images)
 
 
 def _taken(name: str, turn: Callable[[int], float], amount: int) -> float:

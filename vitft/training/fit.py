@@ -159,7 +159,6 @@ class _Reports:
     metrics: state.Metrics
     hooks: Hooks
     late: Late[_Made]
-    _last: float = 0.0
 
     def flush(self, *, all: bool = False) -> None:
         """Report the updates whose numbers have arrived; with `all` wait for the others. Raises NonFiniteLoss."""
@@ -169,9 +168,7 @@ class _Reports:
             _check_finite(self.run, made, loss, norm)
             self.run.read(made.step, loss)
             self.metrics.add({"step": made.step, "loss": loss, "lr": made.lr, "grad_norm": norm})
-            now = time.monotonic()
-            speed = 1.0 / max(1e-9, now - max(made.began, self._last))
-            self._last = now
+            speed = 1.0 / max(1e-9, self.late.seconds)
             report = StepReport(made.step, settings.steps, loss, made.lr, norm, speed * settings.batch_size, speed)
             self.hooks.step(report)
 
@@ -194,6 +191,7 @@ class _Loop:
     def to_the_end(self) -> int:
         """Make all updates and begin to write the last state; return the signal that ended them before, or 0."""
         group = self.compute.group
+        self.reports.late.begin()
         try:
             self._look()  # where it was stopped in the middle of one
             while self.run.step < self.run.settings.steps:
@@ -227,6 +225,7 @@ class _Loop:
             values = run.gradients(self.source, self.micro_batch, self.compute.precision, self.hooks, show)
         except RuntimeError as error:
             self.micro_batch = _halved(self.micro_batch, error, self.hooks, self.spread)
+            self.reports.late.begin()
             return False
         self._compiled()
         run.update(made.lr)
@@ -255,11 +254,13 @@ class _Loop:
         if watch is not None and watch.due(self.run):
             self.reports.flush(all=True)
             self.watched += watch.look(self.run, self.micro_batch, self.reports.metrics)
+            self.reports.late.begin()
 
     def _save(self) -> None:
         """Begin to write a state, when all that led to it is known to be finite."""
         self.reports.flush(all=True)
         self.states.save(self.run, self.micro_batch, self.reports.metrics)
+        self.reports.late.begin()
 
     def _last(self) -> None:
         self.reports.flush(all=True)
