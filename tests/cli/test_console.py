@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.table import Table
 from rich.console import Console
 from rich.progress import Progress
 from typer.testing import CliRunner
@@ -126,6 +127,19 @@ def test_an_encoding_that_lacks_a_letter_shows_a_question_mark(monkeypatch):
     _open_streams()
     console.emit(None, "top-1 ─ 4.5")
     assert raw.getvalue() == b"top-1 ? 4.5\n"
+
+
+def test_what_stands_in_brackets_or_colons_is_printed(capsys):
+    """Names are a user's: a class may be called [red] or :smile:."""
+    table = Table("a [bold] head", box=None)
+    table.add_row("pip install 'vitft[ray]' :smile: [/red]")
+    console.emit(None, table)
+    console.note("[red] is no colour :smile:")
+    told = capsys.readouterr()
+    assert [line.strip() for line in told.out.splitlines()] == [
+        "a [bold] head", "pip install 'vitft[ray]' :smile: [/red]",
+    ]  # fmt: skip
+    assert told.err == "[red] is no colour :smile:\n"
 
 
 @pytest.mark.parametrize(

@@ -51,7 +51,7 @@ def hooks(progress: Progress) -> Hooks:
         if done >= total:
             drop("phase")
 
-    return Hooks(unit=unit, step=step, phase=phase, note=lambda text: progress.console.print(f"  {text}", markup=False))
+    return Hooks(unit=unit, step=step, phase=phase, note=lambda text: progress.console.print(f"  {text}"))
 
 
 def line(task: Task, width: int, stroke: str = "━") -> Text:

@@ -25,7 +25,11 @@ _UNCUT = 10_000
 
 
 class _Console(Console):
-    """A console that shows control characters of foreign names as visible signs."""
+    """A console that prints text as it is: brackets and colons mean nothing, and control characters of foreign names
+    are visible signs."""
+
+    def __init__(self, **how: Any) -> None:
+        super().__init__(highlight=False, markup=False, emoji=False, **how)
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         for segment in super().render(renderable, options):
@@ -38,12 +42,12 @@ class _Console(Console):
 
 def stdout() -> Console:
     """Return a console for results; as wide as the terminal, or 100 columns in a pipe."""
-    return _Console(width=None if sys.stdout.isatty() else 100, highlight=False)
+    return _Console(width=None if sys.stdout.isatty() else 100)
 
 
 def stderr() -> Console:
     """Return a console for messages."""
-    return _Console(stderr=True, highlight=False)
+    return _Console(stderr=True)
 
 
 def emit(payload: Any, renderable: RenderableType, fmt: str = "text") -> None:
@@ -119,7 +123,7 @@ def note(text: str, *, uncut: bool = False) -> None:
     console = stderr()
     if console.is_terminal and not uncut:
         text = folded(text, console.width)
-    console.print(text, markup=False, soft_wrap=True)
+    console.print(text, soft_wrap=True)
 
 
 @contextmanager
