@@ -133,7 +133,7 @@ def test_results_name_the_library_and_a_run_that_changes_it_says_so(tmp_path, mo
         monkeypatch.setattr(products, "by_onednn", lambda there=there: there)
         assert device.kernels("cpu") == kernels
         assert "linear" not in device.kernels("cuda") and device.kernels("mps") == {}
-        begun = begin(tmp_path, Runtime(device="cpu"), ALONE, Hooks(note=said.append))[1]
+        begun = begin(tmp_path, Runtime(device="cpu"), 0, ALONE, Hooks(note=said.append))[1]
         assert begun.linear == kernels.get("linear")
     assert said == [
         "Begun with linear layers by oneDNN, gone on with linear layers by torch itself: it rounds otherwise from "

@@ -24,9 +24,18 @@ BACKEND = "inductor"
 _KINDS = 64  # of graphs that one block may have been compiled to; torch's 8 are a few methods and resolutions
 
 
-def wanted(mode: Compile, device: "torch.device") -> bool:
-    """Tell whether blocks are to be compiled: "auto" where it pays, on CUDA."""
-    return mode == "on" or (mode == "auto" and device.type == "cuda")
+_WORTH = 3e9
+"""Pixels of training images from which on compiled blocks save what compiling takes, some ten seconds: 60,000 images
+of 224 px, of which an H200 trains B/16 in 26 s eagerly and in 21 s compiled; L/16 at 384 px 66 s and 55 s."""
+
+
+def wanted(mode: Compile, device: "torch.device", pixels: float = _WORTH) -> bool:
+    """Tell whether blocks are to be compiled: "auto" where it pays, on CUDA.
+
+    Args:
+        pixels: of the images that will go through the network in training.
+    """
+    return mode == "on" or (mode == "auto" and device.type == "cuda" and pixels >= _WORTH)
 
 
 class _Compiler:

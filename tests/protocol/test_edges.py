@@ -442,15 +442,15 @@ def test_a_unit_begins_with_what_is_asked_for_and_keeps_it(tmp_path, monkeypatch
     for asked, expected in (("auto", "float32"), ("float32", "float32"), ("bf16", "bf16")):
         own = tmp_path / asked
         own.mkdir()
-        device, begun = begin(own, Runtime(device="cpu", precision=asked, micro_batch=3), ALONE, Hooks())
+        device, begun = begin(own, Runtime(device="cpu", precision=asked, micro_batch=3), 0, ALONE, Hooks())
         assert device.type == "cpu" and to_json(begun) == {
             "device_kind": "cpu", "precision": expected, "micro_batch": 3, "threads": threads,
         } == json.loads((own / "begun.json").read_text())  # fmt: skip
         other = "float32" if expected == "bf16" else "bf16"
-        assert begin(own, Runtime(device="cpu", precision=other, micro_batch=8), ALONE, Hooks())[1] == begun
+        assert begin(own, Runtime(device="cpu", precision=other, micro_batch=8), 0, ALONE, Hooks())[1] == begun
     (own / "begun.json").write_text(json.dumps({**to_json(begun), "device_kind": "cuda", "threads": threads}))
     refused(
-        lambda: begin(own, Runtime(device="cpu"), ALONE, Hooks()), "begun on cuda", "--device cuda", kind=UsageError
+        lambda: begin(own, Runtime(device="cpu"), 0, ALONE, Hooks()), "begun on cuda", "--device cuda", kind=UsageError
     )
 
 
@@ -468,7 +468,7 @@ def test_a_unit_keeps_its_way_of_computing_unless_told_otherwise_and_says_so(tmp
         ("on", True, 2),
     ):
         runtime = Runtime(device="cpu", compile=asked)
-        assert begin(tmp_path, runtime, ALONE, Hooks(note=said.append))[1].compiled is now and len(said) == notes
+        assert begin(tmp_path, runtime, 0, ALONE, Hooks(note=said.append))[1].compiled is now and len(said) == notes
     assert said[0].startswith("Begun with compiled blocks, gone on with eager blocks")
 
 

@@ -14,6 +14,7 @@ from vitft.catalog.models import MODELS
 from vitft.data.split import Counts
 from vitft.errors import DataMissing, RecipeError
 from vitft.protocol.advice import advice
+from vitft.protocol.begun import pixels
 from vitft.protocol.jobs import Runtime, plan, watch_note
 from vitft.protocol.stamp import protocol
 from vitft.protocol.units import (
@@ -161,6 +162,21 @@ def test_what_will_be_trained_takes_a_choice_at_its_largest() -> None:
     assert of(job(grid=sizes)) == tuning + [(0.1, 5, "test")] * 2  # 100 images, not 80
     tested = [(lr, steps, "test") for lr, steps in ((0.1, 5), (0.2, 8)) for _ in range(2)]
     assert of(job(grid=sizes, on="test")) == tested
+
+
+def test_pixels_are_those_of_every_update_of_every_fit() -> None:
+    def of(**keys: Any) -> int:
+        return pixels(
+            job(settings=job().settings.model_copy(update={"steps": 3, "warmup_steps": 0, "batch_size": 5, **keys}))
+        )
+
+    assert of(resolution=(8, 16)) == 2 * 3 * 5 * 8 * 16  # two seeds
+    assert of(resolution=8) == 2 * 3 * 5 * 8 * 8
+    assert of(resolution="native") == of(resolution="higher") == 2 * 3 * 5 * 224 * 224
+    assert of(resolution=8, method="linear") == 0 != of(resolution=8, method="linear", crop="random")
+    small = {"batch_size": 5, "resolution": 8, "warmup_steps": 0}
+    swept = job(grid=grid({"lr": 0.1, "steps": 7, **small}, {"lr": 0.2, "steps": 2, **small}), on="test")
+    assert pixels(swept) == 2 * (7 + 2) * 5 * 8 * 8
 
 
 def test_a_result_says_what_its_settings_were_chosen_on() -> None:

@@ -63,7 +63,8 @@ ParallelOption = Annotated[
     typer.Option("--parallel", help="Below torchrun: each process holds the network (ddp), a part (fsdp), what fits."),
 ]
 CompileOption = Annotated[
-    Literal["auto", "on", "off"], typer.Option("--compile", help="Blocks compiled by torch; auto: on CUDA.")
+    Literal["auto", "on", "off"],
+    typer.Option("--compile", help="Blocks compiled by torch; auto: on CUDA, where it pays."),
 ]
 CheckpointActivationsOption = Annotated[
     Literal["auto", "on", "off"],

@@ -1,5 +1,6 @@
 """What a unit begins with and keeps to its end: begun.json in its folder."""
 
+import math
 from pathlib import Path
 
 import torch
@@ -10,13 +11,14 @@ from vitft.errors import UsageError
 from vitft.group import Group
 from vitft.progress import Hooks
 from vitft.protocol.jobs import Runtime
+from vitft.protocol.units import Job, fits
 from vitft.results.files import read_json, write_json
 from vitft.results.parts import Computed
 from vitft.results.reading import parse
 from vitft.results.schema import to_json
 
 
-def begin(folder: Path, runtime: Runtime, group: Group, hooks: Hooks) -> tuple[torch.device, Computed]:
+def begin(folder: Path, runtime: Runtime, pixels: int, group: Group, hooks: Hooks) -> tuple[torch.device, Computed]:
     """Choose device, precision, threads, micro-batch and compilation; a unit that was begun keeps what it began with.
 
     But `--compile on` or `off` is heeded in any case: it may be the way past a compiler that fails. Linear layers on a
@@ -24,6 +26,7 @@ def begin(folder: Path, runtime: Runtime, group: Group, hooks: Hooks) -> tuple[t
 
     Args:
         folder: the unit's folder.
+        pixels: of the images that the unit's job trains on (see `pixels`).
 
     Raises:
         UsageError: it was begun on another kind of device.
@@ -31,7 +34,7 @@ def begin(folder: Path, runtime: Runtime, group: Group, hooks: Hooks) -> tuple[t
     device = devices.pick(runtime.device, group.local_rank)
     file = folder / "begun.json"
     value = read_json(file) if group.first else None
-    compiled = compiling.wanted(runtime.compile, device)
+    compiled = compiling.wanted(runtime.compile, device, pixels)
     if value is None:
         begun = Computed(
             device_kind=device.type,
@@ -59,6 +62,17 @@ def begin(folder: Path, runtime: Runtime, group: Group, hooks: Hooks) -> tuple[t
                 hooks.note(f"Begun with {before}, gone on with {after}: it rounds otherwise from here on.")
         write_json(file, to_json(now))
     return device, now
+
+
+def pixels(job: Job) -> int:
+    """Return the pixels of all images that go through the network in a job's updates; none where it is frozen.
+
+    A resolution that is left to the checkpoint counts as 224 px: the network is not open yet.
+    """
+    trained = [settings for settings, _ in fits(job) if not settings.fixed_views]
+    return sum(
+        s.steps * s.batch_size * math.prod((224, 224) if isinstance(s.resolution, str) else s.size) for s in trained
+    )
 
 
 def _words(computed: Computed) -> tuple[str, str]:

@@ -30,7 +30,7 @@ from vitft.models.methods import apply
 from vitft.progress import Hooks
 from vitft.protocol import alike, diverged, frozen, val_curve
 from vitft.protocol import stamp as stamping
-from vitft.protocol.begun import begin
+from vitft.protocol.begun import begin, pixels
 from vitft.protocol.guard import Guard
 from vitft.protocol.jobs import Runtime
 from vitft.protocol.keep import evaluated_keep, trained_keep
@@ -99,7 +99,7 @@ def _trained(
     group = warm.group
     group.join(runtime.device)
     with group.together():
-        device, begun = begin(folder, runtime, group, hooks)
+        device, begun = begin(folder, runtime, pixels(unit.job), group, hooks)
         _deterministic(runtime.deterministic)
         guard = Guard(warm.open(unit.job), unit)
         train, dev = _training_split(unit, guard)
