@@ -29,6 +29,8 @@ from vitft.training import inputs
 from vitft.training.fit import Compute, Fitted
 from vitft.training.heads import TrainedHead
 
+# One kernel makes a head's sums, another those of many, each its own on each processor: 6e-7 was seen on AMD's.
+ROUNDING = 1e-5
 CPU = Runtime(device="cpu", save_weights=False, micro_batch=3)
 SWEEP = {"default_method": "linear", "steps": 12, "batch_size": 7, "resolution": 32, "lr": 0.1, "select_on": "dev",
          "dev_fraction": 0.4, "sweep": {"lr": [0.3, 0.03, 0.003]}}  # fmt: skip
@@ -85,15 +87,15 @@ def test_heads_trained_as_one_leave_what_each_leaves_alone(tmp_path, monkeypatch
         lines = [[json.loads(line) for line in (p / "metrics.jsonl").read_text().splitlines()] for p in (one, other)]
         assert [line["step"] for line in lines[0]] == list(range(1, 13))
         for a, b in zip(*lines, strict=True):
-            assert a == pytest.approx(b, rel=1e-6, abs=1e-6)
+            assert a == pytest.approx(b, rel=ROUNDING, abs=ROUNDING)
         a, b = (json.loads((p / "result.json").read_text()) for p in (one, other))
         differ = {key for key in a if a[key] != b[key]}
         assert differ <= {"timing", "loss", "cost", "env"}, differ
-        assert a["loss"] == pytest.approx(b["loss"], rel=1e-6) and a["cost"] == b["cost"]
+        assert a["loss"] == pytest.approx(b["loss"], rel=ROUNDING) and a["cost"] == b["cost"]
     for unit in final_units(job, _results(tmp_path / "alone", job)):
         heads = [load_file(tmp_path / name / "units" / unit.id / HEAD) for name in ("joined", "alone")]
         for key in heads[0]:
-            assert torch.allclose(heads[0][key], heads[1][key], rtol=1e-6, atol=1e-6), key
+            assert torch.allclose(heads[0][key], heads[1][key], rtol=ROUNDING, atol=ROUNDING), key
         places = (tmp_path / name / "units" / unit.id for name in ("joined", "alone"))
         tables = [pq.read_table(place / "predictions.parquet").to_pydict() for place in places]
         assert {k: v for k, v in tables[0].items() if "prob" not in k} == {
