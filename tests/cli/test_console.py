@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rich.table import Table
 from rich.console import Console
 from rich.progress import Progress
+from rich.table import Table
 from typer.testing import CliRunner
 
 from vitft.cli import bars, console
