@@ -63,7 +63,15 @@ def in_sweep(where: str, sweep: object, settings: dict[str, object]) -> Iterator
 
 
 def rescaled(own: Mapping[str, object], overrides: Mapping[str, object]) -> dict[str, object]:
-    """Shorten or stretch warmup and staircase with steps other than planned: a warmup of 500 would swallow 20."""
+    """Return the keys of a recipe that follow from others than planned: what is in proportion to them stays so.
+
+    Warmup and staircase with the steps: a warmup of 500 would swallow 20. The size before a random crop with the
+    resolution: 224 pixels cut out of the 448 that were meant for 384 would show a quarter of an image.
+    """
+    return _with_steps(own, overrides) | _with_resolution(own, overrides)
+
+
+def _with_steps(own: Mapping[str, object], overrides: Mapping[str, object]) -> dict[str, object]:
     steps, planned = overrides.get("steps"), own.get("steps", Settings.model_fields["steps"].default)
     warmup, decay = own.get("warmup_steps", 0), own.get("decay_steps", ())
     if type(steps) is not int or type(planned) is not int or steps < 0 or planned < 1:
@@ -76,6 +84,21 @@ def rescaled(own: Mapping[str, object], overrides: Mapping[str, object]) -> dict
         "warmup_steps": max(0, min(round(warmup * steps / planned), steps - 1)),
         "decay_steps": [round(step * steps / planned) for step in decay],
     }
+
+
+def _with_resolution(own: Mapping[str, object], overrides: Mapping[str, object]) -> dict[str, object]:
+    planned, larger = own.get("resolution", Settings.model_fields["resolution"].default), own.get("crop_from", 0)
+    if "resolution" not in overrides or type(larger) is not int or larger < 1:
+        return {}
+    new, old = _longer(overrides["resolution"]), _longer(planned)
+    # "native" and "higher" are known when the checkpoint is open; 0 is in proportion to whatever it will be.
+    return {"crop_from": round(larger * new / old) if new and old else 0}
+
+
+def _longer(resolution: object) -> int:
+    """Return the longer side in pixels; 0 for a word, and for what is no resolution."""
+    sides = resolution if isinstance(resolution, list | tuple) else [resolution]
+    return max((side for side in sides if type(side) is int), default=0)
 
 
 def problems(values: dict[str, object], only: Mapping[str, object] | None = None) -> list[str]:

@@ -140,6 +140,17 @@ def test_warmup_and_staircase_keep_their_share_of_the_steps():
     assert (stairs.warmup_steps, stairs.decay_steps) == (10, (20, 30, 40))
 
 
+def test_a_random_crop_keeps_its_share_of_the_image_at_another_resolution():
+    """The paper of BiT cuts 384 pixels out of 448; at 224 pixels that is out of 261, not a quarter of the image."""
+    bit, quick = recipes.load("bit-hyperrule"), recipes.load("quick")
+    found = [bit.resolve("", keys, 1000, 50176).crop_from for keys in ({}, {"resolution": 224}, {"resolution": 480})]
+    assert found == [448, round(448 * 224 / 384), 560] and found[1] == 261
+    assert bit.resolve("", {"resolution": 480, "crop_from": 512}, 1000, 50176).crop_from == 512
+    assert bit.resolve("", {"resolution": (96, 192)}, 1000, 50176).crop_from == 224
+    assert [quick.resolve("digits", {"resolution": n}).crop_from for n in (40, 80, "native")] == [44, 88, 0]
+    assert recipes.load("vit-paper").resolve("cifar10", {"resolution": 224}).crop_from == 0  # the rule of the paper
+
+
 def test_what_the_user_fixes_is_no_longer_swept():
     recipe = recipes.load("vit-paper")
     assert recipe.sweep_for("cifar10", recipe.resolve("cifar10"), {})["lr"] == [0.001, 0.003, 0.01, 0.03]
