@@ -10,9 +10,9 @@ from typer.testing import CliRunner
 
 from vitft.catalog.models import DEFAULT, MODELS
 from vitft.cli import models as cli
-from vitft.models.architecture import meta_network
 from vitft.models.build import build
 from vitft.models.loading import load
+from vitft.models.meta import meta_network
 from vitft.models.names import alias_info
 from vitft.settings import Settings
 

@@ -14,7 +14,8 @@ from timm.layers.mlp import SwiGLUPacked
 
 from vitft.errors import CheckpointError
 from vitft.models import tags
-from vitft.models.architecture import geometry, infer, meta_network
+from vitft.models.architecture import geometry, infer
+from vitft.models.meta import meta_network
 from vitft.models.renaming import timm_names
 
 VITS = [

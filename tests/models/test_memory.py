@@ -12,8 +12,8 @@ from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer
 from torch.autograd.graph import saved_tensors_hooks
 
-from vitft.models.architecture import meta_network
 from vitft.models.memory import MOST_TOKENS, Need, Plan, Shape, Wish, evaluation_batch, need, plan, planned, room, shape
+from vitft.models.meta import meta_network
 from vitft.models.methods import apply
 from vitft.settings import Checkpointing, Settings
 

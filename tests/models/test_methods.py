@@ -9,8 +9,8 @@ import torch.nn.functional as F
 
 from vitft import recipes
 from vitft.errors import UsageError
-from vitft.models.architecture import meta_network
 from vitft.models.build import build
+from vitft.models.meta import meta_network
 from vitft.models.methods import LoraLinear, apply, head_names, merged_state, parameter_groups
 from vitft.settings import Settings
 

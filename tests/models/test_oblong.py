@@ -16,10 +16,11 @@ from vitft.errors import CheckpointError, UsageError
 from vitft.models import build as models
 from vitft.models import library
 from vitft.models.adapters import _scale, _target
-from vitft.models.architecture import Inferred, classes_in, infer, meta_network
+from vitft.models.architecture import Inferred, classes_in, infer
 from vitft.models.build import build, restore, set_head
 from vitft.models.checkpoint import Checkpoint
 from vitft.models.flops import macs, train_flops
+from vitft.models.meta import meta_network
 from vitft.results.checkpoint import Architecture, CheckpointInfo
 from vitft.settings import Settings
 

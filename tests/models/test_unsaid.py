@@ -83,7 +83,7 @@ class TestHeads:
         same(file, net, AT32)
 
     def test_heads_that_do_not_divide_the_width(self, file: Path) -> None:
-        with pytest.raises(CheckpointError):
+        with pytest.raises(UsageError, match="cannot be built with num_heads 5"):
             build(str(file), None, Settings(resolution=32, num_heads=5))
 
 
@@ -122,6 +122,31 @@ def test_a_word_that_means_nothing(file: Path, folder: Path) -> None:
     with pytest.raises(UsageError, match="pool 'max'"):
         open_network(str(file), {"pool": "max"}, device="cpu")
     assert "[rows, columns]" in run("eval", file, folder, "--set", "grid=7", code=2).stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "said", "words"),
+    [
+        ("vit-mini", {"num_heads": 7}, "cannot be built with num_heads 7: dim should be divisible"),
+        ("timm:vit_base_patch16_siglip_gap_224", {"pool": "token"}, "pool token: Token pooling needs"),
+        ("timm:deit_tiny_distilled_patch16_224", {"pool": "avg"}, "timm's deit_tiny_distilled_patch16_224"),
+        ("timm:convnext_tiny", {"num_heads": 3}, "num_heads 3"),
+        ("timm:swin_tiny_patch4_window7_224", {"pool": "token"}, "pool token"),
+    ],
+)
+def test_what_cannot_be_built_as_it_is_said_is_an_error_before_the_start(
+    name: str, said: dict[str, Any], words: str, folder: Path
+) -> None:
+    keys = [word for key, value in said.items() for word in ("--set", f"{key}={value}")]
+    done = run("finetune", folder, "-m", name, "--from-scratch", "-r", 224, *keys, "--dry-run", code=2)
+    assert words in " ".join(done.stderr.split()) and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("name", ["vit_small_patch16_dinov3", "eva02_tiny_patch14_224", "vit_tiny_patch16_224"])
+def test_a_pool_that_is_said_leaves_the_norm_where_the_file_has_it(name: str) -> None:
+    net = build(f"timm:{name}", 2, Settings(resolution=28 if "14" in name else 32, pool="token"), from_scratch=True).net
+    assert net.global_pool == "token" and isinstance(net.norm, nn.LayerNorm)
+    assert isinstance(net.fc_norm, nn.Identity)
 
 
 @pytest.mark.parametrize("kwargs", [{}, {"class_token": False, "global_pool": "avg"}, {"reg_tokens": 2}])

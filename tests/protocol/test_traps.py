@@ -27,7 +27,7 @@ from vitft.evaluation.network import open_network
 from vitft.evaluation.predict import gather, predict
 from vitft.images.batches import eval_batches
 from vitft.models import files, loading, npz
-from vitft.models.architecture import meta_network
+from vitft.models.meta import meta_network
 from vitft.models.methods import parameter_groups
 from vitft.protocol.jobs import Runtime, source_of
 from vitft.protocol.run import run_unit

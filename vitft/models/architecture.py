@@ -7,12 +7,11 @@ from math import isqrt
 from typing import Any
 
 import timm
-import torch
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
 from vitft.errors import CheckpointError
 from vitft.models.declared import ACTIVATIONS
+from vitft.models.meta import meta_network
 from vitft.models.npz import stage_units
 from vitft.models.tags import closest_tag
 from vitft.results.checkpoint import Architecture, Size
@@ -302,26 +301,6 @@ def _resnet(state: State, hint: str) -> Inferred:
         raise CheckpointError(f"No BiT model has a stem of {stem} channels.")
     tag = closest_tag([name], hint, classes_in(state), None, True)
     return Inferred(Architecture(name, kwargs), tag, (32, 32), None, (), _channels(state))
-
-
-def meta_network(name: str, **kwargs: Any) -> Any:
-    """Build a timm network without storage for its weights; with, where an older timm cannot do without."""
-    try:
-        with torch.random.fork_rng(devices=[]), torch.device("meta"), _RangesOnCpu():
-            return timm.create_model(name, pretrained=False, **kwargs)
-    except RuntimeError as error:
-        if "meta" not in str(error):
-            raise
-    with torch.random.fork_rng(devices=[]):
-        return timm.create_model(name, pretrained=False, **kwargs)
-
-
-class _RangesOnCpu(TorchFunctionMode):
-    """Keep what torch.linspace gives in memory: timm 1.0.20 reads depths' drop rates from it while it builds."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        device = {"device": "cpu"} if func is torch.linspace else {}
-        return func(*args, **{**(kwargs or {}), **device})
 
 
 def geometry(net: Any, size: Size) -> tuple[Size, Size, Size]:

@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from vitft.catalog.models import MODELS
 from vitft.errors import CheckpointError, UsageError
 from vitft.models import drop_path, loading, posembed
-from vitft.models.architecture import geometry, meta_network
+from vitft.models.architecture import geometry
 from vitft.models.checkpoint import Checkpoint
 from vitft.models.declared import ACTIVATIONS, Declared
 from vitft.models.loading import save_weights as save_weights
+from vitft.models.meta import meta_network
 from vitft.models.methods import classifiers, head_names
 from vitft.results.checkpoint import Architecture, CheckpointInfo, Size, holds, side
 from vitft.settings import Settings

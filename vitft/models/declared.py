@@ -8,8 +8,10 @@ from torch import nn
 
 from vitft.errors import CheckpointError, UsageError
 from vitft.models.checkpoint import Checkpoint
+from vitft.models.meta import meta_network
 from vitft.results.checkpoint import Size
 from vitft.settings import CHECKPOINT_KEYS, Settings, checked
+from vitft.words import cause
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "gelu": nn.GELU,
@@ -57,7 +59,7 @@ def apply(checkpoint: Checkpoint, declared: Declared) -> Checkpoint:
     """Return the checkpoint with the declared facts in place of the file's, and a note of them.
 
     Raises:
-        UsageError: a ResNet has none of it. CheckpointError: the file has no such grid.
+        UsageError: a ResNet has none of it, or timm cannot build it so. CheckpointError: the file has no such grid.
     """
     if declared == Declared():
         return checkpoint
@@ -66,12 +68,7 @@ def apply(checkpoint: Checkpoint, declared: Declared) -> Checkpoint:
         raise UsageError(
             f"'{info.name}' is a ResNet.", fact=f"{', '.join(CHECKPOINT_KEYS)} are said of Vision Transformers."
         )
-    kwargs = dict(arch.kwargs)
-    if declared.num_heads:
-        kwargs["num_heads"] = declared.num_heads
-    if declared.pool:
-        kwargs["global_pool"] = declared.pool
-        kwargs.setdefault("fc_norm", "fc_norm.weight" in checkpoint.state)
+    kwargs = _arguments(checkpoint, declared)
     if declared.grid is not None and declared.grid != info.grid:
         if info.grid is None or declared.grid[0] * declared.grid[1] != info.grid[0] * info.grid[1]:
             have = f"{info.grid[0]}x{info.grid[1]}" if info.grid else "none"
@@ -93,3 +90,29 @@ def apply(checkpoint: Checkpoint, declared: Declared) -> Checkpoint:
     assumed = tuple(name for name in info.assumed if name not in changed)
     info = replace(info, architecture=arch, assumed=assumed).with_notes(f"as said: {words}")
     return replace(checkpoint, info=info)
+
+
+def _arguments(checkpoint: Checkpoint, declared: Declared) -> dict[str, object]:
+    """Return arguments of timm's factory with the heads and the pool that are declared. Raises UsageError."""
+    arch = checkpoint.info.architecture
+    said: dict[str, object] = {"num_heads": declared.num_heads, "global_pool": declared.pool}
+    said = {key: value for key, value in said.items() if value}
+    if not said:
+        return dict(arch.kwargs)
+    # Where the norm stands, before the pool or behind it, is the file's; its word differs from class to class.
+    behind = "fc_norm.weight" in checkpoint.state
+    places: list[dict[str, object]] = [{}]
+    if declared.pool and "fc_norm" not in arch.kwargs:
+        places = [{"fc_norm": behind}, {"use_fc_norm": behind}, {}]
+    why = ""
+    for place in places:
+        try:
+            meta_network(arch.name, **(kwargs := {**arch.kwargs, **said, **place}))
+        except (TypeError, AssertionError, RuntimeError, ValueError) as error:
+            why = why if "unexpected keyword" in str(error) and why else cause(error)
+        else:
+            return kwargs
+    words = ", ".join(f"{key.removeprefix('global_')} {value}" for key, value in said.items())
+    raise UsageError(
+        f"'{checkpoint.info.name}' cannot be built with {words}: {why}.", fact=f"It is timm's {arch.name}."
+    )

@@ -8,8 +8,8 @@ import timm
 import torch
 
 from vitft.catalog.compute import vit_macs
-from vitft.models.architecture import meta_network
 from vitft.models.memory import Shape, shape
+from vitft.models.meta import meta_network
 from vitft.results.checkpoint import CheckpointInfo, Size
 from vitft.settings import Settings
 

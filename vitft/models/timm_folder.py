@@ -11,7 +11,7 @@ import timm
 from torch import nn
 
 from vitft.errors import CheckpointError
-from vitft.models.architecture import meta_network
+from vitft.models.meta import meta_network
 from vitft.results.checkpoint import CheckpointInfo, side
 from vitft.settings import Preprocess, larger
 
