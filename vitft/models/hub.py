@@ -15,10 +15,11 @@ from torch import Tensor
 
 from vitft.errors import CheckpointError, CheckpointUnsafe, UnknownName
 from vitft.models import files, hub_files, kinds, library, npz, places, processor
-from vitft.models.architecture import geometry, meta_network
+from vitft.models.architecture import geometry
 from vitft.models.checkpoint import Checkpoint, crop_mode
 from vitft.models.choice import Chosen
 from vitft.models.declared import Declared
+from vitft.models.meta import meta_network
 from vitft.models.methods import head_names
 from vitft.models.renaming import timm_names
 from vitft.results.checkpoint import Architecture, CheckpointInfo
@@ -169,7 +170,7 @@ def _configured(
         beside = file.parent / processor.FILE
         stamp = places.read_json(beside) if beside.is_file() else {}
         chosen = _read(file, word)
-        opened = library.checkpoint(config, stamp, timm_names(chosen.state), file, model, declared)
+        opened = library.checkpoint(config, stamp, chosen.state, file, model, declared)
         return replace(opened, info=replace(opened.info, part=chosen.part).with_notes(*chosen.notes))
     if not timm.is_model(base):
         kind = f"architecture '{base}'" if base else f"model type '{config.get('model_type', '?')}'"

@@ -1,4 +1,4 @@
-"""ViT, DeiT and their kin of the transformers library: what a config.json says of them is built, or refused by name."""
+"""ViT, DeiT, DINO and kin of the transformers library: what a config.json says is built, or refused by name."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -7,17 +7,22 @@ from typing import Any
 
 from torch import Tensor
 
-from vitft.models import places, processor
+from vitft.models import dinov3, places, processor
 from vitft.models.architecture import Inferred, classes_in, infer
 from vitft.models.checkpoint import Checkpoint
 from vitft.models.declared import ACTIVATIONS, Declared
 from vitft.models.processor import pair, refused
+from vitft.models.renaming import timm_names
 from vitft.results.checkpoint import CheckpointInfo, Size
 
-MODEL_TYPES = ("vit", "deit", "vit_mae", "vit_msn", "ijepa")
-"""Model types of the library that are timm's networks under the names of its ViT."""
+_DINOV2 = ("dinov2", "dinov2_with_registers")
+MODEL_TYPES = ("vit", "deit", "vit_mae", "vit_msn", "ijepa", *_DINOV2, dinov3.MODEL_TYPE)
+"""Model types of the library that are timm's networks under other names."""
 
-_EPS = {"vit_msn": 1e-6, "ijepa": 1e-6}
+_ANY_SIZE = (*_DINOV2, dinov3.MODEL_TYPE)
+"""Those that the library itself runs at another size than their config's, the one of their preprocessor."""
+
+_EPS = {"vit_msn": 1e-6, "ijepa": 1e-6, **dict.fromkeys(_DINOV2, 1e-6), dinov3.MODEL_TYPE: 1e-5}
 """The library's own epsilon by model type; 1e-12 for the others."""
 
 # The library's words for an activation -> timm's.
@@ -42,7 +47,7 @@ def checkpoint(
     Args:
         config: its config.json.
         preprocessor: its preprocessor_config.json; empty where there is none.
-        state: timm name -> tensor.
+        state: the library's name -> tensor.
         file: the weights.
         model: what the user wrote, for messages.
         declared: facts by the user's word.
@@ -50,11 +55,18 @@ def checkpoint(
     Raises:
         CheckpointError: a key that cannot be honoured, or tensors that do not fit the config.
     """
-    inferred, image, unsaid = _network(config, state, model, declared)
+    kind = str(config["model_type"])
+    if kind == dinov3.MODEL_TYPE:
+        state, inferred = _dinov3(config, state, model)
+        image, unsaid = pair(config.get("image_size", 224), model, "config.json", "image_size"), inferred.assumed
+        notes: tuple[str, ...] = ()
+    else:
+        state, notes = _readable_head(timm_names(state))
+        inferred, image, unsaid = _network(config, state, model, declared)
     native = image
     if inferred.grid is not None:
         native = (inferred.grid[0] * inferred.patch[0], inferred.grid[1] * inferred.patch[1])
-    stamp = processor.read(preprocessor, str(config["model_type"]), native, model)
+    stamp = processor.read(preprocessor, kind, native, model, any_size=kind in _ANY_SIZE)
     names = config.get("id2label") or {}
     classes = classes_in(state)
     info = CheckpointInfo(
@@ -78,9 +90,41 @@ def checkpoint(
         architecture=inferred.architecture,
         channels=inferred.channels,
         assumed=(*stamp.assumed, *unsaid),
-        notes=stamp.notes,
+        notes=(*notes, *stamp.notes),
     )
     return Checkpoint(info, {name: tensor.float() for name, tensor in state.items()}, labels(names, classes))
+
+
+def _readable_head(state: Mapping[str, Tensor]) -> tuple[Mapping[str, Tensor], tuple[str, ...]]:
+    """Leave out a classifier that reads the class token and the mean of the patches, as DINOv2's in the library does.
+
+    Returns:
+        the tensors, and a note of it.
+    """
+    head, norm = state.get("head.weight"), state.get("norm.weight")
+    if head is None or norm is None or head.shape[1] != 2 * norm.numel():
+        return state, ()
+    note = "its classifier reads the class token beside the mean of the patches, which timm's does not: left out"
+    return {name: tensor for name, tensor in state.items() if not name.startswith("head.")}, (note,)
+
+
+def _dinov3(config: Mapping[str, Any], state: Mapping[str, Tensor], model: str) -> tuple[dict[str, Tensor], Inferred]:
+    """Return DINOv3's tensors by timm's names, and the network; its config.json must be one of DINOv3's own."""
+    theta = config.get("rope_theta", (config.get("rope_parameters") or {}).get("rope_theta", 100.0))
+    if theta != 100:
+        raise refused(model, "config.json", "rope_theta", theta, "100.")
+    own = dinov3.from_transformers(state)
+    kernel = own.get("patch_embed.proj.weight")
+    heads = config.get("num_attention_heads", 6)
+    if kernel is None or not isinstance(heads, int) or heads < 1 or kernel.shape[0] % (4 * heads):
+        raise refused(model, "config.json", "num_attention_heads", heads, "a number whose fourfold divides the width.")
+    named, inferred = dinov3.read(own | {dinov3.PERIODS: dinov3.periods(heads, int(kernel.shape[0]))}, model)
+    _agrees(config, named, model)
+    gated = "blocks.0.mlp.fc1_g.weight" in named
+    for key, legal, usual in (("hidden_act", "silu" if gated else "gelu", "gelu"), ("layer_norm_eps", 1e-5, 1e-5)):
+        if config.get(key, usual) != legal:
+            raise refused(model, "config.json", key, config.get(key, usual), f"{legal}, as DINOv3's.")
+    return named, inferred
 
 
 def _network(
@@ -99,13 +143,14 @@ def _network(
         state,
         hint=model,
         num_heads=int(config.get("num_attention_heads", 0)),
-        no_embed_class=False,
+        no_embed_class=config["model_type"] == "dinov2_with_registers",
         grid=declared.grid if declared is not None and declared.grid else grid if "image_size" in config else None,
     )
     eps = config.get("layer_norm_eps", _EPS.get(str(config["model_type"]), 1e-12))
     if isinstance(eps, bool) or not isinstance(eps, int | float) or not 0 < eps < 1:
         raise refused(model, "config.json", "layer_norm_eps", eps, "a small number above 0.")
-    arch = replace(inferred.architecture, activation=_ACTIVATIONS[word], norm_eps=float(eps))
+    gated = bool(config.get("use_swiglu_ffn"))  # whose activation is SiLU, whatever the word
+    arch = replace(inferred.architecture, activation="" if gated else _ACTIVATIONS[word], norm_eps=float(eps))
     keys = {"norm_eps": "layer_norm_eps", "activation": "hidden_act", "grid": "image_size", "pool": ""}
     unsaid = tuple(name for name in inferred.assumed if name not in keys or (keys[name] and keys[name] not in config))
     return replace(inferred, architecture=arch), image, unsaid
@@ -116,7 +161,8 @@ def _agrees(config: Mapping[str, Any], state: Mapping[str, Tensor], model: str) 
 
     Raises CheckpointError.
     """
-    kernel, hidden = state.get("patch_embed.proj.weight"), state.get("blocks.0.mlp.fc1.weight")
+    kernel = state.get("patch_embed.proj.weight")
+    hidden = state.get("blocks.0.mlp.fc1.weight", state.get("blocks.0.mlp.fc1_g.weight"))
     if kernel is None or hidden is None:
         return  # no network: `infer` says so
     width = int(kernel.shape[0])
@@ -126,10 +172,14 @@ def _agrees(config: Mapping[str, Any], state: Mapping[str, Tensor], model: str) 
         "intermediate_size": int(hidden.shape[0]),
         "num_channels": int(kernel.shape[1]),
         "qkv_bias": "blocks.0.attn.qkv.bias" in state,
+        "num_register_tokens": int(state["reg_token"].shape[1]) if "reg_token" in state else 0,
     }
     for key, value in have.items():
         if config.get(key, value) != value:
             raise refused(model, "config.json", key, config[key], f"{value}, which the tensors have.")
+    patch = (int(kernel.shape[2]), int(kernel.shape[3]))
+    if "patch_size" in config and pair(config["patch_size"], model, "config.json", "patch_size") != patch:
+        raise refused(model, "config.json", "patch_size", config["patch_size"], f"{list(patch)}, of the tensors.")
     heads = config.get("num_attention_heads", 1)
     if isinstance(heads, bool) or not isinstance(heads, int) or heads < 1 or width % heads:
         legal = f"a number that divides the width, {width}."

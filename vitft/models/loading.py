@@ -22,10 +22,12 @@ from vitft import machine
 from vitft.catalog.models import MODELS
 from vitft.catalog.stamps import MEAN_STD, Triple
 from vitft.errors import CheckpointError, rebuilt
-from vitft.models import adapters, files, hub, kinds, methods, names, npz, places, tags
-from vitft.models.architecture import Inferred, classes_in, infer, meta_network
+from vitft.models import adapters, dinov3, files, hub, kinds, methods, names, npz, places, tags
+from vitft.models.architecture import Inferred, classes_in, infer
 from vitft.models.checkpoint import Checkpoint, crop_mode
+from vitft.models.choice import Chosen
 from vitft.models.declared import Declared, apply
+from vitft.models.meta import meta_network
 from vitft.models.renaming import heads_of_layout, timm_names
 from vitft.results.checkpoint import Architecture, CheckpointInfo
 from vitft.results.files import RESULT, WEIGHTS, cannot_write, replacing
@@ -188,16 +190,24 @@ def _named(path: Path, kind: str, declared: Declared | None, word: str) -> Check
     if adapters.is_adapter(chosen.state):
         raise adapters.alone(path)
     with _with_file_name(path):
-        state = timm_names(chosen.state)
-        heads = heads_of_layout([f"{chosen.part}."])
-        if heads and state.get("norm.weight", torch.empty(0)).numel() % heads:
-            heads = 0  # not one of the layout's own sizes
-        grid = declared.grid if declared is not None else None
-        inferred = infer(state, hint=path.stem, num_heads=heads, grid=grid)
-        _of_other_blocks(path.stem, inferred)
+        state, inferred = _network(path, chosen, declared)
         opened = _stamped(path, kind, state, inferred)
     notes = (*chosen.notes, *hub.unread(path.parent))
     return replace(opened, info=replace(opened.info, part=chosen.part).with_notes(*notes))
+
+
+def _network(path: Path, chosen: Chosen, declared: Declared | None) -> tuple[Mapping[str, Tensor], Inferred]:
+    """Return a file's tensors by timm's names, and the network that they show."""
+    if dinov3.is_own(chosen.state):
+        return dinov3.read(chosen.state, path.stem)
+    state = timm_names(chosen.state)
+    heads = heads_of_layout([f"{chosen.part}."])
+    if heads and state.get("norm.weight", torch.empty(0)).numel() % heads:
+        heads = 0  # not one of the layout's own sizes
+    grid = declared.grid if declared is not None else None
+    inferred = infer(state, hint=path.stem, num_heads=heads, grid=grid)
+    _of_other_blocks(path.stem, inferred)
+    return state, inferred
 
 
 def _of_other_blocks(stem: str, inferred: Inferred) -> None:

@@ -18,6 +18,7 @@ FILE = "preprocessor_config.json"
 
 _HALF, _ = MEAN_STD["half"]
 _CLIP = MEAN_STD["clip"]
+_IMAGENET = MEAN_STD["imagenet"]
 _RESAMPLE = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")  # Pillow's numbers
 
 
@@ -40,14 +41,24 @@ class _Processor:
     std: Triple = _HALF
 
 
+_DINOV2 = _Processor(256, square=False, crop=224, resample=3, mean=_IMAGENET[0], std=_IMAGENET[1])
+_DINOV3 = _Processor(224, mean=_IMAGENET[0], std=_IMAGENET[1])
 _PROCESSORS = {
     "ViT": _Processor(),
     "DeiT": _Processor(256, crop=224, resample=3),
     "Bit": _Processor(224, square=False, crop=224, resample=3, mean=_CLIP[0], std=_CLIP[1]),
     "CLIP": _Processor(224, square=False, crop=224, resample=3, mean=_CLIP[0], std=_CLIP[1]),
     "ViTHybrid": _Processor(224, square=False, crop=224, resample=3, mean=_CLIP[0], std=_CLIP[1]),
+    "DINOv3ViT": _DINOV3,
     "Siglip": _Processor((224, 224), square=False, resample=3),
     "ConvNext": _Processor(384, square=False, crop_pct=224 / 256, resample=3),
+}
+# By model type, where the file names no processor; ViT's for the others.
+_OWN = {
+    "deit": _PROCESSORS["DeiT"],
+    "dinov2": _DINOV2,
+    "dinov2_with_registers": _DINOV2,
+    "dinov3_vit": _DINOV3,
 }
 # Keys that change no pixel here: images are always RGB, in float, channels last until the end.
 _IDLE = {
@@ -75,7 +86,7 @@ class Stamp:
     notes: tuple[str, ...] = ()
 
 
-def read(config: Mapping[str, object], model_type: str, native: Size, model: str) -> Stamp:
+def read(config: Mapping[str, object], model_type: str, native: Size, model: str, *, any_size: bool = False) -> Stamp:
     """Read a preprocessor_config.json, key by key.
 
     Args:
@@ -83,6 +94,7 @@ def read(config: Mapping[str, object], model_type: str, native: Size, model: str
         model_type: of the config beside it; its own processor where the file names none.
         native: (height, width) that the network reads.
         model: what the user wrote, for messages.
+        any_size: the network reads what the file says; sizes are brought to `native` in proportion, which is noted.
 
     Raises:
         CheckpointError: a key that cannot be honoured (exit code 4).
@@ -104,14 +116,13 @@ def read(config: Mapping[str, object], model_type: str, native: Size, model: str
     unknown = next((key for key in strange if key.startswith("do_") or key == "rescale_offset"), "")
     if unknown:
         raise refused(model, FILE, unknown, config[unknown], f"{', '.join(sorted(_KNOWN))}.")
-    resample = config.get("resample", default.resample)
-    word = str(resample)
-    if isinstance(resample, int) and not isinstance(resample, bool) and 0 <= resample < len(_RESAMPLE):
-        word = _RESAMPLE[resample]
-    if word not in ("bilinear", "bicubic"):
-        named = f"{resample} ({word})" if word != str(resample) else word
-        raise refused(model, FILE, "resample", named, "2 (bilinear) or 3 (bicubic).")
-    mode, before, out = _geometry(config, default, flags, native, model)
+    interpolation = _interpolation(config, default, model)
+    mode, before, out = _geometry(config, default, flags, None if any_size else native, model)
+    notes: tuple[str, ...] = ()
+    if out != native:
+        if {"size", "crop_size"} & set(config):
+            notes = (f"{FILE} prepares images of {side(out)} pixels; at other sizes in proportion",)
+        before, out = (before[0] * native[0] // out[0], before[1] * native[1] // out[1]), native
     mean, std = _normalisation(config, default, flags, model)
     plain = mode == "squash" and before == out
     crops = flags["do_center_crop"] and not default.crop_pct
@@ -125,37 +136,48 @@ def read(config: Mapping[str, object], model_type: str, native: Size, model: str
     return Stamp(
         mean,
         std,
-        "bicubic" if word == "bicubic" else "bilinear",
+        interpolation,
         mode,
         None if plain else before,
         out[0] / before[0],
         tuple(name for name, absent in unsaid.items() if absent),
-        tuple(f"{FILE}: '{key}' means nothing here and was left out" for key in idle),
+        notes + tuple(f"{FILE}: '{key}' means nothing here and was left out" for key in idle),
     )
 
 
 def _processor(config: Mapping[str, object], model_type: str, model: str) -> _Processor:
     """Return the defaults of the processor that the file names, or of the model's own."""
     key = next((key for key in ("image_processor_type", "feature_extractor_type") if key in config), "")
-    name = str(config.get(key, {"deit": "DeiT"}.get(model_type, "ViT")))
+    name = str(config.get(key, ""))
     for ending in ("ImageProcessorFast", "ImageProcessor", "FeatureExtractor"):
         name = name.removesuffix(ending)
     if key and name not in _PROCESSORS:
         legal = ", ".join(f"{kind}ImageProcessor" for kind in _PROCESSORS)
         raise refused(model, FILE, key, config[key], f"{legal}.")
+    default = _PROCESSORS[name] if key else _OWN.get(model_type, _PROCESSORS["ViT"])
     if not key and "crop_pct" in config and not {"do_center_crop", "crop_size"} & set(config):
-        name = "ConvNext"  # the one whose files say it
-    default = _PROCESSORS[name]
+        default = _PROCESSORS["ConvNext"]  # the one whose files say it
     if "crop_pct" in config and not default.crop_pct:
         raise refused(model, FILE, "crop_pct", config["crop_pct"], "with a ConvNextImageProcessor alone.")
     square = config.get("default_to_square", default.square)
     return replace(default, square=square if isinstance(square, bool) else default.square)
 
 
+def _interpolation(config: Mapping[str, object], default: _Processor, model: str) -> Literal["bilinear", "bicubic"]:
+    resample = config.get("resample", default.resample)
+    word = str(resample)
+    if isinstance(resample, int) and not isinstance(resample, bool) and 0 <= resample < len(_RESAMPLE):
+        word = _RESAMPLE[resample]
+    if word not in ("bilinear", "bicubic"):
+        named = f"{resample} ({word})" if word != str(resample) else word
+        raise refused(model, FILE, "resample", named, "2 (bilinear) or 3 (bicubic).")
+    return "bicubic" if word == "bicubic" else "bilinear"
+
+
 def _geometry(
-    config: Mapping[str, object], default: _Processor, flags: Mapping[str, bool], native: Size, model: str
+    config: Mapping[str, object], default: _Processor, flags: Mapping[str, bool], native: Size | None, model: str
 ) -> tuple[CropMode, Size, Size]:
-    """Return the mode of the resize, the size before the crop, and the size after it."""
+    """Return the mode of the resize, the size before the crop, and the size after it: `native`, if there is one."""
     shorter, size = _size(config.get("size", default.size), default.square, model)
     if default.crop_pct:
         if not shorter:
@@ -168,7 +190,7 @@ def _geometry(
         mode, before, out = _convnext(config, default, size, model)
         decisive = "size"
     else:
-        crop = pair(config.get("crop_size", default.crop or native), model, FILE, "crop_size")
+        crop = pair(config.get("crop_size", default.crop or native or size), model, FILE, "crop_size")
         decisive = "crop_size" if flags["do_center_crop"] else "size"
         if not flags["do_center_crop"] and (shorter or not flags["do_resize"]):
             key, value = ("size", "shortest_edge") if flags["do_resize"] else ("do_resize", False)
@@ -176,12 +198,12 @@ def _geometry(
         mode = "none" if not flags["do_resize"] else "center" if shorter else "squash"
         out = crop if flags["do_center_crop"] else size
         before = size if flags["do_resize"] else out
-    if out != native:
+    if native is not None and out != native:
         if decisive in config:
             raise refused(model, FILE, decisive, side(out), f"{side(native)}, which the network reads.")
         if "size" not in config or not flags["do_resize"]:  # what is not stated is as large as the network needs
             before = (before[0] * native[0] // out[0], before[1] * native[1] // out[1])
-    return mode, before, native
+    return mode, before, native or out
 
 
 def _convnext(config: Mapping[str, object], default: _Processor, size: Size, model: str) -> tuple[CropMode, Size, Size]:

@@ -9,7 +9,12 @@ from torch import Tensor
 from vitft.errors import CheckpointError
 
 # One tensor of each kind of network, by which it is found in a file.
-ANCHORS = ("patch_embed.proj.weight", "stem.conv.weight", "embeddings.patch_embeddings.projection.weight")
+ANCHORS = (
+    "patch_embed.proj.weight",
+    "stem.conv.weight",
+    "embeddings.patch_embeddings.projection.weight",
+    "embeddings.patch_embeddings.weight",
+)
 
 # DeiT-3's and DINOv2's own files, and old timm's.
 _NEAR = {
@@ -41,6 +46,17 @@ _TRANSFORMERS = (
     (r"^layers\.(\d+)\.layernorm_before\.", r"blocks.\1.norm1."),
     (r"^layers\.(\d+)\.layernorm_after\.", r"blocks.\1.norm2."),
     (r"^layernorm\.", "norm."),
+    # its DINOv2
+    (r"^embeddings\.register_tokens$", "register_tokens"),
+    (r"^encoder\.layer\.(\d+)\.(norm[12])\.", r"blocks.\1.\2."),
+    (r"^encoder\.layer\.(\d+)\.layer_scale([12])\.lambda1$", r"blocks.\1.ls\2.gamma"),
+    (r"^encoder\.layer\.(\d+)\.mlp\.weights_in\.", r"blocks.\1.mlp.fc1."),
+    (r"^encoder\.layer\.(\d+)\.mlp\.(?:weights_out|down_proj)\.", r"blocks.\1.mlp.fc2."),
+    (r"^encoder\.layer\.(\d+)\.mlp\.", r"blocks.\1.mlp."),
+    (r"^encoder\.layer\.(\d+)\.attention\.o_proj\.", r"blocks.\1.attn.proj."),
+    (r"^encoder\.layer\.(\d+)\.attention\.q_proj\.", r"blocks.\1.attn.query."),
+    (r"^encoder\.layer\.(\d+)\.attention\.k_proj\.", r"blocks.\1.attn.key."),
+    (r"^encoder\.layer\.(\d+)\.attention\.v_proj\.", r"blocks.\1.attn.value."),
     (r"^distillation_classifier\.", "head_dist."),
     (r"^(cls_)?classifier\.", "head."),
 )
@@ -66,12 +82,7 @@ def timm_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         for old, new in _NEAR.items():
             name = name.replace(old, new)
         out[name] = tensor
-    if "register_tokens" in out and "pos_embed" in out and "cls_token" in out:
-        # DINOv2 keeps a position for the class token; timm's form adds it to the token itself.
-        out["reg_token"] = out.pop("register_tokens")
-        out["cls_token"] = out["cls_token"] + out["pos_embed"][:, :1]
-        out["pos_embed"] = out["pos_embed"][:, 1:]
-    out = _one_head(out)
+    out = _one_head(_registers(out))
     kernel = out.get("patch_embed.proj.weight")
     if kernel is not None and kernel.dim() != 4:
         raise CheckpointError(f"Its patch embedding has {kernel.dim()} dimensions, not 4.")
@@ -98,10 +109,11 @@ def _from_transformers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if name.startswith(("pooler.", "embeddings.mask_token")):
             continue
         out[renamed(name)] = tensor
-    for name in [name for name in out if ".attn.query." in name]:
-        parts = [out.pop(name.replace("query", part)) for part in ("query", "key", "value")]
-        out[name.replace("query", "qkv")] = torch.cat(parts)
-    return _one_head(out)
+    for word, parts in (("attn.qkv", ("query", "key", "value")), ("mlp.fc1", ("gate_proj", "up_proj"))):
+        room, whole = word.split(".")
+        for name in [name for name in out if f".{room}.{parts[0]}." in name]:
+            out[name.replace(parts[0], whole)] = torch.cat([out.pop(name.replace(parts[0], part)) for part in parts])
+    return _one_head(_registers(out))
 
 
 def renamed(name: str) -> str:
@@ -109,6 +121,15 @@ def renamed(name: str) -> str:
     for pattern, new in _TRANSFORMERS:
         name = re.sub(pattern, new, name)
     return name
+
+
+def _registers(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Add DINOv2's position of the class token to the token itself where there are registers, as timm's form has it."""
+    if "register_tokens" in state and "pos_embed" in state and "cls_token" in state:
+        state["reg_token"] = state.pop("register_tokens")
+        state["cls_token"] = state["cls_token"] + state["pos_embed"][:, :1]
+        state["pos_embed"] = state["pos_embed"][:, 1:]
+    return state
 
 
 def _one_head(state: dict[str, Tensor]) -> dict[str, Tensor]:
