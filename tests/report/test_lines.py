@@ -94,9 +94,9 @@ def test_rows_that_nothing_tells_apart_are_numbered_and_what_differs_comes_befor
         name(rows, "model")
         return [(row.label, row.differs) for row in rows]
 
-    assert named(number(), number(examples="100"), number(examples="5 a class"), number(examples="9, drawn")) == [
+    assert named(number(), number(examples="100"), number(examples="5 a class"), number(examples="9 drawn")) == [
         ("m, 5 a class", ()),
-        ("m, 9, drawn", ("examples 9, drawn, not 5 a class",)),
+        ("m, 9 drawn examples", ("examples 9 drawn, not 5 a class",)),
         ("m, 100 examples", ("examples 100, not 5 a class",)),
         ("m, all examples", ("examples all, not 5 a class",)),
     ]

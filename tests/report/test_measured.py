@@ -81,7 +81,7 @@ def test_each_field_of_a_fine_tunes_number(tmp_path: Path) -> None:
          {"model": f"{NAMED} from scratch", "called": "vit-mini from scratch", "sha256": "", "timm_name": "",
           "pretraining": "none"}),
         ({"protocol": {"train": {"per_class": 1500, "limit": 20}}}, {"examples": "1,500 a class"}),
-        ({"protocol": {"train": {"limit": 1200}}}, {"examples": "1,200, drawn"}),
+        ({"protocol": {"train": {"limit": 1200}}}, {"examples": "1,200 drawn"}),
         ({"provenance": {"train_split": "train800val200[:60]"}},
          {"examples": "60", "notes": ("no VTAB-1k: trained on the first 60 of its 1,000 examples", "diverged")}),
         ({"provenance": {"train_split": "train800"}}, {"examples": "800"}),
@@ -229,9 +229,9 @@ def test_each_field_of_the_numbers_of_a_suite_without_units() -> None:
     note = "partial: not all images of the official split"
     what = Described(
         model="vit-a", sha256="cd", pretraining="ImageNet-21k then 1k", timm_name=TIMM, method="linear", recipe="own",
-        resolutions=((32, 32),), examples="40, drawn", selected="best on val",
+        resolutions=((32, 32),), examples="40 drawn", selected="best on val",
     )  # fmt: skip
-    row = {"model": "cd", "method": "linear", "recipe": "own", "settings": "r", "examples": "40, drawn",
+    row = {"model": "cd", "method": "linear", "recipe": "own", "settings": "r", "examples": "40 drawn",
            "normalise": "half", "GELU": "tanh"}  # fmt: skip
     first = Measured(
         column="dtd", task="dtd", seed=2, top1=0.6, n=10, correct=6, row=tuple(row.items()), what=what, protocol="p",

@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from vitft.report import formats, in_suites, summary_table
 from vitft.report.gather import gather
 from vitft.report.suite_table import suite_columns
 from vitft.report.summary import summarise
-from vitft.results.summary import Summary, SummaryRow
+from vitft.results.summary import Described, Summary, SummaryRow
 from vitft.suites.document import load as suite_of
 
 MINI = suite_of("mini").tasks
@@ -371,3 +372,14 @@ def test_parts_of_a_suite_that_train_nothing_stand_with_its_only_training(
     trained = [replace(one, row=(*shared, ("training", steps))) for steps in ("steps 20", "steps 30")]
     assert [x.row for x in in_suites.joined([frozen, trained[0], other])] == [trained[0].row, trained[0].row, other.row]
     assert [x.row for x in in_suites.joined([frozen, *trained])] == [shared, *(x.row for x in trained)]
+
+
+@pytest.mark.parametrize(
+    ("examples", "words"),
+    [("1,000", ", 1,000 training examples"), ("5 a class", ", 5 training examples a class"),
+     ("40 drawn", ", 40 drawn training examples"), ("", "")],
+)  # fmt: skip
+def test_what_all_rows_share_stands_above_them_in_words(examples: str, words: str) -> None:
+    what = Described(model="m", method="full", recipe="quick", examples=examples)
+    row: Any = SimpleNamespace(what=what, cells={})
+    assert summary_table._shared([row], ["method", "selected"]) == f"recipe quick{words}"

@@ -124,9 +124,7 @@ def _fields(line: Line, by: By) -> list[str]:
     """Return the fields that may distinguish rows, the one that they are ordered by first."""
     w = line.what
     size = f"{'/'.join(side(s) for s in w.resolutions)} px" if w.resolutions else ""
-    examples = (
-        w.examples if w.examples.endswith(("a class", "drawn")) else f"{w.examples} examples" if w.examples else ""
-    )
+    examples = w.examples if not w.examples or w.examples.endswith("a class") else f"{w.examples} examples"
     method, recipe = method_title(w.method), w.recipe
     match by:
         case "model":

@@ -275,7 +275,7 @@ def _examples(p: Provenance, per_class: int | None, limit: int | None) -> str:
     if per_class is not None:
         return f"{per_class:,} a class"
     if limit is not None:
-        return f"{limit:,}, drawn"
+        return f"{limit:,} drawn"
     if n := first_in(p.train_split):
         return f"{n:,}"
     return {"train800val200": "1,000", "train800": "800"}.get(p.train_split or "", "all")

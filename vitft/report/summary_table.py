@@ -145,8 +145,9 @@ def _shared(rows: Sequence[SummaryRow], varying: Sequence[str]) -> str:
     if not rows:
         return ""
     what = _described(rows[0].what)
-    words = {"resolutions": "{} px", "examples": "{} training examples", "device": "on {}", "recipe": "recipe {}"}
-    words |= {"pretraining": "pretrained on {}"}
+    words = {"resolutions": "{} px", "device": "on {}", "recipe": "recipe {}", "pretraining": "pretrained on {}"}
+    number, each, _ = rows[0].what.examples.partition(" a class")
+    what["examples"] = f"{number} training examples{each}" if number else ""
     parts = [words.get(key, "{}").format(what[key]) for key in _TITLES if key not in varying and what[key]]
     seeds = {c.seeds for row in rows for c in row.cells.values() if c.seeds}
     if len(seeds) == 1:
