@@ -88,6 +88,22 @@ def test_a_folder_is_shared_as_its_mount_says(monkeypatch, tmp_path, mounts, exp
     assert machine.shared_by(place / "a") == expected
 
 
+SHARED = ["nfs", "nfs4", "cifs", "smb3", "lustre", "gpfs", "ceph", "9p", "afs", "gfs2", "ocfs2", "orangefs"]
+SHARED += ["fuse.glusterfs", "fuse.ceph"]
+ALONE = {"nfs": "nolock local_lock=all local_lock=flock", "cifs": "nobrl", "lustre": "localflock"}
+ALONE |= {"nfs4": ALONE["nfs"], "smb3": ALONE["cifs"]}
+
+
+@pytest.mark.parametrize("kind", [*SHARED, "ext4", "xfs", "tmpfs", "overlay", "btrfs", "fuse.sshfs"])
+def test_locks_between_machines_hold_but_for_the_options_that_say_otherwise(monkeypatch, tmp_path, kind):
+    """By mount(8), nfs(5), mount.cifs(8) and mount.lustre(8)."""
+    monkeypatch.setattr(machine, "_MOUNTS", tmp_path / "mounts")
+    options = {"rw,flock": True, **{f"rw,flock,{word}": False for word in ALONE.get(kind, "").split()}}
+    for option, holds in options.items():
+        (tmp_path / "mounts").write_text(f"x {tmp_path} {kind} {option} 0 0\n")
+        assert machine.shared_by(tmp_path) == ((kind, holds) if kind in SHARED else None)
+
+
 def test_code_is_compiled_for_each_kind_of_processor(monkeypatch, tmp_path):
     """One cache may be shared by machines of several kinds; -march=native is what torch compiles with."""
     core = "processor\t: {}\nmodel name\t: {}\ncpu MHz\t\t: {}\nflags\t\t: fpu {}\n\n"

@@ -2,6 +2,7 @@
 
 import importlib.metadata
 
+import pytest
 import torch
 
 from vitft import machine
@@ -59,6 +60,38 @@ def test_engines_and_interconnect_are_told(monkeypatch):
     monkeypatch.setattr(torch.cuda, "can_device_access_peer", lambda a, b: {a, b} != {0, 2})
     said = surroundings.interconnect()
     assert said == "NCCL 2.21.5 between cards (cards 2-0 only through the host), gloo over TCP"
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    assert surroundings.interconnect() == "NCCL 2.21.5 between cards (one card), gloo over TCP"
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert surroundings.interconnect() == "NCCL 2.21.5 between cards (all peers), gloo over TCP"
+
+
+@pytest.mark.parametrize(
+    ("own", "there", "triton", "said"),
+    [
+        ("mine", {"mine", "g++", "clang++"}, "3.6.0", "mine for CPUs, triton 3.6.0 for cards"),
+        ("mine", {"g++", "clang++"}, "3.6.0", "g++ for CPUs, triton 3.6.0 for cards"),
+        ("", {"clang++"}, "", "clang++ for CPUs, none for cards"),
+        ("", set(), "", "none for CPUs, none for cards"),
+    ],
+)
+def test_compilers_and_what_they_keep_are_told(monkeypatch, tmp_path, own, there, triton, said):
+    def version(name: str) -> str:
+        if not triton:
+            raise importlib.metadata.PackageNotFoundError(name)
+        return triton
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    monkeypatch.setattr(surroundings.shutil, "which", lambda name: name if name in there else None)
+    monkeypatch.setenv("CXX", own)
+    kept = tmp_path / "kept"
+    monkeypatch.setattr("vitft.compiling.folder", lambda: kept)
+    assert surroundings.compilers() == f"{said}; kept in {kept} (0 MiB)"
+    (kept / "aa").mkdir(parents=True)
+    (kept / "aa" / "code.so").write_bytes(bytes(3 << 20))
+    (kept / "code.py").write_bytes(bytes(4 << 20))
+    assert surroundings.compilers() == f"{said}; kept in {kept} (7 MiB)"
 
 
 def test_what_would_be_used_is_what_a_run_takes():

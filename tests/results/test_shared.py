@@ -28,7 +28,7 @@ from vitft.prepare import own_split, prepare
 from vitft.progress import Hooks
 from vitft.protocol import unchanged
 from vitft.results import folders
-from vitft.results.files import read_json, replacing
+from vitft.results.files import full, read_json, replacing, write_json
 from vitft.results.listing import at_work
 from vitft.settings import Preprocess
 from vitft.training import state
@@ -318,3 +318,47 @@ def test_signals_are_caught_only_while_a_folder_is_waited_for(tmp_path: Path) ->
     threading.Timer(0.3, file.close).start()
     with folders.lock(tmp_path, wait=60, watched=watched):
         assert caught == ["begin", "begin", "end"]  # the work that follows catches them itself
+
+
+def test_a_lock_that_says_something_else_is_not_quoted(tmp_path: Path) -> None:
+    (tmp_path / ".lock").write_text("process 7 on node-3\nrm -rf /")
+    with (tmp_path / ".lock").open("a") as file:
+        assert machine.locked(file)
+        with pytest.raises(UsageError) as caught, folders.lock(tmp_path):
+            pytest.fail("it is held")
+    assert "rm" not in str(caught.value) and f"at work in '{tmp_path}'." in str(caught.value)
+
+
+def test_that_shards_are_waited_for_is_told_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(folders, "_LOOK_EVERY_S", 0.01)
+    shard = tmp_path / "shards" / "1-of-2"
+    shard.mkdir(parents=True)
+    file = (shard / ".lock").open("a")
+    assert machine.locked(file)
+    timer = threading.Timer(0.2, file.close)
+    timer.start()
+    told: list[str] = []
+    with folders.lock(tmp_path, shards=True, on_shards=told.append):
+        assert file.closed
+    assert told == [f"Shard 1/2 at work in '{tmp_path}': waiting for its end."]
+    timer.join()
+
+
+def test_what_differs_is_told_leaf_by_leaf() -> None:
+    known = {"a": {"b": 1, "c": {"d": 2}}, "e": {"f": 3}, "g": 4, "same": {"x": 1}}
+    wanted = {"a": {"b": 1, "c": {"d": 5}}, "e": 6, "g": {"h": 7}, "same": {"x": 1}, "new": 8}
+    assert folders.differing(known, wanted) == [
+        "a.c.d: 2 there, 5 here",
+        "e: {'f': 3} there, 6 here",
+        "g: 4 there, {'h': 7} here",
+        "new: None there, 8 here",
+    ]
+
+
+def test_json_is_written_for_other_programs_too(tmp_path: Path) -> None:
+    write_json(tmp_path / "x.json", {"b": [1], "a": "\u00e9"})
+    assert (tmp_path / "x.json").read_text() == '{\n "b": [\n  1\n ],\n "a": "\\u00e9"\n}\n'
+    with pytest.raises(ValueError, match="JSON compliant"):
+        write_json(tmp_path / "x.json", {"a": float("nan")})
+    assert full(RuntimeError("I/O error: No space left on device (os error 28)"))  # as safetensors says it
+    assert full(OSError(errno.EDQUOT, "x")) and not full(OSError(errno.EACCES, "x"))
