@@ -68,6 +68,13 @@ def test_several_seeds_are_their_mean_and_one_is_itself(tmp_path):
             inline.summary(units[:2], [one, two], [])
         with pytest.raises(DataError, match=r"The val images of .* changed between its seeds"):
             inline.summary(units[:1], finals[:1], [one, two])
+    trained = [
+        result(tmp_path, s, 12, provenance={"train_digest": names, "train_images_digest": images})
+        for s, (names, images) in enumerate([("a", "x"), ("b", "y"), ("b", None), ("b", "z")])
+    ]
+    inline.summary(units, trained[:3], [])  # the seeds of --per-class draw their own; who does not say is let pass
+    with pytest.raises(DataError, match=r"The training images of .* changed between its seeds"):
+        inline.summary(units, trained[1:], [])
 
 
 @pytest.mark.parametrize(

@@ -427,6 +427,26 @@ def test_images_that_were_tuned_on_are_known_to_what_comes_after(tmp_path):
     assert all({row.tobytes() for row in found} == digests for found in seen.values()) and len(digests) > 1
 
 
+def test_training_images_are_known_by_content_where_they_are_a_users_own(tmp_path):
+    """Two folders of the same names: of a task that has official ones names tell the images, of others files do."""
+    from tests.training.test_training import drawn
+    from vitft.progress import Hooks
+    from vitft.protocol.stamp import stamp
+    from vitft.results.parts import Provenance
+
+    one, test = drawn(), drawn(12)
+    read = one.read
+    other = dataclasses.replace(one, read=lambda i: read((i + 3) % len(one)))
+    same = dataclasses.replace(one, read=read)
+    of = [stamp(train, train, test, (), {}, False, Hooks()) for train in (one, same, other)]
+    assert len({s.train_digest for s in of}) == 1 and of[0] == of[1] and of[0] != of[2]
+    kept = [Provenance(source="x", **{k: v for k, v in dataclasses.asdict(s).items() if v != ()}) for s in of]
+    assert [p.trained("photos") == kept[0].trained("photos") for p in kept] == [True, True, False]
+    assert len({p.trained("cifar10") for p in kept}) == 1 == len({p.tested("photos") for p in kept})
+    both = of[2].train_digest + of[2].train_images_digest
+    assert kept[2].trained("photos") == hashlib.sha256(both.encode()).hexdigest()
+
+
 def test_a_unit_begins_with_what_is_asked_for_and_keeps_it(tmp_path, monkeypatch):
     from vitft.errors import UsageError
     from vitft.group import ALONE

@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 
@@ -111,6 +111,16 @@ def _share(file: Path, at: Path) -> None:
         shutil.copyfile(file, at)
 
 
+def _seen(finals: Sequence[UnitResult], scored: Sequence[UnitResult]) -> Iterator[tuple[str, set[str]]]:
+    """Yield digests, one of which all results of a job must have; of training images those of the same names."""
+    for what, results in (("test", finals), ("val", scored)):
+        seen = [r.provenance for r in results]
+        yield what, {p.split_digest for p in seen}
+        yield what, {p.images_digest for p in seen if p.images_digest}
+        for names in {p.train_digest for p in seen}:
+            yield "training", {p.train_images_digest for p in seen if p.train_digest == names and p.train_images_digest}
+
+
 def summary(
     units: Sequence[Unit], finals: Sequence[UnitResult], scored: Sequence[UnitResult], lost: Sequence[Lost] = ()
 ) -> RunResult:
@@ -123,13 +133,11 @@ def summary(
         DataError: seeds or settings were tested, or selected, on different images (exit code 3).
     """
     first = finals[0]
-    for phase, results in (("test", finals), ("val", scored)):
-        seen = [r.provenance for r in results]
-        digests = [{p.split_digest for p in seen}, {p.images_digest for p in seen if p.images_digest}]
-        if any(len(different) > 1 for different in digests):
+    for what, different in _seen(finals, scored):
+        if len(different) > 1:
             raise DataError(
-                f"The {phase} images of '{first.task}' changed between its seeds or settings, or between machines.",
-                f"one {phase} set for all; a mean or a choice over two says nothing.",
+                f"The {what} images of '{first.task}' changed between its seeds or settings, or between machines.",
+                f"one {what} set for all; a mean or a choice over two says nothing.",
                 "Start anew with --overwrite.",
             )
     overlap = worst_overlap(finals)

@@ -31,7 +31,7 @@ class DataStamp:
     Attributes:
         split, split_digest, images_digest: what was evaluated.
         split_completeness: of that split alone.
-        train_split, train_n, train_digest: what was trained on, after `--per-class` and `--limit`.
+        train_split, train_n, train_digest, train_images_digest: what was trained on, after `--per-class` and `--limit`.
         train_whole: examples of the training split before those.
         train_official: examples it should have, where it has other than these; else None.
         overlap: see there.
@@ -47,6 +47,7 @@ class DataStamp:
     train_split: str
     train_n: int
     train_digest: str
+    train_images_digest: str
     train_whole: int
     train_official: int | None
     overlap: Overlap
@@ -84,6 +85,7 @@ def stamp(
         train_split=train.name,
         train_n=len(train),
         train_digest=train.digest,
+        train_images_digest=fingerprints.encoded_digest(train, hooks),
         train_whole=len(whole),
         train_official=counts[0] if short else None,
         overlap=overlap(held_out, {train.name: fingerprints.fingerprints(train, hooks)}, tuned_on, hooks),

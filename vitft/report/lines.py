@@ -84,21 +84,23 @@ def labels(numbers: Iterable[Measured], by: By = "model") -> dict[Key, str]:
 
 
 def _variants(numbers: Sequence[Measured]) -> list[Line]:
-    """Return one row, or more where a task's results are of unlike protocols or test images."""
+    """Return one row, or more where a task's results are of unlike protocols, test images or training images."""
     kept: dict[str, dict[Any, dict[int | None, Measured]]] = {}
     holes: dict[str, str] = {}
     notes: list[str] = []
-    for one in numbers:
+    # Who does not say what it was trained on stands with the first that was tested alike.
+    for one in sorted(numbers, key=lambda one: not one.trained):
         if one.tuning:
             continue
         if why := void.why(one.task, one.n):
             holes[one.column] = why
             continue
-        by_seed = kept.setdefault(one.column, {}).setdefault((one.protocol, one.split_digest, one.n), {})
+        variants, tested = kept.setdefault(one.column, {}), (one.protocol, one.split_digest, one.n)
+        known = (variant for variant in variants if variant[0] == tested and not one.trained)
+        by_seed = variants.setdefault(next(known, (tested, one.trained)), {})
         other = by_seed.get(one.seed)
         if other is not None:
-            unlike = ", trained on other examples" * (len({other.trained, one.trained} - {""}) > 1)
-            notes.append(f"{one.task}{of_seed(one.seed)}: of several results the latest is shown{unlike}")
+            notes.append(f"{one.task}{of_seed(one.seed)}: of several results the latest is shown")
         if other is None or other.finished <= one.finished:
             by_seed[one.seed] = one
     out = []
@@ -174,11 +176,13 @@ def differing(line: Line, other: Line) -> tuple[str, ...]:
         sha256s = f"{line.what.sha256[:8]}, not {other.what.sha256[:8]}"
         differs.append(f"other weights of the same name (sha256 {sha256s})")
     both = [(own[0], other.of[column][0]) for column, own in line.of.items() if column in other.of]
-    unlike = [(x, y) for x, y in both if (x.protocol, x.split_digest) != (y.protocol, y.split_digest)]
+    unlike = [(x, y) for x, y in both if _measured_on(x) != _measured_on(y)]
     x, y = (unlike or both or [(line.first, other.first)])[0]
     if unlike:
         if x.split_digest != y.split_digest:
             differs.append(f"other test images or labels of {x.task} ({x.n:,}, not {y.n:,})")
+        elif x.trained != y.trained and x.protocol == y.protocol:
+            differs.append(f"other training images or labels of {x.task}")
         elif x.what.resolutions != y.what.resolutions:
             differs.append(f"resolution {_size(x)}, not {_size(y)}")
         elif not differs and a.get("settings") == b.get("settings"):
@@ -186,6 +190,10 @@ def differing(line: Line, other: Line) -> tuple[str, ...]:
     if a.get("settings") != b.get("settings") and ("settings" in a) == ("settings" in b):
         differs += _settings(x.settings, y.settings, x.point | y.point)
     return tuple(differs)
+
+
+def _measured_on(one: Measured) -> tuple[str, str, str]:
+    return one.protocol, one.split_digest, one.trained
 
 
 def _settings(a: Mapping[str, Any], b: Mapping[str, Any], chosen: frozenset[str]) -> list[str]:

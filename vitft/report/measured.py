@@ -38,7 +38,7 @@ class Measured:
         given: an interval that the result itself holds, where `correct` is not known.
         tuning: it is a tune unit: no number for the table, but a cost.
         finished: when, as an ISO date.
-        trained: digest of the names and labels that it was trained on; "" where it was not, or nobody knows.
+        trained: digest of the examples it was trained on; "" where it was not, nobody knows, or its seed drew them.
     """
 
     column: str
@@ -170,7 +170,7 @@ def _number(
         protocol=result.protocol.id,
         split_digest=result.provenance.tested(result.task),
         finished=result.env.finished,
-        trained=result.provenance.train_digest or "",
+        trained="" if what.examples.endswith(" a class") else result.provenance.trained(result.task),
         **own,
     )
 

@@ -117,7 +117,10 @@ class Provenance(Part):
     split_completeness: Completeness | None = None
     train_split: str | None = None
     train_n: int | None = None
-    train_digest: str | None = None
+    train_digest: str | None = Field(None, description="sha256 over keys and labels of what was trained on")
+    train_images_digest: str | None = Field(
+        None, description="sha256 over digests of the image files that were trained on; absent before 0.3"
+    )
     train_whole: int | None = Field(None, description="examples of the training split before --per-class and --limit")
     train_official: int | None = Field(None, description="examples it should have, where it has other than these")
     overlap: Overlap | None = None
@@ -133,9 +136,15 @@ class Provenance(Part):
         Names tell them for a task that has official ones. A user's own are known by their content, too: two folders
         called photos, or one whose images were changed, hold other images under the same names.
         """
-        if not self.images_digest or canonical(task):
-            return self.split_digest
-        return hashlib.sha256((self.split_digest + self.images_digest).encode()).hexdigest()
+        return _content(task, self.split_digest, self.images_digest)
+
+    def trained(self, task: str) -> str:
+        """Return what is equal for results that were trained on the same images with the same labels; see `tested`."""
+        return _content(task, self.train_digest or "", self.train_images_digest)
+
+
+def _content(task: str, names: str, images: str | None) -> str:
+    return names if not images or canonical(task) else hashlib.sha256((names + images).encode()).hexdigest()
 
 
 class Computed(Part):
