@@ -163,7 +163,8 @@ class Processes(Group):
             time.sleep(0.05)
 
     def who(self, rank: int) -> str:
-        return f"process {rank}" + f" on {self._hosts[rank]}" * (rank < len(self._hosts))
+        # Before all have met, nobody knows where the others run.
+        return f"process {rank} on {self._hosts[rank]}" if rank < len(self._hosts) else f"process {rank}"
 
     # --- together ----------------------------------------------------------------------------------------------------
 
