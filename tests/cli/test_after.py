@@ -44,6 +44,8 @@ def test_a_finetune_ends_with_what_to_do_next(runs):
         str(run),
     ]
     assert f"timm.create_model('local-dir:{run}', pretrained=True)" in after[1]
+    shown = {"run.json", "result.json", "weights.safetensors", "config.json", "predictions.parquet"}
+    assert shown <= {path.name for path in run.iterdir()}
     vitft("predict", words[2], data / "test" / "a" / "0.png")
     assert "Next:" not in tune(data, run, "--format", "json").stderr
 
