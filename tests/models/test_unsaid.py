@@ -127,8 +127,8 @@ def test_a_word_that_means_nothing(file: Path, folder: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "said", "words"),
     [
-        ("vit-mini", {"num_heads": 7}, "cannot be built with num_heads 7: dim should be divisible"),
-        ("timm:vit_base_patch16_siglip_gap_224", {"pool": "token"}, "pool token: Token pooling needs"),
+        ("vit-mini", {"num_heads": 7}, "cannot be built with num_heads 7"),
+        ("timm:vit_base_patch16_siglip_gap_224", {"pool": "token"}, "cannot be built with pool token"),
         ("timm:deit_tiny_distilled_patch16_224", {"pool": "avg"}, "timm's deit_tiny_distilled_patch16_224"),
         ("timm:convnext_tiny", {"num_heads": 3}, "num_heads 3"),
         ("timm:swin_tiny_patch4_window7_224", {"pool": "token"}, "pool token"),
