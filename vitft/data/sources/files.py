@@ -87,13 +87,14 @@ def below(folder: Path) -> tuple[list[str], list[str]]:
 
 
 def walk(root: Path) -> Iterator[tuple[str, list[str], list[str]]]:
-    """Walk a folder and all below it, links followed, each folder once.
+    """Walk a folder and all below it, links followed, each folder once, and none that it lies in itself.
 
     Yields:
         the path of a folder below `root` ("" or with a slash at its end), the sorted names of its folders, of which
         those that are taken out are not entered, and the sorted names of its files.
     """
-    seen: set[tuple[int, int]] = set()
+    # A link upwards would show a class the images of all others.
+    seen = {(state.st_dev, state.st_ino) for state in (above.stat() for above in root.resolve().parents)}
     for parent, folders, files in os.walk(root, followlinks=True):
         state = Path(parent).stat()
         if (state.st_dev, state.st_ino) in seen:
