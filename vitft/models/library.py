@@ -16,7 +16,8 @@ from vitft.models.renaming import timm_names
 from vitft.results.checkpoint import CheckpointInfo, Size
 
 _DINOV2 = ("dinov2", "dinov2_with_registers")
-MODEL_TYPES = ("vit", "deit", "vit_mae", "vit_msn", "ijepa", *_DINOV2, dinov3.MODEL_TYPE)
+_CLIP, _SIGLIP = ("clip", "clip_vision_model"), ("siglip", "siglip_vision_model")
+MODEL_TYPES = ("vit", "deit", "vit_mae", "vit_msn", "ijepa", *_DINOV2, dinov3.MODEL_TYPE, *_CLIP, *_SIGLIP)
 """Model types of the library that are timm's networks under other names."""
 
 _ANY_SIZE = (*_DINOV2, dinov3.MODEL_TYPE)
@@ -24,6 +25,13 @@ _ANY_SIZE = (*_DINOV2, dinov3.MODEL_TYPE)
 
 _EPS = {"vit_msn": 1e-6, "ijepa": 1e-6, **dict.fromkeys(_DINOV2, 1e-6), dinov3.MODEL_TYPE: 1e-5}
 """The library's own epsilon by model type; 1e-12 for the others."""
+
+_USUAL: dict[str, Any] = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12,
+                          "num_attention_heads": 12, "image_size": 224}  # fmt: skip
+_CLIPS: dict[str, Any] = {**_USUAL, "patch_size": 32, "hidden_act": "quick_gelu", "layer_norm_eps": 1e-5}
+_SIGLIPS: dict[str, Any] = {**_USUAL, "patch_size": 16, "hidden_act": "gelu_pytorch_tanh", "layer_norm_eps": 1e-6}
+_TWO_TOWERS = {**dict.fromkeys(_CLIP, _CLIPS), **dict.fromkeys(_SIGLIP, _SIGLIPS)}
+"""The library's own values, which their configs may leave out, of networks that see images beside one that reads."""
 
 # The library's words for an activation -> timm's.
 _ACTIVATIONS = {
@@ -55,19 +63,20 @@ def checkpoint(
     Raises:
         CheckpointError: a key that cannot be honoured, or tensors that do not fit the config.
     """
-    kind = str(config["model_type"])
+    kind, names = str(config["model_type"]), config.get("id2label") or {}
+    if kind in _TWO_TOWERS:
+        config = {**_TWO_TOWERS[kind], **config.get("vision_config", config), "model_type": kind}
     if kind == dinov3.MODEL_TYPE:
         state, inferred = _dinov3(config, state, model)
         image, unsaid = pair(config.get("image_size", 224), model, "config.json", "image_size"), inferred.assumed
         notes: tuple[str, ...] = ()
     else:
-        state, notes = _readable_head(timm_names(state))
+        state, notes = _readable_head(timm_names(state), kind)
         inferred, image, unsaid = _network(config, state, model, declared)
     native = image
     if inferred.grid is not None:
         native = (inferred.grid[0] * inferred.patch[0], inferred.grid[1] * inferred.patch[1])
     stamp = processor.read(preprocessor, kind, native, model, any_size=kind in _ANY_SIZE)
-    names = config.get("id2label") or {}
     classes = classes_in(state)
     info = CheckpointInfo(
         name=model,
@@ -95,16 +104,17 @@ def checkpoint(
     return Checkpoint(info, {name: tensor.float() for name, tensor in state.items()}, labels(names, classes))
 
 
-def _readable_head(state: Mapping[str, Tensor]) -> tuple[Mapping[str, Tensor], tuple[str, ...]]:
-    """Leave out a classifier that reads the class token and the mean of the patches, as DINOv2's in the library does.
+def _readable_head(state: Mapping[str, Tensor], kind: str) -> tuple[Mapping[str, Tensor], tuple[str, ...]]:
+    """Leave out a classifier that reads what timm's does not, as those of DINOv2, CLIP and SigLIP in the library do.
 
     Returns:
         the tensors, and a note of it.
     """
     head, norm = state.get("head.weight"), state.get("norm.weight")
-    if head is None or norm is None or head.shape[1] != 2 * norm.numel():
+    if head is None or norm is None or (kind not in _TWO_TOWERS and head.shape[1] != 2 * norm.numel()):
         return state, ()
-    note = "its classifier reads the class token beside the mean of the patches, which timm's does not: left out"
+    reads = "the mean of the patches" if kind in _TWO_TOWERS else "the class token beside the mean of the patches"
+    note = f"its classifier reads {reads}, which timm's does not: left out"
     return {name: tensor for name, tensor in state.items() if not name.startswith("head.")}, (note,)
 
 

@@ -59,6 +59,8 @@ _OWN = {
     "dinov2": _DINOV2,
     "dinov2_with_registers": _DINOV2,
     "dinov3_vit": _DINOV3,
+    **dict.fromkeys(("clip", "clip_vision_model"), _PROCESSORS["CLIP"]),
+    **dict.fromkeys(("siglip", "siglip_vision_model"), _PROCESSORS["Siglip"]),
 }
 # Keys that change no pixel here: images are always RGB, in float, channels last until the end.
 _IDLE = {

@@ -14,6 +14,7 @@ ANCHORS = (
     "stem.conv.weight",
     "embeddings.patch_embeddings.projection.weight",
     "embeddings.patch_embeddings.weight",
+    "embeddings.patch_embedding.weight",
 )
 
 # DeiT-3's and DINOv2's own files, and old timm's.
@@ -37,26 +38,38 @@ _TRANSFORMERS = (
     (r"^encoder\.layer\.(\d+)\.layernorm_after\.", r"blocks.\1.norm2."),
     (r"^encoder\.layer\.(\d+)\.intermediate\.dense\.", r"blocks.\1.mlp.fc1."),
     (r"^encoder\.layer\.(\d+)\.output\.dense\.", r"blocks.\1.mlp.fc2."),
+    (r"^layernorm\.", "norm."),
     # as the library names them from its version 5 on, in memory and in adapters
-    (r"^layers\.(\d+)\.attention\.o_proj\.", r"blocks.\1.attn.proj."),
-    (r"^layers\.(\d+)\.attention\.q_proj\.", r"blocks.\1.attn.query."),
-    (r"^layers\.(\d+)\.attention\.k_proj\.", r"blocks.\1.attn.key."),
-    (r"^layers\.(\d+)\.attention\.v_proj\.", r"blocks.\1.attn.value."),
-    (r"^layers\.(\d+)\.mlp\.", r"blocks.\1.mlp."),
     (r"^layers\.(\d+)\.layernorm_before\.", r"blocks.\1.norm1."),
     (r"^layers\.(\d+)\.layernorm_after\.", r"blocks.\1.norm2."),
-    (r"^layernorm\.", "norm."),
+    (r"^(?:encoder\.layer|layers)\.(\d+)\.attention\.o_proj\.", r"blocks.\1.attn.proj."),
+    (r"^(?:encoder\.layer|layers)\.(\d+)\.attention\.q_proj\.", r"blocks.\1.attn.query."),
+    (r"^(?:encoder\.layer|layers)\.(\d+)\.attention\.k_proj\.", r"blocks.\1.attn.key."),
+    (r"^(?:encoder\.layer|layers)\.(\d+)\.attention\.v_proj\.", r"blocks.\1.attn.value."),
+    (r"^(?:encoder\.layer|layers)\.(\d+)\.mlp\.weights_in\.", r"blocks.\1.mlp.fc1."),
+    (r"^(?:encoder\.layer|layers)\.(\d+)\.mlp\.(?:weights_out|down_proj)\.", r"blocks.\1.mlp.fc2."),
+    (r"^(?:encoder\.layer|layers)\.(\d+)\.mlp\.", r"blocks.\1.mlp."),
     # its DINOv2
     (r"^embeddings\.register_tokens$", "register_tokens"),
     (r"^encoder\.layer\.(\d+)\.(norm[12])\.", r"blocks.\1.\2."),
     (r"^encoder\.layer\.(\d+)\.layer_scale([12])\.lambda1$", r"blocks.\1.ls\2.gamma"),
-    (r"^encoder\.layer\.(\d+)\.mlp\.weights_in\.", r"blocks.\1.mlp.fc1."),
-    (r"^encoder\.layer\.(\d+)\.mlp\.(?:weights_out|down_proj)\.", r"blocks.\1.mlp.fc2."),
-    (r"^encoder\.layer\.(\d+)\.mlp\.", r"blocks.\1.mlp."),
-    (r"^encoder\.layer\.(\d+)\.attention\.o_proj\.", r"blocks.\1.attn.proj."),
-    (r"^encoder\.layer\.(\d+)\.attention\.q_proj\.", r"blocks.\1.attn.query."),
-    (r"^encoder\.layer\.(\d+)\.attention\.k_proj\.", r"blocks.\1.attn.key."),
-    (r"^encoder\.layer\.(\d+)\.attention\.v_proj\.", r"blocks.\1.attn.value."),
+    # its CLIP and SigLIP
+    (r"^embeddings\.patch_embedding\.", "patch_embed.proj."),
+    (r"^embeddings\.position_embedding\.weight$", "pos_embed"),
+    (r"^embeddings\.class_embedding$", "cls_token"),
+    (r"^pre_layrnorm\.", "norm_pre."),
+    (r"^post_layernorm\.", "norm."),
+    (r"^encoder\.layers\.(\d+)\.layer_norm([12])\.", r"blocks.\1.norm\2."),
+    (r"^encoder\.layers\.(\d+)\.self_attn\.out_proj\.", r"blocks.\1.attn.proj."),
+    (r"^encoder\.layers\.(\d+)\.self_attn\.q_proj\.", r"blocks.\1.attn.query."),
+    (r"^encoder\.layers\.(\d+)\.self_attn\.k_proj\.", r"blocks.\1.attn.key."),
+    (r"^encoder\.layers\.(\d+)\.self_attn\.v_proj\.", r"blocks.\1.attn.value."),
+    (r"^encoder\.layers\.(\d+)\.mlp\.", r"blocks.\1.mlp."),
+    (r"^head\.probe$", "attn_pool.latent"),
+    (r"^head\.attention\.in_proj_", "attn_pool.qkv."),
+    (r"^head\.attention\.out_proj\.", "attn_pool.proj."),
+    (r"^head\.layernorm\.", "attn_pool.norm."),
+    (r"^head\.mlp\.", "attn_pool.mlp."),
     (r"^distillation_classifier\.", "head_dist."),
     (r"^(cls_)?classifier\.", "head."),
 )
@@ -75,7 +88,7 @@ def timm_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
     Raises CheckpointError for a patch embedding that is no convolution.
     """
-    if ANCHORS[2] in state:
+    if ANCHORS[2] in state or ANCHORS[4] in state:
         return _from_transformers(state)
     out: dict[str, Tensor] = {}
     for name, tensor in _unchunked(state).items():
@@ -106,9 +119,15 @@ def _from_transformers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Rename, join query, key and value, and leave the pooler out (a classifier reads the class token itself)."""
     out: dict[str, Tensor] = {}
     for name, tensor in state.items():
-        if name.startswith(("pooler.", "embeddings.mask_token")):
+        if name.startswith(("pooler.", "embeddings.mask_token", "embeddings.position_ids")):
             continue
         out[renamed(name)] = tensor
+    for name in ("cls_token", "pos_embed"):
+        if name in out:
+            out[name] = out[name].reshape(1, -1, out[name].shape[-1])  # (D,) and (N, D) in CLIP
+    for name in [name for name in out if name.startswith("attn_pool.qkv.")]:
+        query, *rest = out.pop(name).chunk(3)
+        out |= {name.replace("qkv", "q"): query, name.replace("qkv", "kv"): torch.cat(rest)}
     for word, parts in (("attn.qkv", ("query", "key", "value")), ("mlp.fc1", ("gate_proj", "up_proj"))):
         room, whole = word.split(".")
         for name in [name for name in out if f".{room}.{parts[0]}." in name]:
