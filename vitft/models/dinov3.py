@@ -87,15 +87,13 @@ def read(state: Mapping[str, Tensor], hint: str = "") -> tuple[dict[str, Tensor]
 
 def from_transformers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return DINOv3's own names for the tensors of the transformers library, which leaves the periods to its config."""
+    gated = any(".mlp.gate_proj." in name for name in state)
+    layers = {"gate": "w1", "up": "w2", "down": "w3"} if gated else {"up": "fc1", "down": "fc2"}
+    patterns = (*_TRANSFORMERS, *((rf"\.mlp\.{theirs}_proj\.", f".mlp.{ours}.") for theirs, ours in layers.items()))
     out: dict[str, Tensor] = {}
     for name, tensor in state.items():
-        for pattern, new in _TRANSFORMERS:
+        for pattern, new in patterns:
             name = re.sub(pattern, new, name)
-        if ".mlp.gate_proj." in name or ".mlp.up_proj." in name or ".mlp.down_proj." in name:
-            gated = any(".mlp.gate_proj." in other for other in state)
-            words = ("w1", "w2", "w3") if gated else ("", "fc1", "fc2")
-            for theirs, ours in zip(("gate_proj", "up_proj", "down_proj"), words, strict=True):
-                name = name.replace(theirs, ours)
         out[name] = tensor
     for name in [name for name in out if name.endswith(".attn.q.weight")]:
         start = name.removesuffix("q.weight")
@@ -108,10 +106,10 @@ def from_transformers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return out
 
 
-def periods(heads: int, width: int, base: float = _BASE) -> Tensor:
+def periods(heads: int, width: int) -> Tensor:
     """Return the periods of rotary positions, as DINOv3's files hold them, of so many heads."""
     quarter = width // heads // 4
-    return base ** (torch.arange(quarter, dtype=torch.float64) / quarter)
+    return _BASE ** (torch.arange(quarter, dtype=torch.float64) / quarter)
 
 
 def _inferred(state: Mapping[str, Tensor], held: Tensor, biased: bool, hint: str) -> Inferred:
