@@ -1,6 +1,7 @@
 """timm's tensors under the names of the transformers library, for folders like its own."""
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,15 +32,25 @@ def renamed(net: nn.Module, kind: str, heads: dict[str, str] | None = None) -> d
                 state[f"{heads[module]}.{part}"] = tensor
             continue
         name = name.replace("blocks.", "encoder.layer.")
-        for ours, theirs in _INNER.items():
-            name = name.replace(ours, theirs)
+        name = spelled(name, _INNER)
         name = "layernorm." + name.removeprefix("norm.") if name.startswith("norm.") else name
-        if "attn.qkv" in name:
-            for third, values in zip(("query", "key", "value"), tensor.chunk(3), strict=True):
-                state[f"{kind}." + name.replace("attn.qkv", f"attention.attention.{third}")] = values.clone()
-        else:
-            state[f"{kind}.{name}"] = tensor
+        words = [f"attention.attention.{third}" for third in ("query", "key", "value")]
+        state |= {f"{kind}.{own}": values for own, values in apart(name, tensor, words).items()}
     return state
+
+
+def spelled(name: str, words: Mapping[str, str]) -> str:
+    """Return a name with each word, timm's, in the library's place; in their order."""
+    for ours, theirs in words.items():
+        name = name.replace(ours, theirs)
+    return name
+
+
+def apart(name: str, tensor: Tensor, words: Sequence[str]) -> dict[str, Tensor]:
+    """Return queries, keys and values under names of their own, any other tensor as it is."""
+    if ".attn.qkv." not in name:
+        return {name: tensor.contiguous()}
+    return {name.replace("attn.qkv", word): third.clone() for word, third in zip(words, tensor.chunk(3), strict=True)}
 
 
 def folder(path: Path, state: dict[str, Tensor], config: dict[str, Any], stamp: dict[str, Any] | None = None) -> Path:

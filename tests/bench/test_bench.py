@@ -7,7 +7,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from vitft import device as devices
+from tests.late import Behind
 from vitft import recipes
 from vitft.bench import measure as measuring
 from vitft.bench.loops import Bare, Own, Timm
@@ -67,11 +67,6 @@ def test_updates_read_late_are_timed_as_if_they_were_read_at_once(subject, monke
     """A card's losses are read two updates later, where two updates would seem to take no time."""
     clock = [0.0]
     monkeypatch.setattr("vitft.bench.loops.time.perf_counter", lambda: clock[0])
-
-    class Behind(devices.Late):
-        def __init__(self, device):
-            super().__init__(device)
-            self.behind = 2
 
     monkeypatch.setattr("vitft.training.fit.Late", Behind)
     own = Own(subject, Hooks())

@@ -1,13 +1,13 @@
 """Nothing waits for a card: an update reads nothing from it, and what updates say of themselves is read later."""
 
 import math
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from tests.late import Behind
 from tests.training.test_parallel import vit
 from tests.training.test_training import Net, drawn, groups, images, run, same, settings
 from vitft import device as devices
@@ -31,11 +31,6 @@ def _own_cache(tmp_path, monkeypatch):
 @pytest.fixture
 def behind(monkeypatch):
     """Read what updates say two updates later, as from a card."""
-
-    class Behind(Late[Any]):
-        def __init__(self, device: torch.device) -> None:
-            super().__init__(device)
-            self.behind = 2
 
     monkeypatch.setattr(fitting, "Late", Behind)
 
@@ -146,11 +141,6 @@ def test_a_state_of_a_card_is_gone_on_from_by_an_optimiser_of_its_own_way():
 
 
 def test_answers_that_arrive_late_stand_in_their_rows(monkeypatch):
-    class Behind(Late[Any]):
-        def __init__(self, device: torch.device) -> None:
-            super().__init__(device)
-            self.behind = 2
-
     monkeypatch.setattr("vitft.evaluation.predict.Late", Behind)
     net = Net().eval()
     nn.init.normal_(net.head.weight)

@@ -87,8 +87,9 @@ class Own:
                 self.saving.append(fitted.saving)
         # The first update is left out: it makes the optimiser's state.
         self.waited += sum(self._images.waits[waits + 1 :])
-        self.trained += sum(seconds[1:])
-        return sum(seconds[1:])
+        took = sum(seconds[1:])
+        self.trained += took
+        return took
 
     def evaluate(self, images: int) -> float:
         s, n = self._subject, len(self._tested)
