@@ -13,7 +13,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from tests.library import folder
+from tests.library import apart, folder, spelled
 from vitft.errors import CheckpointError
 from vitft.models.build import build
 from vitft.models.loading import load
@@ -60,9 +60,7 @@ def own(net: Any) -> dict[str, Tensor]:
     }
     words |= {"mlp.fc2": "mlp.w3"} if gated else {}
     for name, tensor in net.state_dict().items():
-        for ours, theirs in words.items():
-            name = name.replace(ours, theirs)
-        state[name] = tensor
+        state[spelled(name, words)] = tensor
     for i in range(len(net.blocks)):
         bias = [state.pop(f"blocks.{i}.attn.{part}_bias", torch.zeros(net.embed_dim)) for part in "qv"]
         none, one = torch.full_like(bias[0], torch.nan), torch.ones(net.embed_dim)
@@ -118,15 +116,8 @@ def library_v3(net: Any, version: int) -> dict[str, Tensor]:
         if name.startswith("rope") or name.endswith("bias_mask"):
             continue
         name = re.sub(r"ls([12])\.gamma", r"layer_scale\1.lambda1", name)
-        for ours, theirs in words.items():
-            name = name.replace(ours, theirs)
-        if ".attn.qkv." not in name:
-            state[name] = tensor.contiguous()
-            continue
-        for part, third in zip("qkv", tensor.chunk(3), strict=True):
-            if not (part == "k" and name.endswith("bias")):
-                state[name.replace("attn.qkv", f"attention.{part}_proj")] = third.clone()
-    return state
+        state |= apart(spelled(name, words), tensor, [f"attention.{part}_proj" for part in "qkv"])
+    return {name: tensor for name, tensor in state.items() if not name.endswith("k_proj.bias")}
 
 
 @pytest.mark.parametrize("version", [4, 5])
@@ -157,6 +148,14 @@ def test_a_config_of_another_network_is_refused_by_its_key(tmp_path: Path, chang
         load(str(path))
 
 
+@pytest.mark.parametrize("lost", ["k_proj", "patch_embeddings", "layer.0.norm1", "layer.0.mlp", "layer.", "register"])
+def test_a_file_that_lost_some_tensors_is_an_error(tmp_path: Path, lost: str) -> None:
+    state = {name: tensor for name, tensor in library_v3(drawn(SMALL), 4).items() if lost not in name}
+    with pytest.raises(CheckpointError) as caught:
+        load(str(folder(tmp_path / "page", state, {**V3, "hidden_act": "gelu"})))
+    assert "num_attention_heads" not in caught.value.lines[0]  # which is right
+
+
 # --- DINOv2 ----------------------------------------------------------------------------------------------------------
 
 
@@ -180,17 +179,13 @@ def library_v2(net: Any, version: int) -> dict[str, Tensor]:
     for name, tensor in tensors.items():
         name = re.sub(r"ls([12])\.gamma", r"layer_scale\1.lambda1", name)
         name = "layernorm." + name.removeprefix("norm.") if name.startswith("norm.") else name
-        for ours, theirs in words.items():
-            name = name.replace(ours, theirs)
+        name = spelled(name, words)
         thirds = {4: ("query", "key", "value"), 5: ("q_proj", "k_proj", "v_proj")}[version]
-        if ".attn.qkv." in name:
-            for part, third in zip(thirds, tensor.chunk(3), strict=True):
-                state[name.replace("attn.qkv.", f"{inner}{part}.")] = third.clone()
-        elif "weights_in" in name and version == 5:
+        if "weights_in" in name and version == 5:
             for part, half in zip(("gate_proj", "up_proj"), tensor.chunk(2), strict=True):
                 state[name.replace("weights_in", part)] = half.clone()
         else:
-            state[name] = tensor.contiguous()
+            state |= apart(name, tensor, [f"{inner}{part}" for part in thirds])
     return state
 
 

@@ -321,3 +321,12 @@ def test_placeholders_of_id2label_are_no_names(tmp_path: Path) -> None:
     assert loading.load(str(made(tmp_path / "a", {}, id2label=names))).class_names == ()
     names["3"] = "cat"
     assert loading.load(str(made(tmp_path / "a", {}, id2label=names))).class_names[3] == "cat"
+
+
+@pytest.mark.parametrize(
+    "lost", ["attention.attention.key.", "attention.attention.key.bias", "layer.0.layernorm_before"]
+)
+def test_a_folder_whose_file_lost_some_tensors_is_an_error(tmp_path: Path, lost: str) -> None:
+    state = {name: tensor for name, tensor in library.renamed(drawn(), "vit").items() if lost not in name}
+    with pytest.raises(CheckpointError):
+        loading.load(str(library.folder(tmp_path / "a", state, CONFIG, {})))

@@ -12,7 +12,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from tests.library import folder
+from tests.library import apart, folder, spelled
 from vitft.errors import CheckpointError
 from vitft.models.build import build
 from vitft.models.loading import load
@@ -61,13 +61,7 @@ def tower(net: nn.Module) -> dict[str, Tensor]:
     for name, tensor in tensors.items():
         if name.startswith("norm."):
             name = f"post_layernorm.{name.removeprefix('norm.')}"
-        for ours, theirs in WORDS.items():
-            name = name.replace(ours, theirs)
-        if ".attn.qkv." not in name:
-            state[name] = tensor.clone()
-            continue
-        for letter, third in zip("qkv", tensor.chunk(3), strict=True):
-            state[name.replace("attn.qkv", f"self_attn.{letter}_proj")] = third.clone()
+        state |= apart(spelled(name, WORDS), tensor, [f"self_attn.{letter}_proj" for letter in "qkv"])
     return {f"vision_model.{name}": tensor for name, tensor in state.items()}
 
 
@@ -115,3 +109,10 @@ def test_a_classifier_of_the_mean_of_the_patches_is_left_out_and_told(tmp_path: 
     state = tower(drawn(kind)) | {"classifier.weight": torch.ones(3, 128), "classifier.bias": torch.ones(3)}
     info = load(str(folder(tmp_path / "page", state, {"model_type": kind, "vision_config": CONFIG}))).info
     assert info.num_classes == 0 and any("its classifier reads the mean of the patches" in note for note in info.notes)
+
+
+@pytest.mark.parametrize("value", [[], 3, "small"])
+def test_what_is_no_config_of_a_network_is_refused_by_its_key(tmp_path: Path, value: object) -> None:
+    path = folder(tmp_path / "page", tower(drawn("clip")), {"model_type": "clip", "vision_config": value})
+    with pytest.raises(CheckpointError, match="says vision_config"):
+        load(str(path))

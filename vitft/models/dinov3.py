@@ -15,7 +15,7 @@ from vitft.results.checkpoint import Architecture
 MODEL_TYPE = "dinov3_vit"
 """The transformers library's word for it."""
 
-PERIODS = "rope_embed.periods"
+_PERIODS = "rope_embed.periods"
 # (width, whether the MLP is gated) -> the size word of timm's names.
 _SIZES = {
     (192, False): "tiny",
@@ -54,17 +54,18 @@ _TRANSFORMERS = (
 
 def is_own(state: Mapping[str, Tensor]) -> bool:
     """Tell whether tensors have DINOv3's own names, its rotary positions among them."""
-    return "storage_tokens" in state and PERIODS in state
+    return "storage_tokens" in state and _PERIODS in state
 
 
-def read(state: Mapping[str, Tensor], hint: str = "") -> tuple[dict[str, Tensor], Inferred]:
+def read(state: Mapping[str, Tensor], hint: str = "", heads: int | None = None) -> tuple[dict[str, Tensor], Inferred]:
     """Return timm's names for DINOv3's tensors, and the network that they show.
 
     Args:
         hint: the file's name; its words choose between tags of one shape.
+        heads: where they are said; None = by the periods of rotary positions, which its owner's files hold.
 
     Raises:
-        CheckpointError: rotary positions of other periods, or a size that timm does not have.
+        CheckpointError: no DINOv3, rotary positions of other periods, or a size that timm does not have.
     """
     out: dict[str, Tensor] = {}
     for name, tensor in state.items():
@@ -82,7 +83,13 @@ def read(state: Mapping[str, Tensor], hint: str = "") -> tuple[dict[str, Tensor]
     biased = any(bool(out[name].any()) for name in biases)  # the released ones learned none: zeros
     if not biased:
         out = {name: tensor for name, tensor in out.items() if name not in biases}
-    return out, _inferred(out, state[PERIODS], biased, hint)
+    mlp = any(f"blocks.0.mlp.{name}.weight" in out for name in ("fc1", "fc1_g"))
+    if not mlp or not {"patch_embed.proj.weight", "blocks.0.norm1.weight"} <= set(out):
+        first = ", ".join(list(state)[:3]) or "none"
+        raise CheckpointError(f"Its tensors are no DINOv3 (first: {first}).", "all tensors of one, under its names.")
+    if heads is None:
+        heads = _heads(state[_PERIODS], len(out["patch_embed.proj.weight"]))
+    return out, _inferred(out, heads, biased, hint)
 
 
 def from_transformers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -106,24 +113,23 @@ def from_transformers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return out
 
 
-def periods(heads: int, width: int) -> Tensor:
-    """Return the periods of rotary positions, as DINOv3's files hold them, of so many heads."""
-    quarter = width // heads // 4
-    return _BASE ** (torch.arange(quarter, dtype=torch.float64) / quarter)
+def _heads(held: Tensor, width: int) -> int:
+    """Return the heads that periods of rotary positions tell. Raises CheckpointError for others than DINOv3's."""
+    quarter = held.numel()
+    expected = _BASE ** (torch.arange(quarter, dtype=torch.float64) / quarter)
+    if held.ndim != 1 or width % (4 * quarter) or not torch.allclose(held.double(), expected, rtol=0.01):
+        raise CheckpointError(
+            f"Its rotary positions have other periods than DINOv3's: {quarter} from {float(held.flatten()[0]):.3g} to "
+            f"{float(held.flatten()[-1]):.3g}.",
+            f"{_BASE:g}^(i/n), n a quarter of a head's width.",
+        )
+    return width // (4 * quarter)
 
 
-def _inferred(state: Mapping[str, Tensor], held: Tensor, biased: bool, hint: str) -> Inferred:
+def _inferred(state: Mapping[str, Tensor], heads: int, biased: bool, hint: str) -> Inferred:
     kernel = state["patch_embed.proj.weight"]
     width, patch = int(kernel.shape[0]), (int(kernel.shape[2]), int(kernel.shape[3]))
     depth = 1 + max(int(name.split(".")[1]) for name in state if name.startswith("blocks."))
-    heads = width // (4 * held.numel())
-    expected = periods(max(1, heads), width)
-    if heads < 1 or expected.shape != held.shape or not torch.allclose(held.double(), expected, rtol=0.01):
-        raise CheckpointError(
-            f"Its rotary positions have other periods than DINOv3's: {held.numel()} from {float(held[0]):.3g} to "
-            f"{float(held[-1]):.3g}.",
-            f"{_BASE:g}^(i/n), n a quarter of a head's width.",
-        )
     gated = "blocks.0.mlp.fc1_g.weight" in state
     name = f"vit_{_SIZES.get((width, gated), '?')}_patch{patch[0]}_dinov3" + "_qkvb" * biased
     if not timm.is_model(name) or patch[0] != patch[1]:

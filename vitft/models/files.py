@@ -3,7 +3,8 @@
 import json
 import zipfile
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -103,3 +104,15 @@ def damaged(path: Path, error: BaseException) -> CheckpointError:
         kinds.LEGAL,
         "It may be damaged or truncated: compare its size with the source and copy or download it again.",
     )
+
+
+@contextmanager
+def one_network(path: Path) -> Iterator[None]:
+    """Raise CheckpointError where tensors of a file are missing, or of shapes that do not belong together."""
+    try:
+        yield
+    except (KeyError, ValueError, IndexError, RuntimeError) as error:
+        raise CheckpointError(
+            f"'{path}' cannot be used: its tensors are not those of one network ({str(error)[:120]}).",
+            "timm's names ('patch_embed.proj.weight', 'blocks.0...'), or the JAX releases' .npz.",
+        ) from None

@@ -170,7 +170,8 @@ def _configured(
         beside = file.parent / processor.FILE
         stamp = places.read_json(beside) if beside.is_file() else {}
         chosen = _read(file, word)
-        opened = library.checkpoint(config, stamp, chosen.state, file, model, declared)
+        with files.one_network(file):
+            opened = library.checkpoint(config, stamp, chosen.state, file, model, declared)
         return replace(opened, info=replace(opened.info, part=chosen.part).with_notes(*chosen.notes))
     if not timm.is_model(base):
         kind = f"architecture '{base}'" if base else f"model type '{config.get('model_type', '?')}'"

@@ -64,8 +64,7 @@ def checkpoint(
         CheckpointError: a key that cannot be honoured, or tensors that do not fit the config.
     """
     kind, names = str(config["model_type"]), config.get("id2label") or {}
-    if kind in _TWO_TOWERS:
-        config = {**_TWO_TOWERS[kind], **config.get("vision_config", config), "model_type": kind}
+    config = _of_images(config, kind, model)
     if kind == dinov3.MODEL_TYPE:
         state, inferred = _dinov3(config, state, model)
         image, unsaid = pair(config.get("image_size", 224), model, "config.json", "image_size"), inferred.assumed
@@ -104,6 +103,16 @@ def checkpoint(
     return Checkpoint(info, {name: tensor.float() for name, tensor in state.items()}, labels(names, classes))
 
 
+def _of_images(config: Mapping[str, Any], kind: str, model: str) -> Mapping[str, Any]:
+    """Return the config of the network that sees images, where another one reads beside it. Raises CheckpointError."""
+    if kind not in _TWO_TOWERS:
+        return config
+    inner = config if config.get("vision_config") is None else config["vision_config"]
+    if not isinstance(inner, Mapping):
+        raise refused(model, "config.json", "vision_config", inner, "an object of keys and values.")
+    return {**_TWO_TOWERS[kind], **inner, "model_type": kind}
+
+
 def _readable_head(state: Mapping[str, Tensor], kind: str) -> tuple[Mapping[str, Tensor], tuple[str, ...]]:
     """Leave out a classifier that reads what timm's does not, as those of DINOv2, CLIP and SigLIP in the library do.
 
@@ -120,16 +129,15 @@ def _readable_head(state: Mapping[str, Tensor], kind: str) -> tuple[Mapping[str,
 
 def _dinov3(config: Mapping[str, Any], state: Mapping[str, Tensor], model: str) -> tuple[dict[str, Tensor], Inferred]:
     """Return DINOv3's tensors by timm's names, and the network; its config.json must be one of DINOv3's own."""
-    theta = config.get("rope_theta", (config.get("rope_parameters") or {}).get("rope_theta", 100.0))
+    nested = config.get("rope_parameters")  # where the library keeps it from its version 5 on
+    theta = config.get("rope_theta", nested.get("rope_theta", 100.0) if isinstance(nested, Mapping) else 100.0)
     if theta != 100:
         raise refused(model, "config.json", "rope_theta", theta, "100.")
-    own = dinov3.from_transformers(state)
-    kernel = own.get("patch_embed.proj.weight")
     heads = config.get("num_attention_heads", 6)
-    if kernel is None or not isinstance(heads, int) or heads < 1 or kernel.shape[0] % (4 * heads):
+    named, inferred = dinov3.read(dinov3.from_transformers(state), model, heads)
+    _agrees({**config, "num_attention_heads": heads}, named, model)
+    if len(named["patch_embed.proj.weight"]) % (4 * heads):
         raise refused(model, "config.json", "num_attention_heads", heads, "a number whose fourfold divides the width.")
-    named, inferred = dinov3.read(own | {dinov3.PERIODS: dinov3.periods(heads, int(kernel.shape[0]))}, model)
-    _agrees(config, named, model)
     gated = "blocks.0.mlp.fc1_g.weight" in named
     for key, legal, usual in (("hidden_act", "silu" if gated else "gelu", "gelu"), ("layer_norm_eps", 1e-5, 1e-5)):
         if config.get(key, usual) != legal:

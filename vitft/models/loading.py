@@ -319,14 +319,10 @@ def _with_patch(checkpoint: Checkpoint, patch: int) -> Checkpoint:
 def _with_file_name(path: Path) -> Iterator[None]:
     """Add the file's name to errors that come from its tensors."""
     try:
-        yield
+        with files.one_network(path):
+            yield
     except CheckpointError as error:
         if str(path) in error.lines[0]:
             raise
         what, *rest = error.lines
         raise rebuilt(type(error), (f"'{path}' cannot be used. {what}", *rest)) from None
-    except (KeyError, ValueError, IndexError, RuntimeError) as error:
-        raise CheckpointError(
-            f"'{path}' cannot be used: its tensors are not those of one network ({str(error)[:120]}).",
-            "timm's names ('patch_embed.proj.weight', 'blocks.0...'), or the JAX releases' .npz.",
-        ) from None
